@@ -1,0 +1,61 @@
+"""pabtune: profile, search and run broadcast policies for video diffusion transformers.
+
+`import pabtune` is cheap; what needs torch is loaded when it is first used.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pabtune.records.errors import PabtuneError
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+
+if TYPE_CHECKING:
+    from pabtune.models.shapes.pipeline import ShapesPipeline
+    from pabtune.models.shapes.text import WordEncoder
+    from pabtune.models.stdit3 import STDiT3Transformer3DModel
+    from pabtune.runtime.engine import broadcast, disable, enable
+    from pabtune.tuning.evaluate import evaluate
+    from pabtune.tuning.profile import profile
+    from pabtune.tuning.search import search
+
+__all__ = [
+    "PabtuneError",
+    "Policy",
+    "Profile",
+    "STDiT3Transformer3DModel",
+    "ShapesPipeline",
+    "WordEncoder",
+    "broadcast",
+    "disable",
+    "enable",
+    "evaluate",
+    "load_pipeline",
+    "profile",
+    "search",
+]
+
+try:
+    __version__ = version("pabtune")
+except PackageNotFoundError:
+    __version__ = "0+uninstalled"
+
+_LAZY = {
+    "ShapesPipeline": "pabtune.models.shapes.pipeline",
+    "WordEncoder": "pabtune.models.shapes.text",
+    "STDiT3Transformer3DModel": "pabtune.models.stdit3",
+    "load_pipeline": "pabtune.models.registry",
+    "broadcast": "pabtune.runtime.engine",
+    "disable": "pabtune.runtime.engine",
+    "enable": "pabtune.runtime.engine",
+    "evaluate": "pabtune.tuning.evaluate",
+    "profile": "pabtune.tuning.profile",
+    "search": "pabtune.tuning.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pabtune' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

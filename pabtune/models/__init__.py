@@ -1,0 +1,1 @@
+"""Models that pabtune ships, and where the sites of known models are."""

@@ -1,0 +1,1 @@
+"""The embedded model `shapes`: its world, its captions, its network, its training."""

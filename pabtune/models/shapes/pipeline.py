@@ -1,0 +1,128 @@
+"""The embedded model as a diffusers pipeline: text to a short clip of one moving shape, in pixels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from pabtune.models.shapes.captions import parse
+from pabtune.models.shapes.text import WordEncoder
+from pabtune.models.shapes.world import FRAME_SIZE, FRAMES, FRAMES_PER_SECOND
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
+from pabtune.records.errors import PromptError
+
+DEFAULT_STEPS = 30
+DEFAULT_GUIDANCE_SCALE = 4.0
+
+
+class ShapesPipelineOutput(BaseOutput):
+    """Output of `ShapesPipeline`: `frames`, (B, F, H, W, 3) in 0..1, or a tensor (B, F, 3, H, W)."""
+
+    frames: np.ndarray | Tensor
+
+
+class ShapesPipeline(DiffusionPipeline):
+    """Draws a clip for a caption like `a red circle moves slowly to the left on a black background`."""
+
+    model_cpu_offload_seq = "text_encoder->transformer"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        text_encoder: WordEncoder,
+        transformer: STDiT3Transformer3DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+    ) -> None:
+        super().__init__()
+        self.register_modules(text_encoder=text_encoder, transformer=transformer, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        num_inference_steps: int = DEFAULT_STEPS,
+        guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        batched_guidance: bool = True,
+        output_type: str = "np",
+        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
+        return_dict: bool = True,
+    ) -> ShapesPipelineOutput | tuple[np.ndarray | Tensor]:
+        """Draws one clip per prompt.
+
+        Args:
+            prompt: one caption or several.
+            num_inference_steps: denoising steps.
+            guidance_scale: strength of classifier-free guidance; 1 = off.
+            generator: source of the initial noise; one for all, or one per prompt.
+            latents: initial noise (B, 3, F, H, W) instead.
+            batched_guidance: both guidance branches in one call of the transformer, or in two.
+            output_type: `np` or `pt`.
+            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": …})`.
+            return_dict: return a `ShapesPipelineOutput` instead of a tuple.
+
+        Raises:
+            PromptError: a prompt that cannot be understood, or none.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise PromptError("at least one prompt is needed, but the list is empty")
+        for each in prompts:
+            parse(each)
+        shape = (len(prompts), self.transformer.config.in_channels, FRAMES, FRAME_SIZE, FRAME_SIZE)
+        device, dtype = self._execution_device, self.transformer.dtype
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        text, mask = self.text_encoder(prompts)
+        text = text.to(dtype)
+        null = self.transformer.y_embedder.y_embedding.to(dtype).expand_as(text)
+
+        # Uniform levels; the scheduler shifts them, once.
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps), device=device)
+        sigmas = self.scheduler.sigmas.tolist()
+
+        def velocity(branch: str, step: int, timestep: Tensor, batch: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+            size = torch.full((len(batch),), float(FRAME_SIZE), device=device)
+            place = {"step_index": step, "num_inference_steps": num_inference_steps, "sigma": sigmas[step]}
+            with self.transformer.cache_context(branch, **place):
+                return self.transformer(
+                    hidden_states=batch.to(dtype),
+                    timestep=timestep.expand(len(batch)),
+                    encoder_hidden_states=text,
+                    encoder_attention_mask=mask,
+                    fps=torch.full((len(batch),), float(FRAMES_PER_SECOND), device=device),
+                    height=size,
+                    width=size,
+                    return_dict=False,
+                )[0]
+
+        with self.progress_bar(total=num_inference_steps) as progress:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                if guidance_scale == 1.0:
+                    guided = velocity("cond", step, timestep, latents, text, mask)
+                else:
+                    if batched_guidance:
+                        both = (torch.cat([latents, latents]), torch.cat([text, null]), torch.cat([mask, mask]))
+                        cond, uncond = velocity("cond+uncond", step, timestep, *both).chunk(2)
+                    else:
+                        cond = velocity("cond", step, timestep, latents, text, mask)
+                        uncond = velocity("uncond", step, timestep, latents, null, mask)
+                    guided = uncond + guidance_scale * (cond - uncond)
+                # The transformer predicts data - noise, the scheduler expects noise - data.
+                latents = self.scheduler.step(-guided, timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
+                    latents = (changed or {}).get("latents", latents)
+                progress.update()
+
+        frames = (latents / 2 + 0.5).clamp(0, 1).permute(0, 2, 1, 3, 4)
+        if output_type == "np":
+            frames = frames.permute(0, 1, 3, 4, 2).float().cpu().numpy()
+        self.maybe_free_model_hooks()
+        return ShapesPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -1,0 +1,176 @@
+"""Training of the embedded model: rectified flow on rendered clips, resumable at any step.
+
+The recipe that learns on two CPU cores: sine-cosine positions at full scale, zero-initialised modulation and output
+(adaLN-zero, DiT, https://arxiv.org/abs/2212.09748), normed queries and keys, logit-normal timesteps (Stable Diffusion 3,
+https://arxiv.org/abs/2403.03206), Muon for the matrices of the blocks and AdamW for the rest, and an exponential moving
+average of the weights. The learning rate is constant and falls to zero over the last part, so a run can be prolonged.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pabtune.models.shapes.captions import VOCABULARY, describe, loosen
+from pabtune.models.shapes.text import WordEncoder
+from pabtune.models.shapes.world import FRAME_SIZE, FRAMES_PER_SECOND, Scene, render, scenes
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
+
+CAPTION_CHANNELS = 64
+LONGEST_CAPTION = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """What a training run needs to know. `seed` draws scenes, captions, noise and initial weights."""
+
+    steps: int = 10000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    decay_share: float = 0.3
+    null_caption_share: float = 0.1
+    timestep_logit_mean: float = 0.3
+    average_decay: float = 0.999
+    checkpoint_every: int = 250
+    seed: int = 0
+
+
+class Trainee(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = WordEncoder(VOCABULARY, CAPTION_CHANNELS, LONGEST_CAPTION)
+        self.transformer = STDiT3Transformer3DModel(
+            depth=3,
+            hidden_size=96,
+            num_heads=3,
+            patch_size=(1, 4, 4),
+            in_channels=3,
+            pred_sigma=False,
+            caption_channels=CAPTION_CHANNELS,
+            model_max_length=LONGEST_CAPTION,
+            input_sq_size=FRAME_SIZE,
+        )
+        initialize(self.transformer)
+
+
+def initialize(transformer: STDiT3Transformer3DModel) -> None:
+    """Every block starts as the identity, the output as zero."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for layer in (transformer.t_block[1], transformer.final_layer.linear):
+        nn.init.zeros_(layer.weight)
+    for block in (*transformer.spatial_blocks, *transformer.temporal_blocks):
+        nn.init.zeros_(block.scale_shift_table)
+        nn.init.zeros_(block.cross_attn.proj.weight)
+    nn.init.zeros_(transformer.final_layer.scale_shift_table)
+
+
+def training_scenes() -> dict[str, list[Scene]]:
+    """The scenes of the training side, by motion, so that every motion is seen equally often."""
+    by_motion: dict[str, list[Scene]] = {}
+    for scene in scenes("train"):
+        by_motion.setdefault(scene.motion, []).append(scene)
+    return by_motion
+
+
+def sample_batch(
+    by_motion: Mapping[str, list[Scene]], size: int, rng: np.random.Generator
+) -> tuple[Tensor, list[str]]:
+    """Clips (B, 3, F, H, W) in -1..1 and captions."""
+    clips, captions = [], []
+    for _ in range(size):
+        pool = by_motion[str(rng.choice(list(by_motion)))]
+        scene = pool[rng.integers(len(pool))]
+        clips.append(render(scene, rng))
+        captions.append(describe(loosen(scene, rng), rng))
+    frames = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
+    return frames.float() / 127.5 - 1, captions
+
+
+def optimizers(trainee: Trainee, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon) for matrices inside blocks, AdamW for everything else."""
+    matrices, others = [], []
+    for name, parameter in trainee.named_parameters():
+        if parameter.requires_grad:
+            in_block = "_blocks." in name and name.endswith("weight") and parameter.ndim == 2
+            (matrices if in_block else others).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99)),
+    ]
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Warm-up, constant, linear decay to zero over the last `decay_share` of the run."""
+    remaining = (config.steps - step) / (config.steps * config.decay_share)
+    return min(1.0, (step + 1) / config.warmup_steps, max(0.0, remaining))
+
+
+def flow_loss(trainee: Trainee, clips: Tensor, captions: list[str], config: TrainingConfig) -> Tensor:
+    """Mean squared error of the velocity `data - noise` at random noise levels, for clips (B, 3, F, H, W)."""
+    batch = clips.shape[0]
+    level = torch.sigmoid(torch.randn(batch) + config.timestep_logit_mean)
+    noise = torch.randn_like(clips)
+    mix = level[:, None, None, None, None]
+    text, mask = trainee.text_encoder(captions)
+    is_null = torch.rand(batch) < config.null_caption_share
+    text = torch.where(is_null[:, None, None], trainee.transformer.y_embedder.y_embedding, text)
+    velocity = trainee.transformer(
+        (1 - mix) * clips + mix * noise, level * 1000, text, mask, torch.full((batch,), float(FRAMES_PER_SECOND))
+    ).sample
+    return (velocity - (clips - noise)).square().mean()
+
+
+def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str, float]], None]) -> Trainee:
+    """Trains in `folder`, from its checkpoint if it has one, and returns the averaged weights."""
+    torch.manual_seed(config.seed)
+    trainee = Trainee()
+    average = copy.deepcopy(trainee).requires_grad_(False)
+    steppers = optimizers(trainee, config.learning_rate)
+    checkpoint = folder / "checkpoint.pt"
+    start = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        start = saved["step"]
+        trainee.load_state_dict(saved["trainee"])
+        average.load_state_dict(saved["average"])
+        for stepper, state in zip(steppers, saved["steppers"], strict=True):
+            stepper.load_state_dict(state)
+    by_motion = training_scenes()
+    for step in range(start, config.steps):
+        rng = np.random.default_rng((config.seed, step))
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        factor = learning_rate_factor(step, config)
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = config.learning_rate * factor
+        loss = flow_loss(trainee, *sample_batch(by_motion, config.batch_size, rng), config)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        decay = min(config.average_decay, (step + 1) / (step + 10))
+        for mean, parameter in zip(average.parameters(), trainee.parameters(), strict=True):
+            mean.lerp_(parameter.detach(), 1 - decay)
+        log(step, {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": config.learning_rate * factor})
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            state = {
+                "step": step + 1,
+                "trainee": trainee.state_dict(),
+                "average": average.state_dict(),
+                "steppers": [stepper.state_dict() for stepper in steppers],
+            }
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state, partial)
+            partial.replace(checkpoint)
+    return average

@@ -1,0 +1,1 @@
+"""Pure arithmetic on records: windows, masks, presets, costs. No torch."""

@@ -1,0 +1,1 @@
+"""What a compute mask costs: FLOPs, time, stored values. Pure arithmetic on measured facts."""

@@ -1,0 +1,129 @@
+"""From a policy to a compute mask: which site computes at which step, known before the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pabtune.planning.schedules import NoiseSchedule, carry_window, same_noise_levels
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.sites import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeMask:
+    """One row per site, one column per step: True = compute, False = broadcast. Column 0 is all True."""
+
+    sites: tuple[Site, ...]
+    compute: NDArray[np.bool_]
+
+    @property
+    def steps(self) -> int:
+        """Number of denoising steps."""
+        return self.compute.shape[1]
+
+    def calls(self, *, computed: bool) -> dict[str, int]:
+        """Computed or broadcast calls per kind, of one branch, over the whole run."""
+        counts: dict[str, int] = {}
+        for site, row in zip(self.sites, self.compute, strict=True):
+            counts[site.kind] = counts.get(site.kind, 0) + int(np.count_nonzero(row == computed))
+        return counts
+
+
+def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, content: str | None = None) -> ComputeMask:
+    """The compute mask of a policy for these sites and this schedule.
+
+    Raises:
+        PolicyError: the policy names a kind or layer that no site has, two rules meet in a site, or it was made for
+            other steps and cannot be carried over.
+    """
+    compute = np.ones((len(sites), schedule.steps), dtype=bool)
+    owner: dict[str, Rule] = {}
+    for rule in policy.rules_for(content):
+        row = _computed_steps(policy.name, rule, policy.made_for, schedule)
+        served = [index for index, site in enumerate(sites) if _serves(rule, site)]
+        _check_layers(policy.name, rule, sites)
+        for index in served:
+            if sites[index].name in owner:
+                raise PolicyError(f"policy {policy.name!r}: two rules are for the same site {sites[index].name}")
+            owner[sites[index].name] = rule
+            compute[index] = row
+    return ComputeMask(sites=tuple(sites), compute=compute)
+
+
+def _serves(rule: Rule, site: Site) -> bool:
+    return site.kind == rule.kind and (rule.layers is None or site.layer in rule.layers)
+
+
+def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
+    layers = {site.layer for site in sites if site.kind == rule.kind}
+    if not layers:
+        kinds = ", ".join(sorted({site.kind for site in sites}))
+        raise PolicyError(f"policy {name!r}: the model has no {rule.kind!r} sites; it has: {kinds}")
+    missing = sorted(set(rule.layers or ()) - layers)
+    if missing:
+        raise PolicyError(
+            f"policy {name!r}: the rule for {rule.kind} names layer {missing[0]}, but the model's {rule.kind} layers "
+            f"are {min(layers)}..{max(layers)}"
+        )
+
+
+def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
+    """(steps,), True where the rule's sites compute."""
+    source = f"policy {name!r}: the rule for {rule.kind}"
+    compute = np.ones(schedule.steps, dtype=bool)
+    if rule.compute is not None:
+        if not _is_same_schedule(made_for, schedule):
+            raise PolicyError(
+                f"{source}: an explicit list of steps holds for its own schedule only ({made_for.steps} steps), not for "
+                f"this run's ({schedule.steps} steps); make a new policy: pabtune profile … --steps {schedule.steps}, "
+                "then pabtune search"
+            )
+        if rule.compute[-1] >= schedule.steps:
+            raise PolicyError(f"{source}: computes at step {rule.compute[-1]}, but the run has {schedule.steps} steps")
+        compute[:] = False
+        compute[list(rule.compute)] = True
+        return compute
+    if rule.range is None:
+        raise PolicyError(f"{source}: has no range")
+    start, stop = _step_window(source, rule, made_for, schedule)
+    last = 0
+    for step in range(max(start, 1), stop):
+        is_due = step % rule.range == 0 if rule.anchor == "start" else step - max(last, start - 1) >= rule.range
+        if is_due:
+            last = step
+        compute[step] = is_due
+    return compute
+
+
+def _is_same_schedule(made_for: MadeFor, schedule: NoiseSchedule) -> bool:
+    if made_for.steps not in (None, schedule.steps):
+        return False
+    if made_for.sigmas is None or schedule.sigmas is None:
+        return True
+    return same_noise_levels(made_for.sigmas, schedule.sigmas)
+
+
+def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> tuple[int, int]:
+    if rule.noise_window is not None:
+        if schedule.sigmas is None:
+            raise PolicyError(f"{source}: its window is in noise levels, but this run does not tell its noise levels")
+        low, high = rule.noise_window
+        inside = [step for step, sigma in enumerate(schedule.sigmas) if low < sigma < high]
+        return (inside[0], inside[-1] + 1) if inside else (0, 0)
+    start, stop = rule.window or (0, 0)
+    if _is_same_schedule(made_for, schedule):
+        if stop > schedule.steps:
+            raise PolicyError(
+                f"{source}: window stops at step {stop}, but the run has {schedule.steps} steps; "
+                "a window is half-open [start, stop) with stop <= steps"
+            )
+        return start, stop
+    if made_for.sigmas is None or schedule.sigmas is None:
+        raise PolicyError(
+            f"{source}: its window is for {made_for.steps} steps, the run has {schedule.steps}, and without the noise "
+            f"levels of both it cannot be carried over; search again with --steps {schedule.steps}"
+        )
+    return carry_window((start, stop), made_for.sigmas, schedule.sigmas)

@@ -1,0 +1,109 @@
+"""The quality budget: how much of a score a policy may lose, and whether it holds, with statistics.
+
+The unit is a prompt: the drop is the score of the unaccelerated video minus that of the accelerated one, same prompt, seed
+and noise. The budget holds when the mean drop is below it, shown by a one-sided t bound corrected for skew (Johnson 1978,
+https://doi.org/10.1080/01621459.1978.10479993): drops are skewed, a few videos break while most do not change.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pabtune.quality.shapes import score_clip
+from pabtune.records.errors import BudgetError
+
+ScoreFunction = Callable[[NDArray[np.uint8], str], float]
+
+SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
+"""Known scores by name: from a video (F, H, W, 3) and its prompt to 0..100, higher is better."""
+
+CONFIDENCE = 0.95
+LEAST_PROMPTS = 8
+"""Below this many prompts there is no verdict."""
+
+Verdict = Literal["accept", "reject", "undecided"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The largest drop of a score that the user accepts, in points; not negative."""
+
+    score: str
+    largest_drop: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Reads `SCORE>=-DROP`, for example `shapes>=-1.0`.
+
+        Raises:
+            BudgetError: the text has another form, or the score is unknown.
+        """
+        match = re.fullmatch(r"\s*([\w-]+)\s*>=\s*(-?\d+(?:\.\d+)?)\s*", text)
+        if match is None:
+            raise BudgetError(f"a budget reads SCORE>=-DROP, for example 'shapes>=-1.0', but got {text!r}")
+        name, change = match[1], float(match[2])
+        if name not in SCORES:
+            raise BudgetError(f"unknown score {name!r} in the budget {text!r}; known scores: {', '.join(SCORES)}")
+        if change > 0:
+            raise BudgetError(
+                f"the budget {text!r} asks for a gain; it must allow a drop: '{name}>=-{match[2]}' or '{name}>=0'"
+            )
+        return cls(score=name, largest_drop=abs(change))
+
+    def __str__(self) -> str:
+        return f"{self.score}>={-self.largest_drop:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropStatistics:
+    """What is known of the mean drop.
+
+    Attributes:
+        mean: of the drops, in points.
+        ci95: two-sided 95 % interval of the mean, corrected for skew.
+        upper: one-sided 95 % upper bound of the mean.
+        lower: one-sided 95 % lower bound of the mean.
+        prompts: number of drops.
+    """
+
+    mean: float
+    ci95: tuple[float, float]
+    upper: float
+    lower: float
+    prompts: int
+
+
+def drop_statistics(drops: Sequence[float]) -> DropStatistics:
+    """Mean and confidence bounds of drops; with one drop the bounds are as wide as the score's scale."""
+    values = np.asarray(drops, dtype=float)
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return DropStatistics(mean=mean, ci95=(-100.0, 100.0), upper=100.0, lower=-100.0, prompts=count)
+    deviation = float(values.std(ddof=1))
+    # Johnson's correction shifts the mean by skew·sd / 6n, towards the long tail.
+    skew = float(stats.skew(values)) if deviation > 1e-9 else 0.0
+    center = mean + skew * deviation / (6 * count)
+    error = deviation / count**0.5
+    wide, one_sided = stats.t.ppf([0.5 + CONFIDENCE / 2, CONFIDENCE], count - 1) * error
+    return DropStatistics(
+        mean=mean,
+        ci95=(center - float(wide), center + float(wide)),
+        upper=center + float(one_sided),
+        lower=center - float(one_sided),
+        prompts=count,
+    )
+
+
+def judge(drops: Sequence[float], budget: Budget) -> Verdict:
+    """Whether the mean drop is within the budget: shown to be (accept), shown not to be (reject), or neither."""
+    if len(drops) < LEAST_PROMPTS:
+        return "undecided"
+    known = drop_statistics(drops)
+    if known.upper <= budget.largest_drop:
+        return "accept"
+    return "reject" if known.lower > budget.largest_drop else "undecided"

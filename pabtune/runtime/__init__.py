@@ -1,0 +1,1 @@
+"""Interception of a running model: clock, engine (applies a policy), recorder (measures)."""

@@ -1,0 +1,243 @@
+"""Applies a policy to a running model: computes or broadcasts each site, by a plan that is known before the run.
+
+What is stored is keyed by transformer and branch, is kept only while a later step of the plan needs it, and is gone when
+the run is over.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.policies import Policy
+from pabtune.runtime.clock import Moment
+from pabtune.runtime.interception import Forward, Interception, find_interception
+from pabtune.runtime.targets import Target
+
+
+@dataclass(slots=True)
+class Branch:
+    """What the engine knows of one branch of one transformer while a run goes on."""
+
+    step: int | None = None
+    shape: tuple[int, ...] = ()
+    stored: dict[int, Any] = field(default_factory=dict)
+    computed: Counter[int] = field(default_factory=Counter)
+    broadcast: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Per step, one flag per site: whether it computes, and whether its output is needed by the next step."""
+
+    mask: ComputeMask
+    computes: tuple[tuple[bool, ...], ...]
+    keeps: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, mask: ComputeMask) -> "Plan":
+        """The plan of a compute mask."""
+        columns = [tuple(bool(flag) for flag in column) for column in mask.compute.T]
+        needed = [tuple(not flag for flag in column) for column in columns[1:]]
+        return cls(mask=mask, computes=tuple(columns), keeps=(*needed, (False,) * len(mask.sites)))
+
+
+class Run:
+    """A policy that is enabled on a model. Made by `enable` and `broadcast`.
+
+    Attributes:
+        policy: the policy.
+        content: the content class whose rules are used; None = the policy's general rules.
+    """
+
+    def __init__(self, target: Target, policy: Policy, content: str | None) -> None:
+        self.policy = policy
+        self.content = content
+        self._target = target
+        self._plan: Plan | None = None
+        self._run: object = None
+        self._branches: dict[tuple[str, str], Branch] = {}
+        self._current = Branch()
+        self._computes: tuple[bool, ...] = ()
+        self._keeps: tuple[bool, ...] = ()
+        self._most_bytes = 0
+        self._interception = Interception(target, self)
+
+    @property
+    def mask(self) -> ComputeMask | None:
+        """The compute mask of the latest run; None before the first."""
+        return self._plan.mask if self._plan else None
+
+    @property
+    def computed_calls(self) -> dict[tuple[str, str], int]:
+        """Calls that computed in the latest run, by (branch, site name)."""
+        return self._calls("computed")
+
+    @property
+    def broadcast_calls(self) -> dict[tuple[str, str], int]:
+        """Calls that were served by a broadcast in the latest run, by (branch, site name)."""
+        return self._calls("broadcast")
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes held right now."""
+        stored = [output for branch in self._branches.values() for output in branch.stored.values()]
+        return sum(tensor.nbytes for output in stored for tensor in _tensors(output))
+
+    def summary(self) -> dict[str, Any]:
+        """Computed and broadcast calls per kind in the latest run, bytes held now and at most."""
+        kinds = {site.name: site.kind for site in self._target.sites}
+        computed: Counter[str] = Counter()
+        broadcast: Counter[str] = Counter()
+        for (_, name), count in self.computed_calls.items():
+            computed[kinds[name]] += count
+        for (_, name), count in self.broadcast_calls.items():
+            broadcast[kinds[name]] += count
+        return {
+            "policy": self.policy.name,
+            "computed_calls": dict(computed),
+            "broadcast_calls": dict(broadcast),
+            "stored_bytes": self.stored_bytes,
+            "most_stored_bytes": self._most_bytes,
+        }
+
+    def disable(self) -> None:
+        """Detaches from the model, which is then as before; frees what is held."""
+        self._interception.detach()
+
+    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
+        """Chooses what the sites of this call do (see `Listener`)."""
+        if moment.run is not self._run:
+            self._start(moment.run)
+        plan = self._plan
+        if plan is None or moment.step >= plan.mask.steps:
+            steps = plan.mask.steps if plan else 0
+            raise PolicyError(f"the model is called at step {moment.step}, but the run has {steps} steps")
+        branch = self._branches.setdefault((transformer, moment.branch), Branch())
+        follows = branch.step is not None and moment.step == branch.step + 1 and shape == branch.shape
+        if not follows:
+            # Nothing of the step before is at hand, or it is of another shape: this call computes everything.
+            branch.stored.clear()
+        branch.step, branch.shape = moment.step, shape
+        self._current = branch
+        self._computes = plan.computes[moment.step] if follows else (True,) * len(plan.mask.sites)
+        self._keeps = plan.keeps[moment.step]
+
+    def end(self, transformer: str) -> None:
+        """Notes the bytes held (see `Listener`)."""
+        self._most_bytes = max(self._most_bytes, self.stored_bytes)
+
+    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Computes or broadcasts a site (see `Listener`)."""
+        branch = self._current
+        if self._computes[index]:
+            output = forward(*args, **kwargs)
+            branch.computed[index] += 1
+            if self._keeps[index]:
+                branch.stored[index] = output
+            return output
+        branch.broadcast[index] += 1
+        return branch.stored[index] if self._keeps[index] else branch.stored.pop(index)
+
+    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Skips what feeds a site that broadcasts (see `Listener`)."""
+        if self._computes[index]:
+            return forward(*args, **kwargs)
+        return args[0] if args else next(iter(kwargs.values()))
+
+    def reset(self) -> None:
+        """Frees what is held; counts stay readable. The next call starts a run."""
+        for branch in self._branches.values():
+            branch.stored.clear()
+            branch.step = None
+
+    def _start(self, run: object) -> None:
+        self._run = run
+        self._branches.clear()
+        self._most_bytes = 0
+        schedule = self._interception.clock.schedule()
+        self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
+
+    def _calls(self, what: str) -> dict[tuple[str, str], int]:
+        sites = self._target.sites
+        return {
+            (branch_name, sites[index].name): count
+            for (_, branch_name), branch in self._branches.items()
+            for index, count in getattr(branch, what).items()
+        }
+
+
+def enable(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None) -> Run:
+    """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
+
+    Args:
+        model: a diffusers pipeline or transformer.
+        policy: what to broadcast when.
+        content: use the policy's variant for this content class.
+
+    Raises:
+        ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
+        PolicyError: the policy was made for another model, or does not fit its sites.
+    """
+    target = Target.of(model)
+    check_fits(policy, target, content)
+    return Run(target, policy, content)
+
+
+def disable(model: DiffusionPipeline | nn.Module) -> None:
+    """Removes pabtune from a pipeline or transformer; does nothing where it is not attached."""
+    parts: Mapping[str, Any] = model.components if isinstance(model, DiffusionPipeline) else {"": model}
+    for part in parts.values():
+        interception = find_interception(part) if isinstance(part, nn.Module) else None
+        if interception is not None:
+            interception.detach()
+
+
+@contextmanager
+def broadcast(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None) -> Iterator[Run]:
+    """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
+    run = enable(model, policy, content)
+    try:
+        yield run
+    finally:
+        run.disable()
+
+
+def check_fits(policy: Policy, target: Target, content: str | None) -> None:
+    """Refuses a policy that was made for another model, or that has rules for sites the model lacks.
+
+    Raises:
+        PolicyError: says what the policy was made for and what the model is.
+    """
+    made_for = policy.made_for
+    if made_for.model not in (None, target.model_class):
+        raise PolicyError(
+            f"policy {policy.name!r} was made for {made_for.model}, but the model is {target.model_class}; "
+            "profile and search this model to get its own policy"
+        )
+    if made_for.fingerprint not in (None, target.fingerprint()):
+        raise PolicyError(
+            f"policy {policy.name!r} was made for another {made_for.model}: its configuration or sites differ "
+            f"(fingerprint {made_for.fingerprint}, this model's {target.fingerprint()}); profile and search this model"
+        )
+    kinds = {site.kind for site in target.sites}
+    for rule in policy.rules_for(content):
+        if rule.kind not in kinds:
+            raise PolicyError(
+                f"policy {policy.name!r}: the model has no {rule.kind!r} sites; it has: {', '.join(sorted(kinds))}"
+            )
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, tuple | list):
+        return [tensor for part in output for tensor in _tensors(part)]
+    raise ModelError(f"a site returned {type(output).__name__}; only tensors and tuples of tensors can be broadcast")

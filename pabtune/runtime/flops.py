@@ -1,0 +1,85 @@
+"""FLOPs of every site and of a whole step, counted on the running model by torch's own counter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from pabtune.runtime.clock import Moment
+from pabtune.runtime.interception import Forward, Interception
+from pabtune.runtime.targets import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlopCount:
+    """FLOPs (2 per multiply-add; matrix products, convolutions, attention scores) of one denoising step.
+
+    Attributes:
+        sites: per site, feeders included, all branches together.
+        total: of the transformers, all branches together.
+    """
+
+    sites: tuple[int, ...]
+    total: int
+
+
+def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
+    """FLOPs of the first denoising step of what `run` does, for its whole batch."""
+
+    def attention_on_cpu(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    # torch counts its fused attention on CUDA, but not the one for the CPU.
+    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_on_cpu}
+    with FlopCounterMode(display=False, custom_mapping=missing) as mode:
+        listener = FlopListener(mode, len(target.sites))
+        interception = Interception(target, listener)
+        try:
+            run()
+        finally:
+            interception.detach()
+    return listener.count
+
+
+class FlopListener:
+    """Attributes what a `FlopCounterMode` counts to sites, over the first step that it sees."""
+
+    def __init__(self, mode: FlopCounterMode, sites: int) -> None:
+        self._mode = mode
+        self._sites = [0] * sites
+        self._total = 0
+        self._began = 0
+        self._is_counting = False
+        self._first_step: int | None = None
+
+    @property
+    def count(self) -> FlopCount:
+        """What was counted."""
+        return FlopCount(sites=tuple(self._sites), total=self._total)
+
+    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
+        """Counts during the first step only (see `Listener`)."""
+        if self._first_step is None:
+            self._first_step = moment.step
+        self._is_counting = moment.step == self._first_step
+        self._began = self._mode.get_total_flops()
+
+    def end(self, transformer: str) -> None:
+        """Adds the call to the total (see `Listener`)."""
+        if self._is_counting:
+            self._total += self._mode.get_total_flops() - self._began
+
+    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Computes, and adds to the site (see `Listener`)."""
+        before = self._mode.get_total_flops()
+        output = forward(*args, **kwargs)
+        if self._is_counting:
+            self._sites[index] += self._mode.get_total_flops() - before
+        return output
+
+    feed = site
+
+    def reset(self) -> None:
+        """Nothing is held (see `Listener`)."""

@@ -1,0 +1,160 @@
+"""Attaching to the sites of a model from outside, on diffusers' hooks, and detaching without a trace.
+
+Knows where calls are and who wants to hear of them; knows nothing of policies or measurements: those are listeners.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from diffusers.hooks import HookRegistry, ModelHook
+from torch import Tensor, nn
+
+from pabtune.records.errors import ModelError
+from pabtune.records.sites import Site
+from pabtune.runtime.clock import Clock, ContextReader, Moment
+from pabtune.runtime.targets import Target
+
+ROOT_HOOK = "pabtune_root"
+SITE_HOOK = "pabtune_site"
+FEEDER_HOOK = "pabtune_feeder"
+
+Forward = Callable[..., Any]
+
+
+class Listener(Protocol):
+    """Who is told of the calls of a model's transformers and sites, and answers for the sites."""
+
+    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
+        """A transformer is about to be called; `shape` is that of its first tensor."""
+
+    def end(self, transformer: str) -> None:
+        """The call is over."""
+
+    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """A site is called; returns its output, from `forward(*args, **kwargs)` or elsewhere."""
+
+    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """A feeder of site `index` is called; returns its output, or anything if the site will not look at it."""
+
+    def reset(self) -> None:
+        """The pipeline is done, or asks to forget."""
+
+
+class RootHook(ModelHook):
+    """Sits on a transformer: reads the clock, tells the listener."""
+
+    _is_stateful = True
+
+    def __init__(self, name: str, clock: Clock, listener: Listener, owner: "Interception") -> None:
+        super().__init__()
+        self.context = ContextReader()
+        self.owner = owner
+        self._name, self._clock, self._listener = name, clock, listener
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls the transformer between the listener's `begin` and `end`."""
+        moment = self._clock.read(self._name, module, self.context.current(), args, kwargs)
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        self._listener.begin(self._name, moment, tuple(first.shape))
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        self._listener.end(self._name)
+        return output
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Called by diffusers when a pipeline is done."""
+        self._listener.reset()
+        return module
+
+
+class SiteHook(ModelHook):
+    """Sits on a site's module: the listener decides what it returns."""
+
+    def __init__(self, index: int, listener: Listener) -> None:
+        super().__init__()
+        self._index, self._listener = index, listener
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Asks the listener for the site's output."""
+        return self._listener.site(self._index, self.fn_ref.original_forward, args, kwargs)
+
+
+class FeederHook(ModelHook):
+    """Sits on a module that only serves one site."""
+
+    def __init__(self, index: int, listener: Listener) -> None:
+        super().__init__()
+        self._index, self._listener = index, listener
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Asks the listener for the feeder's output."""
+        return self._listener.feed(self._index, self.fn_ref.original_forward, args, kwargs)
+
+
+class Interception:
+    """All hooks of one listener on one target.
+
+    Args:
+        target: what to attach to.
+        listener: who hears and answers.
+
+    Raises:
+        ModelError: pabtune is attached to the target already.
+    """
+
+    def __init__(self, target: Target, listener: Listener) -> None:
+        for name, transformer in target.transformers.items():
+            if find_interception(transformer) is not None:
+                raise ModelError(f"pabtune is already attached to {name}; call pabtune.disable(…) first")
+        self.target = target
+        self.listener = listener
+        self.clock = Clock(target.scheduler)
+        self._attached: list[tuple[nn.Module, str, bool, bool]] = []
+        try:
+            self._attach_all()
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
+        for module, hook_name, had_registry, had_forward in reversed(self._attached):
+            module._diffusers_hook.remove_hook(hook_name, recurse=False)
+            if not had_registry and not module._diffusers_hook.hooks:
+                del module._diffusers_hook
+            if not had_forward:
+                vars(module).pop("forward", None)
+        self._attached.clear()
+        self.clock.unwatch()
+        self.listener.reset()
+        self._invalidate()
+
+    def _attach_all(self) -> None:
+        modules = {name: dict(part.named_modules()) for name, part in self.target.transformers.items()}
+        for index, site in enumerate(self.target.sites):
+            self._attach_site(index, site, modules[site.transformer])
+        for name, transformer in self.target.transformers.items():
+            self._attach(transformer, RootHook(name, self.clock, self.listener, self), ROOT_HOOK)
+        self._invalidate()
+
+    def _attach_site(self, index: int, site: Site, modules: dict[str, nn.Module]) -> None:
+        self._attach(modules[site.path], SiteHook(index, self.listener), SITE_HOOK)
+        for feeder in site.feeders:
+            self._attach(modules[feeder], FeederHook(index, self.listener), FEEDER_HOOK)
+
+    def _attach(self, module: nn.Module, hook: ModelHook, hook_name: str) -> None:
+        had_registry, had_forward = hasattr(module, "_diffusers_hook"), "forward" in vars(module)
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, hook_name)
+        self._attached.append((module, hook_name, had_registry, had_forward))
+
+    def _invalidate(self) -> None:
+        """diffusers keeps a list of the registries below a model; it is stale when hooks come or go."""
+        for transformer in self.target.transformers.values():
+            if hasattr(transformer, "_diffusers_hook"):
+                transformer._diffusers_hook.invalidate_child_registries_cache()
+
+
+def find_interception(transformer: nn.Module) -> Interception | None:
+    """The interception that is attached to a transformer."""
+    registry = getattr(transformer, "_diffusers_hook", None)
+    hook = registry.get_hook(ROOT_HOOK) if registry is not None else None
+    return hook.owner if isinstance(hook, RootHook) else None

@@ -1,0 +1,186 @@
+"""Measures a running model: how much each site's output changes from step to step, and how long it takes.
+
+Of every output the recorder keeps the previous step's (for the exact change) and, per step, a sketch: the output times a
+fixed random matrix over its tokens, so what is kept per step does not grow with the video. Squared distances of sketches
+estimate those of the outputs (Johnson-Lindenstrauss); the error on neighbouring steps, where the exact value is known,
+is measured.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pabtune.runtime.clock import Moment
+from pabtune.runtime.interception import Forward
+from pabtune.runtime.timing import Stopwatch
+
+PROJECTIONS = 32
+BRANCH_SEPARATOR = "+"
+"""Joins the names of branches that share one batched call: `cond+uncond` = first half, second half."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was seen of one site in one branch during the current run.
+
+    `sketches` holds one (samples, projections, width) tensor per step, `squares` the mean square of the output of every
+    sample, `change` the exact mean squared difference from the step before, (samples,) each.
+    """
+
+    previous: Tensor | None = None
+    sketches: list[Tensor] = field(default_factory=list)
+    squares: list[Tensor] = field(default_factory=list)
+    change: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Measurements of one run, averaged over its samples; by branch, then (sites, steps[, steps]) tensors.
+
+    Attributes:
+        mse: mean squared difference from the step before.
+        change: the same over the mean square of the output.
+        distance: relative squared distance of two steps' outputs, from sketches.
+        sketch_error: relative errors of sketched against exact distances of neighbouring steps, flat.
+        seconds: (sites, steps), all branches together, for the whole batch.
+        step_seconds: (steps,), all branches together, for the whole batch, without the recorder's own work.
+    """
+
+    mse: dict[str, Tensor]
+    change: dict[str, Tensor]
+    distance: dict[str, Tensor]
+    sketch_error: Tensor
+    seconds: Tensor
+    step_seconds: Tensor
+
+
+class Recorder:
+    """A listener that measures one run after another. After each, take its `recording()`.
+
+    Args:
+        sites: number of sites.
+        device: where the model runs.
+        projections: rows of the random matrix.
+        seed: of the random matrix.
+    """
+
+    def __init__(self, sites: int, device: torch.device, projections: int = PROJECTIONS, seed: int = 0) -> None:
+        self._sites = sites
+        self._device = device
+        self._projections = projections
+        self._seed = seed
+        self._matrices: dict[int, Tensor] = {}
+        self._run: object = None
+        self._clear()
+
+    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
+        """Notes step and branches (see `Listener`)."""
+        if moment.run is not self._run:
+            self._clear()
+            self._run = moment.run
+        self._step = moment.step
+        self._names = moment.branch.split(BRANCH_SEPARATOR)
+        self._root = self._watch.time("root")
+        self._root.__enter__()
+
+    def end(self, transformer: str) -> None:
+        """Adds the call to the step's time (see `Listener`)."""
+        self._root.__exit__(None, None, None)
+        total = self._watch.seconds() if self._device.type == "cpu" else {}
+        self._step_marks.append((self._step, total.get("root", 0.0), total.get("recorder", 0.0)))
+
+    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Computes, times and measures (see `Listener`)."""
+        with self._watch.time((index, self._step)):
+            output = forward(*args, **kwargs)
+        with self._watch.time("recorder"):
+            tensor = output if isinstance(output, Tensor) else output[0]
+            for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
+                self._measure(self._traces.setdefault((name, index), Trace()), part)
+        return output
+
+    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Adds a feeder's time to its site (see `Listener`)."""
+        with self._watch.time((index, self._step)):
+            return forward(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Frees the outputs that are held; measurements stay (see `Listener`)."""
+        for trace in self._traces.values():
+            trace.previous = None
+
+    def recording(self) -> Recording:
+        """The measurements of the run that is over."""
+        steps = max((step for step, _, _ in self._step_marks), default=-1) + 1
+        names = list(dict.fromkeys(name for name, _ in self._traces))
+        mse, change, distance, errors = {}, {}, {}, []
+        for name in names:
+            traces = [self._traces[name, index] for index in range(self._sites)]
+            exact = torch.stack([torch.stack(trace.change) for trace in traces])
+            squares = torch.stack([torch.stack(trace.squares) for trace in traces])
+            mse[name] = exact.mean(-1)
+            change[name] = (exact / squares.clamp_min(1e-30)).mean(-1)
+            pairs = torch.stack([_pair_distances(torch.stack(trace.sketches)) for trace in traces])
+            between = (squares[:, :, None] + squares[:, None, :]) / 2
+            distance[name] = (pairs / between.clamp_min(1e-30)).mean(-1)
+            neighbours = torch.stack([pairs[:, step, step - 1] for step in range(1, steps)], dim=1)
+            known = exact[:, 1:]
+            errors.append(((neighbours / known - 1).abs())[known > 0])
+        return Recording(
+            mse=mse,
+            change=change,
+            distance=distance,
+            sketch_error=torch.cat(errors).cpu(),
+            seconds=self._site_seconds(steps),
+            step_seconds=self._step_seconds(steps),
+        )
+
+    def _clear(self) -> None:
+        self._watch = Stopwatch(self._device)
+        self._traces: dict[tuple[str, int], Trace] = {}
+        self._step_marks: list[tuple[int, float, float]] = []
+
+    def _measure(self, trace: Trace, output: Tensor) -> None:
+        tokens = output.flatten(1, -2).float()
+        trace.squares.append(tokens.square().mean((1, 2)))
+        if trace.previous is None:
+            trace.change.append(torch.zeros_like(trace.squares[-1]))
+        else:
+            trace.change.append((tokens - trace.previous).square().mean((1, 2)))
+        trace.previous = tokens
+        # Scaled such that the summed square of a sketch estimates the mean square of the output.
+        matrix = self._matrix(tokens.shape[1])
+        trace.sketches.append(matrix @ tokens / (self._projections * tokens[0].numel()) ** 0.5)
+
+    def _matrix(self, tokens: int) -> Tensor:
+        if tokens not in self._matrices:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._matrices[tokens] = torch.randn(self._projections, tokens, generator=generator).to(self._device)
+        return self._matrices[tokens]
+
+    def _site_seconds(self, steps: int) -> Tensor:
+        seconds = torch.zeros(self._sites, steps)
+        for key, value in self._watch.seconds().items():
+            if isinstance(key, tuple):
+                seconds[key] = value
+        return seconds
+
+    def _step_seconds(self, steps: int) -> Tensor:
+        """On CUDA only the sum over the run is known; it is spread evenly."""
+        seconds = torch.zeros(steps)
+        if self._device.type != "cpu":
+            total = self._watch.seconds()
+            return seconds + (total["root"] - total["recorder"]) / steps
+        spent = 0.0
+        for step, root, recorder in self._step_marks:
+            seconds[step] += root - recorder - spent
+            spent = root - recorder
+        return seconds
+
+
+def _pair_distances(sketches_nbkw: Tensor) -> Tensor:
+    """Squared distances (steps, steps, samples) of sketches (steps, samples, projections, width)."""
+    flat_bnv = sketches_nbkw.flatten(2).transpose(0, 1)
+    return torch.cdist(flat_bnv, flat_bnv, compute_mode="donot_use_mm_for_euclid_dist").square().permute(1, 2, 0)

@@ -1,0 +1,1 @@
+"""Profile, evaluate, search: what uses the runtime to learn about a model."""

@@ -1,0 +1,183 @@
+"""Trying a policy out, cheaply first: few prompts, and more while it is still promising."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from diffusers import DiffusionPipeline
+from scipy import stats
+
+from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
+from pabtune.planning.masks import resolve
+from pabtune.quality.budget import SCORES, Budget, drop_statistics
+from pabtune.quality.fidelity import psnr_db
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt
+from pabtune.runtime.engine import broadcast
+from pabtune.tuning.generation import Settings, Video, batches, generate
+from pabtune.tuning.references import References
+from pabtune.tuning.space import Space
+
+RUNG_SHARES = (0.25, 0.5, 1.0)
+"""Shares of the prompts after which a candidate must still be promising."""
+
+DOUBT = 0.05
+"""One-sided error with which a candidate is given up early."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is known of a candidate after its trial.
+
+    Attributes:
+        prompts: how many it was tried on.
+        is_complete: tried on all of them, not given up early.
+        predicted_time: time in the transformer over that of the full run, from the profile's measured site times.
+        measured_s: wall time per video.
+        compute_fraction: FLOPs computed over FLOPs of the full run.
+        psnr_db: mean against the reference videos.
+        drop: mean lost points of the score.
+        drop_upper: one-sided 95 % upper bound of that.
+        over_budget: bound of the drop less the budget (complete) or mean less the budget (given up); > 0 = too much.
+        under_floor_db: mean PSNR missing to the floor; > 0 = too far away; 0 without a floor.
+    """
+
+    prompts: int
+    is_complete: bool
+    predicted_time: float
+    measured_s: float
+    compute_fraction: float
+    psnr_db: float
+    drop: float
+    drop_upper: float
+    over_budget: float
+    under_floor_db: float
+
+    @property
+    def is_feasible(self) -> bool:
+        """Shown to be within the budget and not under the fidelity floor, on the search's prompts."""
+        return self.is_complete and self.over_budget <= 0 and self.under_floor_db <= 0
+
+    def to_document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Bench:
+    """Tries policies out on fixed prompts.
+
+    Args:
+        pipeline: the model.
+        profile: of that model; gives predicted times.
+        space: of policies.
+        prompts: of the search.
+        budget: on the score.
+        settings: how videos are made.
+        references: of the unaccelerated videos.
+    """
+
+    def __init__(  # noqa: PLR0913, all are needed and none has a default
+        self,
+        pipeline: DiffusionPipeline,
+        profile: Profile,
+        space: Space,
+        prompts: Sequence[Prompt],
+        budget: Budget,
+        settings: Settings,
+        references: References,
+    ) -> None:
+        self._pipeline, self._profile, self._space = pipeline, profile, space
+        self._budget, self._settings, self._references = budget, settings, references
+        self._batches = _interleaved(prompts, settings.batch_size)
+        self._count = len(prompts)
+        self._baseline_scores: dict[Prompt, float] = {}
+        self._floor: dict[Prompt, float] = {}
+
+    def set_floor(self, policy: Policy) -> float:
+        """Makes a policy's PSNR, prompt by prompt, the floor for all candidates; returns its mean in dB."""
+        for batch in self._batches:
+            videos, _ = self._generate(policy, batch)
+            for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
+                self._floor[prompt] = psnr_db(video, reference)
+        return float(np.mean(list(self._floor.values())))
+
+    def predicted_time(self, policy: Policy) -> float:
+        """Predicted time in the transformer over that of the full run."""
+        mask = resolve(policy, self._profile.sites, self._space.schedule())
+        arrays = self._profile.arrays
+        return predicted_seconds(mask, np.median(arrays["seconds"], axis=1), arrays["step_seconds"]) / float(
+            arrays["step_seconds"].sum()
+        )
+
+    def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:
+        """Tries a policy on more and more prompts, until all are done or it is not promising any more.
+
+        Args:
+            policy: the candidate.
+            time_to_beat: predicted time of the best candidate so far; a slower one is given up after the first rung.
+        """
+        drops: list[float] = []
+        psnrs: list[float] = []
+        margins: list[float] = []
+        seconds = 0.0
+        predicted = self.predicted_time(policy)
+        rungs = [max(1, round(share * self._count)) for share in RUNG_SHARES]
+        for batch in self._batches:
+            videos, spent = self._generate(policy, batch)
+            seconds += spent
+            for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
+                score = SCORES[self._budget.score]
+                if prompt not in self._baseline_scores:
+                    self._baseline_scores[prompt] = score(reference, prompt.prompt)
+                drops.append(self._baseline_scores[prompt] - score(video, prompt.prompt))
+                psnrs.append(psnr_db(video, reference))
+                margins.append(self._floor.get(prompt, psnrs[-1]) - psnrs[-1])
+            if len(drops) >= rungs[0]:
+                rungs = [rung for rung in rungs if rung > len(drops)]
+                if rungs and not self._is_promising(drops, margins, predicted, time_to_beat):
+                    break
+        known = drop_statistics(drops)
+        is_complete = len(drops) == self._count
+        bound = known.upper if is_complete else known.mean
+        mask = resolve(policy, self._profile.sites, self._space.schedule())
+        return Outcome(
+            prompts=len(drops),
+            is_complete=is_complete,
+            predicted_time=predicted,
+            measured_s=seconds / len(drops),
+            compute_fraction=compute_fraction(mask, self._profile.site_flops, self._profile.total_flops),
+            psnr_db=float(np.mean(psnrs)),
+            drop=known.mean,
+            drop_upper=known.upper,
+            over_budget=bound - self._budget.largest_drop,
+            under_floor_db=float(np.mean(margins)),
+        )
+
+    def _is_promising(
+        self, drops: list[float], margins: list[float], predicted: float, time_to_beat: float | None
+    ) -> bool:
+        if time_to_beat is not None and predicted >= time_to_beat:
+            return False
+        return _lower_bound(drops) <= self._budget.largest_drop and _lower_bound(margins) <= 0
+
+    def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> tuple[list[Video], float]:
+        with broadcast(self._pipeline, policy):
+            made = generate(self._pipeline, batch, self._settings)
+        return made.videos, made.seconds
+
+
+def _interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
+    """Batches of one content class each, the classes in turns, so that every rung sees all of them."""
+    by_content: dict[str, list[list[Prompt]]] = {}
+    for batch in batches(prompts, batch_size):
+        by_content.setdefault(batch[0].content, []).append(batch)
+    columns = max(len(column) for column in by_content.values())
+    return [column[row] for row in range(columns) for column in by_content.values() if row < len(column)]
+
+
+def _lower_bound(values: Sequence[float]) -> float:
+    """One-sided lower bound of the mean, by Student's t."""
+    if len(values) < 2:
+        return -float("inf")
+    return float(np.mean(values) - stats.t.ppf(1 - DOUBT, len(values) - 1) * stats.sem(values))

@@ -1,0 +1,149 @@
+"""Evaluation: the same prompts, seeds and noise with and without policies."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from pabtune.planning.costs.compute import compute_fraction
+from pabtune.planning.masks import resolve
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.quality.budget import SCORES
+from pabtune.quality.fidelity import psnr_db, ssim
+from pabtune.records.errors import BudgetError, PromptError
+from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Policy
+from pabtune.records.prompts import Prompt
+from pabtune.runtime.clock import noise_levels
+from pabtune.runtime.engine import broadcast, check_fits
+from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.targets import Target
+from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is added up for one policy, prompt by prompt and batch by batch."""
+
+    seconds: float = 0.0
+    baseline_seconds: float = 0.0
+    compute: float = 0.0
+    psnr_db: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+    baseline_scores: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    computed: Counter[str] = field(default_factory=Counter)
+    broadcast: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    most_stored_bytes: int = 0
+
+    def add(self, batch: Sequence[Prompt], before: Generation, after: Generation, score: str) -> None:
+        """Compares the videos of one batch without and with the policy."""
+        self.baseline_seconds += before.seconds
+        self.seconds += after.seconds
+        for prompt, reference, video in zip(batch, before.videos, after.videos, strict=True):
+            self.psnr_db.append(psnr_db(video, reference))
+            self.ssim.append(ssim(video, reference))
+            self.baseline_scores.append(SCORES[score](reference, prompt.prompt))
+            self.scores.append(SCORES[score](video, prompt.prompt))
+
+    def note_calls(self, summary: Mapping[str, Any]) -> None:
+        """Adds the calls of one batch."""
+        self.computed.update(summary["computed_calls"])
+        self.broadcast.update(summary["broadcast_calls"])
+        self.calls += 1
+        self.most_stored_bytes = max(self.most_stored_bytes, summary["most_stored_bytes"])
+
+    def evaluation(self, policy: str, score: str) -> Evaluation:
+        """The record."""
+        count = len(self.scores)
+        return Evaluation(
+            policy=policy,
+            compute_fraction=self.compute / count,
+            latency_s=self.seconds / count,
+            baseline_latency_s=self.baseline_seconds / count,
+            psnr_db=tuple(self.psnr_db),
+            ssim=tuple(self.ssim),
+            score_name=score,
+            baseline_scores=tuple(self.baseline_scores),
+            scores=tuple(self.scores),
+            computed_calls={kind: round(calls / self.calls) for kind, calls in self.computed.items()},
+            broadcast_calls={kind: round(calls / self.calls) for kind, calls in self.broadcast.items()},
+            most_stored_bytes=self.most_stored_bytes,
+        )
+
+
+def evaluate(  # noqa: PLR0913, the public surface names them all
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Policy],
+    prompts: Sequence[Prompt],
+    num_inference_steps: int = 30,
+    *,
+    score: str = "shapes",
+    batch_size: int = BATCH_SIZE,
+    arguments: Mapping[str, Any] | None = None,
+    flops: FlopCount | None = None,
+    progress: Progress | None = None,
+    on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
+) -> list[Evaluation]:
+    """Evaluates policies against the unaccelerated model, in turns, batch by batch.
+
+    A policy with variants uses the one for a prompt's content class, where it has it.
+
+    Args:
+        pipeline: the model.
+        policies: what to evaluate.
+        prompts: with content classes and seeds.
+        num_inference_steps: denoising steps.
+        score: name of the absolute score.
+        batch_size: prompts in one call of the pipeline.
+        arguments: further arguments of the pipeline's call.
+        flops: FLOP counts of one step; counted when not given.
+        progress: told after each call of the pipeline.
+        on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
+
+    Raises:
+        PromptError: no prompts.
+        PolicyError: a policy does not fit the model.
+        BudgetError: the score is unknown.
+    """
+    if not prompts:
+        raise PromptError("an evaluation needs at least one prompt")
+    if score not in SCORES:
+        raise BudgetError(f"unknown score {score!r}; known scores: {', '.join(SCORES)}")
+    target = Target.of(pipeline)
+    for policy in policies:
+        for content in (None, *policy.variants):
+            check_fits(policy, target, content)
+    settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
+    single = Settings(steps=1, arguments=arguments or {})
+    flops = flops or count_flops(target, lambda: generate(pipeline, prompts[:1], single))
+    plan = list(batches(prompts, batch_size))
+    generate(pipeline, plan[0], single)
+    tallies = [Tally() for _ in policies]
+    done, total = 0, len(plan) * (len(policies) + 1)
+    for batch in plan:
+        reference = generate(pipeline, batch, settings)
+        done += 1
+        if on_videos:
+            on_videos("reference", batch, reference.videos)
+        levels = noise_levels(pipeline.scheduler)
+        schedule = NoiseSchedule(steps=len(levels), sigmas=levels)
+        for policy, tally in zip(policies, tallies, strict=True):
+            content = batch[0].content if batch[0].content in policy.variants else None
+            with broadcast(pipeline, policy, content) as run:
+                made = generate(pipeline, batch, settings)
+            tally.add(batch, reference, made, score)
+            tally.note_calls(run.summary())
+            mask = resolve(policy, target.sites, schedule, content)
+            tally.compute += compute_fraction(mask, flops.sites, flops.total) * len(batch)
+            done += 1
+            if on_videos:
+                on_videos(policy.name, batch, made.videos)
+            if progress:
+                progress(done, total)
+    return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]

@@ -1,0 +1,221 @@
+"""Profiling: runs the model on prompts, measures, and makes a `Profile` of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
+
+from pabtune.planning.windows import find_window, rank_kinds
+from pabtune.records.errors import ProfileError
+from pabtune.records.policies import MadeFor
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.sites import Site
+from pabtune.runtime.clock import noise_levels
+from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.interception import Interception
+from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording
+from pabtune.runtime.targets import Target
+from pabtune.tuning.generation import BATCH_SIZE, Settings, Video, batches, generate
+
+ALL_CONTENTS = "all"
+"""Key of the windows over all content classes."""
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many parts of the work are done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledVideo:
+    """A video that was made while profiling."""
+
+    prompt: Prompt
+    video: Video
+
+
+def profile(  # noqa: PLR0913, the public surface names them all
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[Prompt | str],
+    num_inference_steps: int = 30,
+    *,
+    name: str = "profile",
+    model: str = "",
+    batch_size: int = BATCH_SIZE,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    on_video: Callable[[ProfiledVideo], None] | None = None,
+) -> Profile:
+    """Measures a model while it denoises.
+
+    Args:
+        pipeline: the model.
+        prompts: what to draw; their content classes are profiled separately.
+        num_inference_steps: denoising steps, at least 2: change needs a step before.
+        name: the profile's name.
+        model: what to load to get this pipeline.
+        batch_size: prompts in one call of the pipeline.
+        arguments: further arguments of the pipeline's call.
+        progress: told after each call of the pipeline.
+        on_video: given every video that was made.
+
+    Raises:
+        ProfileError: too few steps, or no prompts.
+        ModelError: no sites are known for the model.
+    """
+    if num_inference_steps < 2:
+        raise ProfileError(f"a profile needs at least 2 steps to see change, but got {num_inference_steps}")
+    if not prompts:
+        raise ProfileError("a profile needs at least one prompt")
+    asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
+    settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
+    target = Target.of(pipeline)
+    flops = count_flops(target, lambda: generate(pipeline, asked[:1], Settings(steps=1, arguments=arguments or {})))
+    plan = list(batches(asked, batch_size))
+    generate(pipeline, plan[0], Settings(steps=1, arguments=arguments or {}))
+
+    recorder = Recorder(len(target.sites), pipeline._execution_device)
+    tally = Tally()
+    plain_seconds = profiled_seconds = 0.0
+    for done, batch in enumerate(plan):
+        if done < 3:
+            plain_seconds += generate(pipeline, batch, settings).seconds
+        interception = Interception(target, recorder)
+        try:
+            made = generate(pipeline, batch, settings)
+        finally:
+            interception.detach()
+        if done < 3:
+            profiled_seconds += made.seconds
+        tally.add(batch[0].content, recorder.recording(), len(batch))
+        for prompt, video in zip(batch, made.videos, strict=True):
+            if on_video:
+                on_video(ProfiledVideo(prompt=prompt, video=video))
+        if progress:
+            progress(done + 1, len(plan))
+    arrays = tally.arrays()
+    sigmas = noise_levels(pipeline.scheduler)
+    return Profile(
+        name=name,
+        model=model,
+        made_for=MadeFor(
+            model=target.model_class,
+            fingerprint=target.fingerprint(),
+            steps=len(sigmas),
+            scheduler=type(pipeline.scheduler).__name__,
+            sigmas=sigmas,
+            settings=describe_settings(pipeline, settings, made.videos[0]),
+        ),
+        sites=target.sites,
+        branches=tally.branches,
+        contents=tally.contents,
+        prompts=tally.prompts,
+        seeds=tuple(prompt.seed for batch in plan for prompt in batch),
+        arrays=arrays,
+        site_flops=flops.sites,
+        total_flops=flops.total,
+        windows=_windows(arrays["change"], tally.contents, target.sites),
+        ranking=tuple(rank_kinds(kind_curves(arrays["change"].mean((0, 1)), target.sites))),
+        sketch=tally.sketch(),
+        overhead=profiled_seconds / plain_seconds,
+        provenance={"prompts": digest_prompts(asked), **versions()},
+    )
+
+
+def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[str, NDArray[np.floating]]:
+    """Mean curve per kind, (steps,), from one curve per site, (sites, steps)."""
+    kinds = dict.fromkeys(site.kind for site in sites)
+    return {kind: change_sn[[site.kind == kind for site in sites]].mean(0) for kind in kinds}
+
+
+def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:
+    """What a reader wants to know of a run: size, precision, device, further arguments."""
+    frames, height, width, _ = video.shape
+    device = pipeline._execution_device
+    return {
+        "size": f"{frames}x{height}x{width}",
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "arguments": dict(settings.arguments),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about numbers."""
+    return {name: version(name) for name in ("pabtune", "torch", "diffusers")}
+
+
+class Tally:
+    """Adds up recordings per content class, weighted by prompts."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str, str], torch.Tensor] = {}
+        self._seconds: list[torch.Tensor] = []
+        self._step_seconds: list[torch.Tensor] = []
+        self._errors: list[torch.Tensor] = []
+        self.prompts: dict[str, int] = {}
+
+    def add(self, content: str, recording: Recording, prompts: int) -> None:
+        """Adds the recording of one batch."""
+        self.prompts[content] = self.prompts.get(content, 0) + prompts
+        for measure in ("mse", "change", "distance"):
+            for branch, values in getattr(recording, measure).items():
+                key = (measure, content, branch)
+                self._sums[key] = self._sums.get(key, 0) + values.double().cpu() * prompts
+        self._seconds.append(recording.seconds / prompts)
+        self._step_seconds.append(recording.step_seconds / prompts)
+        self._errors.append(recording.sketch_error)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """Content classes, in the order of the arrays."""
+        return tuple(self.prompts)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Branches, in the order of the arrays."""
+        return tuple(dict.fromkeys(branch for _, _, branch in self._sums))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The arrays of a profile. Times are medians over batches: robust against a busy machine."""
+
+        def mean(measure: str) -> NDArray[np.float32]:
+            rows = [
+                torch.stack([self._sums[measure, content, branch] / count for branch in self.branches])
+                for content, count in self.prompts.items()
+            ]
+            return torch.stack(rows).numpy().astype(np.float32)
+
+        return {
+            **{measure: mean(measure) for measure in ("mse", "change", "distance")},
+            "seconds": torch.stack(self._seconds).median(0).values.numpy().astype(np.float32),
+            "step_seconds": torch.stack(self._step_seconds).median(0).values.numpy().astype(np.float32),
+        }
+
+    def sketch(self) -> dict[str, float]:
+        """How far sketched distances are from exact ones."""
+        errors = torch.cat(self._errors).double()
+        return {
+            "projections": PROJECTIONS,
+            "median_relative_error": float(errors.quantile(0.5)),
+            "p95_relative_error": float(errors.quantile(0.95)),
+        }
+
+
+def _windows(change_cbsn: NDArray[np.floating], contents: Sequence[str], sites: Sequence[Site]) -> dict[str, Any]:
+    """Windows per content class and kind; over all contents as well."""
+    per_content = {content: change_cbsn[index].mean(0) for index, content in enumerate(contents)}
+    per_content[ALL_CONTENTS] = change_cbsn.mean((0, 1))
+    return {
+        content: {kind: find_window(curve) for kind, curve in kind_curves(change, sites).items()}
+        for content, change in per_content.items()
+    }
+
+
+def profiled_flops(profile: Profile) -> FlopCount:
+    """The FLOP counts that a profile holds."""
+    return FlopCount(sites=profile.site_flops, total=profile.total_flops)

@@ -1,0 +1,469 @@
+"""The search: Optuna looks for the policy that takes the least time inside the quality budget.
+
+One study holds all trials; it lives in a storage that outlives a kill, and several processes may work on it. What wins on
+the search's prompts is confirmed on prompts that the search never saw, measured in turns with the unaccelerated model.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from diffusers import DiffusionPipeline
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from pabtune.planning.presets import PRESETS
+from pabtune.quality.budget import Budget, Verdict, drop_statistics, judge
+from pabtune.records.errors import PolicyError, ProfileError, StudyError
+from pabtune.records.evaluations import Evaluation
+from pabtune.records.files import check_writable, digest
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.runtime.targets import Target
+from pabtune.tuning.candidates import Bench, Outcome
+from pabtune.tuning.evaluate import evaluate
+from pabtune.tuning.generation import BATCH_SIZE, Settings
+from pabtune.tuning.profile import profiled_flops, versions
+from pabtune.tuning.references import References
+from pabtune.tuning.space import Parameter, Space
+
+FINALISTS = 3
+"""How many candidates are confirmed at most, the fastest first."""
+
+STALE_AFTER = timedelta(minutes=10)
+"""A running trial of an unknown worker is taken for dead after this."""
+
+JOURNAL_SUFFIXES = (".log", ".journal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A finished trial.
+
+    Attributes:
+        number: of the trial in its study.
+        origin: `sampler`, or where its parameters come from.
+        policy: what was tried.
+        parameters: the same as values of the space.
+        outcome: what came out.
+    """
+
+    number: int
+    origin: str
+    policy: Policy
+    parameters: Mapping[str, int | str]
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        study: name of the study in its storage.
+        candidates: all finished trials.
+        best: the winner with its evidence; None if nothing was found inside the budget on the search's prompts.
+        verdict: of the confirmation on unseen prompts; None without a winner.
+        evaluations: of the confirmation: the winner, and the policy that it had to be as close as.
+    """
+
+    study: str
+    candidates: tuple[Candidate, ...]
+    best: Policy | None
+    verdict: Verdict | None
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+        budget: on the absolute score.
+        trials: finished trials that the study shall have in the end, over all workers and runs.
+        floor: preset that candidates must be as close to the unaccelerated video as, in PSNR; None = no floor.
+        storage: journal file, or URL that Optuna takes (`sqlite:///…`, `postgresql://…`).
+        folder: for reference videos.
+        name: of the policy.
+        content: content class that the search is for; None = all.
+        seed: of the sampler.
+        batch_size: prompts in one call of the pipeline.
+        arguments: further arguments of the pipeline's call.
+    """
+
+    budget: Budget
+    trials: int
+    floor: str | None
+    storage: str
+    folder: Path
+    name: str
+    content: str | None = None
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    arguments: Mapping[str, Any]
+
+
+OnTrial = Callable[[Candidate, Sequence[Candidate]], None]
+"""Told of every trial that this process finished, and of all finished trials of the study."""
+
+
+def search_policy(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    unseen: Sequence[Prompt],
+    config: SearchConfig,
+    on_trial: OnTrial | None = None,
+) -> SearchResult:
+    """Searches, then confirms.
+
+    Args:
+        pipeline: the model that was profiled.
+        profile: of it.
+        prompts: that trials are measured on.
+        unseen: that the winner is confirmed on; disjoint from `prompts`.
+        config: how.
+        on_trial: told of every trial.
+
+    Raises:
+        ProfileError: the profile is of another model, or has too few steps.
+        StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
+    """
+    _check_request(pipeline, profile, prompts, unseen, config)
+    space = Space(profile, config.content)
+    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    references = References(config.folder / "references", pipeline, settings, profile.made_for)
+    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references)
+    study = _open_study(profile, prompts, space, config)
+    if config.floor is not None:
+        study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
+    _run_trials(study, space, bench, config, on_trial)
+    candidates = _candidates(study, space, config)
+    best, verdict, evaluations = _confirm(pipeline, profile, candidates, prompts, unseen, config, study.study_name)
+    return SearchResult(
+        study=study.study_name,
+        candidates=tuple(candidates),
+        best=best,
+        verdict=verdict,
+        evaluations=tuple(evaluations),
+    )
+
+
+def search(  # noqa: PLR0913, the public surface names them all
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt | str],
+    budget: str,
+    trials: int = 60,
+    *,
+    floor: str | None = "pab246",
+    storage: str | None = None,
+    folder: str | Path = "runs/search",
+    name: str = "found",
+    seed: int = 0,
+    on_trial: OnTrial | None = None,
+) -> SearchResult:
+    """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
+
+    A third of the prompts serves the search, the rest confirms the winner.
+
+    Args:
+        pipeline: the model that was profiled.
+        profile: of it.
+        prompts: at least 12.
+        budget: for example `shapes>=-1.0`.
+        trials: finished trials that the study shall have in the end.
+        floor: preset that the winner must be as close to the unaccelerated video as; None = no floor.
+        storage: journal file or Optuna storage URL; default: a journal in `folder`.
+        folder: for reference videos and the journal.
+        name: of the policy.
+        seed: of the sampler.
+        on_trial: told of every trial.
+
+    Raises:
+        BudgetError: the budget cannot be read.
+        StudyError: too few prompts or trials, or an unusable storage.
+    """
+    asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
+    searched, unseen = split_prompts(asked)
+    folder = Path(folder)
+    config = SearchConfig(
+        budget=Budget.parse(budget),
+        trials=trials,
+        floor=floor,
+        storage=storage or str(folder / "study.journal"),
+        folder=folder,
+        name=name,
+        seed=seed,
+        arguments=profile.made_for.settings.get("arguments", {}),
+    )
+    return search_policy(pipeline, profile, searched, unseen, config, on_trial)
+
+
+def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Every third prompt for the search, the others for its confirmation; duplicates of a prompt are dropped.
+
+    Raises:
+        StudyError: fewer than 12 distinct prompts.
+    """
+    distinct = list({prompt.prompt: prompt for prompt in prompts}.values())
+    if len(distinct) < 12:
+        raise StudyError(
+            f"a search needs at least 12 distinct prompts (a third to search with, the rest to confirm), but got "
+            f"{len(distinct)}"
+        )
+    by_content: dict[str, list[Prompt]] = {}
+    for prompt in distinct:
+        by_content.setdefault(prompt.content, []).append(prompt)
+    searched = [prompt for same in by_content.values() for prompt in same[::3]]
+    return searched, [prompt for prompt in distinct if prompt not in searched]
+
+
+def _check_request(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    unseen: Sequence[Prompt],
+    config: SearchConfig,
+) -> None:
+    if config.trials < 1:
+        raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
+    if config.floor is not None and config.floor not in PRESETS:
+        raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
+    target = Target.of(pipeline)
+    if target.fingerprint() != profile.made_for.fingerprint:
+        raise ProfileError(
+            f"profile {profile.name!r} is of another model than the one given (its configuration or sites differ); "
+            "profile this one first"
+        )
+    if not prompts or not unseen:
+        raise StudyError("a search needs prompts to search with and unseen prompts to confirm with")
+    shared = {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in unseen}
+    if shared:
+        raise StudyError(f"the prompt {shared.pop()!r} is both searched with and confirmed with")
+
+
+def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> optuna.Study:
+    """The study of exactly this request: the same command finds it again, another one does not."""
+    request = {
+        "profile": profile.digest,
+        "prompts": digest_prompts(prompts),
+        "budget": str(config.budget),
+        "floor": config.floor,
+        "content": config.content,
+        "arguments": dict(config.arguments),
+        "batch_size": config.batch_size,
+        "space": [asdict(parameter) for parameter in space.parameters()],
+    }
+    suffix = f"-{config.content}" if config.content else ""
+    name = f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = _open_storage(config.storage)
+    sampler = optuna.samplers.TPESampler(
+        n_startup_trials=12, multivariate=True, group=False, constant_liar=True, seed=config.seed + os.getpid() % 1000
+    )
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True
+        )
+    except Exception as error:  # noqa: BLE001, every database driver has errors of its own
+        raise StudyError(f"cannot use the storage {config.storage!r}: {str(error).splitlines()[0]}") from error
+    study.set_user_attr("request", request)
+    _revive(study)
+    if not study.get_trials(deepcopy=False):
+        for origin, values in space.first_trials():
+            study.enqueue_trial(values, user_attrs={"origin": origin}, skip_if_exists=True)
+    return study
+
+
+def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
+    if "://" in storage:
+        if storage.startswith("sqlite:///"):
+            check_writable(Path(storage.removeprefix("sqlite:///")))
+        return storage
+    if not storage.endswith(JOURNAL_SUFFIXES):
+        raise StudyError(
+            f"the storage {storage!r} is neither a URL (sqlite:///FILE, postgresql://…) nor a journal file (*.journal)"
+        )
+    check_writable(Path(storage))
+    return optuna.storages.JournalStorage(JournalFileBackend(storage))
+
+
+def _run_trials(
+    study: optuna.Study, space: Space, bench: Bench, config: SearchConfig, on_trial: OnTrial | None
+) -> None:
+    parameters = space.parameters()
+    while _count_open_and_done(study) < config.trials:
+        trial = study.ask(fixed_distributions={parameter.name: _distribution(parameter) for parameter in parameters})
+        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+        policy = space.policy(trial.params, f"{config.name}-trial-{trial.number}")
+        finished = [candidate for candidate in _candidates(study, space, config) if candidate.outcome.is_feasible]
+        to_beat = min((candidate.outcome.predicted_time for candidate in finished), default=None)
+        is_first = "origin" in trial.user_attrs
+        outcome = bench.try_out(policy, None if is_first else to_beat)
+        trial.set_user_attr("outcome", outcome.to_document())
+        trial.set_constraint("over_budget", outcome.over_budget)
+        trial.set_constraint("under_floor_db", outcome.under_floor_db)
+        study.tell(trial, outcome.predicted_time)
+        if on_trial is not None:
+            candidates = _candidates(study, space, config)
+            own = next(candidate for candidate in candidates if candidate.number == trial.number)
+            on_trial(own, candidates)
+
+
+def _count_open_and_done(study: optuna.Study) -> int:
+    """Trials that are finished or on their way in some process."""
+    states = (TrialState.COMPLETE, TrialState.RUNNING)
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    return IntDistribution(parameter.low, parameter.high)
+
+
+def _candidates(study: optuna.Study, space: Space, config: SearchConfig) -> list[Candidate]:
+    candidates = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        candidates.append(
+            Candidate(
+                number=trial.number,
+                origin=trial.user_attrs.get("origin", "sampler"),
+                policy=space.policy(trial.params, f"{config.name}-trial-{trial.number}"),
+                parameters=dict(trial.params),
+                outcome=Outcome(**trial.user_attrs["outcome"]),
+            )
+        )
+    return candidates
+
+
+def _revive(study: optuna.Study) -> None:
+    """Gives up the trials of workers that are dead, and queues their parameters again."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        host, _, process = trial.user_attrs.get("worker", "").rpartition(":")
+        if host == socket.gethostname():
+            is_dead = not _is_alive(int(process))
+        else:
+            began = trial.datetime_start or datetime.min
+            is_dead = not host and datetime.now() - began > STALE_AFTER
+        if is_dead:
+            study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                origin = {key: value for key, value in trial.user_attrs.items() if key == "origin"}
+                study.enqueue_trial(dict(trial.params), user_attrs=origin)
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _confirm(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[Prompt],
+    unseen: Sequence[Prompt],
+    config: SearchConfig,
+    study_name: str,
+) -> tuple[Policy | None, Verdict | None, list[Evaluation]]:
+    """The fastest feasible candidate that holds the budget and the floor on unseen prompts.
+
+    If none of the finalists does for certain, the first that is not rejected is returned as undecided.
+    """
+    feasible = [each for each in candidates if each.outcome.is_feasible and each.policy.rules]
+    finalists = sorted(feasible, key=lambda each: each.outcome.predicted_time)[:FINALISTS]
+    floor = [PRESETS[config.floor]] if config.floor else []
+    fallback: tuple[Policy | None, Verdict | None, list[Evaluation]] = (None, None, [])
+    for finalist in finalists:
+        evaluations = evaluate(
+            pipeline,
+            [finalist.policy, *floor],
+            unseen,
+            profile.steps,
+            score=config.budget.score,
+            batch_size=config.batch_size,
+            arguments=config.arguments,
+            flops=profiled_flops(profile),
+        )
+        verdict = judge(evaluations[0].drops, config.budget)
+        if floor and np.mean(evaluations[0].psnr_db) < np.mean(evaluations[1].psnr_db):
+            verdict = "reject"
+        policy = _with_evidence(finalist, evaluations, verdict, profile, prompts, unseen, config, study_name)
+        if verdict == "accept":
+            return policy, verdict, evaluations
+        if fallback[1] in (None, "reject"):
+            fallback = (policy, verdict, evaluations)
+    return fallback
+
+
+def _with_evidence(  # noqa: PLR0913, one record of everything
+    finalist: Candidate,
+    evaluations: Sequence[Evaluation],
+    verdict: Verdict,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    unseen: Sequence[Prompt],
+    config: SearchConfig,
+    study_name: str,
+) -> Policy:
+    own = evaluations[0]
+    drop = drop_statistics(own.drops)
+    document = own.to_document()
+    return replace(
+        finalist.policy,
+        name=config.name,
+        evidence={
+            "budget": str(config.budget),
+            "verdict": verdict,
+            "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
+            "speedup": {"measured": round(own.speedup, 4), "device": profile.made_for.settings.get("device")},
+            "compute_fraction": round(own.compute_fraction, 4),
+            "fidelity": {key: round(value, 4) for key, value in document["fidelity"].items()},
+            "prompts": len(unseen),
+            "unseen": digest_prompts(unseen),
+        },
+        provenance={
+            "profile": profile.digest,
+            "study": study_name,
+            "trial": finalist.number,
+            "origin": finalist.origin,
+            "prompts": digest_prompts(prompts),
+            **versions(),
+        },
+    )
+
+
+def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Policy:
+    """One policy with a variant per content class; its general rules serve prompts of no known class.
+
+    Raises:
+        PolicyError: the policies were made for different models.
+    """
+    if any(policy.made_for != general.made_for for policy in per_content.values()):
+        raise PolicyError("variants of one policy must be made for the same model, schedule and settings")
+    return replace(
+        general,
+        name=name,
+        variants={content: policy.rules for content, policy in per_content.items()},
+        evidence={
+            **general.evidence,
+            "variants": {content: dict(policy.evidence) for content, policy in per_content.items()},
+        },
+    )

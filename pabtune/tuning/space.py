@@ -1,0 +1,151 @@
+"""The space of policies that is searched: parameters by name, and the way to a policy and back.
+
+Per kind of site a broadcast range and a window; for MLPs a run of layers too; and what ranges count from. Knows what a
+profile suggests; knows nothing of trials.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import ProfileError
+from pabtune.records.policies import Anchor, Policy, Rule
+from pabtune.records.profiles import Profile
+from pabtune.records.sites import Kind
+from pabtune.tuning.profile import ALL_CONTENTS
+
+LARGEST_RANGE = 9
+"""Largest broadcast range that is tried: the largest of the paper's presets."""
+
+SUGGESTED_CHANGES = (0.005, 0.01, 0.02, 0.04)
+"""A suggestion takes, per kind, the largest range over whose steps the outputs move less than this (relative squared)."""
+
+LEAST_STEPS = 4
+"""Fewer steps leave no room for a window."""
+
+Parameters = Mapping[str, int | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """An integer from `low` to `high`, or one of `choices`."""
+
+    name: str
+    low: int = 0
+    high: int = 0
+    choices: tuple[str, ...] = ()
+
+
+class Space:
+    """The policies that can be made for a profile's model.
+
+    Args:
+        profile: gives kinds, layers, steps and the change of outputs.
+        content: the content class to make suggestions for; None = all.
+
+    Raises:
+        ProfileError: the profile has too few steps.
+    """
+
+    def __init__(self, profile: Profile, content: str | None = None) -> None:
+        if profile.steps < LEAST_STEPS:
+            raise ProfileError(
+                f"profile {profile.name!r} has {profile.steps} steps; a search needs at least {LEAST_STEPS}: "
+                f"pabtune profile … --steps 30"
+            )
+        self._profile = profile
+        self._content = content
+        self._kinds: list[Kind] = list(dict.fromkeys(site.kind for site in profile.sites))
+        self._layers = {kind: 1 + max(site.layer for site in profile.sites if site.kind == kind) for kind in self._kinds}
+        self._middle = profile.steps // 2
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters; every combination of values is a policy."""
+        steps, middle = self._profile.steps, self._middle
+        parameters = [Parameter(name="anchor", choices=("window", "start"))]
+        for kind in self._kinds:
+            parameters.append(Parameter(name=f"{kind}.range", low=1, high=min(LARGEST_RANGE, steps - 1)))
+            parameters.append(Parameter(name=f"{kind}.start", low=1, high=middle))
+            parameters.append(Parameter(name=f"{kind}.stop", low=middle + 1, high=steps))
+            if kind == "mlp":
+                parameters.append(Parameter(name="mlp.first_layer", low=0, high=self._layers[kind] - 1))
+                parameters.append(Parameter(name="mlp.layers", low=1, high=self._layers[kind]))
+        return parameters
+
+    def policy(self, parameters: Parameters, name: str) -> Policy:
+        """The policy that values of the parameters stand for."""
+        rules = []
+        for kind in self._kinds:
+            n = int(parameters[f"{kind}.range"])
+            if n == 1:
+                continue
+            layers = None
+            if kind == "mlp":
+                first, count = int(parameters["mlp.first_layer"]), int(parameters["mlp.layers"])
+                chosen = tuple(range(first, min(first + count, self._layers[kind])))
+                layers = chosen if len(chosen) < self._layers[kind] else None
+            window = (int(parameters[f"{kind}.start"]), int(parameters[f"{kind}.stop"]))
+            anchor: Anchor = "start" if parameters["anchor"] == "start" else "window"
+            rules.append(Rule(kind=kind, range=n, window=window, layers=layers, anchor=anchor))
+        return Policy(name=name, rules=tuple(rules), made_for=self._profile.made_for)
+
+    def first_trials(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What to try first, with its origin: no broadcast, the presets, what the profile suggests."""
+        yield "no broadcast", self._values({}, "window")
+        for name, preset in PRESETS.items():
+            if preset.rules:
+                yield f"preset {name}", self._of_preset(preset)
+        for limit in SUGGESTED_CHANGES:
+            yield f"profile at {limit:g}", self._suggestion(limit)
+
+    def schedule(self) -> NoiseSchedule:
+        """The profile's schedule."""
+        return NoiseSchedule(steps=self._profile.steps, sigmas=self._profile.made_for.sigmas)
+
+    def _values(self, rules: Mapping[str, tuple[int, int, int]], anchor: Anchor) -> dict[str, Any]:
+        """Parameters for (range, start, stop) per kind; kinds left out do not broadcast."""
+        steps, middle = self._profile.steps, self._middle
+        values: dict[str, Any] = {"anchor": anchor}
+        for kind in self._kinds:
+            n, start, stop = rules.get(kind, (1, 1, steps))
+            values[f"{kind}.range"] = min(n, LARGEST_RANGE, steps - 1)
+            values[f"{kind}.start"] = int(np.clip(start, 1, middle))
+            values[f"{kind}.stop"] = int(np.clip(stop, middle + 1, steps))
+            if kind == "mlp":
+                values |= {"mlp.first_layer": 0, "mlp.layers": self._layers[kind]}
+        return values
+
+    def _of_preset(self, preset: Policy) -> dict[str, Any]:
+        """A preset's parameters at this schedule: its noise window in steps, as far as the space reaches."""
+        schedule = self.schedule()
+        low, high = preset.rules[0].noise_window or (0.0, 1.0)
+        inside = [step for step, sigma in enumerate(schedule.sigmas or ()) if low < sigma < high]
+        window = (inside[0], inside[-1] + 1) if inside else (1, self._profile.steps)
+        ranges = {rule.kind: (rule.range or 1, *window) for rule in preset.rules if rule.kind in self._kinds}
+        return self._values(ranges, preset.rules[0].anchor)
+
+    def _suggestion(self, limit: float) -> dict[str, Any]:
+        """Per kind its stable window, and the largest range over which the outputs move less than `limit`."""
+        profile = self._profile
+        windows = profile.windows[self._content or ALL_CONTENTS]
+        contents = [profile.contents.index(self._content)] if self._content else slice(None)
+        distance_snn = profile.arrays["distance"][contents].mean((0, 1))
+        rules = {}
+        for kind in self._kinds:
+            window = windows[kind]
+            if window.start is None or window.stop is None:
+                continue
+            rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
+            distance = distance_snn[rows].mean(0)
+            n = 1
+            while n < min(LARGEST_RANGE, window.stop - window.start):
+                apart = [distance[step, step - n] for step in range(window.start, window.stop) if step >= n]
+                if not apart or float(np.mean(apart)) > limit:
+                    break
+                n += 1
+            rules[kind] = (n, window.start, window.stop)
+        return self._values(rules, "window")
