@@ -1,6 +1,6 @@
 """Packs a training checkpoint's averaged weights as the embedded model's pipeline folder.
 
-    python benchmarks/package_shapes.py --run runs/shapes --out pabtune/models/shapes/weights
+python benchmarks/package_shapes.py --run runs/shapes --out pabtune/models/shapes/weights
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Trains the embedded model. Resumes by itself. Curves: `tensorboard --logdir OUT`.
 
-    python benchmarks/train_shapes.py --out runs/shapes --steps 5000
+python benchmarks/train_shapes.py --out runs/shapes --steps 5000
 """
 
 import time

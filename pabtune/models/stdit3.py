@@ -254,7 +254,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     _repeated_blocks = ["STDiT3Block"]  # noqa: RUF012
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, the published configuration
         self,
         depth: int = 28,
         hidden_size: int = 1152,

@@ -22,7 +22,7 @@ class ComputeMask:
     @property
     def steps(self) -> int:
         """Number of denoising steps."""
-        return self.compute.shape[1]
+        return int(self.compute.shape[1])
 
     def calls(self, *, computed: bool) -> dict[str, int]:
         """Computed or broadcast calls per kind, of one branch, over the whole run."""

@@ -1,0 +1,1 @@
+"""Plain data and its files: sites, policies, profiles, evaluations, prompts, errors. No torch."""

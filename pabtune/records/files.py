@@ -22,7 +22,7 @@ def digest(document: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it: `path` is old or new, never half.
 
     Raises:
@@ -99,7 +99,8 @@ def load_json(path: Path, schema: str, error: type[PabtuneError]) -> dict[str, A
     except ValueError as problem:
         raise error(f"{path}: broken JSON: {problem}") from problem
     check_document(document, str(path), schema, error)
-    return document
+    checked: dict[str, Any] = document
+    return checked
 
 
 def check_document(document: Any, source: str, schema: str, error: type[PabtuneError]) -> None:

@@ -38,10 +38,14 @@ class Rule:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+        """The rule that a checked document holds."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
+        }
         return cls(**values)
 
     def to_document(self) -> dict[str, Any]:
+        """The rule as JSON."""
         document: dict[str, Any] = {"kind": self.kind}
         for name in ("range", "window", "noise_window", "compute", "layers"):
             value = getattr(self, name)
@@ -74,12 +78,14 @@ class MadeFor:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """What a checked document says."""
         values = dict(document)
         if "sigmas" in values:
             values["sigmas"] = tuple(values["sigmas"])
         return cls(**values)
 
     def to_document(self) -> dict[str, Any]:
+        """The same as JSON."""
         document: dict[str, Any] = {}
         for name in ("model", "fingerprint", "steps", "scheduler"):
             if getattr(self, name) is not None:
@@ -129,6 +135,7 @@ class Policy:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The policy that a checked document holds."""
         return cls(
             name=document["name"],
             rules=tuple(Rule.from_document(rule) for rule in document.get("rules", ())),
@@ -142,6 +149,7 @@ class Policy:
         )
 
     def to_document(self) -> dict[str, Any]:
+        """The policy as JSON."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "name": self.name,

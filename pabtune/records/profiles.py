@@ -148,13 +148,13 @@ class Profile:
         }
         plain = ("name", "model", "prompts", "total_flops", "sketch", "overhead", "provenance")
         lists = ("branches", "contents", "seeds", "site_flops", "ranking")
+        values: dict[str, Any] = {key: document[key] for key in plain} | {key: tuple(document[key]) for key in lists}
         return cls(
             made_for=MadeFor.from_document(document["made_for"]),
             sites=sites,
             arrays=arrays,
             windows=windows,
-            **{key: document[key] for key in plain},
-            **{key: tuple(document[key]) for key in lists},
+            **values,
         )
 
     def _document(self, arrays_file: str, checksum: str) -> dict[str, Any]:

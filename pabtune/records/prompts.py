@@ -74,4 +74,4 @@ def _parse_line(line: str, source: str) -> dict[str, Any]:
     seed = fields.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise PromptError(f"{source}: `seed` must be a whole number of at least 0, but is {seed!r}")
-    return fields
+    return dict(fields)

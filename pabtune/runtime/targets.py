@@ -43,9 +43,7 @@ class Target:
             if getattr(transformer, "is_cache_enabled", False):
                 raise ModelError(f"another cache is enabled on {name}; call {name}.disable_cache() first")
         sites = [site for name, transformer in transformers.items() for site in find_sites(transformer, name)]
-        return cls(
-            transformers=transformers, sites=tuple(sites), scheduler=lambda: getattr(model, "scheduler", None)
-        )
+        return cls(transformers=transformers, sites=tuple(sites), scheduler=lambda: getattr(model, "scheduler", None))
 
     @property
     def model_class(self) -> str:
@@ -59,9 +57,7 @@ class Target:
                 "name": name,
                 "class": type(transformer).__name__,
                 "config": {
-                    key: value
-                    for key, value in getattr(transformer, "config", {}).items()
-                    if not key.startswith("_")
+                    key: value for key, value in getattr(transformer, "config", {}).items() if not key.startswith("_")
                 },
             }
             for name, transformer in self.transformers.items()

@@ -61,6 +61,7 @@ class Outcome:
         return self.is_complete and self.over_budget <= 0 and self.under_floor_db <= 0
 
     def to_document(self) -> dict[str, Any]:
+        """The outcome as JSON."""
         return asdict(self)
 
 

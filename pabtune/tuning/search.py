@@ -450,6 +450,16 @@ def _with_evidence(  # noqa: PLR0913, one record of everything
     )
 
 
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Complete candidates that no other one beats in both predicted time and PSNR, by time."""
+    front: list[Candidate] = []
+    complete = [candidate for candidate in candidates if candidate.outcome.is_complete]
+    for candidate in sorted(complete, key=lambda c: (c.outcome.predicted_time, -c.outcome.psnr_db)):
+        if not front or candidate.outcome.psnr_db > front[-1].outcome.psnr_db:
+            front.append(candidate)
+    return front
+
+
 def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Policy:
     """One policy with a variant per content class; its general rules serve prompts of no known class.
 

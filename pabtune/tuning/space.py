@@ -60,7 +60,9 @@ class Space:
         self._profile = profile
         self._content = content
         self._kinds: list[Kind] = list(dict.fromkeys(site.kind for site in profile.sites))
-        self._layers = {kind: 1 + max(site.layer for site in profile.sites if site.kind == kind) for kind in self._kinds}
+        self._layers = {
+            kind: 1 + max(site.layer for site in profile.sites if site.kind == kind) for kind in self._kinds
+        }
         self._middle = profile.steps // 2
 
     def parameters(self) -> list[Parameter]:

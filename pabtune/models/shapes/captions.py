@@ -58,10 +58,7 @@ FILLERS = frozenset(
 """Words that are understood and say nothing about the scene."""
 
 MEANINGS: Mapping[str, tuple[str, str]] = {
-    word: (attribute, value)
-    for attribute, values in WORDS.items()
-    for value, words in values.items()
-    for word in words
+    word: (attribute, value) for attribute, values in WORDS.items() for value, words in values.items() for word in words
 }
 
 VOCABULARY: tuple[str, ...] = (*sorted(MEANINGS), *sorted(FILLERS))
@@ -84,7 +81,9 @@ def parse(prompt: str) -> Scene:
     """
     words = split_words(prompt)
     if not words:
-        raise PromptError(f"the prompt {prompt!r} has no words; say for example: 'a red circle moves slowly to the left'")
+        raise PromptError(
+            f"the prompt {prompt!r} has no words; say for example: 'a red circle moves slowly to the left'"
+        )
     unknown = [word for word in words if word not in MEANINGS and word not in FILLERS]
     if unknown:
         known = "; ".join(f"{attribute}: {', '.join(values)}" for attribute, values in WORDS.items())
@@ -99,7 +98,9 @@ def parse(prompt: str) -> Scene:
             raise PromptError(f"the prompt {prompt!r} names two values of {attribute}: {named!r} and {value!r}")
         scene = replace(scene, **{attribute: value})
     if (scene.shape, scene.motion) == ("circle", "rotating"):
-        raise PromptError(f"the prompt {prompt!r}: a circle that rotates looks like one that is still; take another shape")
+        raise PromptError(
+            f"the prompt {prompt!r}: a circle that rotates looks like one that is still; take another shape"
+        )
     return scene
 
 

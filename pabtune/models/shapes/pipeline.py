@@ -42,7 +42,7 @@ class ShapesPipeline(DiffusionPipeline):
         self.register_modules(text_encoder=text_encoder, transformer=transformer, scheduler=scheduler)
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # noqa: PLR0913, PLR0917, the arguments that diffusers' pipelines have
         self,
         prompt: str | list[str],
         num_inference_steps: int = DEFAULT_STEPS,

@@ -82,9 +82,7 @@ def training_scenes() -> dict[str, list[Scene]]:
     return by_motion
 
 
-def sample_batch(
-    by_motion: Mapping[str, list[Scene]], size: int, rng: np.random.Generator
-) -> tuple[Tensor, list[str]]:
+def sample_batch(by_motion: Mapping[str, list[Scene]], size: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
     """Clips (B, 3, F, H, W) in -1..1 and captions."""
     clips, captions = [], []
     for _ in range(size):

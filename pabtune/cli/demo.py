@@ -1,0 +1,136 @@
+"""`pabtune demo`: the whole main job on the embedded model."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabtune.cli import options
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.cli.profile import describe
+from pabtune.records.files import check_writable
+
+BUDGET = "shapes>=-2.0"
+"""Wider than one would take for production: few prompts are tried, so the bounds on the drop are wide."""
+
+TRIALS = 24
+PROFILED, SEARCHED, UNSEEN, SHOWN = 6, 12, 36, 3
+"""Numbers of prompts: small, so that all of it takes minutes on two cores."""
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True,
+    help="Folder for everything that is written.",
+)  # fmt: skip
+@click.option("--trials", type=click.IntRange(min=1), default=TRIALS, show_default=True, help="Trials of the search.")
+@options.json_option
+@click.pass_context
+def command(ctx: click.Context, out: Path, trials: int, as_json: bool) -> None:
+    """Profile, search, export, generate and evaluate, on the embedded model: minutes on two cores."""
+    began = time.monotonic()
+    check_writable(out / "profile.json")
+    document = run_demo(out, trials)
+    document["seconds"] = round(time.monotonic() - began, 1)
+    if as_json:
+        emit(document)
+    if document["verdict"] != "accept":
+        ctx.exit(1)
+
+
+def run_demo(out: Path, trials: int) -> dict[str, Any]:
+    """Everything that the demo does; returns what `--json` prints."""
+    say("pabtune demo: the embedded model draws 8 frames of one moving shape in 30 denoising steps.\n")
+    import pabtune
+    from pabtune.quality.budget import Budget
+    from pabtune.report.figures import draw_curves
+    from pabtune.report.tensorboard import open_writer, write_profile, write_trial
+    from pabtune.report.videos import contact_sheet, save_picture, save_video
+    from pabtune.tuning.generation import Settings, generate
+    from pabtune.tuning.search import SearchConfig, search_policy
+
+    pipeline = options.load_model("shapes", "cpu", "float32")
+    writer = open_writer(out / "tensorboard")
+
+    say("1. profile: how much does each kind of layer change from step to step?")
+    prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1)
+    with progress_bar("profile") as advance:
+        profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
+    profile.save(out / "profile.json")
+    write_profile(writer, profile)
+    draw_curves(profile).savefig(out / "u-shape.png", dpi=120)
+    describe(profile)
+
+    say(f"\n2. search: the least time inside the budget {BUDGET}, at least as faithful as the paper's pab246")
+    searched = options.read_prompts("shapes", None, SEARCHED, sample_seed=2)
+    known = {prompt.prompt for prompt in searched}
+    sampled = options.read_prompts("shapes", None, UNSEEN, sample_seed=3, seed=10_000)
+    unseen = [prompt for prompt in sampled if prompt.prompt not in known]
+    config = SearchConfig(
+        budget=Budget.parse(BUDGET),
+        trials=trials,
+        floor="pab246",
+        storage=str(out / "study.journal"),
+        folder=out,
+        name="demo",
+        arguments={},
+    )
+    with progress_bar("search") as advance:
+
+        def report(candidate, candidates):  # type: ignore[no-untyped-def]
+            write_trial(writer, candidate, candidates)
+            advance(len(candidates), trials)
+
+        result = search_policy(pipeline, profile, searched, unseen, config, report)
+    writer.close()
+    if result.best is None:
+        say("   no policy was found inside the budget; try more --trials")
+        return {"verdict": None, "out": str(out), "trials": len(result.candidates)}
+    result.best.save(out / "policy.json")
+
+    say("\n3. generate: the same prompts and seeds without and with the policy")
+    shown = unseen[:SHOWN]
+    plain = generate(pipeline, shown, Settings(steps=30)).videos
+    with pabtune.broadcast(pipeline, result.best):
+        fast = generate(pipeline, shown, Settings(steps=30)).videos
+    for index, video in enumerate(fast):
+        save_video(out / f"video-{index}.mp4", video, 8)
+    save_picture(
+        out / "side-by-side.png", contact_sheet([each for pair in zip(plain, fast, strict=True) for each in pair])
+    )
+    document = {
+        "verdict": result.verdict,
+        "trials": len(result.candidates),
+        "policies": [evaluation.to_document() for evaluation in result.evaluations],
+        "rules": result.best.to_document()["rules"],
+        "out": str(out),
+    }
+    conclude(document, out)
+    return document
+
+
+def conclude(document: dict[str, Any], out: Path) -> None:
+    """The one screen that a newcomer reads."""
+    own, paper = document["policies"]
+    say(f"\n4. what it gained and cost, on {own['prompts']} prompts and seeds that the search never saw\n")
+    say(f"{'':22}{'compute':>10}{'measured':>11}{'PSNR':>10}{'score drop':>13}")
+    for label, row in (("found policy", own), ("paper's pab246", paper)):
+        say(
+            f"   {label:19}{row['compute_fraction']:>10.1%}{row['speedup']:>10.2f}x{row['fidelity']['psnr_db']:>7.1f} dB"
+            f"{row['score']['drop']:>+13.2f}"
+        )
+    say(f"\n   verdict on the budget {BUDGET}: {document['verdict']}")
+    say("   rules: " + "; ".join(_rule_in_words(rule) for rule in document["rules"]))
+    say(f"""
+   {out}/policy.json        ship this: pabtune generate shapes --policy {out}/policy.json …
+   {out}/u-shape.png        change over the steps, with the stable windows
+   {out}/side-by-side.png   rows in pairs: without, with the policy
+   {out}/video-0.mp4        a video made with it
+   {out}/profile.json       the measurements; more: tensorboard --logdir {out}/tensorboard
+""")
+
+
+def _rule_in_words(rule: dict[str, Any]) -> str:
+    layers = f" of layers {', '.join(map(str, rule['layers']))}" if "layers" in rule else ""
+    return f"{rule['kind']}{layers} every {rule['range']} steps in {rule['window'][0]}..{rule['window'][1] - 1}"

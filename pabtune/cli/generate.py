@@ -1,0 +1,100 @@
+"""`pabtune generate`: make videos."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabtune.cli import options
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.planning.presets import find_policy
+from pabtune.records.errors import PromptError
+from pabtune.records.files import check_writable
+from pabtune.records.prompts import Prompt
+
+FRAMES_PER_SECOND = 8
+
+
+@click.command()
+@click.argument("model")
+@click.option("--policy", "name", default="none", show_default=True, help="Preset or policy file.")
+@click.option("--prompt", "texts", multiple=True, help="What to draw; repeat for several.")
+@options.prompts_option("More to draw, from a file.")
+@options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
+@click.option("--content", help="Use the policy's variant for this content class.")
+@click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
+@options.steps_option
+@options.seed_option
+@options.guidance_option
+@options.device_options
+@options.json_option
+def command(
+    model: str,
+    name: str,
+    texts: tuple[str, ...],
+    prompt_file: Path | None,
+    out: Path,
+    content: str | None,
+    compare: bool,
+    steps: int,
+    seed: int,
+    guidance_scale: float | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
+    from pabtune.report.videos import check_video_path, save_video
+
+    policy = find_policy(name)
+    check_video_path(out)
+    prompts = [Prompt(prompt=text, seed=seed + index) for index, text in enumerate(texts)]
+    if prompt_file is not None:
+        prompts += options.read_prompts(model, prompt_file, 0, 0, seed + len(prompts))
+    if not prompts:
+        raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
+    check_writable(out)
+    policy.rules_for(content)
+    from pabtune.quality.fidelity import psnr_db
+    from pabtune.runtime.engine import broadcast
+    from pabtune.tuning.generation import Settings, generate
+
+    pipeline = options.load_model(model, device, dtype)
+    settings = Settings(steps=steps, arguments=options.call_arguments(guidance_scale))
+    if compare:
+        generate(pipeline, prompts[:1], settings)
+    rows: list[dict[str, Any]] = []
+    with progress_bar("generate") as advance:
+        for index, prompt in enumerate(prompts):
+            path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
+            with broadcast(pipeline, policy, content) as run:
+                made = generate(pipeline, [prompt], settings)
+            save_video(path, made.videos[0], FRAMES_PER_SECOND)
+            row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}
+            row |= run.summary()
+            if compare:
+                plain = generate(pipeline, [prompt], settings)
+                row |= {
+                    "plain_seconds": plain.seconds,
+                    "speedup": plain.seconds / made.seconds,
+                    "psnr_db": psnr_db(made.videos[0], plain.videos[0]),
+                }
+            rows.append(row)
+            advance(index + 1, len(prompts))
+    for row in rows:
+        say(describe(row))
+    if as_json:
+        emit({"videos": rows})
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One video in a line."""
+    kinds = dict.fromkeys([*row["computed_calls"], *row["broadcast_calls"]])
+    calls = ", ".join(
+        f"{kind} {row['computed_calls'].get(kind, 0)} computed {row['broadcast_calls'].get(kind, 0)} broadcast"
+        for kind in kinds
+    )
+    line = f"{row['out']}: {row['seconds']:.2f} s; {calls}"
+    if "speedup" in row:
+        line += f"; {row['speedup']:.2f}x against {row['plain_seconds']:.2f} s without a policy, PSNR {row['psnr_db']:.1f} dB"
+    return line

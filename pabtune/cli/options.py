@@ -1,0 +1,80 @@
+"""Options and arguments that several verbs share, and what they stand for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabtune.records.errors import PromptError
+from pabtune.records.prompts import Prompt, load_prompts
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+steps_option = click.option(
+    "--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."
+)
+batch_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Prompts in one call of the pipeline.",
+)
+guidance_option = click.option(
+    "--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
+)
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device` and `--dtype`."""
+    function = click.option("--device", default="cpu", show_default=True, help="Where to run, for example cuda.")(
+        function
+    )
+    return click.option(
+        "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
+    )(function)
+
+
+def prompts_option(text: str) -> Callable[..., Any]:
+    """`--prompts FILE`."""
+    return click.option("--prompts", "prompt_file", type=click.Path(path_type=Path), help=text)
+
+
+def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
+    """`--out PATH`."""
+    return click.option("--out", type=click.Path(path_type=Path), required=required, help=text)
+
+
+def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: int, seed: int = 0) -> list[Prompt]:
+    """The prompts of a file; without one, captions that the embedded model knows.
+
+    Raises:
+        PromptError: a broken file, or no file for a model that has no captions of its own.
+    """
+    if prompt_file is not None:
+        return load_prompts(prompt_file, seed)
+    if model != "shapes":
+        raise PromptError(f"say what to draw with {model!r}: --prompts FILE, one prompt per line or JSON lines")
+    from pabtune.models.shapes.prompts import sample_prompts
+
+    sampled = sample_prompts(count, sample_seed)
+    return [Prompt(prompt=each.prompt, content=each.content, seed=seed + i) for i, each in enumerate(sampled)]
+
+
+def call_arguments(guidance_scale: float | None) -> dict[str, Any]:
+    """Arguments of the pipeline's call that the user set."""
+    return {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+
+
+def load_model(model: str, device: str, dtype: str) -> Any:
+    """The pipeline; with a clear error for a device that is not there."""
+    import torch
+
+    from pabtune.models.registry import load_pipeline
+
+    return load_pipeline(model, getattr(torch, dtype), device)

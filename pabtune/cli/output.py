@@ -1,0 +1,47 @@
+"""What the command line says: words and progress on stderr, one JSON document on stdout."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Advance(Protocol):
+    """Moves a progress bar to `done` of `total`."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draws."""
+
+
+def say(text: str) -> None:
+    """A line for a person."""
+    click.echo(text, err=True)
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """The one JSON document of a verb."""
+    click.echo(json.dumps(document, indent=2, sort_keys=True, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Advance]:
+    """A progress bar with the time left, on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,107 @@
+"""`pabtune profile`: measure a model."""
+
+from pathlib import Path
+
+import click
+
+from pabtune.cli import options
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.records.errors import ProfileError
+from pabtune.records.files import check_writable
+from pabtune.records.profiles import Profile
+
+
+@click.command()
+@click.argument("model")
+@options.prompts_option("What to draw; default for `shapes`: 24 captions.")
+@options.steps_option
+@options.out_option("Profile file (.json); its arrays lie beside it (.safetensors).")
+@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for TensorBoard; none when left out.")
+@options.seed_option
+@options.batch_option
+@options.guidance_option
+@options.device_options
+@options.json_option
+def command(
+    model: str,
+    prompt_file: Path | None,
+    steps: int,
+    out: Path,
+    logdir: Path | None,
+    seed: int,
+    batch_size: int,
+    guidance_scale: float | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Measure how much MODEL's attention outputs change from step to step, per layer, kind, branch and content."""
+    if steps < 2:
+        raise ProfileError(f"a profile needs at least 2 steps to see change, but got --steps {steps}")
+    check_writable(out)
+    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=seed)
+    import pabtune
+    from pabtune.report.tensorboard import open_writer, write_profile, write_video
+
+    writer = open_writer(logdir) if logdir else None
+    pipeline = options.load_model(model, device, dtype)
+    shown: set[str] = set()
+
+    def show(made: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
+        if writer and made.prompt.content not in shown:
+            shown.add(made.prompt.content)
+            write_video(writer, f"sample/{made.prompt.content}", made.video, 8, made.prompt.prompt)
+
+    with progress_bar("profile") as advance:
+        profile = pabtune.profile(
+            pipeline,
+            prompts,
+            steps,
+            name=out.stem,
+            model=model,
+            batch_size=batch_size,
+            arguments=options.call_arguments(guidance_scale),
+            progress=advance,
+            on_video=show,
+        )
+    profile.save(out)
+    if writer:
+        write_profile(writer, profile)
+        writer.close()
+    describe(profile)
+    say(f"profile -> {out}" + (f"; look inside: tensorboard --logdir {logdir}" if logdir else ""))
+    if as_json:
+        emit(summary(profile, out))
+
+
+def describe(profile: Profile) -> None:
+    """Windows and ranking in words."""
+    for content, kinds in profile.windows.items():
+        for kind, window in kinds.items():
+            steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
+            say(f"  {content:8} {kind:9} {window.shape:6} {steps}")
+    order = " < ".join(f"{row['kind']} ({row['change']:.2g})" for row in profile.ranking)
+    say(f"  change, least to most: {order}")
+    say(
+        f"  overhead {profile.overhead:.2f}x plain generation; sketch off by {profile.sketch['median_relative_error']:.1%}"
+    )
+
+
+def summary(profile: Profile, out: Path) -> dict[str, object]:
+    """What `--json` prints."""
+    return {
+        "profile": str(out),
+        "digest": profile.digest,
+        "steps": profile.steps,
+        "prompts": dict(profile.prompts),
+        "windows": {
+            content: {
+                kind: {"shape": window.shape, "start": window.start, "stop": window.stop}
+                for kind, window in kinds.items()
+            }
+            for content, kinds in profile.windows.items()
+        },
+        "ranking": [dict(row) for row in profile.ranking],
+        "sketch": dict(profile.sketch),
+        "overhead": profile.overhead,
+    }

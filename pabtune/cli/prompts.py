@@ -1,0 +1,31 @@
+"""`pabtune prompts`: captions to measure with."""
+
+from pathlib import Path
+
+import click
+
+from pabtune.cli.options import json_option, out_option
+from pabtune.cli.output import emit, say
+
+
+@click.command()
+@click.argument("model")
+@click.option("--count", type=click.IntRange(min=1, max=5000), required=True, help="How many.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other seeds, other captions.")
+@out_option("JSON lines with `prompt` and `content`.")
+@json_option
+def command(model: str, count: int, seed: int, out: Path, as_json: bool) -> None:
+    """Sample captions that MODEL understands and that its training never saw."""
+    from pabtune.models.shapes.prompts import sample_prompts
+    from pabtune.records.errors import PromptError
+    from pabtune.records.prompts import save_prompts
+
+    if model != "shapes":
+        raise PromptError(f"only the embedded model `shapes` has captions to sample, not {model!r}")
+    prompts = sample_prompts(count, seed)
+    save_prompts(out, prompts)
+    say(f"{len(prompts)} prompts -> {out}")
+    if as_json:
+        contents = sorted({prompt.content for prompt in prompts})
+        counts = {content: sum(prompt.content == content for prompt in prompts) for content in contents}
+        emit({"out": str(out), "count": len(prompts), "contents": counts})

@@ -1,0 +1,154 @@
+"""`pabtune search`: find a policy inside a budget."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from pabtune.cli import options
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.quality.budget import Budget
+from pabtune.records.errors import ProfileError, StudyError
+from pabtune.records.files import check_writable
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt
+
+
+@click.command()
+@click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
+@click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
+@click.option("--trials", type=int, default=60, show_default=True, help="Finished trials the study shall have.")
+@click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
+@options.out_option("Policy file (.json).")
+@options.prompts_option("A third to search with, the rest to confirm; default for `shapes`: 24 and 64 captions.")
+@click.option("--per-content", is_flag=True, help="Also a variant for each content class, with a study of its own.")
+@click.option(
+    "--floor",
+    default="pab246",
+    show_default=True,
+    help="Preset that the result must be as close to the unaccelerated video as (PSNR); `none` = no floor.",
+)
+@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
+@options.seed_option
+@options.batch_option
+@options.device_options
+@options.json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    profile_file: Path,
+    budget: str,
+    trials: int,
+    storage: str | None,
+    out: Path,
+    prompt_file: Path | None,
+    per_content: bool,
+    floor: str,
+    logdir: Path | None,
+    seed: int,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Find the policy that takes the least time inside a quality budget, for the model of PROFILE.
+
+    The same command resumes a study that was stopped; several processes with one --storage share it. Exit code 1: no
+    policy was shown to hold the budget on unseen prompts.
+    """
+    parsed = Budget.parse(budget)
+    if trials < 1:
+        raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
+    check_writable(out)
+    profile = Profile.load(profile_file)
+    if not profile.model:
+        raise ProfileError(f"{profile_file}: does not say which model to load; profile with `pabtune profile MODEL`")
+    logdir = logdir or Path("runs") / out.stem
+    from pabtune.tuning.search import SearchConfig, SearchResult, combine, search_policy
+
+    searched, unseen = _prompts(profile.model, prompt_file, seed)
+    config = SearchConfig(
+        budget=parsed,
+        trials=trials,
+        floor=None if floor == "none" else floor,
+        storage=storage or str(logdir / "study.journal"),
+        folder=logdir,
+        name=out.stem,
+        seed=seed,
+        batch_size=batch_size,
+        arguments=profile.made_for.settings.get("arguments", {}),
+    )
+    pipeline = options.load_model(profile.model, device, dtype)
+
+    def search_one(content: str | None) -> SearchResult:
+        own = [[each for each in prompts if content in (None, each.content)] for prompts in (searched, unseen)]
+        with progress_bar(f"search {content or ''}".strip()) as advance:
+            return search_policy(
+                pipeline, profile, own[0], own[1], replace(config, content=content), _reporter(logdir, trials, advance)
+            )
+
+    result = search_one(None)
+    contents = [content for content in profile.contents if per_content]
+    variants = {content: search_one(content) for content in contents}
+    best = result.best
+    if best is not None and per_content:
+        best = combine(out.stem, best, {name: found.best for name, found in variants.items() if found.best})
+    if best is not None:
+        best.save(out)
+    _tell(result, out)
+    for content, found in variants.items():
+        say(f"  variant {content}: {found.verdict or 'nothing found'}")
+    if as_json:
+        emit(_document(result, variants, out))
+    if any(found.verdict != "accept" for found in (result, *variants.values())):
+        ctx.exit(1)
+
+
+def _prompts(model: str, prompt_file: Path | None, seed: int) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    from pabtune.tuning.search import split_prompts
+
+    if prompt_file is not None:
+        return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))
+    searched = options.read_prompts(model, None, count=24, sample_seed=2, seed=seed)
+    known = {prompt.prompt for prompt in searched}
+    unseen = options.read_prompts(model, None, count=72, sample_seed=3, seed=seed + 10_000)
+    return searched, [prompt for prompt in unseen if prompt.prompt not in known]
+
+
+def _reporter(logdir, trials, advance):  # type: ignore[no-untyped-def]
+    from pabtune.report.tensorboard import open_writer, write_trial
+
+    writer = open_writer(logdir)
+
+    def report(candidate, candidates):  # type: ignore[no-untyped-def]
+        write_trial(writer, candidate, candidates)
+        advance(len(candidates), trials)
+
+    return report
+
+
+def _tell(result, out: Path) -> None:  # type: ignore[no-untyped-def]
+    say(f"study {result.study}: {len(result.candidates)} trials")
+    if result.best is None:
+        say("no policy was found inside the budget; allow a larger drop, try more --trials, or --floor none")
+        return
+    for evaluation in result.evaluations:
+        row = evaluation.to_document()
+        say(
+            f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, "
+            f"PSNR {row['fidelity']['psnr_db']:.2f} dB, score drop {row['score']['drop']:+.2f}"
+        )
+    say(f"verdict on {result.best.evidence['prompts']} unseen prompts: {result.verdict}")
+    say(f"policy -> {out}")
+
+
+def _document(result, variants, out: Path) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    return {
+        "study": result.study,
+        "trials": len(result.candidates),
+        "verdict": result.verdict,
+        "policy": str(out) if result.best else None,
+        "evaluations": [evaluation.to_document() for evaluation in result.evaluations],
+        "variants": {content: found.verdict for content, found in variants.items()},
+    }

@@ -1,0 +1,1 @@
+"""Draws records: figures, TensorBoard, video files. Holds no formula."""
