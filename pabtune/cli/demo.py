@@ -48,7 +48,8 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     from pabtune.report.tensorboard import open_writer, write_profile, write_trial
     from pabtune.report.videos import contact_sheet, save_picture, save_video
     from pabtune.tuning.generation import Settings, generate
-    from pabtune.tuning.search import SearchConfig, search_policy
+    from pabtune.tuning.request import SearchConfig
+    from pabtune.tuning.search import search_policy
 
     pipeline = options.load_model("shapes", "cpu", "float32")
     writer = open_writer(out / "tensorboard")

@@ -65,7 +65,9 @@ def command(
     if not profile.model:
         raise ProfileError(f"{profile_file}: does not say which model to load; profile with `pabtune profile MODEL`")
     logdir = logdir or Path("runs") / out.stem
-    from pabtune.tuning.search import SearchConfig, SearchResult, combine, search_policy
+    from pabtune.tuning.request import SearchConfig
+    from pabtune.tuning.results import SearchResult, combine
+    from pabtune.tuning.search import search_policy
 
     searched, unseen = _prompts(profile.model, prompt_file, seed)
     config = SearchConfig(
@@ -106,7 +108,7 @@ def command(
 
 
 def _prompts(model: str, prompt_file: Path | None, seed: int) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    from pabtune.tuning.search import split_prompts
+    from pabtune.tuning.request import split_prompts
 
     if prompt_file is not None:
         return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))

@@ -18,7 +18,7 @@ from pabtune.records.profiles import StableWindow
 
 TOLERANCE = 2.0
 LEAST_SHARE = 0.3
-MOST_CROSSINGS = 4
+MOST_CROSSINGS = 3
 
 
 def find_window(

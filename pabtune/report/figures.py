@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from pabtune.records.profiles import Profile
 from pabtune.tuning.profile import ALL_CONTENTS, kind_curves
-from pabtune.tuning.search import Candidate, pareto_front
+from pabtune.tuning.results import Candidate, pareto_front
 
 KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "mlp": "C3"}
 

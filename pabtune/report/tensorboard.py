@@ -13,7 +13,7 @@ from pabtune.records.profiles import Profile
 from pabtune.report.figures import draw_curves, draw_distances, draw_heat_map, draw_pareto
 from pabtune.report.videos import encode_gif, enlarge
 from pabtune.tuning.profile import kind_curves
-from pabtune.tuning.search import Candidate
+from pabtune.tuning.results import Candidate
 
 
 def open_writer(folder: Path) -> SummaryWriter:

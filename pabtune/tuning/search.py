@@ -6,13 +6,11 @@ the search's prompts is confirmed on prompts that the search never saw, measured
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
 from diffusers import DiffusionPipeline
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -20,95 +18,24 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import Budget, Verdict, drop_statistics, judge
-from pabtune.records.errors import PolicyError, ProfileError, StudyError
-from pabtune.records.evaluations import Evaluation
+from pabtune.quality.budget import Budget
+from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable, digest
-from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.runtime.targets import Target
 from pabtune.tuning.candidates import Bench, Outcome
-from pabtune.tuning.evaluate import evaluate
-from pabtune.tuning.generation import BATCH_SIZE, Settings
-from pabtune.tuning.profile import profiled_flops, versions
+from pabtune.tuning.confirm import confirm
+from pabtune.tuning.generation import Settings
 from pabtune.tuning.references import References
+from pabtune.tuning.request import SearchConfig, split_prompts
+from pabtune.tuning.results import Candidate, SearchResult
 from pabtune.tuning.space import Parameter, Space
-
-FINALISTS = 3
-"""How many candidates are confirmed at most, the fastest first."""
 
 STALE_AFTER = timedelta(minutes=10)
 """A running trial of an unknown worker is taken for dead after this."""
 
 JOURNAL_SUFFIXES = (".log", ".journal")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A finished trial.
-
-    Attributes:
-        number: of the trial in its study.
-        origin: `sampler`, or where its parameters come from.
-        policy: what was tried.
-        parameters: the same as values of the space.
-        outcome: what came out.
-    """
-
-    number: int
-    origin: str
-    policy: Policy
-    parameters: Mapping[str, int | str]
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        study: name of the study in its storage.
-        candidates: all finished trials.
-        best: the winner with its evidence; None if nothing was found inside the budget on the search's prompts.
-        verdict: of the confirmation on unseen prompts; None without a winner.
-        evaluations: of the confirmation: the winner, and the policy that it had to be as close as.
-    """
-
-    study: str
-    candidates: tuple[Candidate, ...]
-    best: Policy | None
-    verdict: Verdict | None
-    evaluations: tuple[Evaluation, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchConfig:
-    """How to search.
-
-    Attributes:
-        budget: on the absolute score.
-        trials: finished trials that the study shall have in the end, over all workers and runs.
-        floor: preset that candidates must be as close to the unaccelerated video as, in PSNR; None = no floor.
-        storage: journal file, or URL that Optuna takes (`sqlite:///…`, `postgresql://…`).
-        folder: for reference videos.
-        name: of the policy.
-        content: content class that the search is for; None = all.
-        seed: of the sampler.
-        batch_size: prompts in one call of the pipeline.
-        arguments: further arguments of the pipeline's call.
-    """
-
-    budget: Budget
-    trials: int
-    floor: str | None
-    storage: str
-    folder: Path
-    name: str
-    content: str | None = None
-    seed: int = 0
-    batch_size: int = BATCH_SIZE
-    arguments: Mapping[str, Any]
 
 
 OnTrial = Callable[[Candidate, Sequence[Candidate]], None]
@@ -147,7 +74,7 @@ def search_policy(
         study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
     _run_trials(study, space, bench, config, on_trial)
     candidates = _candidates(study, space, config)
-    best, verdict, evaluations = _confirm(pipeline, profile, candidates, prompts, unseen, config, study.study_name)
+    best, verdict, evaluations = confirm(pipeline, profile, candidates, prompts, unseen, config, study.study_name)
     return SearchResult(
         study=study.study_name,
         candidates=tuple(candidates),
@@ -206,25 +133,6 @@ def search(  # noqa: PLR0913, the public surface names them all
         arguments=profile.made_for.settings.get("arguments", {}),
     )
     return search_policy(pipeline, profile, searched, unseen, config, on_trial)
-
-
-def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Every third prompt for the search, the others for its confirmation; duplicates of a prompt are dropped.
-
-    Raises:
-        StudyError: fewer than 12 distinct prompts.
-    """
-    distinct = list({prompt.prompt: prompt for prompt in prompts}.values())
-    if len(distinct) < 12:
-        raise StudyError(
-            f"a search needs at least 12 distinct prompts (a third to search with, the rest to confirm), but got "
-            f"{len(distinct)}"
-        )
-    by_content: dict[str, list[Prompt]] = {}
-    for prompt in distinct:
-        by_content.setdefault(prompt.content, []).append(prompt)
-    searched = [prompt for same in by_content.values() for prompt in same[::3]]
-    return searched, [prompt for prompt in distinct if prompt not in searched]
 
 
 def _check_request(
@@ -372,108 +280,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _confirm(
-    pipeline: DiffusionPipeline,
-    profile: Profile,
-    candidates: Sequence[Candidate],
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
-    config: SearchConfig,
-    study_name: str,
-) -> tuple[Policy | None, Verdict | None, list[Evaluation]]:
-    """The fastest feasible candidate that holds the budget and the floor on unseen prompts.
-
-    If none of the finalists does for certain, the first that is not rejected is returned as undecided.
-    """
-    feasible = [each for each in candidates if each.outcome.is_feasible and each.policy.rules]
-    finalists = sorted(feasible, key=lambda each: each.outcome.predicted_time)[:FINALISTS]
-    floor = [PRESETS[config.floor]] if config.floor else []
-    fallback: tuple[Policy | None, Verdict | None, list[Evaluation]] = (None, None, [])
-    for finalist in finalists:
-        evaluations = evaluate(
-            pipeline,
-            [finalist.policy, *floor],
-            unseen,
-            profile.steps,
-            score=config.budget.score,
-            batch_size=config.batch_size,
-            arguments=config.arguments,
-            flops=profiled_flops(profile),
-        )
-        verdict = judge(evaluations[0].drops, config.budget)
-        if floor and np.mean(evaluations[0].psnr_db) < np.mean(evaluations[1].psnr_db):
-            verdict = "reject"
-        policy = _with_evidence(finalist, evaluations, verdict, profile, prompts, unseen, config, study_name)
-        if verdict == "accept":
-            return policy, verdict, evaluations
-        if fallback[1] in (None, "reject"):
-            fallback = (policy, verdict, evaluations)
-    return fallback
-
-
-def _with_evidence(  # noqa: PLR0913, one record of everything
-    finalist: Candidate,
-    evaluations: Sequence[Evaluation],
-    verdict: Verdict,
-    profile: Profile,
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
-    config: SearchConfig,
-    study_name: str,
-) -> Policy:
-    own = evaluations[0]
-    drop = drop_statistics(own.drops)
-    document = own.to_document()
-    return replace(
-        finalist.policy,
-        name=config.name,
-        evidence={
-            "budget": str(config.budget),
-            "verdict": verdict,
-            "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
-            "speedup": {"measured": round(own.speedup, 4), "device": profile.made_for.settings.get("device")},
-            "compute_fraction": round(own.compute_fraction, 4),
-            "fidelity": {key: round(value, 4) for key, value in document["fidelity"].items()},
-            "prompts": len(unseen),
-            "unseen": digest_prompts(unseen),
-        },
-        provenance={
-            "profile": profile.digest,
-            "study": study_name,
-            "trial": finalist.number,
-            "origin": finalist.origin,
-            "prompts": digest_prompts(prompts),
-            **versions(),
-        },
-    )
-
-
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Complete candidates that no other one beats in both predicted time and PSNR, by time."""
-    front: list[Candidate] = []
-    complete = [candidate for candidate in candidates if candidate.outcome.is_complete]
-    for candidate in sorted(complete, key=lambda c: (c.outcome.predicted_time, -c.outcome.psnr_db)):
-        if not front or candidate.outcome.psnr_db > front[-1].outcome.psnr_db:
-            front.append(candidate)
-    return front
-
-
-def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Policy:
-    """One policy with a variant per content class; its general rules serve prompts of no known class.
-
-    Raises:
-        PolicyError: the policies were made for different models.
-    """
-    if any(policy.made_for != general.made_for for policy in per_content.values()):
-        raise PolicyError("variants of one policy must be made for the same model, schedule and settings")
-    return replace(
-        general,
-        name=name,
-        variants={content: policy.rules for content, policy in per_content.items()},
-        evidence={
-            **general.evidence,
-            "variants": {content: dict(policy.evidence) for content, policy in per_content.items()},
-        },
-    )

@@ -29,7 +29,7 @@ COLORS: Mapping[str, tuple[int, int, int]] = {
     "blue": (48, 72, 232),
     "pink": (232, 64, 192),
 }
-RADII: Mapping[str, float] = {"small": 4.5, "medium": 5.25, "large": 6.0}
+RADII: Mapping[str, float] = {"small": 4.75, "medium": 5.75, "large": 6.75}
 """Radius in pixels of the circle of that size; other shapes cover about the same area."""
 BACKGROUNDS: Mapping[str, tuple[int, int]] = {
     "black": (16, 16),
@@ -39,9 +39,10 @@ BACKGROUNDS: Mapping[str, tuple[int, int]] = {
 }
 """Grey levels of even and odd stripes."""
 STRIPE_HEIGHT = 4
-SPEEDS: Mapping[str, float] = {"slow": 0.75, "fast": 1.5}
+SPEEDS: Mapping[str, float] = {"slow": 0.6, "fast": 1.2}
 """Pixels per frame; a rotating shape turns `ROTATION_DEGREES` per frame and unit of speed."""
-ROTATION_DEGREES = 15.0
+ROTATION_DEGREES = 18.0
+PATH_JITTER = 2
 DIRECTIONS: Mapping[str, tuple[float, float]] = {
     "left": (-1.0, 0.0),
     "right": (1.0, 0.0),
@@ -130,13 +131,10 @@ def kinematics(motion: str, speed: str | None) -> tuple[NDArray, NDArray]:
     return offsets, angles
 
 
-def start(scene: Scene, offsets: NDArray, rng: np.random.Generator) -> NDArray:
-    """A random start, (2,), in whole pixels, such that a complete scene's shape stays inside the frame."""
-    reach = RADII[scene.size] * 1.2
-    lowest = np.ceil(reach - offsets.min(axis=0))
-    highest = np.floor(FRAME_SIZE - reach - offsets.max(axis=0))
-    middle = np.round((lowest + highest) / 2)
-    return rng.integers(np.minimum(lowest, middle), np.maximum(highest, middle), endpoint=True)
+def start(offsets: NDArray, rng: np.random.Generator) -> NDArray:
+    """A random start, (2,), such that the middle of the path lies within `PATH_JITTER` pixels of the frame's middle."""
+    middle = (offsets.min(axis=0) + offsets.max(axis=0)) / 2
+    return FRAME_SIZE / 2 - middle + rng.integers(-PATH_JITTER, PATH_JITTER, size=2, endpoint=True)
 
 
 def coverage(shape: str, radius: float, centers: NDArray, angles: NDArray) -> NDArray:
@@ -152,7 +150,7 @@ def coverage(shape: str, radius: float, centers: NDArray, angles: NDArray) -> ND
 def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A clip of a complete scene, (FRAMES, FRAME_SIZE, FRAME_SIZE, 3)."""
     offsets, angles = kinematics(scene.motion, scene.speed)
-    centers = start(scene, offsets, rng) + offsets
+    centers = start(offsets, rng) + offsets
     cover = coverage(scene.shape, RADII[scene.size], centers, angles)[..., None]
     clip = cover * np.array(COLORS[scene.color]) + (1 - cover) * backdrop(scene.background)
     return np.round(clip).astype(np.uint8)

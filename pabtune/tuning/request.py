@@ -1,0 +1,62 @@
+"""What a search is asked for: its configuration and its prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pabtune.quality.budget import Budget
+from pabtune.records.errors import StudyError
+from pabtune.records.prompts import Prompt
+from pabtune.tuning.generation import BATCH_SIZE
+
+LEAST_PROMPTS = 12
+"""Fewer distinct prompts cannot be searched with and confirmed on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+        budget: on the absolute score.
+        trials: finished trials that the study shall have in the end, over all workers and runs.
+        floor: preset that candidates must be as close to the unaccelerated video as, in PSNR; None = no floor.
+        storage: journal file, or URL that Optuna takes (`sqlite:///…`, `postgresql://…`).
+        folder: for reference videos.
+        name: of the policy.
+        content: content class that the search is for; None = all.
+        seed: of the sampler.
+        batch_size: prompts in one call of the pipeline.
+        arguments: further arguments of the pipeline's call.
+    """
+
+    budget: Budget
+    trials: int
+    floor: str | None
+    storage: str
+    folder: Path
+    name: str
+    content: str | None = None
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    arguments: Mapping[str, Any]
+
+
+def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Every third prompt for the search, the others for its confirmation; duplicates of a prompt are dropped.
+
+    Raises:
+        StudyError: fewer than `LEAST_PROMPTS` distinct prompts.
+    """
+    distinct = list({prompt.prompt: prompt for prompt in prompts}.values())
+    if len(distinct) < LEAST_PROMPTS:
+        raise StudyError(
+            f"a search needs at least {LEAST_PROMPTS} distinct prompts (a third to search with, the rest to confirm), but "
+            f"got {len(distinct)}"
+        )
+    by_content: dict[str, list[Prompt]] = {}
+    for prompt in distinct:
+        by_content.setdefault(prompt.content, []).append(prompt)
+    searched = [prompt for same in by_content.values() for prompt in same[::3]]
+    return searched, [prompt for prompt in distinct if prompt not in searched]

@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+
+from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
+from pabtune.planning.masks import ComputeMask
+from pabtune.records.sites import Site
+
+SITES = (Site(path="a", kind="spatial", layer=0), Site(path="b", kind="mlp", layer=0))
+MASK = ComputeMask(sites=SITES, compute=np.array([[True, False, False, True], [True, True, False, True]]))
+
+
+def test_fractions_count_what_is_skipped() -> None:
+    # Two skipped calls of 10 and one of 30, of four steps of 100.
+    assert compute_fraction(MASK, (10, 30), 100) == pytest.approx(1 - 50 / 400)
+    full = ComputeMask(sites=SITES, compute=np.ones((2, 4), dtype=bool))
+    assert compute_fraction(full, (10, 30), 100) == 1.0
+
+
+def test_time_is_full_time_less_skipped_sites() -> None:
+    assert predicted_seconds(MASK, np.array([0.1, 0.3]), np.full(4, 1.0)) == pytest.approx(4 - 0.2 - 0.3)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from pabtune.planning.masks import resolve
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.sites import Site
+
+SITES = tuple(
+    Site(path=f"blocks.{layer}.{kind}", kind=kind, layer=layer)
+    for layer in range(3)
+    for kind in ("spatial", "temporal", "cross", "mlp")
+)
+# The timesteps that the paper's reference sees: 30 steps, 51 frames, 480x854 (facts: pab.md, section 1).
+PAPER_TIMESTEPS = (
+    1000, 992, 984, 976, 968, 960, 952, 940, 932, 920, 908, 892, 880, 864, 848, 828, 808, 788, 764, 736, 708, 676, 636,
+    596, 548, 492, 426, 350, 258, 143,
+)  # fmt: skip
+PAPER = NoiseSchedule(steps=30, sigmas=tuple(timestep / 1000 for timestep in PAPER_TIMESTEPS))
+
+
+def row(rule: Rule, schedule: NoiseSchedule, made_for: MadeFor | None = None) -> str:
+    """The rule's first site as a string: c = compute, b = broadcast."""
+    policy = Policy(name="one", rules=(rule,), made_for=made_for or MadeFor())
+    mask = resolve(policy, SITES, schedule)
+    index = next(i for i, site in enumerate(SITES) if site.kind == rule.kind)
+    return "".join("c" if flag else "b" for flag in mask.compute[index])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule(kind="spatial", range=2, window=(2, 8)), "ccbcbcbccc"),
+        (Rule(kind="spatial", range=3, window=(2, 8)), "ccbbcbbccc"),
+        (Rule(kind="spatial", range=9, window=(2, 8)), "ccbbbbbbcc"),
+        (Rule(kind="spatial", range=1, window=(2, 8)), "cccccccccc"),
+        (Rule(kind="spatial", range=2, window=(0, 10)), "cbcbcbcbcb"),
+        (Rule(kind="spatial", range=3, window=(2, 8), anchor="start"), "ccbcbbcbcc"),
+        (Rule(kind="spatial", compute=(0, 4, 9)), "cbbbcbbbbc"),
+    ],
+)
+def test_rules_become_rows(rule: Rule, expected: str) -> None:
+    assert row(rule, NoiseSchedule(steps=10)) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "broadcast"),
+    [
+        ("pab246", {"spatial": 9, "temporal": 13, "cross": 14}),
+        ("pab357", {"spatial": 11, "temporal": 13, "cross": 15}),
+        ("pab579", {"spatial": 13, "temporal": 15, "cross": 15}),
+    ],
+)
+def test_presets_skip_as_often_as_the_papers_reference(preset: str, broadcast: dict[str, int]) -> None:
+    calls = resolve(PRESETS[preset], SITES, PAPER).calls(computed=False)
+    assert calls == {**{kind: 3 * count for kind, count in broadcast.items()}, "mlp": 0}
+
+
+def test_layers_choose_rows() -> None:
+    policy = Policy(name="some", rules=(Rule(kind="mlp", range=2, window=(1, 5), layers=(0, 2)),))
+    mask = resolve(policy, SITES, NoiseSchedule(steps=5))
+    skipping = [site.path for site, flags in zip(mask.sites, mask.compute, strict=True) if not flags.all()]
+    assert skipping == ["blocks.0.mlp", "blocks.2.mlp"]
+    assert mask.compute[:, 0].all()
+
+
+def test_step_windows_are_carried_by_noise_level() -> None:
+    sigmas = tuple(np.linspace(1, 0.1, 10).tolist())
+    made_for = MadeFor(steps=10, sigmas=sigmas)
+    rule = Rule(kind="spatial", range=99, window=(2, 8))
+    twice = NoiseSchedule(steps=20, sigmas=tuple(np.linspace(0.98, 0.03, 20).tolist()))
+    assert row(rule, twice, made_for) == "ccc" + "b" * 12 + "c" * 5
+    with pytest.raises(PolicyError, match="cannot be carried over; search again with --steps 20"):
+        row(rule, NoiseSchedule(steps=20), made_for)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ((Rule(kind="full", range=2, window=(1, 3)),), "no 'full' sites; it has: cross, mlp, spatial, temporal"),
+        (
+            (Rule(kind="mlp", range=2, window=(1, 3), layers=(7,)),),
+            "names layer 7, but the model's mlp layers are 0..2",
+        ),
+        ((Rule(kind="mlp", range=2, window=(1, 3)),) * 2, "two rules are for the same site"),
+        ((Rule(kind="mlp", range=2, window=(1, 11)),), "window stops at step 11, but the run has 10 steps"),
+        ((Rule(kind="mlp", compute=(0, 10)),), "computes at step 10, but the run has 10 steps"),
+        ((Rule(kind="mlp", range=2, noise_window=(0.1, 0.9)),), "does not tell its noise levels"),
+    ],
+)
+def test_policies_that_do_not_fit_are_refused(rules: tuple[Rule, ...], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        resolve(Policy(name="wrong", rules=rules), SITES, NoiseSchedule(steps=10))
+
+
+def test_explicit_steps_are_never_carried_over() -> None:
+    policy = Policy(name="p", rules=(Rule(kind="mlp", compute=(0, 2)),), made_for=MadeFor(steps=10))
+    with pytest.raises(PolicyError, match="holds for its own schedule only .10 steps."):
+        resolve(policy, SITES, NoiseSchedule(steps=12))

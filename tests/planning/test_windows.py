@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from pabtune.planning.windows import find_window, rank_kinds
+
+
+def curve(*parts: tuple[int, float]) -> np.ndarray:
+    return np.concatenate([[0.0], *[np.full(count, level) for count, level in parts]])
+
+
+@pytest.mark.parametrize(
+    ("change", "shape", "start", "stop"),
+    [
+        (curve((4, 10), (20, 1), (5, 8)), "u", 5, 25),
+        (curve((4, 10), (25, 1)), "left", 5, 30),
+        (curve((24, 1), (5, 9)), "right", 1, 25),
+        (curve((29, 3)), "flat", 1, 30),
+        (np.tile([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], 5), "noisy", None, None),
+        (np.array([0.0, 1.0, 1.0]), "noisy", None, None),
+        (np.array([0.0]), "noisy", None, None),
+    ],
+)
+def test_shapes_are_told_apart_and_a_u_is_never_forced(change, shape, start, stop) -> None:
+    window = find_window(change)
+    assert (window.shape, window.start, window.stop) == (shape, start, stop)
+
+
+def test_noise_within_the_tolerance_does_not_split_the_window() -> None:
+    rng = np.random.default_rng(0)
+    noisy_u = curve((4, 10), (20, 1), (5, 8)) * rng.uniform(0.8, 1.25, 30)
+    window = find_window(noisy_u)
+    assert (window.shape, window.start, window.stop) == ("u", 5, 25)
+
+
+def test_random_curves_have_no_u() -> None:
+    rng = np.random.default_rng(1)
+    shapes = [find_window(np.exp(2 * rng.standard_normal(30))).shape for _ in range(200)]
+    assert shapes.count("noisy") > 190
+
+
+def test_kinds_are_ranked_with_margins() -> None:
+    ranking = rank_kinds({"spatial": curve((9, 4.0)), "cross": curve((9, 1.0)), "temporal": curve((9, 2.0))})
+    assert [row["kind"] for row in ranking] == ["cross", "temporal", "spatial"]
+    assert [row["margin"] for row in ranking] == [2.0, 2.0, None]

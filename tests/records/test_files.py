@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pabtune.records.errors import FileError, PolicyError
+from pabtune.records.files import check_writable, digest, load_json, save_json, write_atomically
+
+SCHEMA = "pabtune.policy/1"
+
+
+def test_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    save_json(path, {"old": 1})
+
+    def fail_half_way(partial: Path) -> None:
+        partial.write_text("{half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail_half_way)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_nan_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        save_json(tmp_path / "file.json", {"x": float("nan")})
+    assert not (tmp_path / "file.json").exists()
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot write here"):
+        check_writable(tmp_path / "file" / "below.json")
+    with pytest.raises(FileError, match="is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(FileError, match="cannot write here"):
+        save_json(tmp_path / "file" / "below.json", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"broken JSON in line 1"),
+        ('{"schema": "pabtune.policy/1", "name": NaN}', r"NaN is not allowed"),
+        ("[]", r"this is not a pabtune.policy file"),
+        ('{"schema": "pabtune.policy/2"}', r"made by another version of pabtune"),
+        ('{"schema": "pabtune.policy/1", "name": "x", "rules": [], "speed": 1}', r"'speed' was unexpected"),
+        ('{"schema": "pabtune.policy/1", "rules": []}', r"'name' is a required property"),
+        (
+            '{"schema": "pabtune.policy/1", "name": "x", "rules": [{"kind": "spatial", "range": 0}]}',
+            r"rules\[0\]\.range: 0 is less than the minimum of 1",
+        ),
+    ],
+)
+def test_a_wrong_document_is_refused_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(text)
+    with pytest.raises(PolicyError, match=message) as caught:
+        load_json(path, SCHEMA, PolicyError)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="No such file"):
+        load_json(tmp_path / "none.json", SCHEMA, PolicyError)
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PolicyError, match="not a text file"):
+        load_json(tmp_path / "binary.json", SCHEMA, PolicyError)

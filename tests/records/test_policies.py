@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+
+FULL = Policy(
+    name="full",
+    rules=(
+        Rule(kind="spatial", range=2, window=(4, 26)),
+        Rule(kind="cross", range=6, noise_window=(0.45, 0.93), anchor="start"),
+        Rule(kind="mlp", range=2, window=(8, 24), layers=(0, 1)),
+        Rule(kind="temporal", compute=(0, 1, 5)),
+    ),
+    variants={"still": (Rule(kind="spatial", range=4, window=(2, 28)),)},
+    made_for=MadeFor(model="STDiT3Transformer3DModel", steps=3, sigmas=(1.0, 0.5, 0.25), settings={"size": "8x24x24"}),
+    evidence={"verdict": "accept"},
+    provenance={"trial": 4},
+)
+
+
+def test_a_file_gives_the_same_policy_back(tmp_path: Path) -> None:
+    FULL.save(tmp_path / "full.json")
+    assert Policy.load(tmp_path / "full.json") == FULL
+    assert Policy.load(tmp_path / "full.json").digest == FULL.digest
+
+
+def test_the_digest_sees_every_rule() -> None:
+    assert FULL.digest != Policy(name="full", rules=FULL.rules[:3]).digest
+
+
+def test_variants_are_chosen_by_content() -> None:
+    assert FULL.rules_for("still") == FULL.variants["still"]
+    assert FULL.rules_for(None) == FULL.rules
+    with pytest.raises(PolicyError, match="no variant for content 'fast'; it has: still"):
+        FULL.rules_for("fast")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule(kind="spatial", range=2), "needs either `compute`, or a `range` and one of"),
+        (Rule(kind="spatial", range=2, window=(1, 3), noise_window=(0.1, 0.2)), "needs either"),
+        (Rule(kind="spatial", window=(1, 3)), "needs either"),
+        (Rule(kind="spatial", range=2, window=(5, 5)), "must have start < stop"),
+        (Rule(kind="spatial", compute=(1, 2)), "must start with step 0"),
+        (Rule(kind="spatial", compute=(0, 2, 2)), "must start with step 0 and rise"),
+        (Rule(kind="spatial", compute=(0,), range=2), "stands alone"),
+        (Rule(kind="spatial", range=0, window=(1, 3)), "less than the minimum"),
+        (Rule(kind="joint", range=2, window=(1, 3)), "is not one of"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(rule: Rule, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Policy(name="wrong", rules=(rule,))

@@ -1,0 +1,293 @@
+"""The laws of broadcasting, each with exact equality, on the real classes at small size."""
+
+import numpy as np
+import pytest
+import torch
+
+import pabtune
+from pabtune.planning.masks import resolve
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.runtime.interception import find_interception
+from pabtune.runtime.targets import Target
+from tests.conftest import PROMPT, STEPS, draw, make_pipeline, make_transformer, pyramid
+
+BRANCHES = {True: ("cond+uncond",), False: ("cond", "uncond")}
+KINDS = ("spatial", "temporal", "cross", "mlp")
+
+
+def range_one() -> Policy:
+    return Policy(name="one", rules=tuple(Rule(kind=kind, range=1, window=(0, STEPS)) for kind in KINDS))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("policy", [range_one(), PRESETS["none"]], ids=["range 1", "none"])
+def test_range_one_equals_no_policy(pipeline, policy, batched) -> None:
+    plain = draw(pipeline, batched_guidance=batched)
+    with pabtune.broadcast(pipeline, policy) as run:
+        assert (draw(pipeline, batched_guidance=batched) == plain).all()
+    assert not any(run.broadcast_calls.values())
+
+
+def test_a_broadcast_changes_the_video(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid()):
+        accelerated = draw(pipeline)
+    assert not (accelerated == draw(pipeline)).all()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_calls_per_site_and_branch_equal_the_mask(pipeline, batched, sigmas) -> None:
+    sites = Target.of(pipeline).sites
+    real_calls: dict[str, int] = {}
+    modules = dict(pipeline.transformer.named_modules())
+    for site in sites:
+        # Counted independently, inside the module: the last projection runs once per computed call.
+        last = {"mlp": "fc2"}.get(site.kind, "proj")
+        module = modules[f"{site.path}.{last}"]
+        module.register_forward_hook(
+            lambda *_, name=site.name: real_calls.__setitem__(name, real_calls.get(name, 0) + 1)
+        )
+    with pabtune.broadcast(pipeline, pyramid()) as run:
+        draw(pipeline, batched_guidance=batched)
+    mask = resolve(pyramid(), sites, NoiseSchedule(steps=STEPS, sigmas=sigmas))
+    for site, row in zip(sites, mask.compute, strict=True):
+        for branch in BRANCHES[batched]:
+            assert run.computed_calls[branch, site.name] == row.sum()
+            assert run.broadcast_calls.get((branch, site.name), 0) == (~row).sum()
+        assert real_calls[site.name] == row.sum() * len(BRANCHES[batched])
+    assert (run.mask.compute == mask.compute).all()
+
+
+def test_a_broadcast_skips_what_only_feeds_it(pipeline) -> None:
+    original = torch.nn.functional.layer_norm
+    calls = []
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "layer_norm", counting)
+        draw(pipeline)
+        everything = len(calls)
+        calls.clear()
+        with pabtune.broadcast(pipeline, pyramid()) as run:
+            draw(pipeline)
+    fed = {site.name for site in Target.of(pipeline).sites if site.feeders}
+    skipped = sum(count for (_, name), count in run.broadcast_calls.items() if name in fed)
+    assert skipped > 0
+    assert len(calls) == everything - skipped
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_disabling_restores_the_model_and_leaves_no_trace(batched) -> None:
+    pipeline = make_pipeline()
+
+    def attributes() -> list[set[str]]:
+        return [set(vars(module)) for module in pipeline.transformer.modules()]
+
+    before_attributes, before_scheduler = attributes(), set(vars(pipeline.scheduler))
+    pabtune.enable(pipeline, pyramid())
+    pabtune.disable(pipeline)
+    assert attributes() == before_attributes
+    assert set(vars(pipeline.scheduler)) == before_scheduler
+    plain = draw(pipeline, batched_guidance=batched)
+    pabtune.enable(pipeline, pyramid())
+    draw(pipeline, batched_guidance=batched)
+    pabtune.disable(pipeline)
+    pabtune.disable(pipeline)
+    assert (draw(pipeline, batched_guidance=batched) == plain).all()
+
+
+def abort(at: int):
+    def callback(pipeline, step, timestep, arguments):
+        if step == at:
+            raise RuntimeError("stopped by the user")
+        return arguments
+
+    return callback
+
+
+DISTURBANCES = {
+    "the same run": lambda p: draw(p),
+    "another prompt": lambda p: draw(p, "a green circle rises quickly", seed=9),
+    "another batch size": lambda p: draw(p, [PROMPT, "a blue cross stands still"], seed=3),
+    "another step count": lambda p: draw(p, num_inference_steps=5),
+    "guidance in two calls": lambda p: draw(p, batched_guidance=False),
+    "no guidance": lambda p: draw(p, guidance_scale=1.0),
+    **{f"a run aborted at step {at}": lambda p, at=at: aborted(p, at) for at in (0, 3, STEPS - 1)},
+}
+
+
+def aborted(pipeline, at: int) -> None:
+    with pytest.raises(RuntimeError, match="stopped by the user"):
+        draw(pipeline, "a pink triangle sinks", seed=5, callback_on_step_end=abort(at))
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
+@pytest.mark.parametrize("batched", [True, False])
+def test_every_run_equals_one_on_a_fresh_pipeline(disturbance, batched, sigmas) -> None:
+    policy = Policy(name="carried", rules=pyramid().rules[:2], made_for=MadeFor(steps=STEPS, sigmas=sigmas))
+    fresh = make_pipeline()
+    with pabtune.broadcast(fresh, policy):
+        expected = draw(fresh, batched_guidance=batched)
+    used = make_pipeline()
+    with pabtune.broadcast(used, policy) as run:
+        DISTURBANCES[disturbance](used)
+        assert (draw(used, batched_guidance=batched) == expected).all()
+        assert run.stored_bytes == 0
+
+
+def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() -> None:
+    def call(transformer, step, size) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(1, 3, 4, size, size, generator=generator)
+        text = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(7))
+        with transformer.cache_context("cond", step_index=step, num_inference_steps=4), torch.no_grad():
+            return transformer(x, torch.tensor([900.0 - 100 * step]), text, return_dict=False)[0]
+
+    policy = Policy(name="bare", rules=(Rule(kind="mlp", range=4, window=(1, 4)),))
+    fresh, used = make_transformer(), make_transformer()
+    with pabtune.broadcast(fresh, policy), pabtune.broadcast(used, policy) as run:
+        expected = [call(fresh, step, 16) for step in range(4)]
+        for step in range(2):
+            call(used, step, 24)
+        assert run.stored_bytes > 0
+        again = [call(used, step, 16) for step in range(4)]
+        assert run.stored_bytes == 0
+    assert all((a == b).all() for a, b in zip(expected, again, strict=True))
+
+
+def test_a_bare_transformer_without_a_context_is_refused_with_the_line_to_type() -> None:
+    transformer = make_transformer()
+    with pabtune.broadcast(transformer, pyramid()), pytest.raises(ModelError, match="cache_context"):
+        transformer(torch.randn(1, 3, 2, 8, 8), torch.tensor([500.0]), torch.randn(1, 24, 16))
+
+
+def test_two_pipelines_do_not_meet() -> None:
+    expected = []
+    for seed in (0, 1):
+        alone = make_pipeline(seed)
+        with pabtune.broadcast(alone, pyramid()):
+            expected.append(draw(alone))
+    first, second = make_pipeline(0), make_pipeline(1)
+    inner = {}
+
+    def run_the_other(pipeline, step, timestep, arguments):
+        if step == 4:
+            inner["frames"] = draw(second)
+        return arguments
+
+    with pabtune.broadcast(first, pyramid()), pabtune.broadcast(second, pyramid()):
+        outer = draw(first, callback_on_step_end=run_the_other)
+    assert (outer == expected[0]).all()
+    assert (inner["frames"] == expected[1]).all()
+
+
+def test_guidance_branches_never_share_state(pipeline) -> None:
+    """With everything broadcast from step 1 on, each branch repeats its own output of step 0, not the other's."""
+    policy = Policy(name="all", rules=tuple(Rule(kind=kind, range=99, window=(1, STEPS)) for kind in KINDS))
+    seen: dict[str, list[torch.Tensor]] = {"cond": [], "uncond": []}
+    site = pipeline.transformer.temporal_blocks[1].mlp
+    with pabtune.broadcast(pipeline, policy):
+        root = pipeline.transformer._diffusers_hook.get_hook("pabtune_root")
+        inner = site.forward
+
+        def watch(*args, **kwargs):
+            output = inner(*args, **kwargs)
+            seen[root.context.current().name].append(output)
+            return output
+
+        site.forward = watch
+        draw(pipeline, batched_guidance=False)
+        site.forward = inner
+    for outputs in seen.values():
+        assert len(outputs) == STEPS
+        assert all((output == outputs[0]).all() for output in outputs)
+    assert not (seen["cond"][0] == seen["uncond"][0]).all()
+
+
+def test_guidance_in_one_call_or_two_gives_the_same_video(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid()):
+        together = draw(pipeline, batched_guidance=True)
+        apart = draw(pipeline, batched_guidance=False)
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+def test_nothing_is_held_after_a_run_nor_after_an_error(pipeline) -> None:
+    held = []
+
+    def note(pipe, step, timestep, arguments):
+        held.append(run.stored_bytes)
+        return arguments
+
+    with pabtune.broadcast(pipeline, pyramid()) as run:
+        draw(pipeline, callback_on_step_end=note)
+        assert run.stored_bytes == 0
+        aborted(pipeline, 3)
+    assert run.stored_bytes == 0
+    assert max(held) > 0
+    assert held[-1] == 0
+    assert held[0] > 0
+    assert run.summary()["most_stored_bytes"] == max(held)
+
+
+def test_an_output_is_stored_only_while_a_later_step_needs_it(pipeline) -> None:
+    late = Policy(name="late", rules=(Rule(kind="spatial", range=2, window=(5, 6)),))
+    held = []
+
+    def note(pipe, step, timestep, arguments):
+        held.append(run.stored_bytes)
+        return arguments
+
+    with pabtune.broadcast(pipeline, late) as run:
+        draw(pipeline, callback_on_step_end=note)
+    assert [size > 0 for size in held] == [False] * 4 + [True] + [False] * 3
+
+
+def test_another_scheduler_in_the_middle_is_noticed(pipeline) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with pabtune.broadcast(pipeline, pyramid()):
+        draw(pipeline)
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        replaced = draw(pipeline)
+    fresh = make_pipeline()
+    with pabtune.broadcast(fresh, pyramid()):
+        assert (draw(fresh) == replaced).all()
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 3)),)), "no 'full' sites"),
+        (Policy(name="p", made_for=MadeFor(model="WanTransformer3DModel")), "was made for WanTransformer3DModel"),
+        (
+            Policy(name="p", made_for=MadeFor(model="STDiT3Transformer3DModel", fingerprint="sha256:" + "0" * 64)),
+            "its configuration or sites differ",
+        ),
+    ],
+)
+def test_policies_of_another_model_are_refused_before_the_first_step(pipeline, policy, message) -> None:
+    with pytest.raises(PolicyError, match=message):
+        pabtune.enable(pipeline, policy)
+    assert find_interception(pipeline.transformer) is None
+
+
+def test_a_second_policy_or_cache_is_refused(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid()), pytest.raises(ModelError, match="already attached"):
+        pabtune.enable(pipeline, pyramid())
+    pipeline.transformer._cache_config = object()
+    with pytest.raises(ModelError, match="another cache is enabled"):
+        pabtune.enable(pipeline, pyramid())
+
+
+def test_variants_are_used(pipeline) -> None:
+    policy = Policy(name="v", variants={"still": (Rule(kind="mlp", range=2, window=(1, 7)),)})
+    with pabtune.broadcast(pipeline, policy, "still") as run:
+        draw(pipeline)
+    assert run.summary()["broadcast_calls"] == {"mlp": 4 * 3}
+    with pytest.raises(PolicyError, match="no variant"):
+        pabtune.enable(pipeline, policy, "fast")

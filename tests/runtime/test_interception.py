@@ -1,0 +1,60 @@
+import pytest
+
+from pabtune.records.errors import ModelError
+from pabtune.runtime.flops import FlopListener
+from pabtune.runtime.interception import FEEDER_HOOK, ROOT_HOOK, SITE_HOOK, Interception, find_interception
+from pabtune.runtime.targets import Target
+from tests.conftest import draw
+
+
+class Silent(FlopListener):
+    """A listener that only passes through."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def begin(self, transformer, moment, shape):
+        self.calls.append((transformer, moment.step, moment.branch, shape))
+
+    def end(self, transformer):
+        pass
+
+    def site(self, index, forward, args, kwargs):
+        return forward(*args, **kwargs)
+
+    feed = site
+
+
+def test_a_listener_hears_every_call(pipeline) -> None:
+    plain = draw(pipeline, num_inference_steps=2)
+    listener = Silent()
+    interception = Interception(Target.of(pipeline), listener)
+    assert (draw(pipeline, num_inference_steps=2) == plain).all()
+    interception.detach()
+    shape = (2, 3, 8, 24, 24)
+    assert listener.calls == [("transformer", step, "cond+uncond", shape) for step in (0, 1)]
+
+
+def test_attaching_twice_is_refused_and_leaves_the_first(pipeline) -> None:
+    first = Interception(Target.of(pipeline), Silent())
+    with pytest.raises(ModelError, match="already attached"):
+        Interception(Target.of(pipeline), Silent())
+    assert find_interception(pipeline.transformer) is first
+    first.detach()
+    assert find_interception(pipeline.transformer) is None
+
+
+def test_a_failure_while_attaching_leaves_nothing_behind(pipeline, monkeypatch) -> None:
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Interception, "_invalidate", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        Interception(Target.of(pipeline), Silent())
+    names = (ROOT_HOOK, SITE_HOOK, FEEDER_HOOK)
+    for module in pipeline.transformer.modules():
+        assert (
+            not any(name in module._diffusers_hook.hooks for name in names)
+            if hasattr(module, "_diffusers_hook")
+            else "forward" not in vars(module)
+        )

@@ -1,0 +1,91 @@
+import numpy as np
+import torch
+
+from pabtune.runtime.interception import Interception
+from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.targets import Target
+from tests.conftest import PROMPT, STEPS, draw
+
+
+def record(pipeline, prompt=PROMPT, **arguments):
+    target = Target.of(pipeline)
+    recorder = Recorder(len(target.sites), torch.device("cpu"))
+    outputs = {index: [] for index in range(len(target.sites))}
+    modules = dict(pipeline.transformer.named_modules())
+    handles = [
+        modules[site.path].register_forward_hook(
+            lambda m, i, output, index=index: outputs[index].append(output.clone())
+        )
+        for index, site in enumerate(target.sites)
+    ]
+    interception = Interception(target, recorder)
+    try:
+        frames = draw(pipeline, prompt, **arguments)
+    finally:
+        interception.detach()
+        for handle in handles:
+            handle.remove()
+    return frames, recorder.recording(), outputs
+
+
+def test_change_is_the_papers_measure_per_branch(pipeline) -> None:
+    _, recording, outputs = record(pipeline)
+    for index, steps in outputs.items():
+        for half, branch in enumerate(("cond", "uncond")):
+            series = [output.chunk(2)[half] for output in steps]
+            for step in range(1, STEPS):
+                exact = (series[step] - series[step - 1]).square().mean()
+                torch.testing.assert_close(recording.mse[branch][index, step], exact)
+                relative = exact / series[step].square().mean()
+                torch.testing.assert_close(recording.change[branch][index, step], relative)
+            assert recording.mse[branch][index, 0] == 0
+
+
+def test_recording_does_not_change_the_video(pipeline) -> None:
+    plain = draw(pipeline)
+    frames, _, _ = record(pipeline)
+    assert (frames == plain).all()
+
+
+def test_branches_in_one_call_or_two_are_recorded_alike(pipeline) -> None:
+    _, together, _ = record(pipeline)
+    _, apart, _ = record(pipeline, batched_guidance=False)
+    for branch in ("cond", "uncond"):
+        torch.testing.assert_close(together.change[branch], apart.change[branch], rtol=1e-2, atol=1e-7)
+
+
+def test_sketched_distances_are_near_the_exact_ones(pipeline) -> None:
+    _, recording, outputs = record(pipeline, [PROMPT, "a blue circle rises quickly"])
+    assert recording.sketch_error.median() < 0.2
+    for index, steps in outputs.items():
+        series = torch.stack([output.chunk(2)[0] for output in steps])
+        exact = (series[:, None] - series[None]).square().mean((3, 4, 5))
+        squares = series.square().mean((2, 3, 4))
+        relative = (exact / ((squares[:, None] + squares[None]) / 2)).mean(-1)
+        sketched = recording.distance["cond"][index]
+        off = ~torch.eye(STEPS, dtype=torch.bool)
+        ratio = (sketched[off] / relative[off]).log().abs()
+        assert float(ratio.median()) < 0.25
+        assert torch.allclose(sketched.diagonal(), torch.zeros(STEPS), atol=1e-6)
+        torch.testing.assert_close(sketched, sketched.T)
+
+
+def test_times_add_up(pipeline) -> None:
+    _, recording, _ = record(pipeline)
+    assert recording.seconds.shape == (len(Target.of(pipeline).sites), STEPS)
+    assert (recording.seconds > 0).all()
+    assert (recording.step_seconds > 0).all()
+    assert recording.seconds.sum() < recording.step_seconds.sum()
+
+
+def test_a_second_run_does_not_see_the_first(pipeline) -> None:
+    target = Target.of(pipeline)
+    recorder = Recorder(len(target.sites), torch.device("cpu"))
+    changes = []
+    for seed in (0, 1, 0):
+        interception = Interception(target, recorder)
+        draw(pipeline, seed=seed)
+        changes.append(recorder.recording().change["cond"].numpy())
+        interception.detach()
+    np.testing.assert_array_equal(changes[0], changes[2])
+    assert (changes[0] != changes[1]).any()
