@@ -24,7 +24,7 @@ def main(out: Path, steps: int) -> None:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         if step % 10 == 0:
-            click.echo(f"{time.monotonic() - began:8.0f} s  step {step:6d}  loss {values['loss']:.4f}", err=True)
+            click.echo(f"{time.monotonic() - began:8.0f} s  step {step:6d}  loss {values.get('loss', 0):.4f}", err=True)
 
     train(out, TrainingConfig(steps=steps), log)
 

@@ -51,7 +51,7 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
             f"unknown model {model!r}; registered models: {', '.join(REGISTERED)}; or give a folder, or a hub id owner/name"
         )
     try:
-        pipeline = pipeline_class.from_pretrained(str(folder) if folder.exists() else model, torch_dtype=dtype)
+        pipeline = pipeline_class.from_pretrained(str(folder) if folder.exists() else model, dtype=dtype)
     except (OSError, ValueError, AttributeError, KeyError, HFValidationError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load {model!r}: {first_line}") from error

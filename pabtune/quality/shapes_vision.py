@@ -182,7 +182,7 @@ def _motion_errors(
 def _largest_part(cover: NDArray) -> float:
     shares = []
     for frame in cover:
-        parts, count = label(frame > 0.3)
+        parts, count = label(frame > 0)
         if count == 0:
             shares.append(0.0)
             continue

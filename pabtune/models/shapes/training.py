@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pabtune.models.shapes.captions import VOCABULARY, describe, loosen
 from pabtune.models.shapes.text import WordEncoder
-from pabtune.models.shapes.world import FRAME_SIZE, FRAMES_PER_SECOND, Scene, render, scenes
+from pabtune.models.shapes.world import FRAME_SIZE, FRAMES, FRAMES_PER_SECOND, Scene, render, scenes
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 
 CAPTION_CHANNELS = 64
@@ -82,13 +82,16 @@ def training_scenes() -> dict[str, list[Scene]]:
     return by_motion
 
 
-def sample_batch(by_motion: Mapping[str, list[Scene]], size: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
-    """Clips (B, 3, F, H, W) in -1..1 and captions."""
+def sample_batch(
+    by_motion: Mapping[str, list[Scene]], size: int, single_frames: bool, rng: np.random.Generator
+) -> tuple[Tensor, list[str]]:
+    """Clips (B, 3, F, H, W) in -1..1 and captions; or, for the same work, F times as many single frames."""
     clips, captions = [], []
-    for _ in range(size):
+    for _ in range(size * FRAMES if single_frames else size):
         pool = by_motion[str(rng.choice(list(by_motion)))]
         scene = pool[rng.integers(len(pool))]
-        clips.append(render(scene, rng))
+        frame = rng.integers(FRAMES)
+        clips.append(render(scene, rng, slice(frame, frame + 1) if single_frames else slice(None)))
         captions.append(describe(loosen(scene, rng), rng))
     frames = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
     return frames.float() / 127.5 - 1, captions
@@ -148,12 +151,14 @@ def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str,
     by_motion = training_scenes()
     for step in range(start, config.steps):
         rng = np.random.default_rng((config.seed, step))
+        # Single frames teach shapes eight times as cheaply as clips; every other step, as Open-Sora mixes images in.
+        is_single = step % 2 == 1
         torch.manual_seed(config.seed * 1_000_003 + step)
         factor = learning_rate_factor(step, config)
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = config.learning_rate * factor
-        loss = flow_loss(trainee, *sample_batch(by_motion, config.batch_size, rng), config)
+        loss = flow_loss(trainee, *sample_batch(by_motion, config.batch_size, is_single, rng), config)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         for stepper in steppers:
@@ -162,7 +167,8 @@ def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str,
         decay = min(config.average_decay, (step + 1) / (step + 10))
         for mean, parameter in zip(average.parameters(), trainee.parameters(), strict=True):
             mean.lerp_(parameter.detach(), 1 - decay)
-        log(step, {"loss": loss.item(), "gradient_norm": norm.item(), "learning_rate": config.learning_rate * factor})
+        name = "loss_frames" if is_single else "loss"
+        log(step, {name: loss.item(), "gradient_norm": norm.item(), "learning_rate": config.learning_rate * factor})
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             state = {
                 "step": step + 1,

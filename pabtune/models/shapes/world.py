@@ -147,10 +147,11 @@ def coverage(shape: str, radius: float, centers: NDArray, angles: NDArray) -> ND
     return np.clip(0.5 - distance, 0, 1)
 
 
-def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A clip of a complete scene, (FRAMES, FRAME_SIZE, FRAME_SIZE, 3)."""
+def render(scene: Scene, rng: np.random.Generator, frames: slice = slice(None)) -> NDArray[np.uint8]:
+    """A clip of a complete scene, or some of its frames, (frames, FRAME_SIZE, FRAME_SIZE, 3)."""
     offsets, angles = kinematics(scene.motion, scene.speed)
-    centers = start(offsets, rng) + offsets
+    centers = (start(offsets, rng) + offsets)[frames]
+    angles = angles[frames]
     cover = coverage(scene.shape, RADII[scene.size], centers, angles)[..., None]
     clip = cover * np.array(COLORS[scene.color]) + (1 - cover) * backdrop(scene.background)
     return np.round(clip).astype(np.uint8)

@@ -1,0 +1,131 @@
+"""The network against the reference's own numbers, and at the published size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors import safe_open
+
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "stdit3-tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    with safe_open(GOLDEN, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def model(golden) -> STDiT3Transformer3DModel:
+    tensors, config = golden
+    names = ("depth", "hidden_size", "num_heads", "caption_channels", "model_max_length")
+    network = STDiT3Transformer3DModel(**{name: config[name] for name in names}).eval()
+    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    network.load_state_dict(weights, strict=True)
+    return network
+
+
+def inputs(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        "hidden_states": tensors["input.x"],
+        "timestep": tensors["input.timestep"],
+        "encoder_hidden_states": tensors["input.y"],
+        "encoder_attention_mask": tensors["input.mask"],
+        "fps": tensors["input.fps"],
+        "height": tensors["input.height"],
+        "width": tensors["input.width"],
+    }
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@torch.no_grad()
+def test_one_forward_is_the_references(model, golden) -> None:
+    tensors, _ = golden
+    states = {}
+    for kind in ("spatial", "temporal"):
+        for index, block in enumerate(getattr(model, f"{kind}_blocks")):
+            name = f"after.block.{kind}.{index}"
+            block.register_forward_hook(lambda m, i, out, name=name: states.__setitem__(name, out.flatten(1, 2)))
+    output = model(**inputs(tensors)).sample
+    assert relative_error(output, tensors["output"]) < 1e-5
+    assert len(states) == 4
+    for name, state in states.items():
+        assert relative_error(state, tensors[name]) < 1e-5, name
+
+
+@torch.no_grad()
+def test_the_rectified_flow_loop_is_the_references(model, golden) -> None:
+    """The whole loop on diffusers' scheduler; the reference holds the shift in bfloat16."""
+    tensors, config = golden
+    area = torch.tensor(config["height"] * config["width"] / 512**2).bfloat16()
+    shift = (area.sqrt() * torch.tensor(config["frames"] // 17 * 5.0).bfloat16().sqrt()).float()
+    levels = np.linspace(1, 1 / config["steps"], config["steps"])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=float(shift))
+    scheduler.set_timesteps(sigmas=levels)
+    assert scheduler.timesteps.round().tolist() == pytest.approx(tensors["sample.timesteps_seen"].tolist(), abs=1)
+    null = model.y_embedder.y_embedding[None, None]
+    text = torch.cat([tensors["sample.y"], null])
+    latents = tensors["sample.noise"]
+    sizes = {"fps": torch.full((2,), float(config["fps"]))}
+    sizes |= {name: torch.full((2,), float(config[name])) for name in ("height", "width")}
+    for timestep in scheduler.timesteps:
+        both = model(torch.cat([latents] * 2), timestep.expand(2), text, tensors["input.mask"], **sizes).sample
+        cond, uncond = both[:, : latents.shape[1]].chunk(2)
+        velocity = uncond + config["guidance"] * (cond - uncond)
+        latents = scheduler.step(-velocity, timestep, latents, return_dict=False)[0]
+    assert relative_error(latents, tensors["sample.latents"]) < 2e-3
+
+
+def test_the_defaults_are_the_published_model() -> None:
+    with torch.device("meta"):
+        model = STDiT3Transformer3DModel()
+    state = model.state_dict()
+    assert len(state) == 973
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) + state["y_embedder.y_embedding"].numel()
+        == (1_207_643_972 + state["y_embedder.y_embedding"].numel())
+        or sum(value.numel() for value in state.values()) >= 1_207_643_972
+    )
+    assert state["x_embedder.proj.weight"].shape == (1152, 4, 1, 2, 2)
+    assert state["spatial_blocks.27.attn.q_norm.weight"].shape == (72,)
+    assert state["temporal_blocks.0.cross_attn.kv_linear.weight"].shape == (2304, 1152)
+    assert state["final_layer.linear.weight"].shape == (32, 1152)
+
+
+@torch.no_grad()
+def test_odd_sizes_are_padded_and_cut(model, golden) -> None:
+    tensors, _ = golden
+    arguments = inputs(tensors) | {"hidden_states": torch.randn(2, 4, 3, 5, 7)}
+    assert model(**arguments).sample.shape == (2, 8, 3, 5, 7)
+    assert isinstance(model(**arguments, return_dict=False), tuple)
+
+
+@torch.no_grad()
+def test_masked_text_does_not_matter(model, golden) -> None:
+    tensors, _ = golden
+    arguments = inputs(tensors)
+    changed = tensors["input.y"].clone()
+    changed[:, :, 7:] = 99.0
+    plain, other = model(**arguments).sample, model(**arguments | {"encoder_hidden_states": changed}).sample
+    torch.testing.assert_close(plain, other)
+
+
+@torch.no_grad()
+def test_save_and_load_keep_the_output(model, golden, tmp_path) -> None:
+    tensors, _ = golden
+    model.save_pretrained(tmp_path)
+    again = STDiT3Transformer3DModel.from_pretrained(tmp_path).eval()
+    assert (again(**inputs(tensors)).sample == model(**inputs(tensors)).sample).all()
+
+
+def test_impossible_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be divisible by num_heads and by 4"):
+        STDiT3Transformer3DModel(depth=1, hidden_size=50, num_heads=4)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from pabtune.quality.budget import Budget, drop_statistics, judge
+from pabtune.records.errors import BudgetError
+
+ONE = Budget(score="shapes", largest_drop=1.0)
+
+
+def test_budgets_are_read() -> None:
+    assert Budget.parse("shapes>=-1.0") == ONE
+    assert Budget.parse(" shapes >= -0.5 ") == Budget(score="shapes", largest_drop=0.5)
+    assert Budget.parse("shapes>=0") == Budget(score="shapes", largest_drop=0.0)
+    assert str(ONE) == "shapes>=-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("beauty>=-1", "unknown score 'beauty' in the budget 'beauty>=-1'; known scores: shapes"),
+        ("shapes<=1", "a budget reads SCORE>=-DROP"),
+        ("shapes>=1", "must allow a drop"),
+        ("", "a budget reads"),
+    ],
+)
+def test_wrong_budgets_are_refused(text, message) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(text)
+
+
+def test_verdicts() -> None:
+    rng = np.random.default_rng(0)
+    assert judge(rng.normal(0.0, 1, 64), ONE) == "accept"
+    assert judge(rng.normal(3.0, 1, 64), ONE) == "reject"
+    assert judge(rng.normal(1.0, 3, 16), ONE) == "undecided"
+    assert judge([0.0] * 4, ONE) == "undecided"
+    assert judge([0.0] * 8, ONE) == "accept"
+
+
+def test_intervals_cover_the_mean() -> None:
+    rng = np.random.default_rng(1)
+    covered = [drop_statistics(rng.normal(0.7, 1.5, 24)).ci95 for _ in range(2000)]
+    assert np.mean([low <= 0.7 <= high for low, high in covered]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_skewed_drop_at_the_border_is_seldom_accepted() -> None:
+    """A tenth of the videos breaks: plain t accepts a true drop at the border far more often than it says."""
+    rng = np.random.default_rng(2)
+
+    def accepted() -> bool:
+        drops = np.where(rng.random(64) < 0.1, rng.normal(8, 3, 64), rng.normal(0.2222, 0.3, 64))
+        return judge(drops, ONE) == "accept"
+
+    assert np.mean([accepted() for _ in range(1000)]) < 0.13

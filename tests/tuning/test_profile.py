@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+import pabtune
+from pabtune.records.errors import ProfileError
+from pabtune.runtime.targets import Target
+from pabtune.tuning.profile import kind_curves, profiled_flops
+from tests.conftest import PROMPTS, STEPS
+
+
+def test_a_profile_holds_all_that_was_asked_for(profile, pipeline) -> None:
+    target = Target.of(pipeline)
+    assert profile.sites == target.sites
+    assert profile.contents == ("fast", "slow", "still")
+    assert profile.branches == ("cond", "uncond")
+    assert profile.prompts == {"fast": 1, "slow": 2, "still": 1}
+    assert profile.arrays["change"].shape == (3, 2, len(target.sites), STEPS)
+    assert (profile.arrays["change"][..., 1:] > 0).all()
+    assert (profile.arrays["seconds"] > 0).all()
+    assert profile.made_for.fingerprint == target.fingerprint()
+    assert profile.made_for.steps == STEPS == len(profile.made_for.sigmas)
+    assert set(profile.windows) == {"fast", "slow", "still", "all"}
+    assert {row["kind"] for row in profile.ranking} == {"spatial", "temporal", "cross", "mlp"}
+    assert profiled_flops(profile).total == profile.total_flops > sum(profile.site_flops)
+    assert profile.overhead > 0
+    assert 0 < profile.sketch["median_relative_error"] < 0.3
+
+
+def test_numbers_do_not_depend_on_the_batch_size(profile, pipeline) -> None:
+    alone = pabtune.profile(pipeline, PROMPTS, STEPS, name="small", batch_size=1)
+    for measure in ("mse", "change", "distance"):
+        np.testing.assert_allclose(alone.arrays[measure], profile.arrays[measure], rtol=2e-2, atol=1e-7)
+
+
+def test_files_round_trip(profile, tmp_path) -> None:
+    profile.save(tmp_path / "p.json")
+    assert pabtune.Profile.load(tmp_path / "p.json").digest == profile.digest
+
+
+def test_curves_are_means_over_the_sites_of_a_kind(profile) -> None:
+    change = profile.arrays["change"][0, 0]
+    curves = kind_curves(change, profile.sites)
+    rows = [index for index, site in enumerate(profile.sites) if site.kind == "cross"]
+    np.testing.assert_allclose(curves["cross"], change[rows].mean(0))
+
+
+def test_requests_that_make_no_sense_are_refused(pipeline) -> None:
+    with pytest.raises(ProfileError, match="at least 2 steps"):
+        pabtune.profile(pipeline, PROMPTS, 1)
+    with pytest.raises(ProfileError, match="at least one prompt"):
+        pabtune.profile(pipeline, [], STEPS)
