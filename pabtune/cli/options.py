@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pabtune.records.errors import PromptError
+from pabtune.records.errors import ModelError, PromptError
 from pabtune.records.prompts import Prompt, load_prompts
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -72,9 +72,19 @@ def call_arguments(guidance_scale: float | None) -> dict[str, Any]:
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:
-    """The pipeline; with a clear error for a device that is not there."""
+    """The pipeline on its device.
+
+    Raises:
+        ModelError: there is no such model or device.
+    """
     import torch
 
     from pabtune.models.registry import load_pipeline
 
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"no CUDA device is available for --device {device}; use --device cpu")
     return load_pipeline(model, getattr(torch, dtype), device)

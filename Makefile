@@ -1,0 +1,45 @@
+# Everything that a fresh machine needs is set up by the target that needs it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: venv demo test test-slow test-gpu check format bench train clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: venv
+	$(BIN)/pabtune demo --out out/demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: venv
+	$(BIN)/python -m pytest -m "gpu or multi_gpu" -rs
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv
+	$(BIN)/python benchmarks/overhead.py
+
+train: venv
+	$(BIN)/python benchmarks/train_shapes.py --out runs/shapes
+
+clean:
+	rm -rf $(VENV) out runs build dist *.egg-info

@@ -1,0 +1,105 @@
+"""Overheads as ratios within one run: profiling, an enabled policy that broadcasts nothing, and realised savings.
+
+    python benchmarks/overhead.py [--repeats 5] [--out benchmarks/results/overhead.json]
+
+Prints one JSON document:
+- `profiling`: time of profiled generation over plain generation (at most 1.5 is promised);
+- `range_one`: time with a policy that never broadcasts over plain generation;
+- `pab246`, `found`: measured speed-up, and the predicted one from the profile's site times.
+"""
+
+import json
+import platform
+import statistics
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+import pabtune
+from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.planning.costs.compute import predicted_seconds
+from pabtune.planning.masks import resolve
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.files import save_json
+from pabtune.records.policies import Policy, Rule
+from pabtune.runtime.interception import Interception
+from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.targets import Target
+from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.profile import versions
+
+STEPS = 30
+ROOT = Path(__file__).parent.parent
+
+
+def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
+    """Median over repeats of each way's time over plain generation's, all ways in turns."""
+    settings = Settings(steps=STEPS)
+    target = Target.of(pipeline)
+    kinds = dict.fromkeys(site.kind for site in target.sites)
+    range_one = Policy(name="range one", rules=tuple(Rule(kind=kind, range=1, window=(0, STEPS)) for kind in kinds))
+    found = Policy.load(ROOT / "policies" / "shapes-30steps.json")
+
+    def profiled() -> float:
+        interception = Interception(target, Recorder(len(target.sites), torch.device("cpu")))
+        try:
+            return generate(pipeline, prompts, settings).seconds
+        finally:
+            interception.detach()
+
+    def under(policy: Policy) -> float:
+        with pabtune.broadcast(pipeline, policy):
+            return generate(pipeline, prompts, settings).seconds
+
+    ways = {
+        "profiling": profiled,
+        "range_one": lambda: under(range_one),
+        "pab246": lambda: under(PRESETS["pab246"]),
+        "found": lambda: under(found),
+    }
+    generate(pipeline, prompts, settings)
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        plain = generate(pipeline, prompts, settings).seconds
+        for name, way in ways.items():
+            ratios[name].append(way() / plain)
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def predicted(policy: Policy) -> float:
+    """Predicted time in the transformer over the full run's, from the shipped profile."""
+    profile = pabtune.Profile.load(ROOT / "profiles" / "shapes-30steps.json")
+    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
+    mask = resolve(policy, profile.sites, schedule)
+    arrays = profile.arrays
+    seconds = predicted_seconds(mask, np.median(arrays["seconds"], axis=1), arrays["step_seconds"])
+    return seconds / float(arrays["step_seconds"].sum())
+
+
+@click.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(repeats: int, out: Path | None) -> None:
+    pipeline = pabtune.load_pipeline("shapes")
+    ratios = measure(pipeline, sample_prompts(4, seed=9), repeats)
+    found = Policy.load(ROOT / "policies" / "shapes-30steps.json")
+    document = {
+        "time_over_plain_generation": {name: round(value, 4) for name, value in ratios.items()},
+        "predicted_time_in_the_transformer": {
+            "pab246": round(predicted(PRESETS["pab246"]), 4),
+            "found": round(predicted(found), 4),
+        },
+        "repeats": repeats,
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": versions(),
+    }
+    if out is not None:
+        save_json(out, document)
+    click.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()
