@@ -21,7 +21,9 @@ FRAMES_PER_SECOND = 8
 @click.option("--prompt", "texts", multiple=True, help="What to draw; repeat for several.")
 @options.prompts_option("More to draw, from a file.")
 @options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
-@click.option("--content", help="Use the policy's variant for this content class.")
+@click.option(
+    "--content", help="Use the policy's variant for this content class; default: the one a prompt file names."
+)
 @click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
 @options.steps_option
 @options.seed_option
@@ -67,7 +69,8 @@ def command(
     with progress_bar("generate") as advance:
         for index, prompt in enumerate(prompts):
             path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
-            with broadcast(pipeline, policy, content) as run:
+            own_content = content or (prompt.content if prompt.content in policy.variants else None)
+            with broadcast(pipeline, policy, own_content) as run:
                 made = generate(pipeline, [prompt], settings)
             save_video(path, made.videos[0], FRAMES_PER_SECOND)
             row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}

@@ -30,11 +30,12 @@ seed_option = click.option(
 )
 
 
+device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, for example cuda.")
+
+
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--device` and `--dtype`."""
-    function = click.option("--device", default="cpu", show_default=True, help="Where to run, for example cuda.")(
-        function
-    )
+    function = device_option(function)
     return click.option(
         "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
     )(function)
@@ -78,9 +79,11 @@ def load_model(model: str, device: str, dtype: str) -> Any:
         ModelError: there is no such model or device.
     """
     import torch
+    from diffusers.utils import logging
 
     from pabtune.models.registry import load_pipeline
 
+    logging.disable_progress_bar()
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

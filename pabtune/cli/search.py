@@ -32,7 +32,7 @@ from pabtune.records.prompts import Prompt
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
 @options.seed_option
 @options.batch_option
-@options.device_options
+@options.device_option
 @options.json_option
 @click.pass_context
 def command(
@@ -49,7 +49,6 @@ def command(
     seed: int,
     batch_size: int,
     device: str,
-    dtype: str,
     as_json: bool,
 ) -> None:
     """Find the policy that takes the least time inside a quality budget, for the model of PROFILE.
@@ -81,7 +80,7 @@ def command(
         batch_size=batch_size,
         arguments=profile.made_for.settings.get("arguments", {}),
     )
-    pipeline = options.load_model(profile.model, device, dtype)
+    pipeline = options.load_model(profile.model, device, profile.made_for.settings.get("dtype", "float32"))
 
     def search_one(content: str | None) -> SearchResult:
         own = [[each for each in prompts if content in (None, each.content)] for prompts in (searched, unseen)]

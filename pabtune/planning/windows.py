@@ -17,8 +17,8 @@ from scipy.ndimage import median_filter
 from pabtune.records.profiles import StableWindow
 
 TOLERANCE = 2.0
-LEAST_SHARE = 0.3
-MOST_CROSSINGS = 3
+LEAST_SHARE = 0.4
+MOST_CROSSINGS = 4
 
 
 def find_window(
