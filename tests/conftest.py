@@ -29,7 +29,7 @@ diffusers_logging.disable_progress_bar()
 def make_transformer(seed: int = 0) -> STDiT3Transformer3DModel:
     torch.manual_seed(seed)
     return STDiT3Transformer3DModel(
-        depth=2, hidden_size=24, num_heads=2, patch_size=(1, 4, 4), in_channels=3, pred_sigma=False,
+        depth=2, hidden_size=24, num_heads=2, patch_size=(1, 4, 4), in_channels=4, pred_sigma=False,
         caption_channels=16, model_max_length=24, input_sq_size=24,
     ).eval()  # fmt: skip
 

@@ -38,10 +38,15 @@ def progress_bar(title: str) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=None)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(title, total=None)
 
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+    def advance(done: int, total: int) -> None:
+        # Shown from the first step on: a refused request leaves its one line of error alone.
+        progress.start()
+        progress.update(task, completed=done, total=total)
 
+    try:
         yield advance
+    finally:
+        progress.stop()

@@ -16,7 +16,7 @@ from pabtune.runtime.clock import Moment
 from pabtune.runtime.interception import Forward
 from pabtune.runtime.timing import Stopwatch
 
-PROJECTIONS = 32
+PROJECTIONS = 64
 BRANCH_SEPARATOR = "+"
 """Joins the names of branches that share one batched call: `cond+uncond` = first half, second half."""
 

@@ -143,7 +143,7 @@ def test_every_run_equals_one_on_a_fresh_pipeline(disturbance, batched, sigmas) 
 def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() -> None:
     def call(transformer, step, size) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
-        x = torch.randn(1, 3, 4, size, size, generator=generator)
+        x = torch.randn(1, 4, 4, size, size, generator=generator)
         text = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(7))
         with transformer.cache_context("cond", step_index=step, num_inference_steps=4), torch.no_grad():
             return transformer(x, torch.tensor([900.0 - 100 * step]), text, return_dict=False)[0]
@@ -163,7 +163,7 @@ def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() ->
 def test_a_bare_transformer_without_a_context_is_refused_with_the_line_to_type() -> None:
     transformer = make_transformer()
     with pabtune.broadcast(transformer, pyramid()), pytest.raises(ModelError, match="cache_context"):
-        transformer(torch.randn(1, 3, 2, 8, 8), torch.tensor([500.0]), torch.randn(1, 24, 16))
+        transformer(torch.randn(1, 4, 2, 8, 8), torch.tensor([500.0]), torch.randn(1, 24, 16))
 
 
 def test_two_pipelines_do_not_meet() -> None:

@@ -31,7 +31,7 @@ def test_a_listener_hears_every_call(pipeline) -> None:
     interception = Interception(Target.of(pipeline), listener)
     assert (draw(pipeline, num_inference_steps=2) == plain).all()
     interception.detach()
-    shape = (2, 3, 8, 24, 24)
+    shape = (2, 4, 8, 24, 24)
     assert listener.calls == [("transformer", step, "cond+uncond", shape) for step in (0, 1)]
 
 

@@ -12,12 +12,19 @@ from torch import Tensor
 
 from pabtune.models.shapes.captions import parse
 from pabtune.models.shapes.text import WordEncoder
-from pabtune.models.shapes.world import FRAME_SIZE, FRAMES, FRAMES_PER_SECOND
+from pabtune.models.shapes.world import COLOR_CHANNELS, FRAME_SIZE, FRAMES, FRAMES_PER_SECOND, frame_clock
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import PromptError
 
 DEFAULT_STEPS = 30
 DEFAULT_GUIDANCE_SCALE = 4.0
+
+
+def with_clock(clips: Tensor, times: Tensor) -> Tensor:
+    """Clips (B, 3, F, H, W) with the times of their frames, (B, F) or (F,), as a fourth channel."""
+    batch, _, frames, height, width = clips.shape
+    clock = times.to(clips).expand(batch, frames)[:, None, :, None, None]
+    return torch.cat([clips, clock.expand(-1, -1, -1, height, width)], dim=1)
 
 
 class ShapesPipelineOutput(BaseOutput):
@@ -75,7 +82,7 @@ class ShapesPipeline(DiffusionPipeline):
             raise PromptError("at least one prompt is needed, but the list is empty")
         for each in prompts:
             parse(each)
-        shape = (len(prompts), self.transformer.config.in_channels, FRAMES, FRAME_SIZE, FRAME_SIZE)
+        shape = (len(prompts), COLOR_CHANNELS, FRAMES, FRAME_SIZE, FRAME_SIZE)
         device, dtype = self._execution_device, self.transformer.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -86,13 +93,14 @@ class ShapesPipeline(DiffusionPipeline):
         # Uniform levels; the scheduler shifts them, once.
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps), device=device)
         sigmas = self.scheduler.sigmas.tolist()
+        clock = torch.from_numpy(frame_clock()).to(device)
 
         def velocity(branch: str, step: int, timestep: Tensor, batch: Tensor, text: Tensor, mask: Tensor) -> Tensor:
             size = torch.full((len(batch),), float(FRAME_SIZE), device=device)
             place = {"step_index": step, "num_inference_steps": num_inference_steps, "sigma": sigmas[step]}
             with self.transformer.cache_context(branch, **place):
                 return self.transformer(
-                    hidden_states=batch.to(dtype),
+                    hidden_states=with_clock(batch.to(dtype), clock),
                     timestep=timestep.expand(len(batch)),
                     encoder_hidden_states=text,
                     encoder_attention_mask=mask,
@@ -100,7 +108,7 @@ class ShapesPipeline(DiffusionPipeline):
                     height=size,
                     width=size,
                     return_dict=False,
-                )[0]
+                )[0][:, :COLOR_CHANNELS]
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):

@@ -16,8 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from pabtune.models.shapes.captions import VOCABULARY, describe, loosen
+from pabtune.models.shapes.pipeline import with_clock
 from pabtune.models.shapes.text import WordEncoder
-from pabtune.models.shapes.world import FRAME_SIZE, FRAMES, FRAMES_PER_SECOND, Scene, render, scenes
+from pabtune.models.shapes.world import (
+    COLOR_CHANNELS,
+    FRAME_SIZE,
+    FRAMES,
+    FRAMES_PER_SECOND,
+    Scene,
+    frame_clock,
+    render,
+    scenes,
+)
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 
 CAPTION_CHANNELS = 64
@@ -51,7 +61,7 @@ class Trainee(nn.Module):
             hidden_size=96,
             num_heads=3,
             patch_size=(1, 4, 4),
-            in_channels=3,
+            in_channels=COLOR_CHANNELS + 1,
             pred_sigma=False,
             caption_channels=CAPTION_CHANNELS,
             model_max_length=LONGEST_CAPTION,
@@ -84,17 +94,23 @@ def training_scenes() -> dict[str, list[Scene]]:
 
 def sample_batch(
     by_motion: Mapping[str, list[Scene]], size: int, single_frames: bool, rng: np.random.Generator
-) -> tuple[Tensor, list[str]]:
-    """Clips (B, 3, F, H, W) in -1..1 and captions; or, for the same work, F times as many single frames."""
-    clips, captions = [], []
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Clips (B, 3, F, H, W) in -1..1, times of their frames (B, F), and captions.
+
+    Or, for the same work, F times as many clips of a single frame.
+    """
+    clips, times, captions = [], [], []
+    clock = frame_clock()
     for _ in range(size * FRAMES if single_frames else size):
         pool = by_motion[str(rng.choice(list(by_motion)))]
         scene = pool[rng.integers(len(pool))]
         frame = rng.integers(FRAMES)
-        clips.append(render(scene, rng, slice(frame, frame + 1) if single_frames else slice(None)))
+        chosen = slice(frame, frame + 1) if single_frames else slice(None)
+        clips.append(render(scene, rng, chosen))
+        times.append(clock[chosen])
         captions.append(describe(loosen(scene, rng), rng))
     frames = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
-    return frames.float() / 127.5 - 1, captions
+    return frames.float() / 127.5 - 1, torch.from_numpy(np.stack(times)), captions
 
 
 def optimizers(trainee: Trainee, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -116,7 +132,7 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     return min(1.0, (step + 1) / config.warmup_steps, max(0.0, remaining))
 
 
-def flow_loss(trainee: Trainee, clips: Tensor, captions: list[str], config: TrainingConfig) -> Tensor:
+def flow_loss(trainee: Trainee, clips: Tensor, times: Tensor, captions: list[str], config: TrainingConfig) -> Tensor:
     """Mean squared error of the velocity `data - noise` at random noise levels, for clips (B, 3, F, H, W)."""
     batch = clips.shape[0]
     # One level from each of `batch` equally likely intervals: the same distribution, less noise in the gradient.
@@ -128,9 +144,13 @@ def flow_loss(trainee: Trainee, clips: Tensor, captions: list[str], config: Trai
     is_null = torch.rand(batch) < config.null_caption_share
     text = torch.where(is_null[:, None, None], trainee.transformer.y_embedder.y_embedding, text)
     velocity = trainee.transformer(
-        (1 - mix) * clips + mix * noise, level * 1000, text, mask, torch.full((batch,), float(FRAMES_PER_SECOND))
+        with_clock((1 - mix) * clips + mix * noise, times),
+        level * 1000,
+        text,
+        mask,
+        torch.full((batch,), float(FRAMES_PER_SECOND)),
     ).sample
-    return (velocity - (clips - noise)).square().mean()
+    return (velocity[:, :COLOR_CHANNELS] - (clips - noise)).square().mean()
 
 
 def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str, float]], None]) -> Trainee:

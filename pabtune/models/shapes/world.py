@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 FRAMES = 8
 FRAME_SIZE = 24
 FRAMES_PER_SECOND = 8
+COLOR_CHANNELS = 3
 
 Split = Literal["train", "held-out"]
 HELD_OUT_SHARE = 0.2
@@ -155,6 +156,13 @@ def render(scene: Scene, rng: np.random.Generator, frames: slice = slice(None)) 
     cover = coverage(scene.shape, RADII[scene.size], centers, angles)[..., None]
     clip = cover * np.array(COLORS[scene.color]) + (1 - cover) * backdrop(scene.background)
     return np.round(clip).astype(np.uint8)
+
+
+def frame_clock() -> NDArray[np.float32]:
+    """Time of each frame, (FRAMES,), from -1 to 1: the network's fourth input channel, as its rotary embedding over
+    frames tells neighbours apart but not the first from the last.
+    """
+    return np.linspace(-1, 1, FRAMES, dtype=np.float32)
 
 
 def backdrop(background: str) -> NDArray:

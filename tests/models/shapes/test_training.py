@@ -29,11 +29,13 @@ def test_training_resumes_where_it_was_killed(tmp_path) -> None:
 
 def test_batches_come_from_the_training_side(monkeypatch) -> None:
     rng = np.random.default_rng(0)
-    clips, captions = sample_batch(training_scenes(), 4, False, rng)
+    clips, times, captions = sample_batch(training_scenes(), 4, False, rng)
     assert clips.shape == (4, 3, 8, 24, 24)
     assert -1 <= clips.min() <= clips.max() <= 1
-    frames, more = sample_batch(training_scenes(), 4, True, rng)
+    frames, moments, more = sample_batch(training_scenes(), 4, True, rng)
     assert frames.shape == (32, 3, 1, 24, 24)
+    torch.testing.assert_close(times, torch.linspace(-1, 1, 8).expand(4, 8))
+    assert len(set(moments.flatten().tolist())) > 4
     assert all(parse(caption) for caption in captions + more)
     assert training.FRAMES == 8
 
