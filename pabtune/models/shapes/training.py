@@ -42,7 +42,7 @@ class TrainingConfig:
     batch_size: int = 16
     learning_rate: float = 2e-3
     warmup_steps: int = 200
-    decay_share: float = 0.3
+    decay_share: float = 0.2
     null_caption_share: float = 0.1
     timestep_logit_mean: float = 1.0
     average_decay: float = 0.999
@@ -171,8 +171,8 @@ def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str,
     by_motion = training_scenes()
     for step in range(start, config.steps):
         rng = np.random.default_rng((config.seed, step))
-        # Single frames teach shapes eight times as cheaply as clips; every other step, as Open-Sora mixes images in.
-        is_single = step % 2 == 1
+        # Single frames teach what a thing looks like and where it is when, eight times as cheaply as clips.
+        is_single = step % 3 != 0
         torch.manual_seed(config.seed * 1_000_003 + step)
         factor = learning_rate_factor(step, config)
         for stepper in steppers:

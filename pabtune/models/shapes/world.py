@@ -17,6 +17,8 @@ FRAMES = 8
 FRAME_SIZE = 24
 FRAMES_PER_SECOND = 8
 COLOR_CHANNELS = 3
+CLOCK_SCALE = 8.0
+"""Large enough to be heard beside colours and positions; at 1 the arrow of time was not learned."""
 
 Split = Literal["train", "held-out"]
 HELD_OUT_SHARE = 0.2
@@ -40,10 +42,13 @@ BACKGROUNDS: Mapping[str, tuple[int, int]] = {
 }
 """Grey levels of even and odd stripes."""
 STRIPE_HEIGHT = 4
-SPEEDS: Mapping[str, float] = {"slow": 0.6, "fast": 1.2}
+SPEEDS: Mapping[str, float] = {"slow": 0.5, "fast": 1.0}
 """Pixels per frame; a rotating shape turns `ROTATION_DEGREES` per frame and unit of speed."""
 ROTATION_DEGREES = 18.0
-PATH_JITTER = 2
+PATH_JITTER = 1
+AHEAD_SHARE = 0.25
+"""Share of a straight path that lies on the near side of the frame's middle: what moves left is left of it most of the
+time. A path around the middle makes the direction a product of word and time, which was not learned."""
 DIRECTIONS: Mapping[str, tuple[float, float]] = {
     "left": (-1.0, 0.0),
     "right": (1.0, 0.0),
@@ -133,9 +138,8 @@ def kinematics(motion: str, speed: str | None) -> tuple[NDArray, NDArray]:
 
 
 def start(offsets: NDArray, rng: np.random.Generator) -> NDArray:
-    """A random start, (2,), such that the middle of the path lies within `PATH_JITTER` pixels of the frame's middle."""
-    middle = (offsets.min(axis=0) + offsets.max(axis=0)) / 2
-    return FRAME_SIZE / 2 - middle + rng.integers(-PATH_JITTER, PATH_JITTER, size=2, endpoint=True)
+    """A random start, (2,): the frame's middle is reached after `AHEAD_SHARE` of the way, give or take `PATH_JITTER`."""
+    return FRAME_SIZE / 2 - AHEAD_SHARE * offsets[-1] + rng.integers(-PATH_JITTER, PATH_JITTER, size=2, endpoint=True)
 
 
 def coverage(shape: str, radius: float, centers: NDArray, angles: NDArray) -> NDArray:
@@ -159,10 +163,10 @@ def render(scene: Scene, rng: np.random.Generator, frames: slice = slice(None)) 
 
 
 def frame_clock() -> NDArray[np.float32]:
-    """Time of each frame, (FRAMES,), from -1 to 1: the network's fourth input channel, as its rotary embedding over
-    frames tells neighbours apart but not the first from the last.
+    """Time of each frame, (FRAMES,), from -CLOCK_SCALE to CLOCK_SCALE: the network's fourth input channel, as its rotary
+    embedding over frames tells neighbours apart but not the first from the last.
     """
-    return np.linspace(-1, 1, FRAMES, dtype=np.float32)
+    return np.linspace(-CLOCK_SCALE, CLOCK_SCALE, FRAMES, dtype=np.float32)
 
 
 def backdrop(background: str) -> NDArray:

@@ -34,7 +34,7 @@ def test_batches_come_from_the_training_side(monkeypatch) -> None:
     assert -1 <= clips.min() <= clips.max() <= 1
     frames, moments, more = sample_batch(training_scenes(), 4, True, rng)
     assert frames.shape == (32, 3, 1, 24, 24)
-    torch.testing.assert_close(times, torch.linspace(-1, 1, 8).expand(4, 8))
+    torch.testing.assert_close(times, torch.linspace(-8, 8, 8).expand(4, 8))
     assert len(set(moments.flatten().tolist())) > 4
     assert all(parse(caption) for caption in captions + more)
     assert training.FRAMES == 8
