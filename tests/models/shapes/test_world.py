@@ -41,7 +41,7 @@ def test_clips_are_reproducible_and_move() -> None:
     assert (clip[2:3] == render(scene, np.random.default_rng(1), slice(2, 3))).all()
     red = clip[..., 0].astype(float) - clip[..., 1]
     centers = [(frame.sum(0) @ np.arange(FRAME_SIZE)) / frame.sum() for frame in red]
-    assert np.all(np.diff(centers) < -1)
+    np.testing.assert_allclose(np.diff(centers), -1, atol=0.05)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
