@@ -80,6 +80,21 @@ def test_search_resumes_and_writes_a_policy(prompts, tmp_path) -> None:
     assert (tmp_path / "log" / "study.journal").exists()
 
 
+def test_a_variant_per_content_class(tmp_path) -> None:
+    profile, out, many = tmp_path / "p.json", tmp_path / "found.json", tmp_path / "many.jsonl"
+    pabtune("prompts", "shapes", "--count", "36", "--seed", "6", "--out", str(many))
+    pabtune("profile", "shapes", "--prompts", str(many), "--steps", "6", "--out", str(profile))
+    done = pabtune(
+        "search", str(profile), "--budget", "shapes>=-80", "--trials", "2", "--prompts", str(many), "--out", str(out),
+        "--logdir", str(tmp_path / "log"), "--floor", "none", "--per-content", "--json",
+    )  # fmt: skip
+    assert document(done)["variants"] == {"fast": "accept", "slow": "accept", "still": "accept"}
+    assert set(json.loads(out.read_text())["variants"]) == {"fast", "slow", "still"}
+    words = ("generate", "shapes", "--policy", str(out), "--prompt", "a red square", "--steps", "6")
+    row = document(pabtune(*words, "--content", "fast", "--out", str(tmp_path / "v.gif"), "--json"))["videos"][0]
+    assert row["broadcast_calls"]
+
+
 def test_an_impossible_budget_exits_with_one(tmp_path) -> None:
     """Only trials that broadcast nothing lose nothing for certain, and those are no policy."""
     many = tmp_path / "many.jsonl"

@@ -32,7 +32,7 @@ from pabtune.models.stdit3 import STDiT3Transformer3DModel
 
 CAPTION_CHANNELS = 64
 LONGEST_CAPTION = 24
-EXTRA_ROTATING = 3
+EXTRA_ROTATING = 5
 """Rotating shapes are the hardest to draw: they are sampled this many times more often than each other motion."""
 
 
@@ -44,7 +44,7 @@ class TrainingConfig:
     batch_size: int = 16
     learning_rate: float = 2e-3
     warmup_steps: int = 200
-    decay_share: float = 0.2
+    decay_share: float = 0.1
     null_caption_share: float = 0.1
     timestep_logit_mean: float = 1.0
     average_decay: float = 0.999

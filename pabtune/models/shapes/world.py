@@ -44,7 +44,7 @@ BACKGROUNDS: Mapping[str, tuple[int, int]] = {
 STRIPE_HEIGHT = 4
 SPEEDS: Mapping[str, float] = {"slow": 0.5, "fast": 1.0}
 """Pixels per frame; a rotating shape turns `ROTATION_DEGREES` per frame and unit of speed."""
-ROTATION_DEGREES = 18.0
+ROTATION_DEGREES = 9.0
 PATH_JITTER = 1
 AHEAD_SHARE = 0.25
 """Share of a straight path that lies on the near side of the frame's middle: what moves left is left of it most of the
