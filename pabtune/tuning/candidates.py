@@ -26,6 +26,9 @@ RUNG_SHARES = (0.25, 0.5, 1.0)
 DOUBT = 0.05
 """One-sided error with which a candidate is given up early."""
 
+ROUNDING_DB = 1e-6
+"""A policy that is the floor itself is not under it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -58,7 +61,12 @@ class Outcome:
     @property
     def is_feasible(self) -> bool:
         """Shown to be within the budget and not under the fidelity floor, on the search's prompts."""
-        return self.is_complete and self.over_budget <= 0 and self.under_floor_db <= 0
+        return self.is_complete and self.is_possible
+
+    @property
+    def is_possible(self) -> bool:
+        """Neither over the budget nor under the fidelity floor, as far as it was tried."""
+        return self.over_budget <= 0 and self.under_floor_db <= ROUNDING_DB
 
     def to_document(self) -> dict[str, Any]:
         """The outcome as JSON."""

@@ -34,8 +34,7 @@ def confirm(
 
     If none of the finalists does for certain, the first that is not rejected is returned as undecided.
     """
-    feasible = [each for each in candidates if each.outcome.is_feasible and each.policy.rules]
-    finalists = sorted(feasible, key=lambda each: each.outcome.predicted_time)[:FINALISTS]
+    finalists = choose_finalists(candidates)
     floor = [PRESETS[config.floor]] if config.floor else []
     fallback: tuple[Policy | None, Verdict | None, list[Evaluation]] = (None, None, [])
     for finalist in finalists:
@@ -58,6 +57,20 @@ def confirm(
         if fallback[1] in (None, "reject"):
             fallback = (policy, verdict, evaluations)
     return fallback
+
+
+def choose_finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The front of least time and most margin over the fidelity floor, the fastest first.
+
+    A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
+    faster one does not hold on unseen prompts.
+    """
+    possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
+    front: list[Candidate] = []
+    for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, each.outcome.under_floor_db)):
+        if not front or candidate.outcome.under_floor_db < front[-1].outcome.under_floor_db:
+            front.append(candidate)
+    return front[:FINALISTS]
 
 
 def with_evidence(  # noqa: PLR0913, one record of everything
