@@ -69,7 +69,7 @@ def test_search_resumes_and_writes_a_policy(prompts, tmp_path) -> None:
     profile, out = tmp_path / "p.json", tmp_path / "found.json"
     pabtune("profile", "shapes", "--prompts", str(prompts), "--steps", "6", "--out", str(profile))
     many = tmp_path / "many.jsonl"
-    pabtune("prompts", "shapes", "--count", "12", "--seed", "6", "--out", str(many))
+    pabtune("prompts", "shapes", "--count", "18", "--seed", "6", "--out", str(many))
     words = ("search", str(profile), "--budget", "shapes>=-80", "--prompts", str(many), "--out", str(out))
     words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
     first = document(pabtune(*words, "--trials", "3"))
