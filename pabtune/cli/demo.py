@@ -10,6 +10,9 @@ from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.cli.profile import describe
 from pabtune.records.files import check_writable
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt
 
 BUDGET = "shapes>=-2.0"
 """Wider than one would take for production: few prompts are tried, so the bounds on the drop are wide."""
@@ -42,17 +45,33 @@ def command(ctx: click.Context, out: Path, trials: int, as_json: bool) -> None:
 def run_demo(out: Path, trials: int) -> dict[str, Any]:
     """Everything that the demo does; returns what `--json` prints."""
     say("pabtune demo: the embedded model draws 8 frames of one moving shape in 30 denoising steps.\n")
-    import pabtune
-    from pabtune.quality.budget import Budget
-    from pabtune.report.figures import draw_curves
-    from pabtune.report.tensorboard import open_writer, write_profile, write_trial
-    from pabtune.report.videos import contact_sheet, save_picture, save_video
-    from pabtune.tuning.generation import Settings, generate
-    from pabtune.tuning.request import SearchConfig
-    from pabtune.tuning.search import search_policy
+    from pabtune.report.tensorboard import open_writer
 
     pipeline = options.load_model("shapes", "cpu", "float32")
     writer = open_writer(out / "tensorboard")
+    profile = _profile(pipeline, out, writer)
+    result, unseen = _search(pipeline, profile, out, trials, writer)
+    writer.close()
+    if result.best is None:
+        say("   no policy was found inside the budget; try more --trials")
+        return {"verdict": None, "out": str(out), "trials": len(result.candidates)}
+    result.best.save(out / "policy.json")
+    _generate(pipeline, result.best, unseen[:SHOWN], out)
+    document = {
+        "verdict": result.verdict,
+        "trials": len(result.candidates),
+        "policies": [evaluation.to_document() for evaluation in result.evaluations],
+        "rules": result.best.to_document()["rules"],
+        "out": str(out),
+    }
+    conclude(document, out)
+    return document
+
+
+def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
+    import pabtune
+    from pabtune.report.figures import draw_curves
+    from pabtune.report.tensorboard import write_profile
 
     say("1. profile: how much does each kind of layer change from step to step?")
     prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1)
@@ -62,6 +81,14 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     write_profile(writer, profile)
     draw_curves(profile).savefig(out / "u-shape.png", dpi=120)
     describe(profile)
+    return profile
+
+
+def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any) -> tuple[Any, list[Prompt]]:
+    from pabtune.quality.budget import Budget
+    from pabtune.report.tensorboard import write_trial
+    from pabtune.tuning.request import SearchConfig
+    from pabtune.tuning.search import search_policy
 
     say(f"\n2. search: the least time inside the budget {BUDGET}, at least as faithful as the paper's pab246")
     searched = options.read_prompts("shapes", None, SEARCHED, sample_seed=2)
@@ -79,36 +106,26 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     )
     with progress_bar("search") as advance:
 
-        def report(candidate, candidates):  # type: ignore[no-untyped-def]
+        def report(candidate: Any, candidates: Any) -> None:
             write_trial(writer, candidate, candidates)
             advance(len(candidates), trials)
 
-        result = search_policy(pipeline, profile, searched, unseen, config, report)
-    writer.close()
-    if result.best is None:
-        say("   no policy was found inside the budget; try more --trials")
-        return {"verdict": None, "out": str(out), "trials": len(result.candidates)}
-    result.best.save(out / "policy.json")
+        return search_policy(pipeline, profile, searched, unseen, config, report), unseen
+
+
+def _generate(pipeline: Any, policy: Policy, prompts: list[Prompt], out: Path) -> None:
+    import pabtune
+    from pabtune.report.videos import contact_sheet, save_picture, save_video
+    from pabtune.tuning.generation import Settings, generate
 
     say("\n3. generate: the same prompts and seeds without and with the policy")
-    shown = unseen[:SHOWN]
-    plain = generate(pipeline, shown, Settings(steps=30)).videos
-    with pabtune.broadcast(pipeline, result.best):
-        fast = generate(pipeline, shown, Settings(steps=30)).videos
+    plain = generate(pipeline, prompts, Settings(steps=30)).videos
+    with pabtune.broadcast(pipeline, policy):
+        fast = generate(pipeline, prompts, Settings(steps=30)).videos
     for index, video in enumerate(fast):
         save_video(out / f"video-{index}.mp4", video, 8)
-    save_picture(
-        out / "side-by-side.png", contact_sheet([each for pair in zip(plain, fast, strict=True) for each in pair])
-    )
-    document = {
-        "verdict": result.verdict,
-        "trials": len(result.candidates),
-        "policies": [evaluation.to_document() for evaluation in result.evaluations],
-        "rules": result.best.to_document()["rules"],
-        "out": str(out),
-    }
-    conclude(document, out)
-    return document
+    pairs = [each for pair in zip(plain, fast, strict=True) for each in pair]
+    save_picture(out / "side-by-side.png", contact_sheet(pairs))
 
 
 def conclude(document: dict[str, Any], out: Path) -> None:

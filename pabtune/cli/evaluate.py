@@ -16,46 +16,39 @@ from pabtune.records.evaluations import Evaluation
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
 @options.prompts_option("What to draw; default for `shapes`: 24 captions.")
-@options.steps_option
 @click.option("--score", default="shapes", show_default=True, help="Absolute score.")
-@options.seed_option
 @options.batch_option
-@options.guidance_option
-@options.device_options
+@options.run_options
 @options.json_option
 def command(
     model: str,
     names: tuple[str, ...],
     prompt_file: Path | None,
-    steps: int,
     score: str,
-    seed: int,
     batch_size: int,
-    guidance_scale: float | None,
-    device: str,
-    dtype: str,
+    run: options.RunOptions,
     as_json: bool,
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name) for name in names]
-    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=4, seed=seed)
+    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=4, seed=run.seed)
     from pabtune.tuning.evaluate import evaluate
 
-    pipeline = options.load_model(model, device, dtype)
+    pipeline = run.load(model)
     with progress_bar("evaluate") as advance:
         evaluations = evaluate(
             pipeline,
             policies,
             prompts,
-            steps,
+            run.steps,
             score=score,
             batch_size=batch_size,
-            arguments=options.call_arguments(guidance_scale),
+            arguments=run.arguments,
             progress=advance,
         )
     if as_json:
         emit({"policies": [evaluation.to_document() for evaluation in evaluations]})
-        say(f"{len(prompts)} prompts, {steps} steps")
+        say(f"{len(prompts)} prompts, {run.steps} steps")
         return
     print_table(evaluations)
 

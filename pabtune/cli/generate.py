@@ -25,10 +25,7 @@ FRAMES_PER_SECOND = 8
     "--content", help="Use the policy's variant for this content class; default: the one a prompt file names."
 )
 @click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
-@options.steps_option
-@options.seed_option
-@options.guidance_option
-@options.device_options
+@options.run_options
 @options.json_option
 def command(
     model: str,
@@ -38,11 +35,7 @@ def command(
     out: Path,
     content: str | None,
     compare: bool,
-    steps: int,
-    seed: int,
-    guidance_scale: float | None,
-    device: str,
-    dtype: str,
+    run: options.RunOptions,
     as_json: bool,
 ) -> None:
     """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
@@ -50,9 +43,9 @@ def command(
 
     policy = find_policy(name)
     check_video_path(out)
-    prompts = [Prompt(prompt=text, seed=seed + index) for index, text in enumerate(texts)]
+    prompts = [Prompt(prompt=text, seed=run.seed + index) for index, text in enumerate(texts)]
     if prompt_file is not None:
-        prompts += options.read_prompts(model, prompt_file, 0, 0, seed + len(prompts))
+        prompts += options.read_prompts(model, prompt_file, 0, 0, run.seed + len(prompts))
     if not prompts:
         raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
     check_writable(out)
@@ -61,8 +54,8 @@ def command(
     from pabtune.runtime.engine import broadcast
     from pabtune.tuning.generation import Settings, generate
 
-    pipeline = options.load_model(model, device, dtype)
-    settings = Settings(steps=steps, arguments=options.call_arguments(guidance_scale))
+    pipeline = run.load(model)
+    settings = Settings(steps=run.steps, arguments=run.arguments)
     if compare:
         generate(pipeline, prompts[:1], settings)
     rows: list[dict[str, Any]] = []
@@ -70,11 +63,11 @@ def command(
         for index, prompt in enumerate(prompts):
             path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
             own_content = content or (prompt.content if prompt.content in policy.variants else None)
-            with broadcast(pipeline, policy, own_content) as run:
+            with broadcast(pipeline, policy, own_content) as broadcasting:
                 made = generate(pipeline, [prompt], settings)
             save_video(path, made.videos[0], FRAMES_PER_SECOND)
             row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}
-            row |= run.summary()
+            row |= broadcasting.summary()
             if compare:
                 plain = generate(pipeline, [prompt], settings)
                 row |= {

@@ -1,6 +1,8 @@
 """Options and arguments that several verbs share, and what they stand for."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,6 @@ from pabtune.records.prompts import Prompt, load_prompts
 DTYPES = ("float32", "bfloat16", "float16")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-steps_option = click.option(
-    "--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."
-)
 batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -22,23 +21,53 @@ batch_option = click.option(
     show_default=True,
     help="Prompts in one call of the pipeline.",
 )
-guidance_option = click.option(
-    "--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."
-)
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
 )
-
-
 device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, for example cuda.")
 
 
-def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--device` and `--dtype`."""
-    function = device_option(function)
-    return click.option(
-        "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
-    )(function)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How the user wants a model to be loaded and run."""
+
+    steps: int
+    seed: int
+    guidance_scale: float | None
+    device: str
+    dtype: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the pipeline's call that the user set."""
+        return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+
+    def load(self, model: str) -> Any:
+        """The pipeline on its device."""
+        return load_model(model, self.device, self.dtype)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--steps`, `--seed`, `--guidance-scale`, `--dtype` and `--device`, handed over as one argument `run`."""
+    names = [each.name for each in fields(RunOptions)]
+
+    @wraps(command)
+    def folded(*args: Any, **values: Any) -> Any:
+        return command(*args, run=RunOptions(**{name: values.pop(name) for name in names}), **values)
+
+    for option in reversed(
+        [
+            click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."),
+            seed_option,
+            click.option("--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."),
+            click.option(
+                "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of weights."
+            ),
+            device_option,
+        ]
+    ):
+        folded = option(folded)
+    return folded
 
 
 def prompts_option(text: str) -> Callable[..., Any]:
@@ -65,11 +94,6 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
 
     sampled = sample_prompts(count, sample_seed)
     return [Prompt(prompt=each.prompt, content=each.content, seed=seed + i) for i, each in enumerate(sampled)]
-
-
-def call_arguments(guidance_scale: float | None) -> dict[str, Any]:
-    """Arguments of the pipeline's call that the user set."""
-    return {} if guidance_scale is None else {"guidance_scale": guidance_scale}
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:

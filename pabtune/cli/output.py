@@ -49,4 +49,5 @@ def progress_bar(title: str) -> Iterator[Advance]:
     try:
         yield advance
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()

@@ -14,37 +14,30 @@ from pabtune.records.profiles import Profile
 @click.command()
 @click.argument("model")
 @options.prompts_option("What to draw; default for `shapes`: 24 captions.")
-@options.steps_option
 @options.out_option("Profile file (.json); its arrays lie beside it (.safetensors).")
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for TensorBoard; none when left out.")
-@options.seed_option
 @options.batch_option
-@options.guidance_option
-@options.device_options
+@options.run_options
 @options.json_option
 def command(
     model: str,
     prompt_file: Path | None,
-    steps: int,
     out: Path,
     logdir: Path | None,
-    seed: int,
     batch_size: int,
-    guidance_scale: float | None,
-    device: str,
-    dtype: str,
+    run: options.RunOptions,
     as_json: bool,
 ) -> None:
     """Measure how much MODEL's attention outputs change from step to step, per layer, kind, branch and content."""
-    if steps < 2:
-        raise ProfileError(f"a profile needs at least 2 steps to see change, but got --steps {steps}")
+    if run.steps < 2:
+        raise ProfileError(f"a profile needs at least 2 steps to see change, but got --steps {run.steps}")
     check_writable(out)
-    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=seed)
+    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=run.seed)
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
 
     writer = open_writer(logdir) if logdir else None
-    pipeline = options.load_model(model, device, dtype)
+    pipeline = run.load(model)
     shown: set[str] = set()
 
     def show(made: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
@@ -56,11 +49,11 @@ def command(
         profile = pabtune.profile(
             pipeline,
             prompts,
-            steps,
+            run.steps,
             name=out.stem,
             model=model,
             batch_size=batch_size,
-            arguments=options.call_arguments(guidance_scale),
+            arguments=run.arguments,
             progress=advance,
             on_video=show,
         )

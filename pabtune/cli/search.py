@@ -1,13 +1,14 @@
 """`pabtune search`: find a policy inside a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pabtune.cli import options
-from pabtune.cli.output import emit, progress_bar, say
+from pabtune.cli.output import Advance, emit, progress_bar, say
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
@@ -89,20 +90,17 @@ def command(
                 pipeline, profile, own[0], own[1], replace(config, content=content), _reporter(logdir, trials, advance)
             )
 
-    result = search_one(None)
-    contents = [content for content in profile.contents if per_content]
-    variants = {content: search_one(content) for content in contents}
-    best = result.best
+    general = search_one(None)
+    variants = {content: search_one(content) for content in profile.contents if per_content}
+    best = general.best
     if best is not None and per_content:
         best = combine(out.stem, best, {name: found.best for name, found in variants.items() if found.best})
     if best is not None:
         best.save(out)
-    _tell(result, out)
-    for content, found in variants.items():
-        say(f"  variant {content}: {found.verdict or 'nothing found'}")
+    _tell(general, variants, out)
     if as_json:
-        emit(_document(result, variants, out))
-    if any(found.verdict != "accept" for found in (result, *variants.values())):
+        emit(_document(general, variants, out))
+    if any(found.verdict != "accept" for found in (general, *variants.values())):
         ctx.exit(1)
 
 
@@ -117,19 +115,19 @@ def _prompts(model: str, prompt_file: Path | None, seed: int) -> tuple[Sequence[
     return searched, [prompt for prompt in unseen if prompt.prompt not in known]
 
 
-def _reporter(logdir, trials, advance):  # type: ignore[no-untyped-def]
+def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
     from pabtune.report.tensorboard import open_writer, write_trial
 
     writer = open_writer(logdir)
 
-    def report(candidate, candidates):  # type: ignore[no-untyped-def]
+    def report(candidate: Any, candidates: Sequence[Any]) -> None:
         write_trial(writer, candidate, candidates)
         advance(len(candidates), trials)
 
     return report
 
 
-def _tell(result, out: Path) -> None:  # type: ignore[no-untyped-def]
+def _tell(result: Any, variants: Mapping[str, Any], out: Path) -> None:
     say(f"study {result.study}: {len(result.candidates)} trials")
     if result.best is None:
         say("no policy was found inside the budget; allow a larger drop, try more --trials, or --floor none")
@@ -141,10 +139,12 @@ def _tell(result, out: Path) -> None:  # type: ignore[no-untyped-def]
             f"PSNR {row['fidelity']['psnr_db']:.2f} dB, score drop {row['score']['drop']:+.2f}"
         )
     say(f"verdict on {result.best.evidence['prompts']} unseen prompts: {result.verdict}")
+    for content, found in variants.items():
+        say(f"  variant {content}: {found.verdict or 'nothing found'}")
     say(f"policy -> {out}")
 
 
-def _document(result, variants, out: Path) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def _document(result: Any, variants: Mapping[str, Any], out: Path) -> dict[str, object]:
     return {
         "study": result.study,
         "trials": len(result.candidates),

@@ -1,13 +1,13 @@
 """Confirming what won on the search's prompts, on prompts that the search never saw."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import Verdict, drop_statistics, judge
+from pabtune.quality.budget import Budget, Verdict, drop_statistics, judge
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -30,33 +30,61 @@ def confirm(
     config: SearchConfig,
     study_name: str,
 ) -> tuple[Policy | None, Verdict | None, list[Evaluation]]:
-    """The fastest feasible candidate that holds the budget and the floor on unseen prompts.
+    """The fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
 
-    If none of the finalists does for certain, the first that is not rejected is returned as undecided.
+    All finalists are measured in turns, on the same prompts. If none holds the budget for certain, the first that is not
+    rejected is returned as undecided.
+
+    Returns:
+        The policy with its evidence, its verdict, and the evaluations of it and of the floor.
     """
     finalists = choose_finalists(candidates)
-    floor = [PRESETS[config.floor]] if config.floor else []
-    fallback: tuple[Policy | None, Verdict | None, list[Evaluation]] = (None, None, [])
-    for finalist in finalists:
-        evaluations = evaluate(
-            pipeline,
-            [finalist.policy, *floor],
-            unseen,
-            profile.steps,
-            score=config.budget.score,
-            batch_size=config.batch_size,
-            arguments=config.arguments,
-            flops=profiled_flops(profile),
-        )
-        verdict = judge(evaluations[0].drops, config.budget)
-        if floor and np.mean(evaluations[0].psnr_db) < np.mean(evaluations[1].psnr_db):
-            verdict = "reject"
-        policy = with_evidence(finalist, evaluations, verdict, profile, prompts, unseen, config, study_name)
-        if verdict == "accept":
-            return policy, verdict, evaluations
-        if fallback[1] in (None, "reject"):
-            fallback = (policy, verdict, evaluations)
-    return fallback
+    if not finalists:
+        return None, None, []
+    presets = [PRESETS[config.floor]] if config.floor else []
+    evaluations = evaluate(
+        pipeline,
+        [*(finalist.policy for finalist in finalists), *presets],
+        unseen,
+        profile.steps,
+        score=config.budget.score,
+        batch_size=config.batch_size,
+        arguments=config.arguments,
+        flops=profiled_flops(profile),
+    )
+    floor = evaluations[len(finalists)] if presets else None
+    standings = [stand(evaluation, floor, config.budget) for evaluation in evaluations[: len(finalists)]]
+    place = min(range(len(finalists)), key=lambda index: standings[index].rank)
+    finalist, own, verdict = finalists[place], evaluations[place], standings[place].verdict
+    policy = with_evidence(finalist, own, verdict, profile, prompts, unseen, config, study_name)
+    return policy, verdict, [own, *evaluations[len(finalists) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a finalist came out on unseen prompts.
+
+    Attributes:
+        verdict: on the budget; `reject` as well for one that is further from the unaccelerated video than the floor.
+        loses_no_more: its mean score drop is at most that of the floor.
+    """
+
+    verdict: Verdict
+    loses_no_more: bool
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Smaller is better. Among equals the faster finalist, which comes first, wins."""
+        return ["accept", "undecided", "reject"].index(self.verdict), not self.loses_no_more
+
+
+def stand(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
+    """Holds a finalist's evaluation against the budget and the floor."""
+    if floor is None:
+        return Standing(judge(own.drops, budget), loses_no_more=True)
+    closer = np.mean(own.psnr_db) >= np.mean(floor.psnr_db)
+    verdict = judge(own.drops, budget) if closer else "reject"
+    return Standing(verdict, loses_no_more=bool(np.mean(own.drops) <= np.mean(floor.drops)))
 
 
 def choose_finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -75,7 +103,7 @@ def choose_finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def with_evidence(  # noqa: PLR0913, one record of everything
     finalist: Candidate,
-    evaluations: Sequence[Evaluation],
+    own: Evaluation,
     verdict: Verdict,
     profile: Profile,
     prompts: Sequence[Prompt],
@@ -84,7 +112,6 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     study_name: str,
 ) -> Policy:
     """The finalist's policy with what was measured on unseen prompts, and how it was found."""
-    own = evaluations[0]
     drop = drop_statistics(own.drops)
     document = own.to_document()
     return replace(

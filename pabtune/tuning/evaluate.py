@@ -51,8 +51,9 @@ class Tally:
             self.baseline_scores.append(SCORES[score](reference, prompt.prompt))
             self.scores.append(SCORES[score](video, prompt.prompt))
 
-    def note_calls(self, summary: Mapping[str, Any]) -> None:
-        """Adds the calls of one batch."""
+    def note_calls(self, summary: Mapping[str, Any], fraction: float, prompts: int) -> None:
+        """Adds the calls of one batch, and the fraction of FLOPs that they computed."""
+        self.compute += fraction * prompts
         self.computed.update(summary["computed_calls"])
         self.broadcast.update(summary["broadcast_calls"])
         self.calls += 1
@@ -111,39 +112,39 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         PolicyError: a policy does not fit the model.
         BudgetError: the score is unknown.
     """
-    if not prompts:
-        raise PromptError("an evaluation needs at least one prompt")
-    if score not in SCORES:
-        raise BudgetError(f"unknown score {score!r}; known scores: {', '.join(SCORES)}")
     target = Target.of(pipeline)
-    for policy in policies:
-        for content in (None, *policy.variants):
-            check_fits(policy, target, content)
+    _check_request(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     single = Settings(steps=1, arguments=arguments or {})
     flops = flops or count_flops(target, lambda: generate(pipeline, prompts[:1], single))
     plan = list(batches(prompts, batch_size))
     generate(pipeline, plan[0], single)
     tallies = [Tally() for _ in policies]
-    done, total = 0, len(plan) * (len(policies) + 1)
-    for batch in plan:
+    for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)
-        done += 1
         if on_videos:
             on_videos("reference", batch, reference.videos)
         levels = noise_levels(pipeline.scheduler)
         schedule = NoiseSchedule(steps=len(levels), sigmas=levels)
-        for policy, tally in zip(policies, tallies, strict=True):
+        for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content) as run:
                 made = generate(pipeline, batch, settings)
+            fraction = compute_fraction(resolve(policy, target.sites, schedule, content), flops.sites, flops.total)
             tally.add(batch, reference, made, score)
-            tally.note_calls(run.summary())
-            mask = resolve(policy, target.sites, schedule, content)
-            tally.compute += compute_fraction(mask, flops.sites, flops.total) * len(batch)
-            done += 1
+            tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
                 on_videos(policy.name, batch, made.videos)
             if progress:
-                progress(done, total)
+                progress(done * (len(policies) + 1) + turn, len(plan) * (len(policies) + 1))
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
+
+
+def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
+    if not prompts:
+        raise PromptError("an evaluation needs at least one prompt")
+    if score not in SCORES:
+        raise BudgetError(f"unknown score {score!r}; known scores: {', '.join(SCORES)}")
+    for policy in policies:
+        for content in (None, *policy.variants):
+            check_fits(policy, target, content)

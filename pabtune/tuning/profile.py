@@ -21,10 +21,13 @@ from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import BATCH_SIZE, Settings, Video, batches, generate
+from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate
 
 ALL_CONTENTS = "all"
 """Key of the windows over all content classes."""
+
+OVERHEAD_BATCHES = 3
+"""So many batches are drawn without the recorder too, for the profile's overhead."""
 
 Progress = Callable[[int, int], None]
 """Told how many of how many parts of the work are done."""
@@ -73,57 +76,44 @@ def profile(  # noqa: PLR0913, the public surface names them all
         raise ProfileError("a profile needs at least one prompt")
     asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
+    single = Settings(steps=1, arguments=arguments or {})
     target = Target.of(pipeline)
-    flops = count_flops(target, lambda: generate(pipeline, asked[:1], Settings(steps=1, arguments=arguments or {})))
+    flops = count_flops(target, lambda: generate(pipeline, asked[:1], single))
     plan = list(batches(asked, batch_size))
-    generate(pipeline, plan[0], Settings(steps=1, arguments=arguments or {}))
+    generate(pipeline, plan[0], single)
 
-    recorder = Recorder(len(target.sites), pipeline._execution_device)
-    tally = Tally()
-    plain_seconds = profiled_seconds = 0.0
+    recorder, tally = Recorder(len(target.sites), pipeline._execution_device), Tally()
     for done, batch in enumerate(plan):
-        if done < 3:
-            plain_seconds += generate(pipeline, batch, settings).seconds
-        interception = Interception(target, recorder)
-        try:
-            made = generate(pipeline, batch, settings)
-        finally:
-            interception.detach()
-        if done < 3:
-            profiled_seconds += made.seconds
-        tally.add(batch[0].content, recorder.recording(), len(batch))
+        plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
+        made = _generate_recorded(pipeline, target, recorder, batch, settings)
+        tally.add(batch, recorder.recording())
+        if plain is not None:
+            tally.note_overhead(plain.seconds, made.seconds)
         for prompt, video in zip(batch, made.videos, strict=True):
             if on_video:
                 on_video(ProfiledVideo(prompt=prompt, video=video))
         if progress:
             progress(done + 1, len(plan))
-    arrays = tally.arrays()
     sigmas = noise_levels(pipeline.scheduler)
-    return Profile(
-        name=name,
-        model=model,
-        made_for=MadeFor(
-            model=target.model_class,
-            fingerprint=target.fingerprint(),
-            steps=len(sigmas),
-            scheduler=type(pipeline.scheduler).__name__,
-            sigmas=sigmas,
-            settings=describe_settings(pipeline, settings, made.videos[0]),
-        ),
-        sites=target.sites,
-        branches=tally.branches,
-        contents=tally.contents,
-        prompts=tally.prompts,
-        seeds=tuple(prompt.seed for batch in plan for prompt in batch),
-        arrays=arrays,
-        site_flops=flops.sites,
-        total_flops=flops.total,
-        windows=_windows(arrays["change"], tally.contents, target.sites),
-        ranking=tuple(rank_kinds(kind_curves(arrays["change"].mean((0, 1)), target.sites))),
-        sketch=tally.sketch(),
-        overhead=profiled_seconds / plain_seconds,
-        provenance={"prompts": digest_prompts(asked), **versions()},
+    made_for = MadeFor(
+        model=target.model_class,
+        fingerprint=target.fingerprint(),
+        steps=len(sigmas),
+        scheduler=type(pipeline.scheduler).__name__,
+        sigmas=sigmas,
+        settings=describe_settings(pipeline, settings, made.videos[0]),
     )
+    return tally.profile(name, model, made_for, target.sites, flops, {"prompts": digest_prompts(asked), **versions()})
+
+
+def _generate_recorded(
+    pipeline: DiffusionPipeline, target: Target, recorder: Recorder, batch: Sequence[Prompt], settings: Settings
+) -> Generation:
+    interception = Interception(target, recorder)
+    try:
+        return generate(pipeline, batch, settings)
+    finally:
+        interception.detach()
 
 
 def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[str, NDArray[np.floating]]:
@@ -157,11 +147,15 @@ class Tally:
         self._seconds: list[torch.Tensor] = []
         self._step_seconds: list[torch.Tensor] = []
         self._errors: list[torch.Tensor] = []
+        self._seeds: list[int] = []
+        self._plain_seconds = self._recorded_seconds = 0.0
         self.prompts: dict[str, int] = {}
 
-    def add(self, content: str, recording: Recording, prompts: int) -> None:
-        """Adds the recording of one batch."""
+    def add(self, batch: Sequence[Prompt], recording: Recording) -> None:
+        """Adds the recording of one batch of one content class."""
+        content, prompts = batch[0].content, len(batch)
         self.prompts[content] = self.prompts.get(content, 0) + prompts
+        self._seeds += [prompt.seed for prompt in batch]
         for measure in ("mse", "change", "distance"):
             for branch, values in getattr(recording, measure).items():
                 key = (measure, content, branch)
@@ -169,6 +163,11 @@ class Tally:
         self._seconds.append(recording.seconds / prompts)
         self._step_seconds.append(recording.step_seconds / prompts)
         self._errors.append(recording.sketch_error)
+
+    def note_overhead(self, plain_seconds: float, recorded_seconds: float) -> None:
+        """Adds the times of one batch without and with the recorder."""
+        self._plain_seconds += plain_seconds
+        self._recorded_seconds += recorded_seconds
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -204,6 +203,36 @@ class Tally:
             "median_relative_error": float(errors.quantile(0.5)),
             "p95_relative_error": float(errors.quantile(0.95)),
         }
+
+    def profile(
+        self,
+        name: str,
+        model: str,
+        made_for: MadeFor,
+        sites: Sequence[Site],
+        flops: FlopCount,
+        provenance: Mapping[str, Any],
+    ) -> Profile:
+        """The record."""
+        arrays = self.arrays()
+        return Profile(
+            name=name,
+            model=model,
+            made_for=made_for,
+            sites=tuple(sites),
+            branches=self.branches,
+            contents=self.contents,
+            prompts=self.prompts,
+            seeds=tuple(self._seeds),
+            arrays=arrays,
+            site_flops=flops.sites,
+            total_flops=flops.total,
+            windows=_windows(arrays["change"], self.contents, sites),
+            ranking=tuple(rank_kinds(kind_curves(arrays["change"].mean((0, 1)), sites))),
+            sketch=self.sketch(),
+            overhead=self._recorded_seconds / self._plain_seconds,
+            provenance=provenance,
+        )
 
 
 def _windows(change_cbsn: NDArray[np.floating], contents: Sequence[str], sites: Sequence[Site]) -> dict[str, Any]:

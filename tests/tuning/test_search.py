@@ -16,7 +16,6 @@ import pabtune
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.results import combine, pareto_front
 from pabtune.tuning.search import Budget, _open_study, search_policy
 from pabtune.tuning.space import Space
 from tests.conftest import make_pipeline
@@ -196,15 +195,3 @@ def test_the_public_call_finds_a_policy(profile, pipeline, tmp_path) -> None:
     )
     assert study.best.name == "mine"
     assert len(study.candidates) == 3
-
-
-def test_the_front_and_the_variants(found) -> None:
-    result, _, _ = found
-    front = pareto_front(result.candidates)
-    times = [candidate.outcome.predicted_time for candidate in front]
-    psnrs = [candidate.outcome.psnr_db for candidate in front]
-    assert times == sorted(times)
-    assert psnrs == sorted(psnrs)
-    both = combine("both", result.best, {"slow": result.best})
-    assert both.rules_for("slow") == both.rules
-    assert both.evidence["variants"]["slow"] == result.best.evidence

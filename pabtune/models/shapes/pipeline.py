@@ -1,6 +1,7 @@
 """The embedded model as a diffusers pipeline: text to a short clip of one moving shape, in pixels."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,21 @@ def with_clock(clips: Tensor, times: Tensor) -> Tensor:
     batch, _, frames, height, width = clips.shape
     clock = times.to(clips).expand(batch, frames)[:, None, :, None, None]
     return torch.cat([clips, clock.expand(-1, -1, -1, height, width)], dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where in a run a forward of the transformer stands."""
+
+    step: int
+    steps: int
+    sigma: float
+    timestep: Tensor
+
+    @property
+    def place(self) -> dict[str, int | float]:
+        """What `cache_context` is told."""
+        return {"step_index": self.step, "num_inference_steps": self.steps, "sigma": self.sigma}
 
 
 class ShapesPipelineOutput(BaseOutput):
@@ -83,45 +99,18 @@ class ShapesPipeline(DiffusionPipeline):
         for each in prompts:
             parse(each)
         shape = (len(prompts), COLOR_CHANNELS, FRAMES, FRAME_SIZE, FRAME_SIZE)
-        device, dtype = self._execution_device, self.transformer.dtype
+        device = self._execution_device
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         text, mask = self.text_encoder(prompts)
-        text = text.to(dtype)
-        null = self.transformer.y_embedder.y_embedding.to(dtype).expand_as(text)
-
         # Uniform levels; the scheduler shifts them, once.
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps), device=device)
         sigmas = self.scheduler.sigmas.tolist()
-        clock = torch.from_numpy(frame_clock()).to(device)
-
-        def velocity(branch: str, step: int, timestep: Tensor, batch: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-            size = torch.full((len(batch),), float(FRAME_SIZE), device=device)
-            place = {"step_index": step, "num_inference_steps": num_inference_steps, "sigma": sigmas[step]}
-            with self.transformer.cache_context(branch, **place):
-                return self.transformer(
-                    hidden_states=with_clock(batch.to(dtype), clock),
-                    timestep=timestep.expand(len(batch)),
-                    encoder_hidden_states=text,
-                    encoder_attention_mask=mask,
-                    fps=torch.full((len(batch),), float(FRAMES_PER_SECOND), device=device),
-                    height=size,
-                    width=size,
-                    return_dict=False,
-                )[0][:, :COLOR_CHANNELS]
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                if guidance_scale == 1.0:
-                    guided = velocity("cond", step, timestep, latents, text, mask)
-                else:
-                    if batched_guidance:
-                        both = (torch.cat([latents, latents]), torch.cat([text, null]), torch.cat([mask, mask]))
-                        cond, uncond = velocity("cond+uncond", step, timestep, *both).chunk(2)
-                    else:
-                        cond = velocity("cond", step, timestep, latents, text, mask)
-                        uncond = velocity("uncond", step, timestep, latents, null, mask)
-                    guided = uncond + guidance_scale * (cond - uncond)
+                where = Where(step, num_inference_steps, sigmas[step], timestep)
+                guided = self._guided_velocity(where, latents, text, mask, guidance_scale, batched_guidance)
                 # The transformer predicts data - noise, the scheduler expects noise - data.
                 latents = self.scheduler.step(-guided, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
@@ -134,3 +123,32 @@ class ShapesPipeline(DiffusionPipeline):
             frames = frames.permute(0, 1, 3, 4, 2).float().cpu().numpy()
         self.maybe_free_model_hooks()
         return ShapesPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _guided_velocity(
+        self, where: Where, latents: Tensor, text: Tensor, mask: Tensor, guidance_scale: float, batched: bool
+    ) -> Tensor:
+        if guidance_scale == 1.0:
+            return self._velocity("cond", where, latents, text, mask)
+        null = self.transformer.y_embedder.y_embedding.to(text).expand_as(text)
+        if batched:
+            both = (torch.cat([latents, latents]), torch.cat([text, null]), torch.cat([mask, mask]))
+            cond, uncond = self._velocity("cond+uncond", where, *both).chunk(2)
+        else:
+            cond = self._velocity("cond", where, latents, text, mask)
+            uncond = self._velocity("uncond", where, latents, null, mask)
+        return uncond + guidance_scale * (cond - uncond)
+
+    def _velocity(self, branch: str, where: Where, latents: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        dtype = self.transformer.dtype
+        size = latents.new_full((len(latents),), float(FRAME_SIZE))
+        with self.transformer.cache_context(branch, **where.place):
+            return self.transformer(
+                hidden_states=with_clock(latents, torch.from_numpy(frame_clock())).to(dtype),
+                timestep=where.timestep.expand(len(latents)),
+                encoder_hidden_states=text.to(dtype),
+                encoder_attention_mask=mask,
+                fps=torch.full_like(size, FRAMES_PER_SECOND),
+                height=size,
+                width=size,
+                return_dict=False,
+            )[0][:, :COLOR_CHANNELS]

@@ -1,0 +1,72 @@
+"""The command line, called in this process or as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pabtune as package
+from pabtune.cli.main import run
+from pabtune.models.registry import load_pipeline
+from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.records.prompts import save_prompts
+
+ROOT = Path(__file__).parent.parent.parent
+POLICY = str(ROOT / "policies" / "shapes-30steps.json")
+PROFILE = str(ROOT / "profiles" / "shapes-30steps.json")
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def document(self, code: int = 0) -> dict:
+        """The JSON document on stdout."""
+        assert self.returncode == code, self.stderr
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def pabtune(monkeypatch, capsys):
+    """Calls the command in this process: everything but the interpreter's start is real."""
+
+    def call(*words: str) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["pabtune", *words])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        told = capsys.readouterr()
+        return Done(returncode=ended.value.code, stdout=told.out, stderr=told.err)
+
+    return call
+
+
+def start(*words: str, **options) -> subprocess.Popen:
+    """The command as a process."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,
+    )  # fmt: skip
+
+
+def write_prompts(path: Path, count: int, seed: int) -> str:
+    """Captions in a file; its name."""
+    save_prompts(path, sample_prompts(count, seed))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def short_profile(tmp_path_factory) -> str:
+    """A profile of the shipped model over 6 steps."""
+    path = tmp_path_factory.mktemp("profile") / "short.json"
+    pipeline = load_pipeline("shapes")
+    package.profile(pipeline, sample_prompts(12, 6), 6, name="short", model="shapes").save(path)
+    return str(path)

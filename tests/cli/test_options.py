@@ -1,0 +1,35 @@
+import click
+import pytest
+from click.testing import CliRunner
+
+from pabtune.cli.options import RunOptions, load_model, read_prompts, run_options
+from pabtune.records.errors import ModelError, PromptError
+
+
+def test_run_options_arrive_as_one_argument() -> None:
+    seen = []
+
+    @click.command()
+    @run_options
+    def command(run: RunOptions) -> None:
+        """Does nothing."""
+        seen.append(run)
+
+    assert CliRunner().invoke(command, ["--steps", "7", "--guidance-scale", "2.5"]).exit_code == 0
+    assert CliRunner().invoke(command, []).exit_code == 0
+    assert seen[0] == RunOptions(steps=7, seed=0, guidance_scale=2.5, device="cpu", dtype="float32")
+    assert seen[0].arguments == {"guidance_scale": 2.5}
+    assert seen[1].arguments == {}
+
+
+def test_prompts_come_from_a_file_or_from_the_embedded_model(tmp_path) -> None:
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    assert [prompt.prompt for prompt in read_prompts("wan", tmp_path / "p.txt", 9, 0)] == ["one", "two"]
+    assert [prompt.seed for prompt in read_prompts("shapes", None, 3, 0, seed=5)] == [5, 6, 7]
+    with pytest.raises(PromptError, match="--prompts FILE"):
+        read_prompts("wan", None, 3, 0)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ModelError, match="unknown device 'warp'"):
+        load_model("shapes", "warp", "float32")

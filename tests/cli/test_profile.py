@@ -1,0 +1,18 @@
+import json
+
+from tests.cli.conftest import write_prompts
+
+
+def test_profile_writes_a_profile_and_events(pabtune, tmp_path) -> None:
+    out = tmp_path / "deep" / "p.json"
+    prompts = write_prompts(tmp_path / "p.jsonl", 6, 5)
+    made = pabtune(
+        "profile", "shapes", "--prompts", prompts, "--steps", "6", "--out", str(out), "--logdir",
+        str(tmp_path / "log"), "--json",
+    ).document()  # fmt: skip
+    assert made["prompts"] == {"fast": 2, "slow": 2, "still": 2}
+    assert set(made["windows"]) == {"fast", "slow", "still", "all"}
+    assert made["overhead"] > 0
+    assert json.loads(out.read_text())["schema"] == "pabtune.profile/1"
+    assert out.with_suffix(".safetensors").exists()
+    assert list((tmp_path / "log").glob("events.*"))

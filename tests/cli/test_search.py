@@ -1,0 +1,41 @@
+import json
+
+from tests.cli.conftest import write_prompts
+
+
+def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) -> None:
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
+    words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out))
+    words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
+    first = pabtune(*words, "--trials", "3").document()
+    again = pabtune(*words, "--trials", "4").document()
+    assert (first["study"], first["trials"]) == (again["study"], again["trials"] - 1)
+    assert again["verdict"] == "accept"
+    assert json.loads(out.read_text())["evidence"]["verdict"] == "accept"
+    assert (tmp_path / "log" / "study.journal").exists()
+
+
+def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
+    done = pabtune(
+        "search", short_profile, "--budget", "shapes>=-80", "--trials", "2", "--prompts", many, "--out", str(out),
+        "--logdir", str(tmp_path / "log"), "--floor", "none", "--per-content", "--json",
+    )  # fmt: skip
+    assert done.document()["variants"] == {"fast": "accept", "slow": "accept", "still": "accept"}
+    assert set(json.loads(out.read_text())["variants"]) == {"fast", "slow", "still"}
+    words = ("generate", "shapes", "--policy", str(out), "--prompt", "a red square", "--steps", "6")
+    made = pabtune(*words, "--content", "fast", "--out", str(tmp_path / "v.gif"), "--json").document()
+    assert made["videos"][0]["broadcast_calls"]
+
+
+def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -> None:
+    """Only trials that broadcast nothing lose nothing for certain, and those are no policy."""
+    many = write_prompts(tmp_path / "many.jsonl", 12, 6)
+    done = pabtune(
+        "search", short_profile, "--budget", "shapes>=0", "--trials", "1", "--prompts", many, "--out",
+        str(tmp_path / "none.json"), "--logdir", str(tmp_path / "log"), "--json",
+    )  # fmt: skip
+    found = done.document(code=1)
+    assert found["verdict"] is None
+    assert found["policy"] is None
+    assert not (tmp_path / "none.json").exists()

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+
+from pabtune.quality.budget import Budget
+from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Policy, Rule
+from pabtune.tuning.candidates import Outcome
+from pabtune.tuning.confirm import FINALISTS, choose_finalists, stand
+from pabtune.tuning.results import Candidate
+
+RULE = Rule(kind="mlp", range=2, window=(2, 6))
+BUDGET = Budget(score="shapes", largest_drop=1.0)
+
+
+def candidate(number: int, predicted_time: float, under_floor_db: float, **changes) -> Candidate:
+    outcome = Outcome(
+        prompts=4, is_complete=True, predicted_time=predicted_time, measured_s=1.0, compute_fraction=predicted_time,
+        psnr_db=40.0 - under_floor_db, drop=0.0, drop_upper=0.5, over_budget=-0.5, under_floor_db=under_floor_db,
+    )  # fmt: skip
+    policy = Policy(name=str(number), rules=(RULE,))
+    return Candidate(number=number, origin="sampler", policy=policy, parameters={}, outcome=replace(outcome, **changes))
+
+
+def evaluation(drops: list[float], psnr_db: float) -> Evaluation:
+    count = len(drops)
+    return Evaluation(
+        policy="p", compute_fraction=0.5, latency_s=1.0, baseline_latency_s=2.0, psnr_db=(psnr_db,) * count,
+        ssim=(0.9,) * count, score_name="shapes", baseline_scores=(90.0,) * count,
+        scores=tuple(90.0 - drop for drop in drops), computed_calls={}, broadcast_calls={}, most_stored_bytes=0,
+    )  # fmt: skip
+
+
+def test_finalists_are_the_front_of_time_and_margin_the_fastest_first() -> None:
+    fast, dominated, safe = candidate(1, 0.5, -0.1), candidate(2, 0.6, 0.0), candidate(3, 0.7, -2.0)
+    assert [each.number for each in choose_finalists([safe, dominated, fast])] == [1, 3]
+
+
+def test_a_candidate_given_up_for_a_faster_one_may_be_a_finalist() -> None:
+    fast, safe = candidate(1, 0.5, -0.1), candidate(2, 0.7, -2.0, is_complete=False)
+    assert [each.number for each in choose_finalists([fast, safe])] == [1, 2]
+
+
+def test_nothing_that_broadcasts_nothing_or_breaks_a_limit_is_a_finalist() -> None:
+    idle = replace(candidate(1, 1.0, -60.0), policy=Policy(name="none"))
+    far, costly = candidate(2, 0.3, 3.0), candidate(3, 0.4, -1.0, over_budget=0.2)
+    assert choose_finalists([idle, far, costly]) == []
+
+
+def test_there_are_at_most_so_many_finalists() -> None:
+    every = [candidate(number, 0.3 + 0.1 * number, -float(number)) for number in range(6)]
+    assert [each.number for each in choose_finalists(every)] == list(range(FINALISTS))
+
+
+@pytest.mark.parametrize(
+    ("drops", "psnr_db", "verdict", "loses_no_more"),
+    [
+        ([-0.2] * 12, 41.0, "accept", True),
+        ([0.2] * 12, 41.0, "accept", False),
+        ([0.2] * 12, 39.0, "reject", False),
+        ([5.0] * 12, 41.0, "reject", False),
+        ([-0.2] * 4, 41.0, "undecided", True),
+    ],
+)
+def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verdict, loses_no_more) -> None:
+    floor = evaluation([-0.1] * 12, 40.0)
+    found = stand(evaluation(drops, psnr_db), floor, BUDGET)
+    assert (found.verdict, found.loses_no_more) == (verdict, loses_no_more)
+    assert stand(evaluation(drops, psnr_db), None, BUDGET).loses_no_more
+
+
+def test_the_better_standing_has_the_smaller_rank() -> None:
+    floor = evaluation([-0.1] * 12, 40.0)
+    ranks = [
+        stand(evaluation([drop] * 12, psnr), floor, BUDGET).rank for drop, psnr in ((-0.2, 41), (0.2, 41), (-0.2, 39))
+    ]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) == 3
