@@ -14,6 +14,7 @@ from pabtune.records.profiles import Profile
 if TYPE_CHECKING:
     from pabtune.models.shapes.pipeline import ShapesPipeline
     from pabtune.models.shapes.text import WordEncoder
+    from pabtune.models.site_tables import SitePattern, register_sites
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
     from pabtune.runtime.engine import broadcast, disable, enable
     from pabtune.tuning.evaluate import evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "Profile",
     "STDiT3Transformer3DModel",
     "ShapesPipeline",
+    "SitePattern",
     "WordEncoder",
     "broadcast",
     "disable",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluate",
     "load_pipeline",
     "profile",
+    "register_sites",
     "search",
 ]
 
@@ -45,6 +48,8 @@ _LAZY = {
     "ShapesPipeline": "pabtune.models.shapes.pipeline",
     "WordEncoder": "pabtune.models.shapes.text",
     "STDiT3Transformer3DModel": "pabtune.models.stdit3",
+    "SitePattern": "pabtune.models.site_tables",
+    "register_sites": "pabtune.models.site_tables",
     "load_pipeline": "pabtune.models.registry",
     "broadcast": "pabtune.runtime.engine",
     "disable": "pabtune.runtime.engine",

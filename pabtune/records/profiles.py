@@ -141,7 +141,7 @@ class Profile:
             raise ProfileError(f"{beside}: cannot read the arrays of {path}: {error}") from error
         if _checksum(arrays) != document["arrays"]["checksum"]:
             raise ProfileError(f"{beside}: does not belong to {path} (other checksum); profile again")
-        sites = tuple(Site(**{**site, "feeders": tuple(site["feeders"])}) for site in document["sites"])
+        sites = tuple(Site.from_document(site) for site in document["sites"])
         windows = {
             content: {kind: StableWindow(**window) for kind, window in kinds.items()}
             for content, kinds in document["windows"].items()
@@ -163,7 +163,7 @@ class Profile:
             "name": self.name,
             "model": self.model,
             "made_for": self.made_for.to_document(),
-            "sites": [asdict(site) | {"feeders": list(site.feeders)} for site in self.sites],
+            "sites": [site.to_document() for site in self.sites],
             "branches": list(self.branches),
             "contents": list(self.contents),
             "prompts": dict(self.prompts),

@@ -1,7 +1,8 @@
 """A site: one place in a model whose output can be broadcast."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 Kind = Literal["spatial", "temporal", "cross", "full", "mlp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -17,6 +18,7 @@ class Site:
         kind: what the module computes.
         layer: index of its block in its list of blocks.
         feeders: module paths that serve this site alone and are skipped with it (its pre-norm).
+        state: names of arguments; a call that is given one of them has an effect besides its output, and always computes.
     """
 
     transformer: str = "transformer"
@@ -24,8 +26,23 @@ class Site:
     kind: Kind
     layer: int
     feeders: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Unique name inside a pipeline."""
         return f"{self.transformer}.{self.path}"
+
+    def to_document(self) -> dict[str, Any]:
+        """The site as JSON."""
+        document = asdict(self) | {"feeders": list(self.feeders)}
+        state = document.pop("state")
+        return document | ({"state": list(state)} if state else {})
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Site":
+        """The site of a JSON document."""
+        values: dict[str, Any] = {
+            key: tuple(each) if isinstance(each, list) else each for key, each in document.items()
+        }
+        return cls(**values)

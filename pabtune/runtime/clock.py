@@ -5,11 +5,14 @@ from the timestep's place in the scheduler's timesteps. A run starts when the sc
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
 from torch import nn
 
@@ -18,6 +21,9 @@ from pabtune.records.errors import ModelError
 
 UNNAMED_BRANCH = "all"
 """Branch of a call that the pipeline gives no name."""
+
+TIMESTEP_TOLERANCE = 0.01
+"""Of the largest timestep; half precision rounds timesteps by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +46,47 @@ class ContextReader(StateManager):
         return self._context
 
 
+class Watch:
+    """Stands in for a method of an object and tells of its calls.
+
+    A copy of the object gets its own plain method back: a pipeline's copies are not what is watched.
+    """
+
+    def __init__(self, owner: Any, method: str, notify: Callable[[], None]) -> None:
+        self._owner, self._method, self._notify = owner, method, notify
+        self._original = getattr(owner, method)
+        # Pipelines look at the signature of set_timesteps to see whether it takes sigmas.
+        self.__signature__ = inspect.signature(self._original)
+        setattr(owner, method, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Tells, then calls."""
+        self._notify()
+        return self._original(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        """The method of the copied owner, which `copy` has noted by now."""
+        copied = memo[id(self._owner)]
+        return MethodType(getattr(type(copied), self._method), copied)
+
+    def remove(self) -> None:
+        """Leaves the object as it was."""
+        vars(self._owner).pop(self._method, None)
+
+
 class Clock:
     """Tells the moment of each call, for all transformers of one target.
 
     Args:
         scheduler: gives the pipeline's noise scheduler; None for a bare transformer.
+        pipeline: whose calls are meant; None for a bare transformer.
     """
 
-    def __init__(self, scheduler: Callable[[], Any]) -> None:
+    def __init__(self, scheduler: Callable[[], Any], pipeline: DiffusionPipeline | None = None) -> None:
         self._scheduler = scheduler
+        self._pipeline = pipeline
         self._watched: Any = None
+        self._watch: Watch | None = None
         self._run = object()
         self._last: dict[tuple[str, str], int] = {}
         self._ordinal: dict[tuple[str, str], int] = {}
@@ -63,26 +100,20 @@ class Clock:
             return
         self.unwatch()
         self._watched = scheduler
-        self._start_run()
         if scheduler is None:
             return
-        set_timesteps = scheduler.set_timesteps
-
-        def started(*args: Any, **kwargs: Any) -> Any:
-            self._start_run()
-            return set_timesteps(*args, **kwargs)
-
-        # Pipelines look at the signature of set_timesteps to see whether it takes sigmas.
-        started.__signature__ = inspect.signature(set_timesteps)  # type: ignore[attr-defined]
-        scheduler.set_timesteps = started
+        self._start_run()
+        self._watch = Watch(scheduler, "set_timesteps", self._start_run)
 
     def unwatch(self) -> None:
         """Leaves the scheduler as it was."""
-        if self._watched is not None:
-            vars(self._watched).pop("set_timesteps", None)
-        self._watched = None
+        if self._watch is not None:
+            self._watch.remove()
+        self._watch = self._watched = None
 
-    def read(self, name: str, transformer: nn.Module, context: CacheContext | None, args: Any, kwargs: Any) -> Moment:
+    def read(
+        self, name: str, transformer: nn.Module, context: CacheContext | None, args: Any, kwargs: Any
+    ) -> Moment | None:
         """The moment of a call that is about to happen.
 
         Args:
@@ -92,18 +123,27 @@ class Clock:
             args: positional arguments of the call.
             kwargs: keyword arguments of the call.
 
+        Returns:
+            None for a call by another pipeline, which shares the transformer.
+
         Raises:
             ModelError: nothing tells the step.
         """
         self.watch()
+        if self._pipeline is not None and calling_pipeline() not in (None, self._pipeline):
+            return None
         branch = context.name if context is not None else UNNAMED_BRANCH
+        is_looked_up = False
         if context is not None and context.step_index is not None:
             step = int(context.step_index)
         else:
-            step = self._step_of_scheduler(transformer, args, kwargs)
+            step, is_looked_up = self._step_of_scheduler((name, branch), transformer, args, kwargs)
         if context is not None and context.num_inference_steps is not None:
             self._steps_of_context = int(context.num_inference_steps)
-        return Moment(step=step, branch=self._unique_branch(name, branch, step), run=self._run)
+        # Timesteps that stand still for a named branch are several forwards of one step (asynchronous frames), no branch.
+        if not (is_looked_up and context is not None):
+            branch = self._unique_branch(name, branch, step)
+        return Moment(step=step, branch=branch, run=self._run)
 
     def schedule(self) -> NoiseSchedule:
         """Steps and noise levels of the run that goes on.
@@ -139,26 +179,65 @@ class Clock:
         ordinal = self._ordinal[key]
         return f"{branch}#{ordinal}" if ordinal else branch
 
-    def _step_of_scheduler(self, transformer: nn.Module, args: Any, kwargs: Any) -> int:
+    def _step_of_scheduler(
+        self, key: tuple[str, str], transformer: nn.Module, args: Any, kwargs: Any
+    ) -> tuple[int, bool]:
+        """The step, and whether it comes from the timestep, which several forwards may share."""
         scheduler = self._watched
         if scheduler is None:
             raise ModelError(
                 "nothing tells the denoising step; call the transformer inside "
                 "transformer.cache_context(branch, step_index=…, num_inference_steps=…)"
             )
-        if hasattr(scheduler, "step_index"):
-            index = scheduler.step_index
-            return int(index) if index is not None else int(getattr(scheduler, "begin_index", None) or 0)
+        index = getattr(scheduler, "step_index", None)
+        if index is not None:
+            return int(index), False
+        begin = int(getattr(scheduler, "begin_index", None) or 0)
+        if hasattr(scheduler, "step_index") and (key[1] == UNNAMED_BRANCH or key not in self._last):
+            self._last.setdefault(key, -1)
+            return begin, False
         bound = inspect.signature(type(transformer).forward).bind_partial(transformer, *args, **kwargs)
-        timestep = torch.as_tensor(bound.arguments["timestep"]).flatten()[0]
-        return int((scheduler.timesteps.to(timestep.device) - timestep).abs().argmin())
+        if "timestep" not in bound.arguments:
+            return begin, False
+        step = _step_of_timestep(torch.as_tensor(bound.arguments["timestep"]), scheduler.timesteps)
+        return (step, hasattr(scheduler, "step_index")) if step is not None else (begin, False)
+
+
+def _step_of_timestep(timestep: torch.Tensor, timesteps: torch.Tensor) -> int | None:
+    """The earliest step that one of the samples, frames or tokens is at; None if none is at any.
+
+    Frames that are given stay at a small timestep of their own; some models take timesteps on another scale.
+    """
+    asked = timestep.float().flatten().unique()
+    distance = (timesteps.to(asked)[:, None] - asked).abs()
+    is_at = distance <= TIMESTEP_TOLERANCE * timesteps.abs().max()
+    nearest = distance.argmin(dim=0)[is_at.any(dim=0)]
+    return int(nearest.min()) if len(nearest) else None
+
+
+def calling_pipeline() -> DiffusionPipeline | None:
+    """The pipeline whose call goes on, the innermost; None where a transformer is called by hand."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), DiffusionPipeline):
+            return frame.f_locals["self"]
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 def noise_levels(scheduler: Any) -> tuple[float, ...]:
-    """Noise level of every step, 1 = noise: sigma for flow matching, else timestep over training timesteps."""
+    """Noise level of every step, 1 = noise.
+
+    Sigma for flow matching; timestep over training timesteps for diffusion; for sigmas without a bound (EDM), the share of
+    noise in what is denoised: sigma / (1 + sigma).
+    """
     steps = len(scheduler.timesteps)
     training = scheduler.config.get("num_train_timesteps", 1000)
     sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and len(sigmas) >= steps and float(sigmas.max()) <= 1.0:
-        return tuple(round(float(sigma), 6) for sigma in sigmas[:steps])
+    if sigmas is not None and len(sigmas) >= steps:
+        known = torch.as_tensor(sigmas)[:steps].double()
+        if float(known.max()) <= 1.0:
+            return tuple(round(float(sigma), 6) for sigma in known)
+        if not 2 < float(scheduler.timesteps.max()) <= training or float(scheduler.timesteps.min()) < 0:
+            return tuple(round(float(sigma / (1 + sigma)), 6) for sigma in known)
     return tuple(round(float(timestep) / training, 6) for timestep in scheduler.timesteps)

@@ -28,9 +28,14 @@ class Branch:
 
     step: int | None = None
     shape: tuple[int, ...] = ()
-    stored: dict[int, Any] = field(default_factory=dict)
+    stored: dict[tuple[int, int], Any] = field(default_factory=dict)
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Frees what is held; the next call computes everything."""
+        self.stored.clear()
+        self.step = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,9 @@ class Run:
         self._current = Branch()
         self._computes: tuple[bool, ...] = ()
         self._keeps: tuple[bool, ...] = ()
+        self._calls_in_forward: Counter[int] = Counter()
         self._most_bytes = 0
+        self._is_done = True
         self._interception = Interception(target, self)
 
     @property
@@ -77,22 +84,24 @@ class Run:
 
     @property
     def computed_calls(self) -> dict[tuple[str, str], int]:
-        """Calls that computed in the latest run, by (branch, site name)."""
+        """Calls that computed in the latest call of the pipeline, by (branch, site name)."""
         return self._calls("computed")
 
     @property
     def broadcast_calls(self) -> dict[tuple[str, str], int]:
-        """Calls that were served by a broadcast in the latest run, by (branch, site name)."""
+        """Calls that were served by a broadcast in the latest call of the pipeline, by (branch, site name)."""
         return self._calls("broadcast")
 
     @property
     def stored_bytes(self) -> int:
         """Bytes held right now."""
         stored = [output for branch in self._branches.values() for output in branch.stored.values()]
-        return sum(tensor.nbytes for output in stored for tensor in _tensors(output))
+        storages = [tensor.untyped_storage() for output in stored for tensor in _tensors(output)]
+        # Parts of one output are often views of one storage.
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def summary(self) -> dict[str, Any]:
-        """Computed and broadcast calls per kind in the latest run, bytes held now and at most."""
+        """Computed and broadcast calls per kind in the latest call of the pipeline, bytes held now and at most."""
         kinds = {site.name: site.kind for site in self._target.sites}
         computed: Counter[str] = Counter()
         broadcast: Counter[str] = Counter()
@@ -120,6 +129,7 @@ class Run:
         if plan is None or moment.step >= plan.mask.steps:
             steps = plan.mask.steps if plan else 0
             raise PolicyError(f"the model is called at step {moment.step}, but the run has {steps} steps")
+        self._free_left_behind(transformer, moment.step)
         branch = self._branches.setdefault((transformer, moment.branch), Branch())
         follows = branch.step is not None and moment.step == branch.step + 1 and shape == branch.shape
         if not follows:
@@ -127,8 +137,23 @@ class Run:
             branch.stored.clear()
         branch.step, branch.shape = moment.step, shape
         self._current = branch
+        self._calls_in_forward.clear()
         self._computes = plan.computes[moment.step] if follows else (True,) * len(plan.mask.sites)
         self._keeps = plan.keeps[moment.step]
+
+    def _free_left_behind(self, transformer: str, step: int) -> None:
+        """Frees what nobody will ask for: a transformer for high noise has done its part when another takes over."""
+        steps = {key: branch.step for key, branch in self._branches.items() if branch.step is not None}
+        takes_over = not any(name == transformer and last >= step - 1 for (name, _), last in steps.items())
+        for (name, branch_name), last in steps.items():
+            if last < step - 1 or (takes_over and name != transformer and last < step):
+                self._branches[name, branch_name].forget()
+
+    def pause(self) -> None:
+        """Computes everything in this call, and keeps nothing (see `Listener`)."""
+        everything = len(self._target.sites)
+        self._current, self._computes, self._keeps = Branch(), (True,) * everything, (False,) * everything
+        self._calls_in_forward.clear()
 
     def end(self, transformer: str) -> None:
         """Notes the bytes held (see `Listener`)."""
@@ -137,31 +162,49 @@ class Run:
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes or broadcasts a site (see `Listener`)."""
         branch = self._current
-        if self._computes[index]:
-            output = forward(*args, **kwargs)
-            branch.computed[index] += 1
-            if self._keeps[index]:
-                branch.stored[index] = output
-            return output
-        branch.broadcast[index] += 1
-        return branch.stored[index] if self._keeps[index] else branch.stored.pop(index)
+        call = self._calls_in_forward[index]
+        self._calls_in_forward[index] += 1
+        key = (index, call)
+        computes = self._computes[index] or self._has_effect(index, kwargs)
+        if call == 0:
+            (branch.computed if computes else branch.broadcast)[index] += 1
+        if not computes:
+            return branch.stored[key] if self._keeps[index] else branch.stored.pop(key)
+        output = forward(*args, **kwargs)
+        if self._keeps[index]:
+            branch.stored[key] = output
+        else:
+            branch.stored.pop(key, None)
+        return output
 
     def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Skips what feeds a site that broadcasts (see `Listener`)."""
         if self._computes[index]:
             return forward(*args, **kwargs)
-        return args[0] if args else next(iter(kwargs.values()))
+        # One token stands in for all: what the block still does to it on the way to the site costs nothing.
+        tensor = args[0] if args else next(iter(kwargs.values()))
+        return tensor[:, :1] if tensor.ndim > 2 else tensor
+
+    def _has_effect(self, index: int, kwargs: Any) -> bool:
+        return any(kwargs.get(name) is not None for name in self._target.sites[index].state)
 
     def reset(self) -> None:
         """Frees what is held; counts stay readable. The next call starts a run."""
+        self._is_done = True
         for branch in self._branches.values():
-            branch.stored.clear()
-            branch.step = None
+            branch.forget()
 
     def _start(self, run: object) -> None:
+        """A denoising loop starts. Counts go on where one call of the pipeline has several loops, one after another."""
         self._run = run
-        self._branches.clear()
-        self._most_bytes = 0
+        last = self._plan.mask.steps - 1 if self._plan else None
+        if not self._is_done and any(branch.step == last for branch in self._branches.values()):
+            for branch in self._branches.values():
+                branch.forget()
+        else:
+            self._branches.clear()
+            self._most_bytes = 0
+        self._is_done = False
         schedule = self._interception.clock.schedule()
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
 

@@ -3,7 +3,10 @@
 Knows where calls are and who wants to hear of them; knows nothing of policies or measurements: those are listeners.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from diffusers.hooks import HookRegistry, ModelHook
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from pabtune.records.errors import ModelError
 from pabtune.records.sites import Site
-from pabtune.runtime.clock import Clock, ContextReader, Moment
+from pabtune.runtime.clock import Clock, ContextReader, Moment, Watch
 from pabtune.runtime.targets import Target
 
 ROOT_HOOK = "pabtune_root"
@@ -26,6 +29,9 @@ class Listener(Protocol):
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """A transformer is about to be called; `shape` is that of its first tensor."""
+
+    def pause(self) -> None:
+        """A call that is no part of a run of the target is about to happen: nothing is measured, broadcast or kept."""
 
     def end(self, transformer: str) -> None:
         """The call is over."""
@@ -53,7 +59,12 @@ class RootHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Calls the transformer between the listener's `begin` and `end`."""
+        if getattr(module, "is_cache_enabled", False):
+            raise ModelError(f"another cache was enabled on {self._name} beside pabtune; disable one of the two")
         moment = self._clock.read(self._name, module, self.context.current(), args, kwargs)
+        if moment is None:
+            self._listener.pause()
+            return self.fn_ref.original_forward(*args, **kwargs)
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         self._listener.begin(self._name, moment, tuple(first.shape))
         output = self.fn_ref.original_forward(*args, **kwargs)
@@ -61,8 +72,9 @@ class RootHook(ModelHook):
         return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Called by diffusers when a pipeline is done."""
-        self._listener.reset()
+        """Called by diffusers when a pipeline is done; for a bare transformer, nobody else tells."""
+        if self.owner.target.pipeline is None:
+            self._listener.reset()
         return module
 
 
@@ -107,8 +119,9 @@ class Interception:
                 raise ModelError(f"pabtune is already attached to {name}; call pabtune.disable(…) first")
         self.target = target
         self.listener = listener
-        self.clock = Clock(target.scheduler)
+        self.clock = Clock(target.scheduler, target.pipeline)
         self._attached: list[tuple[nn.Module, str, bool, bool]] = []
+        self._watch: Watch | None = None
         try:
             self._attach_all()
         except BaseException:
@@ -118,15 +131,36 @@ class Interception:
     def detach(self) -> None:
         """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
         for module, hook_name, had_registry, had_forward in reversed(self._attached):
-            module._diffusers_hook.remove_hook(hook_name, recurse=False)
+            _remove_hook(module, hook_name)
             if not had_registry and not module._diffusers_hook.hooks:
                 del module._diffusers_hook
-            if not had_forward:
+            if not had_forward and not hasattr(module, "_hf_hook"):
                 vars(module).pop("forward", None)
         self._attached.clear()
+        for transformer in self.target.transformers.values():
+            vars(transformer).pop("__deepcopy__", None)
+        if self._watch is not None:
+            self._watch.remove()
         self.clock.unwatch()
         self.listener.reset()
         self._invalidate()
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Takes our marks off the modules, for as long as they are copied: a copy is a model of its own."""
+        aside = []
+        for transformer in self.target.transformers.values():
+            aside.append((transformer, {"__deepcopy__": vars(transformer).pop("__deepcopy__")}))
+        for module, _, _, had_forward in self._attached:
+            hooks = module._diffusers_hook.hooks
+            # Where others have hooks too, the copy keeps all of them, as any copy of a hooked model of diffusers does.
+            if not had_forward and all(name in (ROOT_HOOK, SITE_HOOK, FEEDER_HOOK) for name in hooks):
+                aside.append((module, {name: vars(module).pop(name) for name in ("forward", "_diffusers_hook")}))
+        try:
+            yield
+        finally:
+            for module, marks in aside:
+                vars(module).update(marks)
 
     def _attach_all(self) -> None:
         modules = {name: dict(part.named_modules()) for name, part in self.target.transformers.items()}
@@ -134,6 +168,9 @@ class Interception:
             self._attach_site(index, site, modules[site.transformer])
         for name, transformer in self.target.transformers.items():
             self._attach(transformer, RootHook(name, self.clock, self.listener, self), ROOT_HOOK)
+            transformer.__deepcopy__ = partial(self._copy, transformer)  # type: ignore[assignment]
+        if self.target.pipeline is not None:
+            self._watch = Watch(self.target.pipeline, "maybe_free_model_hooks", self.listener.reset)
         self._invalidate()
 
     def _attach_site(self, index: int, site: Site, modules: dict[str, nn.Module]) -> None:
@@ -146,11 +183,26 @@ class Interception:
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, hook_name)
         self._attached.append((module, hook_name, had_registry, had_forward))
 
+    def _copy(self, transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        """A copy without pabtune. With our hooks in it, it would run the original's sites."""
+        with self._set_aside():
+            return copy.deepcopy(transformer, memo)
+
     def _invalidate(self) -> None:
         """diffusers keeps a list of the registries below a model; it is stale when hooks come or go."""
         for transformer in self.target.transformers.values():
             if hasattr(transformer, "_diffusers_hook"):
                 transformer._diffusers_hook.invalidate_child_registries_cache()
+
+
+def _remove_hook(module: nn.Module, hook_name: str) -> None:
+    """Removes one hook, also from under the offloading of accelerate, which keeps the forward that it found."""
+    outer = vars(module).get("forward")
+    is_offloaded = hasattr(module, "_hf_hook") and hasattr(module, "_old_forward")
+    module._diffusers_hook.remove_hook(hook_name, recurse=False)
+    if is_offloaded:
+        module._old_forward = module.forward
+        module.forward = outer
 
 
 def find_interception(transformer: nn.Module) -> Interception | None:

@@ -1,25 +1,34 @@
 """What can be intercepted: a pipeline, or a bare transformer that is driven through `cache_context`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pabtune.models.site_tables import SITE_TABLE, find_sites
+from pabtune.models.site_tables import known_patterns
+from pabtune.models.sites import SiteMap, find_sites
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
 from pabtune.records.sites import Site
 
+SET_BY_CALLS = ("num_frame_per_block",)
+"""Keys of a transformer's configuration that pipelines write while they run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The transformers to intercept, by name in the pipeline, and how to get at the noise scheduler."""
+    """The transformers to intercept, by name in the pipeline; `pipeline` is None for a bare transformer."""
 
     transformers: Mapping[str, nn.Module]
+    maps: Mapping[str, SiteMap]
     sites: tuple[Site, ...]
-    scheduler: Callable[[], Any]
+    pipeline: DiffusionPipeline | None
+
+    def scheduler(self) -> Any:
+        """The noise scheduler that the pipeline has now; None for a bare transformer."""
+        return getattr(self.pipeline, "scheduler", None)
 
     @classmethod
     def of(cls, model: DiffusionPipeline | nn.Module) -> "Target":
@@ -28,22 +37,18 @@ class Target:
         Raises:
             ModelError: nothing in it has known sites, or another cache is enabled on it.
         """
-        if isinstance(model, DiffusionPipeline):
-            modules = {name: part for name, part in model.components.items() if isinstance(part, nn.Module)}
-            transformers = {name: part for name, part in modules.items() if type(part).__name__ in SITE_TABLE}
-            if not transformers:
-                found = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())
-                raise ModelError(
-                    f"{type(model).__name__} has no transformer with known sites; it has {found}; "
-                    f"known transformers: {', '.join(SITE_TABLE)}"
-                )
-        else:
-            transformers = {"transformer": model}
+        transformers = _transformers(model)
         for name, transformer in transformers.items():
             if getattr(transformer, "is_cache_enabled", False):
                 raise ModelError(f"another cache is enabled on {name}; call {name}.disable_cache() first")
-        sites = [site for name, transformer in transformers.items() for site in find_sites(transformer, name)]
-        return cls(transformers=transformers, sites=tuple(sites), scheduler=lambda: getattr(model, "scheduler", None))
+        maps = {name: find_sites(transformer, name) for name, transformer in transformers.items()}
+        sites = [site for each in maps.values() for site in each.sites]
+        return cls(
+            transformers=transformers,
+            maps=maps,
+            sites=tuple(sites),
+            pipeline=model if isinstance(model, DiffusionPipeline) else None,
+        )
 
     @property
     def model_class(self) -> str:
@@ -57,9 +62,31 @@ class Target:
                 "name": name,
                 "class": type(transformer).__name__,
                 "config": {
-                    key: value for key, value in getattr(transformer, "config", {}).items() if not key.startswith("_")
+                    key: value
+                    for key, value in getattr(transformer, "config", {}).items()
+                    if not key.startswith("_") and key not in SET_BY_CALLS
                 },
             }
             for name, transformer in self.transformers.items()
         ]
         return digest({"transformers": parts, "sites": [[site.name, site.kind] for site in self.sites]})
+
+
+def _transformers(model: DiffusionPipeline | nn.Module) -> dict[str, nn.Module]:
+    """The denoising networks of a pipeline by name: those of known classes, else those named `transformer…`."""
+    if isinstance(model, nn.Module):
+        return {"transformer": model}
+    if not isinstance(model, DiffusionPipeline):
+        raise ModelError(
+            f"a diffusers pipeline or a transformer is needed, not {type(model).__name__}; pass its transformer"
+        )
+    modules = {name: part for name, part in model.components.items() if isinstance(part, nn.Module)}
+    known = {name: part for name, part in modules.items() if type(part).__name__ in known_patterns()}
+    named = {name: part for name, part in modules.items() if name.startswith("transformer")}
+    if not known and not named:
+        found = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())
+        raise ModelError(
+            f"{type(model).__name__} has no transformer with known sites; it has {found}; "
+            f"known transformers: {', '.join(known_patterns())}"
+        )
+    return known or named

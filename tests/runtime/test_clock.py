@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,7 @@ def test_setting_timesteps_starts_a_run_and_unwatch_restores_the_scheduler() -> 
     scheduler = FlowMatchEulerDiscreteScheduler()
     clock = Clock(lambda: scheduler)
     first = moments(clock, [None])[0]
+    scheduler.set_timesteps(4)
     scheduler.set_timesteps(4)
     second = moments(clock, [None])[0]
     assert first.run is not second.run
@@ -91,3 +94,28 @@ def test_no_source_of_steps_is_an_error() -> None:
         moments(clock, [None])
     with pytest.raises(ModelError, match="nothing tells the number"):
         clock.schedule()
+
+
+def test_a_copy_of_a_watched_scheduler_is_not_watched() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    clock = Clock(lambda: scheduler)
+    scheduler.set_timesteps(4)
+    run = moments(clock, [None])[0].run
+    copied = copy.deepcopy(scheduler)
+    copied.set_timesteps(7)
+    assert len(copied.timesteps) == 7
+    assert len(scheduler.timesteps) == 4
+    assert moments(clock, [None])[0].run is run
+
+
+def test_frames_that_are_denoised_by_copies_of_the_scheduler_are_told_by_their_timestep() -> None:
+    """Diffusion forcing: the pipeline's own scheduler never steps; clean frames have small timesteps."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    clock = Clock(lambda: scheduler)
+    scheduler.set_timesteps(4)
+    context = CacheContext("cond")
+    found = [
+        clock.read("transformer", TRANSFORMER, context, (), {"timestep": torch.tensor([[20.0, float(timestep)]])})
+        for timestep in (*scheduler.timesteps[:3], scheduler.timesteps[2], scheduler.timesteps[3])
+    ]
+    assert [(moment.step, moment.branch) for moment in found] == [(step, "cond") for step in (0, 1, 2, 2, 3)]

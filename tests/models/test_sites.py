@@ -1,0 +1,85 @@
+import pytest
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
+
+import pabtune
+from pabtune.models import site_tables
+from pabtune.models.site_tables import SitePattern
+from pabtune.models.sites import find_sites
+from pabtune.records.errors import ModelError
+from tests.conftest import make_transformer
+
+
+class Homemade(nn.Module):
+    """A transformer that no table knows, with a text side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(BasicTransformerBlock(8, 2, 4, cross_attention_dim=8) for _ in range(3))
+        self.temporal_layers = nn.ModuleList(BasicTransformerBlock(8, 2, 4) for _ in range(3))
+        self.text_refiner = nn.ModuleList(BasicTransformerBlock(8, 2, 4) for _ in range(2))
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        """Runs all blocks."""
+        for spatial, temporal in zip(self.layers, self.temporal_layers, strict=True):
+            hidden_states = spatial(hidden_states, encoder_hidden_states=encoder_hidden_states)
+            hidden_states = temporal(hidden_states)
+        return hidden_states
+
+
+def test_every_block_has_its_sites() -> None:
+    found = find_sites(make_transformer())
+    assert found.source == "table"
+    assert len(found.sites) == 12 == len({site.name for site in found.sites})
+    kinds = [site.kind for site in found.sites]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"spatial": 2, "temporal": 2, "cross": 4, "mlp": 4}
+    by_path = {site.path: site for site in found.sites}
+    assert by_path["temporal_blocks.1.attn"].kind == "temporal"
+    assert by_path["temporal_blocks.1.attn"].feeders == ("temporal_blocks.1.norm1",)
+    assert by_path["spatial_blocks.0.cross_attn"].feeders == ()
+
+
+def test_a_changed_model_is_an_error() -> None:
+    broken = make_transformer()
+    del broken.spatial_blocks[1].mlp
+    with pytest.raises(ModelError, match="lacks the module 'spatial_blocks.1.mlp'"):
+        find_sites(broken)
+
+
+def test_an_unknown_class_is_told_by_its_structure_and_says_how_sure_it_is() -> None:
+    found = find_sites(Homemade())
+    assert found.source == "structure"
+    kinds = {site.path: site.kind for site in found.sites}
+    assert kinds["layers.0.attn1"] == "full"
+    assert kinds["layers.2.attn2"] == "cross"
+    assert kinds["temporal_layers.1.attn1"] == "temporal"
+    assert kinds["layers.0.ff"] == "mlp"
+    assert not any(path.startswith("text_refiner") for path in kinds)
+    assert "layers.*.attn1: full (unsure: an attention that is neither marked nor named otherwise)" in found.notes
+    assert "layers.*.attn2: cross (sure: it says so)" in found.notes
+
+
+def test_nothing_found_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"no sites are known for Linear, .* pabtune.register_sites\(Linear"):
+        find_sites(nn.Linear(1, 1))
+
+
+def test_a_registered_class_is_known(monkeypatch) -> None:
+    monkeypatch.setattr(site_tables, "_registered", {})
+    pabtune.register_sites(
+        Homemade,
+        SitePattern(blocks="layers", child="attn1", kind="spatial", feeders=("norm1",)),
+        SitePattern(blocks="temporal_layers", child="attn1", kind="temporal", after=("layers",)),
+        SitePattern(blocks="layers", child="audio", kind="full", optional=True),
+    )
+    found = find_sites(Homemade())
+    assert found.source == "table"
+    assert [site.layer for site in found.sites] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="at least one pattern"):
+        pabtune.register_sites(Homemade)
+
+
+def test_a_site_with_state_has_no_feeders() -> None:
+    with pytest.raises(ValueError, match="has no feeders"):
+        SitePattern(blocks="layers", child="attn1", kind="full", feeders=("norm1",), state=("kv_cache",))

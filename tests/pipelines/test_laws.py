@@ -1,0 +1,263 @@
+"""What must hold on every pipeline class: exact equalities, on small models of the real classes."""
+
+import copy
+from collections import Counter
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pabtune
+from pabtune.records.policies import Policy, Rule
+from pabtune.runtime.targets import Target
+from tests.pipelines.oracle import broadcast_by_hand
+from tests.pipelines.parts import OTHER_PROMPT, PROMPT, Case
+
+FILES = [
+    path.stem
+    for path in sorted(Path(__file__).parent.glob("*.py"))
+    if path.stem not in ("parts", "oracle", "test_laws")
+]
+CASES: dict[str, Case] = {
+    name: case
+    for file in FILES
+    for name, case in getattr(import_module(f"tests.pipelines.{file}"), "CASES", {}).items()
+}
+COUNTED = [name for name, case in CASES.items() if not case.is_asynchronous]
+"""Cases whose model calls come step by step, so that they can be counted."""
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.parametrize("name", CASES),
+]
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Folders of saved pipelines by name of the case."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    @cache
+    def folder(name: str) -> Path:
+        CASES[name].build().save_pretrained(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture
+def load(saved):
+    def loaded(name: str) -> DiffusionPipeline:
+        pipeline = CASES[name].loader.from_pretrained(saved(name))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return loaded
+
+
+def run(pipeline: DiffusionPipeline, name: str, prompt: str = PROMPT, seed: int = 0, **changes) -> np.ndarray:
+    """One call; the result as an array."""
+    case = CASES[name]
+    arguments = {**case.call, **changes}
+    if case.takes_prompt:
+        arguments["prompt"] = prompt
+    output = pipeline(generator=torch.Generator().manual_seed(seed), **arguments)
+    frames = output[0] if isinstance(output, tuple) else next(iter(output.values()))
+    parts = frames if isinstance(frames, list) else [frames]
+    return np.concatenate([np.asarray(part).ravel() for part in parts])
+
+
+def policy(name: str) -> Policy:
+    """Every kind of the case, with ranges, windows and anchors of its own."""
+    steps = CASES[name].call["num_inference_steps"]
+    rules = {
+        "full": Rule(kind="full", range=2, window=(1, steps - 1)),
+        "spatial": Rule(kind="spatial", range=2, window=(1, steps - 1)),
+        "temporal": Rule(kind="temporal", range=3, window=(1, steps)),
+        "cross": Rule(kind="cross", range=3, window=(1, steps), anchor="start"),
+        "mlp": Rule(kind="mlp", range=2, window=(2, steps), layers=(1,)),
+    }
+    return Policy(name="every kind", rules=tuple(rules[kind] for kind in CASES[name].sites))
+
+
+def idle(name: str) -> Policy:
+    """Every kind, never broadcast."""
+    steps = CASES[name].call["num_inference_steps"]
+    return Policy(name="idle", rules=tuple(Rule(kind=kind, range=1, window=(0, steps)) for kind in CASES[name].sites))
+
+
+def test_the_sites_are_found(name, load) -> None:
+    sites = Target.of(load(name)).sites
+    assert Counter(site.kind for site in sites) == CASES[name].sites
+    assert len({site.name for site in sites}) == len(sites)
+
+
+def test_range_one_changes_nothing_and_disabling_restores(name, load) -> None:
+    pipeline = load(name)
+    plain = run(pipeline, name)
+    assert np.isfinite(plain).all()
+    before = marks(pipeline)
+    with pabtune.broadcast(pipeline, idle(name)) as active:
+        assert (run(pipeline, name) == plain).all()
+    assert not active.broadcast_calls
+    with pabtune.broadcast(pipeline, policy(name)):
+        assert (run(pipeline, name) != plain).any()
+    assert (run(pipeline, name) == plain).all()
+    assert marks(pipeline) == before
+    assert "set_timesteps" not in vars(pipeline.scheduler)
+
+
+def marks(pipeline: DiffusionPipeline) -> list[set[str]]:
+    """What hooks leave on modules; diffusers leaves some of its own."""
+    return [vars(module).keys() & {"forward", "_diffusers_hook", "__deepcopy__"} for module in modules(pipeline)]
+
+
+def modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    return [each for part in pipeline.components.values() if isinstance(part, nn.Module) for each in part.modules()]
+
+
+def test_it_equals_broadcasting_by_hand(name, load) -> None:
+    if name not in COUNTED:
+        pytest.skip("model calls of asynchronous frames are no steps that could be counted")
+    pipeline = load(name)
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        fast = run(pipeline, name)
+    assert {(site.split(".")[0], branch) for branch, site in active.computed_calls} == CASES[name].branches
+    calls = Counter()
+    for (_, site), count in active.computed_calls.items():
+        calls[site] += count
+    calls_per_step = len({branch for _, branch in CASES[name].branches})
+    with broadcast_by_hand(pipeline, active.mask, calls_per_step) as computed:
+        assert (run(pipeline, name) == fast).all()
+    if CASES[name].loops == 1:
+        assert calls == computed
+
+
+def test_every_run_is_like_the_first(name, load) -> None:
+    """After the same run, an aborted one, another prompt and seed, another number of steps: always as on a fresh model."""
+    pipeline = load(name)
+    steps = CASES[name].call["num_inference_steps"]
+    with pabtune.broadcast(pipeline, policy(name)):
+        first = run(pipeline, name)
+        assert (run(pipeline, name) == first).all()
+        abort(pipeline, name, at_call=3)
+        assert (run(pipeline, name) == first).all()
+        run(pipeline, name, prompt=OTHER_PROMPT, seed=1)
+        assert (run(pipeline, name) == first).all()
+        run(pipeline, name, num_inference_steps=steps + 1)
+        abort(pipeline, name, at_call=4)
+        other = run(pipeline, name, prompt=OTHER_PROMPT, seed=1)
+    fresh = load(name)
+    with pabtune.broadcast(fresh, policy(name)):
+        assert (run(fresh, name, prompt=OTHER_PROMPT, seed=1) == other).all()
+
+
+class Aborted(Exception):
+    """What a user's callback raises."""
+
+
+def abort(pipeline: DiffusionPipeline, name: str, at_call: int) -> None:
+    calls = []
+
+    def count(module: nn.Module, args: object, output: object) -> None:
+        calls.append(module)
+        if len(calls) == at_call:
+            raise Aborted
+
+    handles = [each.register_forward_hook(count) for each in transformers_of(pipeline)]
+    try:
+        with pytest.raises(Aborted):
+            run(pipeline, name)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def transformers_of(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    return [part for key, part in pipeline.components.items() if key.startswith("transformer") and part is not None]
+
+
+def test_nothing_is_held_after_the_last_forward(name, load) -> None:
+    pipeline = load(name)
+    held = []
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        for each in transformers_of(pipeline):
+            each.register_forward_hook(lambda *_: held.append(active.stored_bytes))
+        run(pipeline, name)
+    assert max(held) > 0
+    assert held[-1] == 0
+
+
+def test_a_copy_made_under_a_policy_is_a_model_of_its_own(name, load) -> None:
+    pipeline = load(name)
+    plain = run(pipeline, name)
+    with pabtune.broadcast(pipeline, policy(name)):
+        fast = run(pipeline, name)
+        copied = copy.deepcopy(pipeline)
+        with torch.no_grad():
+            for part in transformers_of(pipeline):
+                for parameter in part.parameters():
+                    parameter.zero_()
+        assert (run(copied, name) == plain).all()
+        with pabtune.broadcast(copied, policy(name)):
+            assert (run(copied, name) == fast).all()
+
+
+def test_a_transformer_may_serve_two_pipelines(name, load) -> None:
+    """The other pipeline runs as if the policy were not there, before and after runs and in the middle of an aborted one."""
+    first = load(name)
+    other = type(first)(
+        **{**first.components, "scheduler": type(first.scheduler).from_config(first.scheduler.config)},
+        **settings(first),
+    )
+    other.set_progress_bar_config(disable=True)
+    plain = run(other, name, prompt=OTHER_PROMPT)
+    with pabtune.broadcast(first, policy(name)):
+        assert (run(other, name, prompt=OTHER_PROMPT) == plain).all()
+        fast = run(first, name)
+        assert (run(other, name, prompt=OTHER_PROMPT) == plain).all()
+        abort(first, name, at_call=3)
+        assert (run(other, name, prompt=OTHER_PROMPT) == plain).all()
+        assert (run(first, name) == fast).all()
+
+
+def settings(pipeline: DiffusionPipeline) -> dict:
+    """Arguments of the pipeline's constructor that are no components."""
+    names = set(type(pipeline)._get_signature_keys(type(pipeline))[1])
+    return {key: value for key, value in pipeline.config.items() if key in names}
+
+
+class Syncs(TorchDispatchMode):
+    """Counts reads of a tensor's value by the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_policy_adds_no_host_syncs(name, load) -> None:
+    pipeline = load(name)
+    counts = []
+    for each in (None, policy(name)):
+        if each is not None:
+            pabtune.enable(pipeline, each)
+        with Syncs() as syncs:
+            run(pipeline, name)
+        counts.append(syncs.count)
+    calls = CASES[name].call["num_inference_steps"] * len(CASES[name].branches) * CASES[name].loops
+    # A scheduler without a step index is asked for the timestep's place: one read per forward.
+    allowed = (
+        2 * calls if not hasattr(pipeline.scheduler, "step_index") or name not in COUNTED else 2 * CASES[name].loops
+    )
+    schedule = CASES[name].loops * 2 * (CASES[name].call["num_inference_steps"] + 2)
+    assert counts[1] - counts[0] <= allowed + schedule
