@@ -120,7 +120,7 @@ class Interception:
         self.target = target
         self.listener = listener
         self.clock = Clock(target.scheduler, target.pipeline)
-        self._attached: list[tuple[nn.Module, str, bool, bool]] = []
+        self._attached: list[tuple[nn.Module, str, bool, bool, Forward]] = []
         self._watch: Watch | None = None
         try:
             self._attach_all()
@@ -130,8 +130,8 @@ class Interception:
 
     def detach(self) -> None:
         """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
-        for module, hook_name, had_registry, had_forward in reversed(self._attached):
-            _remove_hook(module, hook_name)
+        for module, hook_name, had_registry, had_forward, forward in reversed(self._attached):
+            _remove_hook(module, hook_name, forward)
             if not had_registry and not module._diffusers_hook.hooks:
                 del module._diffusers_hook
             if not had_forward and not hasattr(module, "_hf_hook"):
@@ -151,7 +151,7 @@ class Interception:
         aside = []
         for transformer in self.target.transformers.values():
             aside.append((transformer, {"__deepcopy__": vars(transformer).pop("__deepcopy__")}))
-        for module, _, _, had_forward in self._attached:
+        for module, _, _, had_forward, _ in self._attached:
             hooks = module._diffusers_hook.hooks
             # Where others have hooks too, the copy keeps all of them, as any copy of a hooked model of diffusers does.
             if not had_forward and all(name in (ROOT_HOOK, SITE_HOOK, FEEDER_HOOK) for name in hooks):
@@ -181,7 +181,7 @@ class Interception:
     def _attach(self, module: nn.Module, hook: ModelHook, hook_name: str) -> None:
         had_registry, had_forward = hasattr(module, "_diffusers_hook"), "forward" in vars(module)
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, hook_name)
-        self._attached.append((module, hook_name, had_registry, had_forward))
+        self._attached.append((module, hook_name, had_registry, had_forward, module.forward))
 
     def _copy(self, transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
         """A copy without pabtune. With our hooks in it, it would run the original's sites."""
@@ -195,12 +195,12 @@ class Interception:
                 transformer._diffusers_hook.invalidate_child_registries_cache()
 
 
-def _remove_hook(module: nn.Module, hook_name: str) -> None:
-    """Removes one hook, also from under the offloading of accelerate, which keeps the forward that it found."""
+def _remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
+    """Removes the hook that made `forward`, also from under accelerate's offloading, which keeps the forward it found."""
     outer = vars(module).get("forward")
-    is_offloaded = hasattr(module, "_hf_hook") and hasattr(module, "_old_forward")
+    is_under_offloading = outer is not forward and getattr(module, "_old_forward", None) is forward
     module._diffusers_hook.remove_hook(hook_name, recurse=False)
-    if is_offloaded:
+    if is_under_offloading:
         module._old_forward = module.forward
         module.forward = outer
 

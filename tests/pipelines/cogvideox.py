@@ -76,5 +76,7 @@ BRANCHES = frozenset({("transformer", "cond_uncond")})
 CASES = {
     "cogvideox-ddim": Case(build=ddim, call=CALL, sites=SITES, branches=BRANCHES),
     "cogvideox-dpm": Case(build=dpm, call=CALL, sites=SITES, branches=BRANCHES),
-    "cogvideox-i2v": Case(build=image_to_video, call=CALL | {"image": IMAGE}, sites=SITES, branches=BRANCHES),
+    "cogvideox-i2v": Case(
+        takes_batches=False, build=image_to_video, call=CALL | {"image": IMAGE}, sites=SITES, branches=BRANCHES
+    ),
 }

@@ -71,6 +71,7 @@ CALL = {
 
 CASES = {
     "consisid": Case(
+        takes_batches=False,
         build=consisid,
         call=CALL | face(),
         sites={"full": 2, "cross": 1, "mlp": 2},

@@ -65,6 +65,7 @@ CALL = {
 
 CASES = {
     "easyanimate": Case(
+        takes_batches=False,
         build=easyanimate,
         call=CALL,
         sites={"full": 2, "mlp": 4},

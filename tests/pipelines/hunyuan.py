@@ -172,12 +172,14 @@ CASES = {
         branches=frozenset({("transformer", "cond")}),
     ),
     "hunyuan-1.5": Case(
+        takes_batches=False,
         build=hunyuan15,
         call=CALL_15,
         sites={"full": 2, "mlp": 4},
         branches=frozenset({("transformer", "pred_cond"), ("transformer", "pred_uncond")}),
     ),
     "hunyuan-framepack": Case(
+        takes_batches=False,
         build=framepack,
         call=CALL_FRAMEPACK,
         sites=SITES,

@@ -74,6 +74,7 @@ CASES = {
         branches=frozenset({("transformer", "cond_uncond")}),
     ),
     "ltx-image": Case(
+        takes_batches=False,
         build=ltx_image,
         call=CALL | {"image": image()},
         sites={"full": 2, "cross": 2, "mlp": 2},

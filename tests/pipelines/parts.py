@@ -28,6 +28,7 @@ class Case:
         loops: denoising loops in one call.
         loader: loads the saved pipeline; its own class where `DiffusionPipeline` does not know it.
         is_asynchronous: frames are denoised one after the other: there is no step that all of a call is at.
+        takes_batches: takes several prompts in one call, without further changes.
     """
 
     build: Callable[[], DiffusionPipeline]
@@ -38,6 +39,7 @@ class Case:
     loops: int = 1
     loader: type[DiffusionPipeline] = DiffusionPipeline
     is_asynchronous: bool = False
+    takes_batches: bool = True
 
 
 def tokenizer(max_length: int = 16) -> PreTrainedTokenizerFast:

@@ -35,6 +35,7 @@ BOTH = frozenset({("transformer", "cond"), ("transformer", "uncond")})
 CASES = {
     "skyreels-v2": Case(build=skyreels, call=CALL, sites=SITES, branches=BOTH),
     "skyreels-v2-forcing-long": Case(
+        takes_batches=False,
         build=diffusion_forcing,
         call=CALL | {"num_frames": 29, "base_num_frames": 13, "overlap_history": 5},
         sites=SITES,
@@ -42,6 +43,7 @@ CASES = {
         loops=3,
     ),
     "skyreels-v2-forcing-asynchronous": Case(
+        takes_batches=False,
         build=diffusion_forcing,
         call=CALL | {"num_frames": 21, "ar_step": 2, "causal_block_size": 2},
         sites=SITES,

@@ -61,13 +61,20 @@ def load(saved):
     return loaded
 
 
-def run(pipeline: DiffusionPipeline, name: str, prompt: str = PROMPT, seed: int = 0, **changes) -> np.ndarray:
+def run(
+    pipeline: DiffusionPipeline, name: str, prompt: str | list[str] = PROMPT, seed: int | list[int] = 0, **changes
+) -> np.ndarray:
     """One call; the result as an array."""
     case = CASES[name]
     arguments = {**case.call, **changes}
     if case.takes_prompt:
         arguments["prompt"] = prompt
-    output = pipeline(generator=torch.Generator().manual_seed(seed), **arguments)
+    generator = (
+        [torch.Generator().manual_seed(each) for each in seed]
+        if isinstance(seed, list)
+        else (torch.Generator().manual_seed(seed))
+    )
+    output = pipeline(generator=generator, **arguments)
     frames = output[0] if isinstance(output, tuple) else next(iter(output.values()))
     parts = frames if isinstance(frames, list) else [frames]
     return np.concatenate([np.asarray(part).ravel() for part in parts])

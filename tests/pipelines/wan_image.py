@@ -90,6 +90,7 @@ CASES = {
         branches=BOTH,
     ),
     "wan-vace": Case(
+        takes_batches=False,
         build=vace,
         call=CALL | {"reference_images": [IMAGE]},
         sites={"full": 4, "cross": 4, "mlp": 4},

@@ -1,0 +1,171 @@
+"""A policy beside what users put around a model: batches, offloading, casting, LoRA, other schedulers, other caches."""
+
+import pytest
+import torch
+from diffusers import (
+    FirstBlockCacheConfig,
+    FlowMatchHeunDiscreteScheduler,
+)
+from diffusers.hooks import apply_group_offloading
+from peft import LoraConfig
+
+import pabtune
+from pabtune.records.errors import ModelError
+from tests.pipelines.oracle import broadcast_by_hand
+from tests.pipelines.parts import OTHER_PROMPT, PROMPT
+from tests.pipelines.test_laws import CASES, load, policy, run, saved, transformers_of  # noqa: F401, fixtures
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FAMILIES = ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "latte", "kandinsky-5", "ltx-2.3", "mochi"]
+"""One for each way of attention, guidance and telling the step."""
+
+TAKE_LISTS = [name for name, case in CASES.items() if case.takes_prompt and case.takes_batches]
+
+
+def fast(pipeline, name, **changes):
+    with pabtune.broadcast(pipeline, policy(name)):
+        return run(pipeline, name, **changes)
+
+
+@pytest.mark.parametrize("name", TAKE_LISTS)
+def test_prompts_in_a_batch_run_as_they_do_without_a_policy(name, load) -> None:  # noqa: F811
+    """The second video of a batch must not be served by the first: with range 1 as without, and never mixed up."""
+    pipeline = load(name)
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        single = run(pipeline, name)
+        batch = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1])
+        assert (run(pipeline, name) == single).all()
+        assert run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1]).shape == batch.shape
+        calls = len({branch for _, branch in CASES[name].branches})
+    with broadcast_by_hand(pipeline, active.mask, calls):
+        assert (run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1]) == batch).all()
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi", "allegro"])
+def test_several_videos_per_prompt(name, load) -> None:  # noqa: F811
+    pipeline = load(name)
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        several = run(pipeline, name, num_videos_per_prompt=2)
+    with broadcast_by_hand(pipeline, active.mask, len({branch for _, branch in CASES[name].branches})):
+        assert (run(pipeline, name, num_videos_per_prompt=2) == several).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
+@pytest.mark.parametrize("first", ["policy", "offload"])
+def test_group_offload(name, offload_type, first, load) -> None:  # noqa: F811
+    pipeline = load(name)
+    expected = fast(pipeline, name)
+    plain = run(pipeline, name)
+    if first == "policy":
+        pabtune.enable(pipeline, policy(name))
+    cpu = torch.device("cpu")
+    for part in transformers_of(pipeline):
+        blocks = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
+        apply_group_offloading(part, onload_device=cpu, offload_device=cpu, offload_type=offload_type, **blocks)
+    if first == "offload":
+        pabtune.enable(pipeline, policy(name))
+    assert (run(pipeline, name) == expected).all()
+    pabtune.disable(pipeline)
+    assert (run(pipeline, name) == plain).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("first", ["policy", "casting"])
+def test_layerwise_casting(name, first, load) -> None:  # noqa: F811
+    def cast(pipeline) -> None:
+        for part in transformers_of(pipeline):
+            part.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+
+    reference = load(name)
+    cast(reference)
+    expected, plain = fast(reference, name), run(reference, name)
+    pipeline = load(name)
+    if first == "policy":
+        pabtune.enable(pipeline, policy(name))
+        cast(pipeline)
+    else:
+        cast(pipeline)
+        pabtune.enable(pipeline, policy(name))
+    assert (run(pipeline, name) == expected).all()
+    pabtune.disable(pipeline)
+    assert (run(pipeline, name) == plain).all()
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "ltx-2.3", "mochi"])
+@pytest.mark.parametrize("first", ["policy", "offload"])
+def test_model_offload(name, first, load) -> None:  # noqa: F811
+    """The hooks of accelerate, which keep the forward that they find; the CPU stands in for the accelerator."""
+    from accelerate import cpu_offload_with_hook
+
+    def offload(pipeline) -> None:
+        for part in transformers_of(pipeline):
+            cpu_offload_with_hook(part, torch.device("cpu"))
+
+    pipeline = load(name)
+    expected, plain = fast(pipeline, name), run(pipeline, name)
+    if first == "policy":
+        pabtune.enable(pipeline, policy(name))
+        offload(pipeline)
+    else:
+        offload(pipeline)
+        pabtune.enable(pipeline, policy(name))
+    assert (run(pipeline, name) == expected).all()
+    pabtune.disable(pipeline)
+    assert (run(pipeline, name) == plain).all()
+    assert all(hasattr(part, "_hf_hook") for part in transformers_of(pipeline))
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi"])
+@pytest.mark.parametrize("first", ["policy", "lora"])
+def test_lora(name, first, load) -> None:  # noqa: F811
+    def add(pipeline) -> None:
+        torch.manual_seed(7)
+        for part in transformers_of(pipeline):
+            part.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+
+    reference = load(name)
+    without = fast(reference, name)
+    add(reference)
+    expected = fast(reference, name)
+    assert (expected != without).any()
+    pipeline = load(name)
+    if first == "policy":
+        pabtune.enable(pipeline, policy(name))
+        assert (run(pipeline, name) == without).all()
+        add(pipeline)
+    else:
+        add(pipeline)
+        pabtune.enable(pipeline, policy(name))
+    assert (run(pipeline, name) == expected).all()
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "ltx"])
+def test_a_second_cache_is_refused_before_and_after(name, load) -> None:  # noqa: F811
+    pipeline = load(name)
+    cache = FirstBlockCacheConfig(threshold=0.1)
+    pipeline.transformer.enable_cache(cache)
+    with pytest.raises(ModelError, match="another cache is enabled on transformer"):
+        pabtune.enable(pipeline, policy(name))
+    pipeline.transformer.disable_cache()
+    with pabtune.broadcast(pipeline, policy(name)):
+        pipeline.transformer.enable_cache(cache)
+        with pytest.raises(ModelError, match="another cache was enabled on transformer"):
+            run(pipeline, name)
+        pipeline.transformer.disable_cache()
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "kandinsky-5"])
+def test_second_order_schedulers_have_a_step_per_forward(name, load) -> None:  # noqa: F811
+    """Heun calls the model twice per step: its timesteps, and so the policy's steps, are the calls."""
+    pipeline = load(name)
+    pipeline.scheduler = FlowMatchHeunDiscreteScheduler()
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        made = run(pipeline, name, num_inference_steps=4)
+    assert active.mask.steps == len(pipeline.scheduler.timesteps) == 7
+    assert set(active.computed_calls) == {
+        (branch, site.name) for site in active.mask.sites for _, branch in CASES[name].branches
+    }
+    with broadcast_by_hand(pipeline, active.mask, 2):
+        assert (run(pipeline, name, num_inference_steps=4) == made).all()
