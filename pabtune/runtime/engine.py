@@ -12,23 +12,72 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.hooks import ModelHook
 from torch import nn
 
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import Forward, Interception, find_interception
+from pabtune.runtime.interception import Interception, find_interception
 from pabtune.runtime.targets import Target
+
+COMPUTE, KEEP, BROADCAST = range(3)
+"""What a site does in a call: compute; compute and keep the output; return what was kept."""
+
+
+class BroadcastHook(ModelHook):
+    """Sits on a site. It only looks at its own attributes, which are set before the transformer is called.
+
+    For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
+    """
+
+    def __init__(self, state: tuple[str, ...]) -> None:
+        super().__init__()
+        self.mode = COMPUTE
+        self.outputs: tuple[Any, ...] = ()
+        self.calls = 0
+        self._state = state
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Computes or returns what was kept; calls of one forward are told apart by their order."""
+        call = self.calls
+        self.calls = call + 1
+        if self.mode == BROADCAST:
+            if not any(kwargs.get(name) is not None for name in self._state):
+                return self.outputs[call]
+            # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
+            output = self.fn_ref.original_forward(*args, **kwargs)
+            self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
+            return output
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        if self.mode == KEEP:
+            self.outputs = (*self.outputs, output)
+        return output
+
+
+class SkipHook(ModelHook):
+    """Sits on a feeder; skips it when its site will not look at what it returns."""
+
+    def __init__(self, site: BroadcastHook) -> None:
+        super().__init__()
+        self.site = site
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """One token stands in for all: what the block still does to it on the way to the site costs nothing."""
+        if self.site.mode != BROADCAST:
+            return self.fn_ref.original_forward(*args, **kwargs)
+        tensor = args[0] if args else next(iter(kwargs.values()))
+        return tensor[:, :1] if tensor.ndim > 2 else tensor
 
 
 @dataclass(slots=True)
 class Branch:
-    """What the engine knows of one branch of one transformer while a run goes on."""
+    """What the engine knows of one branch of one transformer while a run goes on; what is kept, per site and call."""
 
     step: int | None = None
     shape: tuple[int, ...] = ()
-    stored: dict[tuple[int, int], Any] = field(default_factory=dict)
+    stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
 
@@ -70,9 +119,12 @@ class Run:
         self._run: object = None
         self._branches: dict[tuple[str, str], Branch] = {}
         self._current = Branch()
-        self._computes: tuple[bool, ...] = ()
         self._keeps: tuple[bool, ...] = ()
-        self._calls_in_forward: Counter[int] = Counter()
+        self._hooks = [BroadcastHook(site.state) for site in target.sites]
+        self._indices = {
+            name: [index for index, site in enumerate(target.sites) if site.transformer == name]
+            for name in target.transformers
+        }
         self._most_bytes = 0
         self._is_done = True
         self._interception = Interception(target, self)
@@ -95,8 +147,9 @@ class Run:
     @property
     def stored_bytes(self) -> int:
         """Bytes held right now."""
-        stored = [output for branch in self._branches.values() for output in branch.stored.values()]
-        storages = [tensor.untyped_storage() for output in stored for tensor in _tensors(output)]
+        stored = [outputs for branch in self._branches.values() for outputs in branch.stored.values()]
+        stored += [hook.outputs for hook in self._hooks]
+        storages = [tensor.untyped_storage() for outputs in stored for tensor in _tensors(outputs)]
         # Parts of one output are often views of one storage.
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -137,9 +190,16 @@ class Run:
             branch.stored.clear()
         branch.step, branch.shape = moment.step, shape
         self._current = branch
-        self._calls_in_forward.clear()
-        self._computes = plan.computes[moment.step] if follows else (True,) * len(plan.mask.sites)
         self._keeps = plan.keeps[moment.step]
+        computes = plan.computes[moment.step]
+        for index in self._indices[transformer]:
+            hook = self._hooks[index]
+            held = branch.stored.pop(index, ())
+            hook.calls = 0
+            if held and not computes[index]:
+                hook.mode, hook.outputs = BROADCAST, held
+            else:
+                hook.mode, hook.outputs = (KEEP if self._keeps[index] else COMPUTE), ()
 
     def _free_left_behind(self, transformer: str, step: int) -> None:
         """Frees what nobody will ask for: a transformer for high noise has done its part when another takes over."""
@@ -151,46 +211,36 @@ class Run:
 
     def pause(self) -> None:
         """Computes everything in this call, and keeps nothing (see `Listener`)."""
-        everything = len(self._target.sites)
-        self._current, self._computes, self._keeps = Branch(), (True,) * everything, (False,) * everything
-        self._calls_in_forward.clear()
+        self._clear_hooks()
 
     def end(self, transformer: str) -> None:
-        """Notes the bytes held (see `Listener`)."""
-        self._most_bytes = max(self._most_bytes, self.stored_bytes)
-
-    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Computes or broadcasts a site (see `Listener`)."""
+        """Takes over what was kept, counts, notes the bytes held (see `Listener`)."""
         branch = self._current
-        call = self._calls_in_forward[index]
-        self._calls_in_forward[index] += 1
-        key = (index, call)
-        computes = self._computes[index] or self._has_effect(index, kwargs)
-        if call == 0:
-            (branch.computed if computes else branch.broadcast)[index] += 1
-        if not computes:
-            return branch.stored[key] if self._keeps[index] else branch.stored.pop(key)
-        output = forward(*args, **kwargs)
-        if self._keeps[index]:
-            branch.stored[key] = output
-        else:
-            branch.stored.pop(key, None)
-        return output
+        for index in self._indices[transformer]:
+            hook = self._hooks[index]
+            if hook.calls:
+                (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
+                if self._keeps[index]:
+                    branch.stored[index] = hook.outputs
+        self._most_bytes = max(self._most_bytes, self.stored_bytes)
+        self._clear_hooks()
 
-    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Skips what feeds a site that broadcasts (see `Listener`)."""
-        if self._computes[index]:
-            return forward(*args, **kwargs)
-        # One token stands in for all: what the block still does to it on the way to the site costs nothing.
-        tensor = args[0] if args else next(iter(kwargs.values()))
-        return tensor[:, :1] if tensor.ndim > 2 else tensor
+    def site_hook(self, index: int) -> ModelHook:
+        """The hook that computes or broadcasts a site (see `Listener`)."""
+        return self._hooks[index]
 
-    def _has_effect(self, index: int, kwargs: Any) -> bool:
-        return any(kwargs.get(name) is not None for name in self._target.sites[index].state)
+    def feeder_hook(self, index: int) -> ModelHook:
+        """The hook that skips a feeder of a site that broadcasts (see `Listener`)."""
+        return SkipHook(self._hooks[index])
+
+    def _clear_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.mode, hook.outputs, hook.calls = COMPUTE, (), 0
 
     def reset(self) -> None:
         """Frees what is held; counts stay readable. The next call starts a run."""
         self._is_done = True
+        self._clear_hooks()
         for branch in self._branches.values():
             branch.forget()
 

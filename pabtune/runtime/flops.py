@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import Forward, Interception
+from pabtune.runtime.interception import CallListener, Forward, Interception
 from pabtune.runtime.targets import Target
 
 
@@ -43,7 +43,7 @@ def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
     return listener.count
 
 
-class FlopListener:
+class FlopListener(CallListener):
     """Attributes what a `FlopCounterMode` counts to sites, over the first step that it sees."""
 
     def __init__(self, mode: FlopCounterMode, sites: int) -> None:
@@ -61,6 +61,7 @@ class FlopListener:
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """Counts during the first step only (see `Listener`)."""
+        super().begin(transformer, moment, shape)
         if self._first_step is None:
             self._first_step = moment.step
         self._is_counting = moment.step == self._first_step

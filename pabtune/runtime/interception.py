@@ -4,6 +4,7 @@ Knows where calls are and who wants to hear of them; knows nothing of policies o
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +26,7 @@ Forward = Callable[..., Any]
 
 
 class Listener(Protocol):
-    """Who is told of the calls of a model's transformers and sites, and answers for the sites."""
+    """Who is told of the calls of a model's transformers, and brings the hooks for its sites and feeders."""
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """A transformer is about to be called; `shape` is that of its first tensor."""
@@ -36,70 +37,144 @@ class Listener(Protocol):
     def end(self, transformer: str) -> None:
         """The call is over."""
 
-    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """A site is called; returns its output, from `forward(*args, **kwargs)` or elsewhere."""
-
-    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """A feeder of site `index` is called; returns its output, or anything if the site will not look at it."""
-
     def reset(self) -> None:
         """The pipeline is done, or asks to forget."""
 
+    def site_hook(self, index: int) -> ModelHook:
+        """The hook for a site."""
+
+    def feeder_hook(self, index: int) -> ModelHook:
+        """The hook for a feeder of a site."""
+
 
 class RootHook(ModelHook):
-    """Sits on a transformer: reads the clock, tells the listener."""
+    """Sits on a transformer: receives diffusers' cache context, and sees to it that calls are announced.
+
+    The clock is read outside of the module's forward, so that a compiled forward holds nothing that changes per call.
+    """
 
     _is_stateful = True
 
-    def __init__(self, name: str, clock: Clock, listener: Listener, owner: "Interception") -> None:
+    def __init__(self, name: str, owner: "Interception") -> None:
         super().__init__()
         self.context = ContextReader()
         self.owner = owner
-        self._name, self._clock, self._listener = name, clock, listener
+        self.is_announced = False
+        self._name = name
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls the transformer between the listener's `begin` and `end`."""
-        if getattr(module, "is_cache_enabled", False):
-            raise ModelError(f"another cache was enabled on {self._name} beside pabtune; disable one of the two")
-        moment = self._clock.read(self._name, module, self.context.current(), args, kwargs)
-        if moment is None:
-            self._listener.pause()
-            return self.fn_ref.original_forward(*args, **kwargs)
-        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        self._listener.begin(self._name, moment, tuple(first.shape))
-        output = self.fn_ref.original_forward(*args, **kwargs)
-        self._listener.end(self._name)
-        return output
+        """Calls the transformer, if pabtune knows of the call."""
+        if not self.is_announced:
+            raise ModelError(
+                f"{self._name} was called past pabtune; call the module itself, not its forward, and compile it before a "
+                "policy is enabled, not after"
+            )
+        return self.fn_ref.original_forward(*args, **kwargs)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Called by diffusers when a pipeline is done; for a bare transformer, nobody else tells."""
         if self.owner.target.pipeline is None:
-            self._listener.reset()
+            self.owner.listener.reset()
         return module
 
 
-class SiteHook(ModelHook):
-    """Sits on a site's module: the listener decides what it returns."""
+class Announcer:
+    """Stands before every call of a transformer, compiled or not: reads the clock, tells the listener."""
 
-    def __init__(self, index: int, listener: Listener) -> None:
+    def __init__(self, hook: RootHook, name: str, caller: nn.Module, transformer: nn.Module) -> None:
+        self._hook, self._name = hook, name
+        self._caller, self._transformer = caller, transformer
+        self._compiled = caller._compiled_call_impl
+        caller._compiled_call_impl = self  # what nn.Module.__call__ looks for first
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the transformer between the listener's `begin` and `end`."""
+        owner, hook = self._hook.owner, self._hook
+        if getattr(self._transformer, "is_cache_enabled", False):
+            raise ModelError(f"another cache was enabled on {self._name} beside pabtune; disable one of the two")
+        moment = owner.clock.read(self._name, self._transformer, hook.context.current(), args, kwargs)
+        if moment is None:
+            owner.listener.pause()
+        else:
+            first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            owner.listener.begin(self._name, moment, tuple(first.shape))
+        hook.is_announced = True
+        try:
+            output = (self._compiled or self._caller._call_impl)(*args, **kwargs)
+        finally:
+            hook.is_announced = False
+        if moment is not None:
+            owner.listener.end(self._name)
+        return output
+
+    def remove(self) -> None:
+        """Leaves the module's calls as they were."""
+        if self._compiled is None:
+            vars(self._caller).pop("_compiled_call_impl", None)
+        else:
+            self._caller._compiled_call_impl = self._compiled
+
+
+class SiteHook(ModelHook):
+    """Asks a listener for the output of each call of a site."""
+
+    def __init__(self, index: int, listener: "CallListener") -> None:
         super().__init__()
         self._index, self._listener = index, listener
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Asks the listener for the site's output."""
+        """Asks, unless the listener pauses."""
+        if self._listener.is_paused:
+            return self.fn_ref.original_forward(*args, **kwargs)
         return self._listener.site(self._index, self.fn_ref.original_forward, args, kwargs)
 
 
-class FeederHook(ModelHook):
-    """Sits on a module that only serves one site."""
-
-    def __init__(self, index: int, listener: Listener) -> None:
-        super().__init__()
-        self._index, self._listener = index, listener
+class FeederHook(SiteHook):
+    """Asks a listener for the output of each call of a feeder."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Asks the listener for the feeder's output."""
+        """Asks, unless the listener pauses."""
+        if self._listener.is_paused:
+            return self.fn_ref.original_forward(*args, **kwargs)
         return self._listener.feed(self._index, self.fn_ref.original_forward, args, kwargs)
+
+
+class CallListener(ABC):
+    """A listener that is asked for every call of every site; what measures a model is one."""
+
+    is_paused = True
+
+    def pause(self) -> None:
+        """Lets calls pass until the next `begin` (see `Listener`)."""
+        self.is_paused = True
+
+    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
+        """Ends a pause (see `Listener`)."""
+        self.is_paused = False
+
+    def site_hook(self, index: int) -> ModelHook:
+        """A hook that asks `site` (see `Listener`)."""
+        return SiteHook(index, self)
+
+    def feeder_hook(self, index: int) -> ModelHook:
+        """A hook that asks `feed` (see `Listener`)."""
+        return FeederHook(index, self)
+
+    @abstractmethod
+    def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """A site is called; returns its output."""
+
+    @abstractmethod
+    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """A feeder of site `index` is called; returns its output."""
+
+    @abstractmethod
+    def end(self, transformer: str) -> None:
+        """The call is over (see `Listener`)."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """The pipeline is done (see `Listener`)."""
 
 
 class Interception:
@@ -121,6 +196,7 @@ class Interception:
         self.listener = listener
         self.clock = Clock(target.scheduler, target.pipeline)
         self._attached: list[tuple[nn.Module, str, bool, bool, Forward]] = []
+        self._announcers: list[Announcer] = []
         self._watch: Watch | None = None
         try:
             self._attach_all()
@@ -139,6 +215,8 @@ class Interception:
         self._attached.clear()
         for transformer in self.target.transformers.values():
             vars(transformer).pop("__deepcopy__", None)
+        while self._announcers:
+            self._announcers.pop().remove()
         if self._watch is not None:
             self._watch.remove()
         self.clock.unwatch()
@@ -167,16 +245,18 @@ class Interception:
         for index, site in enumerate(self.target.sites):
             self._attach_site(index, site, modules[site.transformer])
         for name, transformer in self.target.transformers.items():
-            self._attach(transformer, RootHook(name, self.clock, self.listener, self), ROOT_HOOK)
+            hook = RootHook(name, self)
+            self._attach(transformer, hook, ROOT_HOOK)
+            self._announcers.append(Announcer(hook, name, self.target.callers[name], transformer))
             transformer.__deepcopy__ = partial(self._copy, transformer)  # type: ignore[assignment]
         if self.target.pipeline is not None:
             self._watch = Watch(self.target.pipeline, "maybe_free_model_hooks", self.listener.reset)
         self._invalidate()
 
     def _attach_site(self, index: int, site: Site, modules: dict[str, nn.Module]) -> None:
-        self._attach(modules[site.path], SiteHook(index, self.listener), SITE_HOOK)
+        self._attach(modules[site.path], self.listener.site_hook(index), SITE_HOOK)
         for feeder in site.feeders:
-            self._attach(modules[feeder], FeederHook(index, self.listener), FEEDER_HOOK)
+            self._attach(modules[feeder], self.listener.feeder_hook(index), FEEDER_HOOK)
 
     def _attach(self, module: nn.Module, hook: ModelHook, hook_name: str) -> None:
         had_registry, had_forward = hasattr(module, "_diffusers_hook"), "forward" in vars(module)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import Forward
+from pabtune.runtime.interception import CallListener, Forward
 from pabtune.runtime.timing import Stopwatch
 
 PROJECTIONS = 64
@@ -56,7 +56,7 @@ class Recording:
     step_seconds: Tensor
 
 
-class Recorder:
+class Recorder(CallListener):
     """A listener that measures one run after another. After each, take its `recording()`.
 
     Args:
@@ -73,7 +73,6 @@ class Recorder:
         self._seed = seed
         self._matrices: dict[int, Tensor] = {}
         self._run: object = None
-        self._is_paused = True
         self._clear()
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
@@ -81,15 +80,11 @@ class Recorder:
         if moment.run is not self._run:
             self._clear()
             self._run = moment.run
-        self._is_paused = False
+        super().begin(transformer, moment, shape)
         self._step = moment.step
         self._names = moment.branch.split(BRANCH_SEPARATOR)
         self._root = self._watch.time("root")
         self._root.__enter__()
-
-    def pause(self) -> None:
-        """Measures nothing until the next `begin` (see `Listener`)."""
-        self._is_paused = True
 
     def end(self, transformer: str) -> None:
         """Adds the call to the step's time (see `Listener`)."""
@@ -99,8 +94,6 @@ class Recorder:
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes, times and measures (see `Listener`)."""
-        if self._is_paused:
-            return forward(*args, **kwargs)
         with self._watch.time((index, self._step)):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
@@ -111,8 +104,6 @@ class Recorder:
 
     def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Adds a feeder's time to its site (see `Listener`)."""
-        if self._is_paused:
-            return forward(*args, **kwargs)
         with self._watch.time((index, self._step)):
             return forward(*args, **kwargs)
 

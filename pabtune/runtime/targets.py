@@ -19,8 +19,17 @@ SET_BY_CALLS = ("num_frame_per_block",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The transformers to intercept, by name in the pipeline; `pipeline` is None for a bare transformer."""
+    """The transformers to intercept, by name in the pipeline.
 
+    Attributes:
+        callers: what the pipeline calls; a wrapper where a transformer went through `torch.compile`.
+        transformers: the modules themselves.
+        maps: their sites and where the knowledge of them comes from.
+        sites: the sites of all transformers.
+        pipeline: None for a bare transformer.
+    """
+
+    callers: Mapping[str, nn.Module]
     transformers: Mapping[str, nn.Module]
     maps: Mapping[str, SiteMap]
     sites: tuple[Site, ...]
@@ -37,13 +46,15 @@ class Target:
         Raises:
             ModelError: nothing in it has known sites, or another cache is enabled on it.
         """
-        transformers = _transformers(model)
+        callers = _transformers(model)
+        transformers = {name: getattr(caller, "_orig_mod", caller) for name, caller in callers.items()}
         for name, transformer in transformers.items():
             if getattr(transformer, "is_cache_enabled", False):
                 raise ModelError(f"another cache is enabled on {name}; call {name}.disable_cache() first")
         maps = {name: find_sites(transformer, name) for name, transformer in transformers.items()}
         sites = [site for each in maps.values() for site in each.sites]
         return cls(
+            callers=callers,
             transformers=transformers,
             maps=maps,
             sites=tuple(sites),
@@ -81,7 +92,8 @@ def _transformers(model: DiffusionPipeline | nn.Module) -> dict[str, nn.Module]:
             f"a diffusers pipeline or a transformer is needed, not {type(model).__name__}; pass its transformer"
         )
     modules = {name: part for name, part in model.components.items() if isinstance(part, nn.Module)}
-    known = {name: part for name, part in modules.items() if type(part).__name__ in known_patterns()}
+    classes = {name: type(getattr(part, "_orig_mod", part)).__name__ for name, part in modules.items()}
+    known = {name: part for name, part in modules.items() if classes[name] in known_patterns()}
     named = {name: part for name, part in modules.items() if name.startswith("transformer")}
     if not known and not named:
         found = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())

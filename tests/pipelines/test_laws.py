@@ -2,9 +2,6 @@
 
 import copy
 from collections import Counter
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,89 +11,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
-from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.targets import Target
+from tests.pipelines.cases import CASES, COUNTED, Aborted, abort, idle, policy, run, transformers_of
 from tests.pipelines.oracle import broadcast_by_hand
-from tests.pipelines.parts import OTHER_PROMPT, PROMPT, Case
-
-FILES = [
-    path.stem
-    for path in sorted(Path(__file__).parent.glob("*.py"))
-    if path.stem not in ("parts", "oracle", "test_laws")
-]
-CASES: dict[str, Case] = {
-    name: case
-    for file in FILES
-    for name, case in getattr(import_module(f"tests.pipelines.{file}"), "CASES", {}).items()
-}
-COUNTED = [name for name, case in CASES.items() if not case.is_asynchronous]
-"""Cases whose model calls come step by step, so that they can be counted."""
+from tests.pipelines.parts import OTHER_PROMPT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.parametrize("name", CASES),
 ]
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory):
-    """Folders of saved pipelines by name of the case."""
-    root = tmp_path_factory.mktemp("pipelines")
-
-    @cache
-    def folder(name: str) -> Path:
-        CASES[name].build().save_pretrained(root / name)
-        return root / name
-
-    return folder
-
-
-@pytest.fixture
-def load(saved):
-    def loaded(name: str) -> DiffusionPipeline:
-        pipeline = CASES[name].loader.from_pretrained(saved(name))
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    return loaded
-
-
-def run(
-    pipeline: DiffusionPipeline, name: str, prompt: str | list[str] = PROMPT, seed: int | list[int] = 0, **changes
-) -> np.ndarray:
-    """One call; the result as an array."""
-    case = CASES[name]
-    arguments = {**case.call, **changes}
-    if case.takes_prompt:
-        arguments["prompt"] = prompt
-    generator = (
-        [torch.Generator().manual_seed(each) for each in seed]
-        if isinstance(seed, list)
-        else (torch.Generator().manual_seed(seed))
-    )
-    output = pipeline(generator=generator, **arguments)
-    frames = output[0] if isinstance(output, tuple) else next(iter(output.values()))
-    parts = frames if isinstance(frames, list) else [frames]
-    return np.concatenate([np.asarray(part).ravel() for part in parts])
-
-
-def policy(name: str) -> Policy:
-    """Every kind of the case, with ranges, windows and anchors of its own."""
-    steps = CASES[name].call["num_inference_steps"]
-    rules = {
-        "full": Rule(kind="full", range=2, window=(1, steps - 1)),
-        "spatial": Rule(kind="spatial", range=2, window=(1, steps - 1)),
-        "temporal": Rule(kind="temporal", range=3, window=(1, steps)),
-        "cross": Rule(kind="cross", range=3, window=(1, steps), anchor="start"),
-        "mlp": Rule(kind="mlp", range=2, window=(2, steps), layers=(1,)),
-    }
-    return Policy(name="every kind", rules=tuple(rules[kind] for kind in CASES[name].sites))
-
-
-def idle(name: str) -> Policy:
-    """Every kind, never broadcast."""
-    steps = CASES[name].call["num_inference_steps"]
-    return Policy(name="idle", rules=tuple(Rule(kind=kind, range=1, window=(0, steps)) for kind in CASES[name].sites))
 
 
 def test_the_sites_are_found(name, load) -> None:
@@ -165,40 +88,22 @@ def test_every_run_is_like_the_first(name, load) -> None:
         assert (run(fresh, name, prompt=OTHER_PROMPT, seed=1) == other).all()
 
 
-class Aborted(Exception):
-    """What a user's callback raises."""
-
-
-def abort(pipeline: DiffusionPipeline, name: str, at_call: int) -> None:
-    calls = []
-
-    def count(module: nn.Module, args: object, output: object) -> None:
-        calls.append(module)
-        if len(calls) == at_call:
-            raise Aborted
-
-    handles = [each.register_forward_hook(count) for each in transformers_of(pipeline)]
-    try:
-        with pytest.raises(Aborted):
-            run(pipeline, name)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def transformers_of(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    return [part for key, part in pipeline.components.items() if key.startswith("transformer") and part is not None]
-
-
-def test_nothing_is_held_after_the_last_forward(name, load) -> None:
+def test_what_is_held_is_gone_before_the_video_is_decoded(name, load) -> None:
     pipeline = load(name)
-    held = []
+    during, after = [], []
     with pabtune.broadcast(pipeline, policy(name)) as active:
         for each in transformers_of(pipeline):
-            each.register_forward_hook(lambda *_: held.append(active.stored_bytes))
-        run(pipeline, name)
-    assert max(held) > 0
-    assert held[-1] == 0
+            each.register_forward_hook(lambda *_: during.append(active.stored_bytes))
+
+        def spy(*args, **kwargs):
+            after.append(active.stored_bytes)
+            raise Aborted
+
+        pipeline.vae.decode = spy
+        with pytest.raises(Aborted):
+            run(pipeline, name, output_type="np")
+        assert active.summary()["most_stored_bytes"] == max(during) > 0
+    assert after == [0]
 
 
 def test_a_copy_made_under_a_policy_is_a_model_of_its_own(name, load) -> None:

@@ -11,9 +11,9 @@ from peft import LoraConfig
 
 import pabtune
 from pabtune.records.errors import ModelError
+from tests.pipelines.cases import CASES, policy, run, transformers_of
 from tests.pipelines.oracle import broadcast_by_hand
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
-from tests.pipelines.test_laws import CASES, load, policy, run, saved, transformers_of  # noqa: F401, fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -29,7 +29,7 @@ def fast(pipeline, name, **changes):
 
 
 @pytest.mark.parametrize("name", TAKE_LISTS)
-def test_prompts_in_a_batch_run_as_they_do_without_a_policy(name, load) -> None:  # noqa: F811
+def test_prompts_in_a_batch_run_as_they_do_without_a_policy(name, load) -> None:
     """The second video of a batch must not be served by the first: with range 1 as without, and never mixed up."""
     pipeline = load(name)
     with pabtune.broadcast(pipeline, policy(name)) as active:
@@ -43,7 +43,7 @@ def test_prompts_in_a_batch_run_as_they_do_without_a_policy(name, load) -> None:
 
 
 @pytest.mark.parametrize("name", ["wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi", "allegro"])
-def test_several_videos_per_prompt(name, load) -> None:  # noqa: F811
+def test_several_videos_per_prompt(name, load) -> None:
     pipeline = load(name)
     with pabtune.broadcast(pipeline, policy(name)) as active:
         several = run(pipeline, name, num_videos_per_prompt=2)
@@ -54,7 +54,7 @@ def test_several_videos_per_prompt(name, load) -> None:  # noqa: F811
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
 @pytest.mark.parametrize("first", ["policy", "offload"])
-def test_group_offload(name, offload_type, first, load) -> None:  # noqa: F811
+def test_group_offload(name, offload_type, first, load) -> None:
     pipeline = load(name)
     expected = fast(pipeline, name)
     plain = run(pipeline, name)
@@ -73,7 +73,7 @@ def test_group_offload(name, offload_type, first, load) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("first", ["policy", "casting"])
-def test_layerwise_casting(name, first, load) -> None:  # noqa: F811
+def test_layerwise_casting(name, first, load) -> None:
     def cast(pipeline) -> None:
         for part in transformers_of(pipeline):
             part.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
@@ -95,7 +95,7 @@ def test_layerwise_casting(name, first, load) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("name", ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "ltx-2.3", "mochi"])
 @pytest.mark.parametrize("first", ["policy", "offload"])
-def test_model_offload(name, first, load) -> None:  # noqa: F811
+def test_model_offload(name, first, load) -> None:
     """The hooks of accelerate, which keep the forward that they find; the CPU stands in for the accelerator."""
     from accelerate import cpu_offload_with_hook
 
@@ -119,7 +119,7 @@ def test_model_offload(name, first, load) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("name", ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi"])
 @pytest.mark.parametrize("first", ["policy", "lora"])
-def test_lora(name, first, load) -> None:  # noqa: F811
+def test_lora(name, first, load) -> None:
     def add(pipeline) -> None:
         torch.manual_seed(7)
         for part in transformers_of(pipeline):
@@ -142,7 +142,7 @@ def test_lora(name, first, load) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["wan-2.1", "ltx"])
-def test_a_second_cache_is_refused_before_and_after(name, load) -> None:  # noqa: F811
+def test_a_second_cache_is_refused_before_and_after(name, load) -> None:
     pipeline = load(name)
     cache = FirstBlockCacheConfig(threshold=0.1)
     pipeline.transformer.enable_cache(cache)
@@ -157,7 +157,7 @@ def test_a_second_cache_is_refused_before_and_after(name, load) -> None:  # noqa
 
 
 @pytest.mark.parametrize("name", ["wan-2.1", "kandinsky-5"])
-def test_second_order_schedulers_have_a_step_per_forward(name, load) -> None:  # noqa: F811
+def test_second_order_schedulers_have_a_step_per_forward(name, load) -> None:
     """Heun calls the model twice per step: its timesteps, and so the policy's steps, are the calls."""
     pipeline = load(name)
     pipeline.scheduler = FlowMatchHeunDiscreteScheduler()

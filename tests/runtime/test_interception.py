@@ -14,6 +14,7 @@ class Silent(FlopListener):
         self.calls = []
 
     def begin(self, transformer, moment, shape):
+        self.is_paused = False
         self.calls.append((transformer, moment.step, moment.branch, shape))
 
     def end(self, transformer):

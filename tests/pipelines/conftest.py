@@ -1,0 +1,32 @@
+"""Saved and loaded pipelines."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from tests.pipelines.cases import CASES
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Folders of saved pipelines by name of the case."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    @cache
+    def folder(name: str) -> Path:
+        CASES[name].build().save_pretrained(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture
+def load(saved):
+    def loaded(name: str) -> DiffusionPipeline:
+        pipeline = CASES[name].loader.from_pretrained(saved(name))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return loaded
