@@ -16,7 +16,9 @@ from pabtune.records.evaluations import Evaluation
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
 @options.prompts_option("What to draw; default for `shapes`: 24 captions.")
-@click.option("--score", default="shapes", show_default=True, help="Absolute score.")
+@click.option(
+    "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
+)
 @options.batch_option
 @options.run_options
 @options.json_option
@@ -24,8 +26,8 @@ def command(
     model: str,
     names: tuple[str, ...],
     prompt_file: Path | None,
-    score: str,
-    batch_size: int,
+    score: str | None,
+    batch_size: int | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -34,16 +36,16 @@ def command(
     prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=4, seed=run.seed)
     from pabtune.tuning.evaluate import evaluate
 
-    pipeline = run.load(model)
+    pipeline, arguments = run.load(model)
     with progress_bar("evaluate") as advance:
         evaluations = evaluate(
             pipeline,
             policies,
             prompts,
             run.steps,
-            score=score,
-            batch_size=batch_size,
-            arguments=run.arguments,
+            score=score or ("shapes" if model == "shapes" else "none"),
+            batch_size=options.batch_size_of(model, batch_size),
+            arguments=arguments,
             progress=advance,
         )
     if as_json:
@@ -55,7 +57,7 @@ def command(
 
 def print_table(evaluations: list[Evaluation]) -> None:
     """Speed, fidelity and score side by side."""
-    table = Table(title=f"{len(evaluations[0].scores)} prompts, against the unaccelerated video of the same seed")
+    table = Table(title=f"{len(evaluations[0].psnr_db)} prompts, against the unaccelerated video of the same seed")
     for column in ("policy", "compute", "measured speed", "PSNR dB", "SSIM", "score", "drop"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for evaluation in evaluations:
@@ -66,7 +68,6 @@ def print_table(evaluations: list[Evaluation]) -> None:
             f"{row['speedup']:.2f}x",
             f"{row['fidelity']['psnr_db']:.2f}",
             f"{row['fidelity']['ssim']:.4f}",
-            f"{row['score']['policy']:.2f}",
-            f"{row['score']['drop']:+.2f}",
+            *([f"{row['score']['policy']:.2f}", f"{row['score']['drop']:+.2f}"] if row["score"] else ["-", "-"]),
         )
     Console(stderr=True).print(table)

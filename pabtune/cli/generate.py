@@ -54,8 +54,8 @@ def command(
     from pabtune.runtime.engine import broadcast
     from pabtune.tuning.generation import Settings, generate
 
-    pipeline = run.load(model)
-    settings = Settings(steps=run.steps, arguments=run.arguments)
+    pipeline, arguments = run.load(model)
+    settings = Settings(steps=run.steps, arguments=arguments)
     if compare:
         generate(pipeline, prompts[:1], settings)
     rows: list[dict[str, Any]] = []

@@ -1,5 +1,7 @@
 """`pabtune models`: what is known."""
 
+from typing import Any
+
 import click
 
 from pabtune.cli.options import json_option
@@ -7,18 +9,59 @@ from pabtune.cli.output import emit
 
 
 @click.command()
+@click.option("--sites", "model", metavar="MODEL", help="Print the site map of MODEL: a name, a folder or a hub id.")
 @json_option
-def command(as_json: bool) -> None:
-    """List the registered models and the transformers whose sites are known."""
+def command(model: str | None, as_json: bool) -> None:
+    """List the registered models and the transformers whose sites are known; or the sites of one model."""
+    if model is not None:
+        _tell_sites(model, as_json)
+        return
     from pabtune.models.registry import MODEL_LINES
     from pabtune.models.site_tables import known_patterns
 
+    kinds = {name: sorted({pattern.kind for pattern in patterns}) for name, patterns in known_patterns().items()}
     if as_json:
-        kinds = {name: sorted({pattern.kind for pattern in patterns}) for name, patterns in known_patterns().items()}
         emit({"models": dict(MODEL_LINES), "transformers": kinds})
         return
     for name, line in MODEL_LINES.items():
         click.echo(f"{name:12} {line}")
     click.echo("or a folder or hub id of a diffusers pipeline with one of these transformers:")
-    for name, patterns in known_patterns().items():
-        click.echo(f"  {name}: {', '.join(sorted({pattern.kind for pattern in patterns}))}")
+    for name, found in kinds.items():
+        click.echo(f"  {name}: {', '.join(found)}")
+
+
+def _tell_sites(model: str, as_json: bool) -> None:
+    """The map, from the model's configuration alone."""
+    from pabtune.models.registry import transformers_on_meta
+    from pabtune.models.sites import find_sites
+
+    transformers = transformers_on_meta(model)
+    maps = {name: find_sites(transformer, name) for name, transformer in transformers.items()}
+    if as_json:
+        emit({"transformers": {name: _document(transformers[name], found) for name, found in maps.items()}})
+        return
+    for name, found in maps.items():
+        how = (
+            "known class"
+            if found.source == "table"
+            else "unknown class, told by its structure: check before you trust it"
+        )
+        click.echo(f"{name}: {type(transformers[name]).__name__}, {len(found.sites)} sites ({how})")
+        for note in found.notes:
+            click.echo(f"  {note}")
+        for site in found.sites:
+            feeders = (
+                f", skipped with it: {' '.join(feeder.split('.', 2)[2] for feeder in site.feeders)}"
+                if site.feeders
+                else ""
+            )
+            click.echo(f"  {site.kind:8} layer {site.layer:3}  {site.path}{feeders}")
+
+
+def _document(transformer: Any, found: Any) -> dict[str, Any]:
+    return {
+        "class": type(transformer).__name__,
+        "source": found.source,
+        "notes": list(found.notes),
+        "sites": [site.to_document() for site in found.sites],
+    }

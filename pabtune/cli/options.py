@@ -1,5 +1,7 @@
 """Options and arguments that several verbs share, and what they stand for."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -17,9 +19,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Prompts in one call of the pipeline.",
+    help="Prompts in one call of the pipeline; default: 4 for `shapes`, else 1.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
@@ -33,18 +33,59 @@ class RunOptions:
 
     steps: int
     seed: int
+    size: tuple[int, int, int] | None
     guidance_scale: float | None
+    negative_prompt: str | None
+    image: str | None
+    pipeline_arg: tuple[tuple[str, Any], ...]
     device: str
     dtype: str
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the pipeline's call that the user set."""
-        return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
+    def load(self, model: str) -> tuple[Any, dict[str, Any]]:
+        """The pipeline on its device, and the arguments of its call that the user set.
 
-    def load(self, model: str) -> Any:
-        """The pipeline on its device."""
-        return load_model(model, self.device, self.dtype)
+        Raises:
+            ModelError: there is no such model or device, or the pipeline does not take an argument.
+        """
+        pipeline = load_model(model, self.device, self.dtype)
+        from pabtune.tuning.generation import check_arguments, size_arguments
+
+        arguments: dict[str, Any] = size_arguments(pipeline, *self.size) if self.size else {}
+        for name in ("guidance_scale", "negative_prompt", "image"):
+            if getattr(self, name) is not None:
+                arguments[name] = getattr(self, name)
+        arguments |= dict(self.pipeline_arg)
+        check_arguments(pipeline, arguments)
+        return pipeline, arguments
+
+
+class Size(click.ParamType):
+    """`FRAMESxHEIGHTxWIDTH`."""
+
+    name = "FRAMESxHEIGHTxWIDTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Three whole numbers."""
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not FRAMESxHEIGHTxWIDTH, for example 81x480x832", param, ctx)
+        return tuple(map(int, match.groups()))
+
+
+class KeyValue(click.ParamType):
+    """`key=value`; the value is read as JSON where it is JSON, else as text."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Name and value."""
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not KEY=VALUE, for example max_sequence_length=256", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +100,18 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."),
             seed_option,
+            click.option("--size", type=Size(), help="Size of the video; default: the pipeline's own."),
             click.option("--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."),
+            click.option("--negative-prompt", help="What the unconditional branch is told."),
+            click.option(
+                "--image", type=click.Path(exists=True, dir_okay=False), help="First frame, for image-to-video."
+            ),
+            click.option(
+                "--pipeline-arg",
+                type=KeyValue(),
+                multiple=True,
+                help="Any other argument of the pipeline's call; repeat.",
+            ),
             click.option(
                 "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of weights."
             ),
@@ -68,6 +120,11 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         folded = option(folded)
     return folded
+
+
+def batch_size_of(model: str, asked: int | None) -> int:
+    """Prompts in one call: what was asked for, or what fits a model of that kind."""
+    return asked or (4 if model == "shapes" else 1)
 
 
 def prompts_option(text: str) -> Callable[..., Any]:

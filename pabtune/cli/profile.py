@@ -24,7 +24,7 @@ def command(
     prompt_file: Path | None,
     out: Path,
     logdir: Path | None,
-    batch_size: int,
+    batch_size: int | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -37,7 +37,7 @@ def command(
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
 
     writer = open_writer(logdir) if logdir else None
-    pipeline = run.load(model)
+    pipeline, arguments = run.load(model)
     shown: set[str] = set()
 
     def show(made: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
@@ -52,8 +52,8 @@ def command(
             run.steps,
             name=out.stem,
             model=model,
-            batch_size=batch_size,
-            arguments=run.arguments,
+            batch_size=options.batch_size_of(model, batch_size),
+            arguments=arguments,
             progress=advance,
             on_video=show,
         )

@@ -48,7 +48,7 @@ def command(
     floor: str,
     logdir: Path | None,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -78,7 +78,7 @@ def command(
         folder=logdir,
         name=out.stem,
         seed=seed,
-        batch_size=batch_size,
+        batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
     )
     pipeline = options.load_model(profile.model, device, profile.made_for.settings.get("dtype", "float32"))

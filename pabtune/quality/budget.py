@@ -8,6 +8,7 @@ https://doi.org/10.1080/01621459.1978.10479993): drops are skewed, a few videos 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,9 @@ ScoreFunction = Callable[[NDArray[np.uint8], str], float]
 
 SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
 """Known scores by name: from a video (F, H, W, 3) and its prompt to 0..100, higher is better."""
+
+NO_SCORE = "none"
+"""An evaluation without a score: speed and fidelity only."""
 
 CONFIDENCE = 0.95
 LEAST_PROMPTS = 8
@@ -43,12 +47,11 @@ class Budget:
         Raises:
             BudgetError: the text has another form, or the score is unknown.
         """
-        match = re.fullmatch(r"\s*([\w-]+)\s*>=\s*(-?\d+(?:\.\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*([\w.:-]+)\s*>=\s*(-?\d+(?:\.\d+)?)\s*", text)
         if match is None:
             raise BudgetError(f"a budget reads SCORE>=-DROP, for example 'shapes>=-1.0', but got {text!r}")
         name, change = match[1], float(match[2])
-        if name not in SCORES:
-            raise BudgetError(f"unknown score {name!r} in the budget {text!r}; known scores: {', '.join(SCORES)}")
+        find_score(name)
         if change > 0:
             raise BudgetError(
                 f"the budget {text!r} asks for a gain; it must allow a drop: '{name}>=-{match[2]}' or '{name}>=0'"
@@ -57,6 +60,29 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.score}>={-self.largest_drop:g}"
+
+
+def find_score(name: str) -> ScoreFunction:
+    """A known score, or a function of one's own given as `module:function`.
+
+    Args:
+        name: for example `shapes`, or `my_scores:aesthetics` for `aesthetics(video, prompt)` in `my_scores.py`, which gets a
+            video (F, H, W, 3) of bytes and its prompt, and returns 0..100, higher is better.
+
+    Raises:
+        BudgetError: there is no such score.
+    """
+    if name in SCORES:
+        return SCORES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise BudgetError(
+            f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or one of your own: module:function"
+        )
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BudgetError(f"cannot load the score {name!r}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

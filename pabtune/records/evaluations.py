@@ -16,7 +16,7 @@ class Evaluation:
         baseline_latency_s: the same without a policy, measured in turns with it.
         psnr_db: per prompt, against the unaccelerated video.
         ssim: per prompt, against the unaccelerated video.
-        score_name: which score.
+        score_name: which score; `none` = none was taken, the scores are empty.
         baseline_scores: per prompt, of the unaccelerated video.
         scores: per prompt.
         computed_calls: per kind, per video, all branches.
@@ -60,11 +60,13 @@ class Evaluation:
                 "baseline": _mean(self.baseline_scores),
                 "policy": _mean(self.scores),
                 "drop": _mean(self.drops),
-            },
+            }
+            if self.scores
+            else None,
             "computed_calls": dict(self.computed_calls),
             "broadcast_calls": dict(self.broadcast_calls),
             "most_stored_bytes": self.most_stored_bytes,
-            "prompts": len(self.scores),
+            "prompts": len(self.psnr_db),
         }
 
 

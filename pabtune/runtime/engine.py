@@ -19,14 +19,17 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import Interception, find_interception
+from pabtune.runtime.interception import DirectHook, Interception, find_interception
 from pabtune.runtime.targets import Target
+
+SHAPES_PER_PATTERN = 8
+"""Dynamo's own limit of compilations of one function."""
 
 COMPUTE, KEEP, BROADCAST = range(3)
 """What a site does in a call: compute; compute and keep the output; return what was kept."""
 
 
-class BroadcastHook(ModelHook):
+class BroadcastHook(DirectHook):
     """Sits on a site. It only looks at its own attributes, which are set before the transformer is called.
 
     For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
@@ -47,16 +50,16 @@ class BroadcastHook(ModelHook):
             if not any(kwargs.get(name) is not None for name in self._state):
                 return self.outputs[call]
             # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
-            output = self.fn_ref.original_forward(*args, **kwargs)
+            output = self.compute(module, args, kwargs)
             self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
             return output
-        output = self.fn_ref.original_forward(*args, **kwargs)
+        output = self.compute(module, args, kwargs)
         if self.mode == KEEP:
             self.outputs = (*self.outputs, output)
         return output
 
 
-class SkipHook(ModelHook):
+class SkipHook(DirectHook):
     """Sits on a feeder; skips it when its site will not look at what it returns."""
 
     def __init__(self, site: BroadcastHook) -> None:
@@ -66,7 +69,7 @@ class SkipHook(ModelHook):
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """One token stands in for all: what the block still does to it on the way to the site costs nothing."""
         if self.site.mode != BROADCAST:
-            return self.fn_ref.original_forward(*args, **kwargs)
+            return self.compute(module, args, kwargs)
         tensor = args[0] if args else next(iter(kwargs.values()))
         return tensor[:, :1] if tensor.ndim > 2 else tensor
 
@@ -94,6 +97,11 @@ class Plan:
     mask: ComputeMask
     computes: tuple[tuple[bool, ...], ...]
     keeps: tuple[tuple[bool, ...], ...]
+
+    @property
+    def patterns(self) -> int:
+        """Distinct things that the sites together do in a step: so many graphs a compiled model needs per shape."""
+        return len(set(zip(self.computes, self.keeps, strict=True)))
 
     @classmethod
     def of(cls, mask: ComputeMask) -> "Plan":
@@ -133,6 +141,11 @@ class Run:
     def mask(self) -> ComputeMask | None:
         """The compute mask of the latest run; None before the first."""
         return self._plan.mask if self._plan else None
+
+    @property
+    def patterns(self) -> int:
+        """Graphs that a compiled model needs per shape; 0 before the first run."""
+        return self._plan.patterns if self._plan else 0
 
     @property
     def computed_calls(self) -> dict[tuple[str, str], int]:
@@ -257,6 +270,8 @@ class Run:
         self._is_done = False
         schedule = self._interception.clock.schedule()
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
+        if self._target.is_compiled:
+            allow_compilations(self._plan.patterns)
 
     def _calls(self, what: str) -> dict[tuple[str, str], int]:
         sites = self._target.sites
@@ -265,6 +280,16 @@ class Run:
             for (_, branch_name), branch in self._branches.items()
             for index, count in getattr(branch, what).items()
         }
+
+
+def allow_compilations(patterns: int) -> None:
+    """Lets dynamo compile each pattern for as many shapes as it allows without pabtune.
+
+    Over its limit it runs eagerly from then on, with nothing but a warning.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, SHAPES_PER_PATTERN * patterns)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * config.recompile_limit)
 
 
 def enable(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None) -> Run:

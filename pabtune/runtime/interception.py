@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any, Protocol
 
 from diffusers.hooks import HookRegistry, ModelHook
@@ -76,6 +77,28 @@ class RootHook(ModelHook):
         if self.owner.target.pipeline is None:
             self.owner.listener.reset()
         return module
+
+
+class DirectHook(ModelHook):
+    """A hook that a module calls without anything between, if no other hook sits on the module.
+
+    What diffusers' registry puts between is another object for every module, which dynamo tells apart: every layer of a
+    model whose blocks are compiled would be compiled anew.
+    """
+
+    direct_forward: Callable[..., Any] | None = None
+    """The forward of the module's class, which all layers have in common; None if other hooks sit on the module."""
+
+    def compute(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the module returns without the hook."""
+        if self.direct_forward is not None:
+            return self.direct_forward(module, *args, **kwargs)
+        return self.fn_ref.original_forward(*args, **kwargs)
+
+
+def call_directly(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The forward of a module with a direct hook."""
+    return module._pabtune_hook.new_forward(module, *args, **kwargs)  # type: ignore[operator, union-attr]
 
 
 class Announcer:
@@ -208,6 +231,7 @@ class Interception:
         """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
         for module, hook_name, had_registry, had_forward, forward in reversed(self._attached):
             _remove_hook(module, hook_name, forward)
+            vars(module).pop("_pabtune_hook", None)
             if not had_registry and not module._diffusers_hook.hooks:
                 del module._diffusers_hook
             if not had_forward and not hasattr(module, "_hf_hook"):
@@ -233,12 +257,13 @@ class Interception:
             hooks = module._diffusers_hook.hooks
             # Where others have hooks too, the copy keeps all of them, as any copy of a hooked model of diffusers does.
             if not had_forward and all(name in (ROOT_HOOK, SITE_HOOK, FEEDER_HOOK) for name in hooks):
-                aside.append((module, {name: vars(module).pop(name) for name in ("forward", "_diffusers_hook")}))
+                marks = [name for name in ("forward", "_diffusers_hook", "_pabtune_hook") if name in vars(module)]
+                aside.append((module, {name: vars(module).pop(name) for name in marks}))
         try:
             yield
         finally:
-            for module, marks in aside:
-                vars(module).update(marks)
+            for module, values in aside:
+                vars(module).update(values)
 
     def _attach_all(self) -> None:
         modules = {name: dict(part.named_modules()) for name, part in self.target.transformers.items()}
@@ -260,7 +285,12 @@ class Interception:
 
     def _attach(self, module: nn.Module, hook: ModelHook, hook_name: str) -> None:
         had_registry, had_forward = hasattr(module, "_diffusers_hook"), "forward" in vars(module)
-        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, hook_name)
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        registry.register_hook(hook, hook_name)
+        if isinstance(hook, DirectHook) and not had_forward and len(registry.hooks) == 1:
+            hook.direct_forward = type(module).forward
+            module._pabtune_hook = hook  # type: ignore[assignment]
+            module.forward = MethodType(call_directly, module)  # type: ignore[assignment]
         self._attached.append((module, hook_name, had_registry, had_forward, module.forward))
 
     def _copy(self, transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -62,6 +62,14 @@ class Target:
         )
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether a transformer, or a part of one, went through `torch.compile`."""
+        return any(
+            self.callers[name] is not part or any(each._compiled_call_impl is not None for each in part.modules())
+            for name, part in self.transformers.items()
+        )
+
+    @property
     def model_class(self) -> str:
         """Class name of the (first) transformer."""
         return type(next(iter(self.transformers.values()))).__name__

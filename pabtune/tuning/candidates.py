@@ -10,7 +10,7 @@ from scipy import stats
 
 from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
 from pabtune.planning.masks import resolve
-from pabtune.quality.budget import SCORES, Budget, drop_statistics
+from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -136,7 +136,7 @@ class Bench:
             videos, spent = self._generate(policy, batch)
             seconds += spent
             for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
-                score = SCORES[self._budget.score]
+                score = find_score(self._budget.score)
                 if prompt not in self._baseline_scores:
                     self._baseline_scores[prompt] = score(reference, prompt.prompt)
                 drops.append(self._baseline_scores[prompt] - score(video, prompt.prompt))

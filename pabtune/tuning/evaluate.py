@@ -10,9 +10,9 @@ from diffusers import DiffusionPipeline
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.quality.budget import SCORES
+from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.quality.fidelity import psnr_db, ssim
-from pabtune.records.errors import BudgetError, PromptError
+from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
@@ -48,8 +48,9 @@ class Tally:
         for prompt, reference, video in zip(batch, before.videos, after.videos, strict=True):
             self.psnr_db.append(psnr_db(video, reference))
             self.ssim.append(ssim(video, reference))
-            self.baseline_scores.append(SCORES[score](reference, prompt.prompt))
-            self.scores.append(SCORES[score](video, prompt.prompt))
+            if score != NO_SCORE:
+                self.baseline_scores.append(find_score(score)(reference, prompt.prompt))
+                self.scores.append(find_score(score)(video, prompt.prompt))
 
     def note_calls(self, summary: Mapping[str, Any], fraction: float, prompts: int) -> None:
         """Adds the calls of one batch, and the fraction of FLOPs that they computed."""
@@ -61,7 +62,7 @@ class Tally:
 
     def evaluation(self, policy: str, score: str) -> Evaluation:
         """The record."""
-        count = len(self.scores)
+        count = len(self.psnr_db)
         return Evaluation(
             policy=policy,
             compute_fraction=self.compute / count,
@@ -100,7 +101,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         policies: what to evaluate.
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
-        score: name of the absolute score.
+        score: name of the absolute score, `module:function`, or `none`.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         flops: FLOP counts of one step; counted when not given.
@@ -143,8 +144,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
-    if score not in SCORES:
-        raise BudgetError(f"unknown score {score!r}; known scores: {', '.join(SCORES)}")
+    if score != NO_SCORE:
+        find_score(score)
     for policy in policies:
         for content in (None, *policy.variants):
             check_fits(policy, target, content)

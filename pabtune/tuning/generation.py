@@ -1,5 +1,6 @@
 """Generating videos reproducibly: same prompt, seed and settings, same initial noise."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
 from numpy.typing import NDArray
 
+from pabtune.records.errors import ModelError
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.timing import now
 
@@ -17,6 +20,9 @@ Video = NDArray[np.uint8]
 """Frames of one video, (frames, height, width, 3)."""
 
 BATCH_SIZE = 4
+
+FRAMES_NAMES = ("num_frames", "video_length", "frames")
+"""What pipelines call the number of frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +32,7 @@ class Settings:
     Attributes:
         steps: denoising steps.
         batch_size: prompts in one call of the pipeline.
-        arguments: further arguments of the pipeline's call; `guidance_scale` is the common one.
+        arguments: further arguments of the pipeline's call; an `image` may be a file's name.
     """
 
     steps: int
@@ -42,6 +48,26 @@ class Generation:
     seconds: float
 
 
+def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that the pipeline's call does not take.
+
+    Raises:
+        ModelError: names what it does take.
+    """
+    known = inspect.signature(type(pipeline).__call__).parameters
+    for name in arguments:
+        if name not in known:
+            takes = ", ".join(key for key in known if key not in ("self", "prompt", "generator", "output_type"))
+            raise ModelError(f"{type(pipeline).__name__} takes no argument {name!r}; it takes: {takes}")
+
+
+def size_arguments(pipeline: DiffusionPipeline, frames: int, height: int, width: int) -> dict[str, int]:
+    """A video's size in the words of the pipeline's call."""
+    known = inspect.signature(type(pipeline).__call__).parameters
+    names = [name for name in FRAMES_NAMES if name in known]
+    return {names[0] if names else FRAMES_NAMES[0]: frames, "height": height, "width": width}
+
+
 def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]]:
     """Prompts in batches of one content class each, in an order that depends on the prompts alone."""
     ordered = sorted(prompts, key=lambda prompt: prompt.content)
@@ -55,13 +81,18 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
     """One call of the pipeline for all prompts."""
     device = pipeline._execution_device
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
+    texts = [prompt.prompt for prompt in prompts]
+    arguments = dict(settings.arguments)
+    if isinstance(arguments.get("image"), str):
+        arguments["image"] = load_image(arguments["image"])
     began = now(device)
     frames = pipeline(
-        prompt=[prompt.prompt for prompt in prompts],
+        # Some pipelines take no lists.
+        prompt=texts if len(prompts) > 1 else texts[0],
         num_inference_steps=settings.steps,
-        generator=generators,
+        generator=generators if len(prompts) > 1 else generators[0],
         output_type="np",
-        **settings.arguments,
+        **arguments,
     ).frames
     seconds = now(device) - began
     videos = [np.round(np.asarray(video) * 255).astype(np.uint8) for video in frames]

@@ -15,11 +15,14 @@ def test_run_options_arrive_as_one_argument() -> None:
         """Does nothing."""
         seen.append(run)
 
-    assert CliRunner().invoke(command, ["--steps", "7", "--guidance-scale", "2.5"]).exit_code == 0
-    assert CliRunner().invoke(command, []).exit_code == 0
-    assert seen[0] == RunOptions(steps=7, seed=0, guidance_scale=2.5, device="cpu", dtype="float32")
-    assert seen[0].arguments == {"guidance_scale": 2.5}
-    assert seen[1].arguments == {}
+    words = ["--steps", "7", "--size", "81x480x832", "--pipeline-arg", "a=[1, 2]", "--pipeline-arg", "b=plain words"]
+    assert CliRunner().invoke(command, words).exit_code == 0
+    assert seen[0] == RunOptions(
+        steps=7, seed=0, size=(81, 480, 832), guidance_scale=None, negative_prompt=None, image=None,
+        pipeline_arg=(("a", [1, 2]), ("b", "plain words")), device="cpu", dtype="float32",
+    )  # fmt: skip
+    for wrong in (["--size", "480x832"], ["--pipeline-arg", "plain"], ["--image", "nowhere.png"]):
+        assert CliRunner().invoke(command, wrong).exit_code == 2
 
 
 def test_prompts_come_from_a_file_or_from_the_embedded_model(tmp_path) -> None:

@@ -45,7 +45,10 @@ def test_range_one_changes_nothing_and_disabling_restores(name, load) -> None:
 
 def marks(pipeline: DiffusionPipeline) -> list[set[str]]:
     """What hooks leave on modules; diffusers leaves some of its own."""
-    return [vars(module).keys() & {"forward", "_diffusers_hook", "__deepcopy__"} for module in modules(pipeline)]
+    return [
+        vars(module).keys() & {"forward", "_diffusers_hook", "__deepcopy__", "_pabtune_hook", "_compiled_call_impl"}
+        for module in modules(pipeline)
+    ]
 
 
 def modules(pipeline: DiffusionPipeline) -> list[nn.Module]:

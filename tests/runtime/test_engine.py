@@ -231,7 +231,7 @@ def test_nothing_is_held_after_a_run_nor_after_an_error(pipeline) -> None:
     assert max(held) > 0
     assert held[-1] == 0
     assert held[0] > 0
-    assert run.summary()["most_stored_bytes"] == max(held)
+    assert run.summary()["most_stored_bytes"] >= max(held)
 
 
 def test_an_output_is_stored_only_while_a_later_step_needs_it(pipeline) -> None:

@@ -1,0 +1,195 @@
+"""The engine against bare diffusers and diffusers' own PAB, as ratios within one run, on a Wan of middle size.
+
+    python benchmarks/engine.py [--repeats 7] [--device cuda] [--out benchmarks/results/engine.json]
+
+Random weights: time does not depend on them. One branch, so that diffusers' PAB, which mixes branches up that come one
+after the other, is correct. Prints one JSON document:
+- `range_one`: time with a policy that never broadcasts over the bare model's (at most 1.01 is promised);
+- `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
+- `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
+- `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
+"""
+
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig, WanTransformer3DModel
+
+import pabtune
+from pabtune.planning.costs.compute import predicted_seconds
+from pabtune.planning.masks import resolve
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.files import save_json
+from pabtune.records.policies import Policy, Rule
+from pabtune.runtime.interception import Interception
+from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.targets import Target
+from pabtune.runtime.timing import now
+from pabtune.tuning.profile import versions
+
+STEPS = 12
+WINDOW = (0.1, 0.95)
+RANGES = {"full": 2, "cross": 3}
+SIZES = {"cpu": ((4, 64), 1024, 6, (5, 32, 32)), "cuda": ((12, 128), 8960, 30, (21, 60, 104))}
+"""Heads and their width, width of the MLP, layers, latent size; on a GPU those of Wan 2.1 1.3B at 81x480x832."""
+
+
+class Denoiser:
+    """The transformer, its scheduler, and a denoising loop around them."""
+
+    def __init__(self, device: str) -> None:
+        (heads, width), mlp, layers, self.size = SIZES[torch.device(device).type]
+        torch.manual_seed(0)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.transformer = WanTransformer3DModel(
+            num_attention_heads=heads, attention_head_dim=width, ffn_dim=mlp, num_layers=layers, text_dim=128
+        )  # fmt: skip
+        self.transformer.to(device, dtype).eval()
+        self.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        self.device = torch.device(device)
+        self.latents = torch.randn(1, 16, *self.size, device=device, dtype=dtype)
+        self.text = torch.randn(1, 256, 128, device=device, dtype=dtype)
+        self.timestep = 0.0
+
+    @torch.no_grad()
+    def seconds(self) -> float:
+        """Time of one run."""
+        self.scheduler.set_timesteps(STEPS)
+        latents = self.latents
+        began = now(self.device)
+        for step, timestep in enumerate(self.scheduler.timesteps):
+            self.timestep = float(timestep)
+            with self.transformer.cache_context("cond", step_index=step, num_inference_steps=STEPS):
+                velocity = self.transformer(latents, timestep[None].to(latents.device), self.text, return_dict=False)[0]
+            latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        seconds = now(self.device) - began
+        self.transformer._reset_stateful_cache()
+        return seconds
+
+
+def rules(ranges: dict[str, int], schedule: NoiseSchedule) -> tuple[Rule, ...]:
+    """Rules over the steps inside the window, counted from step 0 as diffusers' PAB does."""
+    inside = [step for step, level in enumerate(schedule.sigmas or ()) if WINDOW[0] < level < WINDOW[1]]
+    window = (inside[0], inside[-1] + 1)
+    return tuple(Rule(kind=kind, range=n, window=window, anchor="start") for kind, n in ranges.items())
+
+
+def promised_saving(model: Denoiser, policy: Policy, schedule: NoiseSchedule) -> float:
+    """Share of the time that the sites which the policy skips take."""
+    target = Target.of(model.transformer)
+    shares = []
+    for _ in range(3):
+        recorder = Recorder(len(target.sites), model.device)
+        interception = Interception(target, recorder)
+        try:
+            model.seconds()
+            recording = recorder.recording()
+        finally:
+            interception.detach()
+        mask = resolve(policy, target.sites, schedule)
+        steps = recording.step_seconds.numpy()
+        shares.append(
+            1 - predicted_seconds(mask, np.median(recording.seconds.numpy(), axis=1), steps) / float(steps.sum())
+        )
+    return statistics.median(shares)
+
+
+@contextmanager
+def diffusers_pab(model: Denoiser):
+    """diffusers' own PAB with the same ranges and window."""
+    inside = tuple(1000 * level for level in WINDOW)
+    model.transformer.enable_cache(
+        PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=RANGES["full"], spatial_attention_timestep_skip_range=inside,
+            cross_attention_block_skip_range=RANGES["cross"], cross_attention_timestep_skip_range=inside,
+            spatial_attention_block_identifiers=("blocks.*attn1",), cross_attention_block_identifiers=("blocks.*attn2",),
+            current_timestep_callback=lambda: model.timestep,
+        )
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        model.transformer.disable_cache()
+
+
+def held_by_diffusers(model: Denoiser) -> int:
+    """Bytes in the caches of diffusers' hooks after the middle of a run."""
+    hooks = [part._diffusers_hook for part in model.transformer.modules() if hasattr(part, "_diffusers_hook")]
+    states = [hook.state for registry in hooks for hook in registry.hooks.values() if hasattr(hook, "state")]
+    return sum(state.cache.nbytes for state in states if torch.is_tensor(getattr(state, "cache", None)))
+
+
+def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict[str, float]:
+    """Ratios, each measured a-b-b-a against drift; median over repeats."""
+
+    def bare() -> float:
+        return model.seconds()
+
+    def under(chosen: Policy) -> Callable[[], float]:
+        def timed() -> float:
+            with pabtune.broadcast(model.transformer, chosen):
+                return model.seconds()
+
+        return timed
+
+    def under_diffusers() -> float:
+        with diffusers_pab(model):
+            return model.seconds()
+
+    pairs = {"range_one": (under(idle), bare), "policy": (under(policy), bare), "pab": (under(policy), under_diffusers)}
+    ratios: dict[str, list[float]] = {name: [] for name in pairs}
+    for turn in range(repeats + 1):
+        for name, (ours, theirs) in pairs.items():
+            first, slow, again, last = theirs(), ours(), ours(), theirs()
+            if turn:
+                ratios[name].append((slow + again) / (first + last))
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+@click.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(repeats: int, device: str, out: Path | None) -> None:
+    model = Denoiser(device)
+    model.scheduler.set_timesteps(STEPS)
+    schedule = NoiseSchedule(steps=STEPS, sigmas=tuple(float(sigma) for sigma in model.scheduler.sigmas[:STEPS]))
+    policy = Policy(name="pab", rules=rules(RANGES, schedule))
+    idle = Policy(name="idle", rules=rules({"full": 1, "cross": 1, "mlp": 1}, schedule))
+    ratios = measure(model, policy, idle, repeats)
+    promised = promised_saving(model, policy, schedule)
+    with pabtune.broadcast(model.transformer, policy) as run:
+        model.seconds()
+        held = run.summary()["most_stored_bytes"]
+        computed = run.mask.compute.mean()
+    with diffusers_pab(model):
+        reset = model.transformer._reset_stateful_cache
+        model.transformer._reset_stateful_cache = lambda: None
+        model.seconds()
+        held_by_pab = held_by_diffusers(model)
+        model.transformer._reset_stateful_cache = reset
+    document = {
+        "range_one": round(ratios["range_one"], 4),
+        "saved": {"promised": round(promised, 4), "realised": round(1 - ratios["policy"], 4)},
+        "realised_over_promised": round((1 - ratios["policy"]) / promised, 4),
+        "over_diffusers_pab": round(ratios["pab"], 4),
+        "stored_bytes": {"pabtune": held, "diffusers_pab": held_by_pab},
+        "computed_share_of_site_calls": round(float(computed), 4),
+        "repeats": repeats,
+        "machine": {"device": device, "processor": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": versions(),
+    }
+    if out is not None:
+        save_json(out, document)
+    click.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The verbs on a folder of diffusers' own: a small Wan with random weights, and a score of the user's own."""
+
+import json
+
+import pytest
+
+from tests.pipelines import wan
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SCORE = """
+def sharpness(video, prompt):
+    return float(abs(video[:, 1:].astype(float) - video[:, :-1]).mean() / 2.55)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    wan.wan21().save_pretrained(tmp_path / "wan")
+    (tmp_path / "my_scores.py").write_text(SCORE)
+    (tmp_path / "prompts.txt").write_text("".join(f"a cat number {word}\n" for word in "abcdefghijklmnop"))
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+RUN = ("--steps", "6", "--size", "9x16x16", "--negative-prompt", "blurry", "--pipeline-arg", "max_sequence_length=16")
+
+
+def test_profile_search_generate_evaluate(pabtune, folder) -> None:
+    model, prompts = str(folder / "wan"), str(folder / "prompts.txt")
+    profile, policy = str(folder / "profile.json"), str(folder / "policy.json")
+    made = pabtune("profile", model, "--prompts", prompts, "--out", profile, *RUN, "--json").document()
+    assert set(made["windows"]["all"]) == {"full", "cross", "mlp"}
+    found = pabtune(
+        "search", profile, "--budget", "my_scores:sharpness>=-90", "--trials", "6", "--prompts", prompts, "--floor", "none",
+        "--out", policy, "--logdir", str(folder / "log"), "--json",
+    )  # fmt: skip
+    assert found.document(found.returncode)["policy"] == policy, found.stderr
+    settings = json.loads((folder / "policy.json").read_text())["made_for"]["settings"]
+    assert settings["arguments"]["num_frames"] == 9
+    video = folder / "v.mp4"
+    row = pabtune("generate", model, "--policy", policy, "--prompt", "a cat", "--out", str(video), *RUN, "--json")
+    assert row.document()["videos"][0]["broadcast_calls"]
+    assert video.exists()
+    told = pabtune("evaluate", model, "--policy", policy, "--prompts", prompts, *RUN, "--json").document()["policies"][
+        0
+    ]
+    assert told["score"] is None
+    assert told["compute_fraction"] < 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pipeline-arg", "colour=red"], "WanPipeline takes no argument 'colour'; it takes: "),
+        (["--image", "IMAGE"], "WanPipeline takes no argument 'image'"),
+        (["--policy", "pab246"], "the model has no 'spatial' sites; it has: cross, full, mlp"),
+    ],
+)
+def test_what_the_pipeline_does_not_take_is_refused(pabtune, folder, words, message) -> None:
+    image = folder / "i.png"
+    image.write_bytes(b"")
+    words = [word.replace("IMAGE", str(image)) for word in words]
+    out = str(folder / "v.mp4")
+    done = pabtune("generate", str(folder / "wan"), "--prompt", "a cat", "--out", out, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
