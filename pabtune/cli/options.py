@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pabtune.planning.costs.memory import parse_bytes
 from pabtune.records.errors import ModelError, PromptError
 from pabtune.records.prompts import Prompt, load_prompts
 
@@ -125,6 +126,19 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def batch_size_of(model: str, asked: int | None) -> int:
     """Prompts in one call: what was asked for, or what fits a model of that kind."""
     return asked or (4 if model == "shapes" else 1)
+
+
+class Bytes(click.ParamType):
+    """An amount of memory, such as `8GiB`."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A number of bytes."""
+        return value if isinstance(value, int) else parse_bytes(value)
+
+
+memory_option = click.option("--memory", type=Bytes(), help="Most that may be held for later steps, for example 8GiB.")
 
 
 def prompts_option(text: str) -> Callable[..., Any]:

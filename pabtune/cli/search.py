@@ -31,6 +31,7 @@ from pabtune.records.prompts import Prompt
     help="Preset that the result must be as close to the unaccelerated video as (PSNR); `none` = no floor.",
 )
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
+@options.memory_option
 @options.seed_option
 @options.batch_option
 @options.device_option
@@ -47,6 +48,7 @@ def command(
     per_content: bool,
     floor: str,
     logdir: Path | None,
+    memory: int | None,
     seed: int,
     batch_size: int | None,
     device: str,
@@ -77,6 +79,7 @@ def command(
         storage=storage or str(logdir / "study.journal"),
         folder=logdir,
         name=out.stem,
+        memory=memory,
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),

@@ -69,6 +69,7 @@ class Profile:
         sketch: number of projections, and error of sketched against exact distances of neighbouring steps.
         overhead: time of the profiled runs over plain generation.
         provenance: versions, prompts' digest, device.
+        site_bytes: of one output of each site for one prompt, all branches together; empty in profiles of old.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Profile:
     sketch: Mapping[str, float]
     overhead: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    site_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         c, b, s, n = (len(self.contents), len(self.branches), len(self.sites), self.steps)
@@ -154,6 +156,7 @@ class Profile:
             sites=sites,
             arrays=arrays,
             windows=windows,
+            site_bytes=tuple(document.get("site_bytes", ())),
             **values,
         )
 
@@ -171,6 +174,7 @@ class Profile:
             "arrays": {"file": arrays_file, "checksum": checksum},
             "site_flops": list(self.site_flops),
             "total_flops": self.total_flops,
+            **({"site_bytes": list(self.site_bytes)} if self.site_bytes else {}),
             "windows": {
                 content: {kind: asdict(window) for kind, window in kinds.items()}
                 for content, kinds in self.windows.items()

@@ -10,16 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import ModelHook
+from numpy.typing import NDArray
 from torch import nn
 
+from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import DirectHook, Interception, find_interception
+from pabtune.runtime.interception import DirectHook, Interception, find_interception, tensors_of
 from pabtune.runtime.targets import Target
 
 SHAPES_PER_PATTERN = 8
@@ -38,6 +41,8 @@ class BroadcastHook(DirectHook):
     def __init__(self, state: tuple[str, ...]) -> None:
         super().__init__()
         self.mode = COMPUTE
+        self.is_weighed = False
+        self.weight = 0
         self.outputs: tuple[Any, ...] = ()
         self.calls = 0
         self._state = state
@@ -54,6 +59,8 @@ class BroadcastHook(DirectHook):
             self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
             return output
         output = self.compute(module, args, kwargs)
+        if self.is_weighed:
+            self.weight += sum([tensor.nbytes for tensor in tensors_of(output)])
         if self.mode == KEEP:
             self.outputs = (*self.outputs, output)
         return output
@@ -81,6 +88,7 @@ class Branch:
     step: int | None = None
     shape: tuple[int, ...] = ()
     stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    weights: dict[int, int] = field(default_factory=dict)
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
 
@@ -117,11 +125,13 @@ class Run:
     Attributes:
         policy: the policy.
         content: the content class whose rules are used; None = the policy's general rules.
+        memory: bytes that may be held at most; None = any.
     """
 
-    def __init__(self, target: Target, policy: Policy, content: str | None) -> None:
+    def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None = None) -> None:
         self.policy = policy
         self.content = content
+        self.memory = memory
         self._target = target
         self._plan: Plan | None = None
         self._run: object = None
@@ -162,7 +172,7 @@ class Run:
         """Bytes held right now."""
         stored = [outputs for branch in self._branches.values() for outputs in branch.stored.values()]
         stored += [hook.outputs for hook in self._hooks]
-        storages = [tensor.untyped_storage() for outputs in stored for tensor in _tensors(outputs)]
+        storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
         # Parts of one output are often views of one storage.
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -208,7 +218,8 @@ class Run:
         for index in self._indices[transformer]:
             hook = self._hooks[index]
             held = branch.stored.pop(index, ())
-            hook.calls = 0
+            hook.calls = hook.weight = 0
+            hook.is_weighed = self.memory is not None and not follows
             if held and not computes[index]:
                 hook.mode, hook.outputs = BROADCAST, held
             else:
@@ -235,8 +246,30 @@ class Run:
                 (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
                 if self._keeps[index]:
                     branch.stored[index] = hook.outputs
+                if hook.is_weighed:
+                    branch.weights[index] = hook.weight
         self._most_bytes = max(self._most_bytes, self.stored_bytes)
         self._clear_hooks()
+        if self.memory is not None:
+            self._check_memory()
+
+    @property
+    def predicted_bytes(self) -> NDArray[np.float64]:
+        """Bytes that each step will hold, (steps,), by the outputs that were weighed; only with a limit of memory."""
+        if self._plan is None:
+            return np.zeros(0)
+        sites = range(len(self._target.sites))
+        weights = [sum(branch.weights.get(index, 0) for branch in self._branches.values()) for index in sites]
+        return held_bytes(self._plan.mask, weights)
+
+    def _check_memory(self) -> None:
+        """Refuses a run that will hold too much, when the sizes of its outputs are known: in its first step."""
+        held = self.predicted_bytes
+        if self.memory is not None and held.max() > self.memory:
+            raise PolicyError(
+                f"policy {self.policy.name!r} would hold {format_bytes(held.max())} in step {int(held.argmax())}, more than "
+                f"the limit of {format_bytes(self.memory)}; allow more, or search a policy with this limit"
+            )
 
     def site_hook(self, index: int) -> ModelHook:
         """The hook that computes or broadcasts a site (see `Listener`)."""
@@ -292,13 +325,16 @@ def allow_compilations(patterns: int) -> None:
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * config.recompile_limit)
 
 
-def enable(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None) -> Run:
+def enable(
+    model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None, memory: int | None = None
+) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
     Args:
         model: a diffusers pipeline or transformer.
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
+        memory: bytes that may be held at most; a run that will need more is refused in its first step.
 
     Raises:
         ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
@@ -306,7 +342,7 @@ def enable(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | 
     """
     target = Target.of(model)
     check_fits(policy, target, content)
-    return Run(target, policy, content)
+    return Run(target, policy, content, memory)
 
 
 def disable(model: DiffusionPipeline | nn.Module) -> None:
@@ -319,9 +355,11 @@ def disable(model: DiffusionPipeline | nn.Module) -> None:
 
 
 @contextmanager
-def broadcast(model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None) -> Iterator[Run]:
+def broadcast(
+    model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None, memory: int | None = None
+) -> Iterator[Run]:
     """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
-    run = enable(model, policy, content)
+    run = enable(model, policy, content, memory)
     try:
         yield run
     finally:
@@ -351,11 +389,3 @@ def check_fits(policy: Policy, target: Target, content: str | None) -> None:
             raise PolicyError(
                 f"policy {policy.name!r}: the model has no {rule.kind!r} sites; it has: {', '.join(sorted(kinds))}"
             )
-
-
-def _tensors(output: Any) -> list[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, tuple | list):
-        return [tensor for part in output for tensor in _tensors(part)]
-    raise ModelError(f"a site returned {type(output).__name__}; only tensors and tuples of tensors can be broadcast")

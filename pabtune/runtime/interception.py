@@ -315,6 +315,19 @@ def _remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
         module.forward = outer
 
 
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors that a site returned.
+
+    Raises:
+        ModelError: it returned something else.
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, tuple | list):
+        return [tensor for part in output if part is not None for tensor in tensors_of(part)]
+    raise ModelError(f"a site returned {type(output).__name__}; only tensors and tuples of tensors can be broadcast")
+
+
 def find_interception(transformer: nn.Module) -> Interception | None:
     """The interception that is attached to a transformer."""
     registry = getattr(transformer, "_diffusers_hook", None)

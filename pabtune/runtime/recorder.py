@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import CallListener, Forward
+from pabtune.runtime.interception import CallListener, Forward, tensors_of
 from pabtune.runtime.timing import Stopwatch
 
 PROJECTIONS = 64
@@ -45,6 +45,7 @@ class Recording:
         distance: relative squared distance of two steps' outputs, from sketches.
         sketch_error: relative errors of sketched against exact distances of neighbouring steps, flat.
         seconds: (sites, steps), all branches together, for the whole batch.
+        site_bytes: of one output of each site, all branches together, for the whole batch.
         step_seconds: (steps,), all branches together, for the whole batch, without the recorder's own work.
     """
 
@@ -54,6 +55,7 @@ class Recording:
     sketch_error: Tensor
     seconds: Tensor
     step_seconds: Tensor
+    site_bytes: tuple[int, ...]
 
 
 class Recorder(CallListener):
@@ -97,6 +99,7 @@ class Recorder(CallListener):
         with self._watch.time((index, self._step)):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
+            self._bytes[index, "+".join(self._names)] = sum(tensor.nbytes for tensor in tensors_of(output))
             tensor = output if isinstance(output, Tensor) else output[0]
             for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
                 self._measure(self._traces.setdefault((name, index), Trace()), part)
@@ -136,10 +139,14 @@ class Recorder(CallListener):
             sketch_error=torch.cat(errors).cpu(),
             seconds=self._site_seconds(steps),
             step_seconds=self._step_seconds(steps),
+            site_bytes=tuple(
+                sum(count for (index, _), count in self._bytes.items() if index == site) for site in range(self._sites)
+            ),
         )
 
     def _clear(self) -> None:
         self._watch = Stopwatch(self._device)
+        self._bytes: dict[tuple[int, str], int] = {}
         self._traces: dict[tuple[str, int], Trace] = {}
         self._step_marks: list[tuple[int, float, float]] = []
 

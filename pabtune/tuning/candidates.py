@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from scipy import stats
 
 from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
+from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
@@ -45,6 +46,7 @@ class Outcome:
         drop_upper: one-sided 95 % upper bound of that.
         over_budget: bound of the drop less the budget (complete) or mean less the budget (given up); > 0 = too much.
         under_floor_db: mean PSNR missing to the floor; > 0 = too far away; 0 without a floor.
+        over_memory: held bytes over the limit less 1; > 0 = too much, and it was not run; 0 without a limit.
     """
 
     prompts: int
@@ -57,6 +59,7 @@ class Outcome:
     drop_upper: float
     over_budget: float
     under_floor_db: float
+    over_memory: float = 0.0
 
     @property
     def is_feasible(self) -> bool:
@@ -66,7 +69,7 @@ class Outcome:
     @property
     def is_possible(self) -> bool:
         """Neither over the budget nor under the fidelity floor, as far as it was tried."""
-        return self.over_budget <= 0 and self.under_floor_db <= ROUNDING_DB
+        return self.over_budget <= 0 and self.over_memory <= 0 and self.under_floor_db <= ROUNDING_DB
 
     def to_document(self) -> dict[str, Any]:
         """The outcome as JSON."""
@@ -84,6 +87,7 @@ class Bench:
         budget: on the score.
         settings: how videos are made.
         references: of the unaccelerated videos.
+        memory: bytes that a candidate may hold at most; None = any.
     """
 
     def __init__(  # noqa: PLR0913, all are needed and none has a default
@@ -95,7 +99,9 @@ class Bench:
         budget: Budget,
         settings: Settings,
         references: References,
+        memory: int | None = None,
     ) -> None:
+        self._memory = memory
         self._pipeline, self._profile, self._space = pipeline, profile, space
         self._budget, self._settings, self._references = budget, settings, references
         self._batches = _interleaved(prompts, settings.batch_size)
@@ -119,6 +125,14 @@ class Bench:
             arrays["step_seconds"].sum()
         )
 
+    def over_memory(self, policy: Policy) -> float:
+        """Held bytes of a batch over the limit less 1; 0 without a limit."""
+        if self._memory is None:
+            return 0.0
+        mask = resolve(policy, self._profile.sites, self._space.schedule())
+        held = held_bytes(mask, self._profile.site_bytes).max() * self._settings.batch_size
+        return float(held) / self._memory - 1
+
     def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:
         """Tries a policy on more and more prompts, until all are done or it is not promising any more.
 
@@ -126,11 +140,16 @@ class Bench:
             policy: the candidate.
             time_to_beat: predicted time of the best candidate so far; a slower one is given up after the first rung.
         """
+        over_memory, predicted = self.over_memory(policy), self.predicted_time(policy)
+        if over_memory > 0:
+            return Outcome(
+                prompts=0, is_complete=False, predicted_time=predicted, measured_s=0.0, compute_fraction=1.0, psnr_db=0.0,
+                drop=0.0, drop_upper=0.0, over_budget=0.0, under_floor_db=0.0, over_memory=over_memory,
+            )  # fmt: skip
         drops: list[float] = []
         psnrs: list[float] = []
         margins: list[float] = []
         seconds = 0.0
-        predicted = self.predicted_time(policy)
         rungs = [max(1, round(share * self._count)) for share in RUNG_SHARES]
         for batch in self._batches:
             videos, spent = self._generate(policy, batch)
@@ -161,6 +180,7 @@ class Bench:
             drop_upper=known.upper,
             over_budget=bound - self._budget.largest_drop,
             under_floor_db=float(np.mean(margins)),
+            over_memory=over_memory,
         )
 
     def _is_promising(

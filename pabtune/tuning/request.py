@@ -28,6 +28,7 @@ class SearchConfig:
         content: content class that the search is for; None = all.
         seed: of the sampler.
         batch_size: prompts in one call of the pipeline.
+        memory: bytes that candidates may hold at most for one batch; None = any.
         arguments: further arguments of the pipeline's call.
     """
 
@@ -40,6 +41,7 @@ class SearchConfig:
     content: str | None = None
     seed: int = 0
     batch_size: int = BATCH_SIZE
+    memory: int | None = None
     arguments: Mapping[str, Any]
 
 

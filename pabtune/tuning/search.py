@@ -68,7 +68,7 @@ def search_policy(
     space = Space(profile, config.content)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references)
+    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory)
     study = _open_study(profile, prompts, space, config)
     if config.floor is not None:
         study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
@@ -92,6 +92,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     trials: int = 60,
     *,
     floor: str | None = "pab246",
+    memory: int | None = None,
     storage: str | None = None,
     folder: str | Path = "runs/search",
     name: str = "found",
@@ -109,6 +110,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         budget: for example `shapes>=-1.0`.
         trials: finished trials that the study shall have in the end.
         floor: preset that the winner must be as close to the unaccelerated video as; None = no floor.
+        memory: bytes that the policy may hold at most; None = any.
         storage: journal file or Optuna storage URL; default: a journal in `folder`.
         folder: for reference videos and the journal.
         name: of the policy.
@@ -126,6 +128,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         budget=Budget.parse(budget),
         trials=trials,
         floor=floor,
+        memory=memory,
         storage=storage or str(folder / "study.journal"),
         folder=folder,
         name=name,
@@ -146,6 +149,8 @@ def _check_request(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
+    if config.memory is not None and not profile.site_bytes:
+        raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
     target = Target.of(pipeline)
     if target.fingerprint() != profile.made_for.fingerprint:
         raise ProfileError(
@@ -169,24 +174,26 @@ def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, confi
         "content": config.content,
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,
+        **({"memory": config.memory} if config.memory is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],
     }
     suffix = f"-{config.content}" if config.content else ""
     name = f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _open_storage(config.storage)
-    sampler = optuna.samplers.TPESampler(
-        n_startup_trials=12, multivariate=True, group=False, constant_liar=True, seed=config.seed + os.getpid() % 1000
-    )
     try:
-        study = optuna.create_study(
-            study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True
-        )
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
     except Exception as error:  # noqa: BLE001, every database driver has errors of its own
         raise StudyError(f"cannot use the storage {config.storage!r}: {str(error).splitlines()[0]}") from error
     study.set_user_attr("request", request)
     _revive(study)
-    if not study.get_trials(deepcopy=False):
+    is_first = not study.get_trials(deepcopy=False)
+    # Who comes later, or beside, must not draw the same again.
+    seed = config.seed if is_first else config.seed + 1 + os.getpid()
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=12, multivariate=True, group=False, constant_liar=True, seed=seed
+    )
+    if is_first:
         for origin, values in space.first_trials():
             study.enqueue_trial(values, user_attrs={"origin": origin}, skip_if_exists=True)
     return study
@@ -220,6 +227,7 @@ def _run_trials(
         trial.set_user_attr("outcome", outcome.to_document())
         trial.set_constraint("over_budget", outcome.over_budget)
         trial.set_constraint("under_floor_db", outcome.under_floor_db)
+        trial.set_constraint("over_memory", outcome.over_memory)
         study.tell(trial, outcome.predicted_time)
         if on_trial is not None:
             candidates = _candidates(study, space, config)

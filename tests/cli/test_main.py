@@ -91,6 +91,15 @@ MISTAKES = {
     "unwritable policy": ("search PROFILE --budget shapes>=-1 --out T/file/o.json", "cannot write here"),
     "odd storage": ("search PROFILE --budget shapes>=-1 --trials 1 --out T/o.json --storage T/x.txt", "neither a URL"),
     "odd score": ("evaluate shapes --policy none --score beauty", "unknown score 'beauty'"),
+    "odd memory": ("generate shapes --memory lots --prompt red --out T/v.mp4", "no amount of memory"),
+    "too little memory": (
+        "generate shapes --memory 1KiB --policy POLICY --prompt red --out T/v.mp4",
+        "more than the limit of 1.00 KiB",
+    ),
+    "memory without sizes": (
+        "search PROFILE --budget shapes>=-1 --trials 1 --memory 1GiB --out T/o.json --logdir T",
+        "holds no sizes to limit memory by",
+    ),
     "prompts of another model": ("prompts wan --count 3 --out T/p.jsonl", "only the embedded model"),
     "unwritable demo": ("demo --out T/file/demo", "cannot write here"),
     "no such device": ("generate shapes --device warp --prompt red --out T/v.mp4", "device"),

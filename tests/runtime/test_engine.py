@@ -291,3 +291,28 @@ def test_variants_are_used(pipeline) -> None:
     assert run.summary()["broadcast_calls"] == {"mlp": 4 * 3}
     with pytest.raises(PolicyError, match="no variant"):
         pabtune.enable(pipeline, policy, "fast")
+
+
+def test_the_memory_of_a_run_is_known_in_its_first_step_and_limited(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid(), memory=2**40) as run:
+        draw(pipeline)
+    needed = run.summary()["most_stored_bytes"]
+    assert run.predicted_bytes.max() == needed > 0
+    calls = []
+    pipeline.transformer.register_forward_hook(lambda *_: calls.append(1))
+    with pabtune.broadcast(pipeline, pyramid(), memory=needed) as run:
+        draw(pipeline)
+    calls.clear()
+    with (
+        pabtune.broadcast(pipeline, pyramid(), memory=needed - 1) as run,
+        pytest.raises(PolicyError, match=r"would hold .* in step \d, more than the limit"),
+    ):
+        draw(pipeline)
+    assert len(calls) == 1
+    assert run.stored_bytes == 0
+
+
+def test_with_branches_in_two_calls_the_prediction_is_never_too_small(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid(), memory=2**40) as run:
+        draw(pipeline, batched_guidance=False)
+    assert 0 < run.summary()["most_stored_bytes"] <= run.predicted_bytes.max()

@@ -1,0 +1,47 @@
+"""Bytes that a run holds for later steps, known from the compute mask and the sizes of the sites' outputs."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pabtune.planning.masks import ComputeMask
+from pabtune.records.errors import PolicyError
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def held_bytes(mask: ComputeMask, site_bytes: Sequence[float]) -> NDArray[np.float64]:
+    """Bytes of outputs held in each step, (steps,): those it broadcasts and those it keeps for the next step.
+
+    Branches that are called one after the other hold at most this much together.
+
+    Args:
+        mask: which site computes when.
+        site_bytes: of one output of each site, all branches together, in the mask's order.
+    """
+    keeps = np.zeros_like(mask.compute)
+    keeps[:, :-1] = ~mask.compute[:, 1:]
+    return np.asarray((~mask.compute | keeps).T.astype(float) @ np.asarray(site_bytes, dtype=float))
+
+
+def parse_bytes(text: str) -> int:
+    """Reads `8GiB`, `500 MB`, `123456`.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise PolicyError(f"{text!r} is no amount of memory; write for example 8GiB, 500MB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def format_bytes(count: float) -> str:
+    """For people: `1.50 GiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
