@@ -14,6 +14,7 @@ VERB_LINES = {
     "search": "Find the fastest policy inside a quality budget.",
     "generate": "Make videos, with or without a policy.",
     "evaluate": "Measure what policies gain and cost.",
+    "export": "Write a policy as another library's configuration.",
     "cost": "What a policy computes, takes and holds, without running the model.",
     "prompts": "Sample captions to measure with.",
     "models": "List the known models.",

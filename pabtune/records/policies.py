@@ -1,5 +1,6 @@
 """A policy: what to broadcast when, as a value and as a file that a person can read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pabtune.records.files import check_document, digest, load_json, save_json
 from pabtune.records.sites import Kind
 
 SCHEMA = "pabtune.policy/1"
+HUB_FILE = "policy.json"
 Anchor = Literal["window", "start"]
 
 
@@ -66,6 +68,7 @@ class MadeFor:
         steps: number of denoising steps.
         scheduler: class of the noise scheduler.
         sigmas: noise level of every step, falling; step windows are carried to other schedules by these.
+        config: configuration of each transformer, to say in what another model differs.
         settings: guidance, size, precision, device: for the reader, not checked.
     """
 
@@ -74,6 +77,7 @@ class MadeFor:
     steps: int | None = None
     scheduler: str | None = None
     sigmas: tuple[float, ...] | None = None
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -92,6 +96,8 @@ class MadeFor:
                 document[name] = getattr(self, name)
         if self.sigmas is not None:
             document["sigmas"] = list(self.sigmas)
+        if self.config:
+            document["config"] = {name: dict(values) for name, values in self.config.items()}
         if self.settings:
             document["settings"] = dict(self.settings)
         return document
@@ -167,6 +173,56 @@ class Policy:
             if value:
                 document[name] = value
         return document
+
+    def save_pretrained(self, folder: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
+        """Writes the policy into a folder, as models of Hugging Face are, and uploads it if asked to.
+
+        Args:
+            folder: for `policy.json`.
+            push_to_hub: upload it as well.
+            repo_id: where to; default: the folder's name.
+
+        Raises:
+            FileError: the folder cannot be written to.
+        """
+        self.save(Path(folder) / HUB_FILE)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(folder).name)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo_id: str | Path, **download: Any) -> Self:
+        """Reads the policy of a folder or of a repository on the Hugging Face hub.
+
+        Args:
+            folder_or_repo_id: a local folder with `policy.json`, or `owner/name`.
+            download: arguments of `huggingface_hub.hf_hub_download`, such as `revision`, `token`, `cache_dir`.
+
+        Raises:
+            PolicyError: there is no such folder or repository, or its file is no policy.
+        """
+        if Path(folder_or_repo_id).is_dir():
+            return cls.load(Path(folder_or_repo_id) / HUB_FILE)
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            return cls.load(hf_hub_download(str(folder_or_repo_id), HUB_FILE, **download))
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            raise PolicyError(f"no policy in {str(folder_or_repo_id)!r}: {str(error).splitlines()[0]}") from error
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """Uploads the policy to a repository on the Hugging Face hub, which is made if it is missing.
+
+        Args:
+            repo_id: `owner/name`.
+            options: arguments of `huggingface_hub.HfApi.upload_file`, such as `token`, `commit_message`, `revision`.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=options.pop("token", None))
+        api.create_repo(repo_id, exist_ok=True)
+        content = (json.dumps(self.to_document(), indent=2, sort_keys=True) + "\n").encode()
+        api.upload_file(path_or_fileobj=content, path_in_repo=HUB_FILE, repo_id=repo_id, **options)
 
     def save(self, path: str | Path) -> None:
         """Writes the policy file, atomically.

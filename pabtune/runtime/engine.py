@@ -7,7 +7,6 @@ the run is over.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,102 +20,14 @@ from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
+from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, BroadcastHook, Plan, SkipHook
 from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import DirectHook, Interception, find_interception, tensors_of
+from pabtune.runtime.fitting import check_fits
+from pabtune.runtime.interception import Interception, find_interception, tensors_of
 from pabtune.runtime.targets import Target
 
 SHAPES_PER_PATTERN = 8
 """Dynamo's own limit of compilations of one function."""
-
-COMPUTE, KEEP, BROADCAST = range(3)
-"""What a site does in a call: compute; compute and keep the output; return what was kept."""
-
-
-class BroadcastHook(DirectHook):
-    """Sits on a site. It only looks at its own attributes, which are set before the transformer is called.
-
-    For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
-    """
-
-    def __init__(self, state: tuple[str, ...]) -> None:
-        super().__init__()
-        self.mode = COMPUTE
-        self.is_weighed = False
-        self.weight = 0
-        self.outputs: tuple[Any, ...] = ()
-        self.calls = 0
-        self._state = state
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Computes or returns what was kept; calls of one forward are told apart by their order."""
-        call = self.calls
-        self.calls = call + 1
-        if self.mode == BROADCAST:
-            if not any(kwargs.get(name) is not None for name in self._state):
-                return self.outputs[call]
-            # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
-            output = self.compute(module, args, kwargs)
-            self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
-            return output
-        output = self.compute(module, args, kwargs)
-        if self.is_weighed:
-            self.weight += sum([tensor.nbytes for tensor in tensors_of(output)])
-        if self.mode == KEEP:
-            self.outputs = (*self.outputs, output)
-        return output
-
-
-class SkipHook(DirectHook):
-    """Sits on a feeder; skips it when its site will not look at what it returns."""
-
-    def __init__(self, site: BroadcastHook) -> None:
-        super().__init__()
-        self.site = site
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """One token stands in for all: what the block still does to it on the way to the site costs nothing."""
-        if self.site.mode != BROADCAST:
-            return self.compute(module, args, kwargs)
-        tensor = args[0] if args else next(iter(kwargs.values()))
-        return tensor[:, :1] if tensor.ndim > 2 else tensor
-
-
-@dataclass(slots=True)
-class Branch:
-    """What the engine knows of one branch of one transformer while a run goes on; what is kept, per site and call."""
-
-    step: int | None = None
-    shape: tuple[int, ...] = ()
-    stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    weights: dict[int, int] = field(default_factory=dict)
-    computed: Counter[int] = field(default_factory=Counter)
-    broadcast: Counter[int] = field(default_factory=Counter)
-
-    def forget(self) -> None:
-        """Frees what is held; the next call computes everything."""
-        self.stored.clear()
-        self.step = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Per step, one flag per site: whether it computes, and whether its output is needed by the next step."""
-
-    mask: ComputeMask
-    computes: tuple[tuple[bool, ...], ...]
-    keeps: tuple[tuple[bool, ...], ...]
-
-    @property
-    def patterns(self) -> int:
-        """Distinct things that the sites together do in a step: so many graphs a compiled model needs per shape."""
-        return len(set(zip(self.computes, self.keeps, strict=True)))
-
-    @classmethod
-    def of(cls, mask: ComputeMask) -> "Plan":
-        """The plan of a compute mask."""
-        columns = [tuple(bool(flag) for flag in column) for column in mask.compute.T]
-        needed = [tuple(not flag for flag in column) for column in columns[1:]]
-        return cls(mask=mask, computes=tuple(columns), keeps=(*needed, (False,) * len(mask.sites)))
 
 
 class Run:
@@ -364,28 +275,3 @@ def broadcast(
         yield run
     finally:
         run.disable()
-
-
-def check_fits(policy: Policy, target: Target, content: str | None) -> None:
-    """Refuses a policy that was made for another model, or that has rules for sites the model lacks.
-
-    Raises:
-        PolicyError: says what the policy was made for and what the model is.
-    """
-    made_for = policy.made_for
-    if made_for.model not in (None, target.model_class):
-        raise PolicyError(
-            f"policy {policy.name!r} was made for {made_for.model}, but the model is {target.model_class}; "
-            "profile and search this model to get its own policy"
-        )
-    if made_for.fingerprint not in (None, target.fingerprint()):
-        raise PolicyError(
-            f"policy {policy.name!r} was made for another {made_for.model}: its configuration or sites differ "
-            f"(fingerprint {made_for.fingerprint}, this model's {target.fingerprint()}); profile and search this model"
-        )
-    kinds = {site.kind for site in target.sites}
-    for rule in policy.rules_for(content):
-        if rule.kind not in kinds:
-            raise PolicyError(
-                f"policy {policy.name!r}: the model has no {rule.kind!r} sites; it has: {', '.join(sorted(kinds))}"
-            )

@@ -1,5 +1,6 @@
 """What can be intercepted: a pipeline, or a bare transformer that is driven through `cache_context`."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,17 +75,25 @@ class Target:
         """Class name of the (first) transformer."""
         return type(next(iter(self.transformers.values()))).__name__
 
+    def config(self) -> dict[str, dict[str, Any]]:
+        """Configuration of each transformer as JSON, without what pipelines write into it while they run."""
+        return {
+            name: {
+                key: json.loads(json.dumps(value, default=str))
+                for key, value in getattr(transformer, "config", {}).items()
+                if not key.startswith("_") and key not in SET_BY_CALLS
+            }
+            for name, transformer in self.transformers.items()
+        }
+
     def fingerprint(self) -> str:
         """Digest of every transformer's class and configuration and of the sites: what a policy must fit."""
+        config = self.config()
         parts = [
             {
                 "name": name,
                 "class": type(transformer).__name__,
-                "config": {
-                    key: value
-                    for key, value in getattr(transformer, "config", {}).items()
-                    if not key.startswith("_") and key not in SET_BY_CALLS
-                },
+                "config": config[name],
             }
             for name, transformer in self.transformers.items()
         ]

@@ -17,7 +17,8 @@ from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.clock import noise_levels
-from pabtune.runtime.engine import broadcast, check_fits
+from pabtune.runtime.engine import broadcast
+from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate

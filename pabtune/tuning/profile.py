@@ -100,6 +100,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         fingerprint=target.fingerprint(),
         steps=len(sigmas),
         scheduler=type(pipeline.scheduler).__name__,
+        config=target.config(),
         sigmas=sigmas,
         settings=describe_settings(pipeline, settings, made.videos[0]),
     )

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from tests.cli.conftest import PROFILE
 
@@ -18,7 +19,7 @@ def test_cost_tells_what_a_policy_computes_takes_and_holds(pabtune, short_profil
 
 
 def counts(profile: str) -> dict[str, int]:
-    document = json.loads(open(profile).read())
+    document = json.loads(Path(profile).read_text())
     kinds = [site["kind"] for site in document["sites"]]
     return {kind: kinds.count(kind) * document["made_for"]["steps"] for kind in kinds}
 

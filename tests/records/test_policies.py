@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy, Rule
@@ -54,3 +56,23 @@ def test_variants_are_chosen_by_content() -> None:
 def test_a_rule_that_means_nothing_is_refused(rule: Rule, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         Policy(name="wrong", rules=(rule,))
+
+
+def test_policies_are_kept_in_folders_as_models_are(tmp_path) -> None:
+    policy = Policy(name="mine", rules=(Rule(kind="mlp", range=2, window=(1, 4)),))
+    policy.save_pretrained(tmp_path / "mine")
+    assert Policy.from_pretrained(tmp_path / "mine") == policy
+    with pytest.raises(PolicyError, match="no policy in 'not a repository at all'"):
+        Policy.from_pretrained("not a repository at all")
+
+
+def test_pushing_uploads_the_file(monkeypatch) -> None:
+    """The hub itself cannot be reached from here: what its client is asked to do is looked at instead."""
+    asked = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: asked.update(repo=repo_id, **options))
+    monkeypatch.setattr(HfApi, "upload_file", lambda self, **options: asked.update(options))
+    policy = Policy(name="mine")
+    policy.push_to_hub("me/mine", token="secret", commit_message="first")
+    assert (asked["repo"], asked["exist_ok"], asked["path_in_repo"]) == ("me/mine", True, "policy.json")
+    assert Policy.from_document(json.loads(asked["path_or_fileobj"])) == policy
+    assert asked["commit_message"] == "first"

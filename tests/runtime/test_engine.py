@@ -316,3 +316,11 @@ def test_with_branches_in_two_calls_the_prediction_is_never_too_small(pipeline) 
     with pabtune.broadcast(pipeline, pyramid(), memory=2**40) as run:
         draw(pipeline, batched_guidance=False)
     assert 0 < run.summary()["most_stored_bytes"] <= run.predicted_bytes.max()
+
+
+def test_a_policy_of_another_configuration_says_in_what_it_differs(pipeline) -> None:
+    target = Target.of(pipeline)
+    config = {"transformer": {**target.config()["transformer"], "depth": 28}}
+    made_for = MadeFor(model=target.model_class, fingerprint="sha256:" + "0" * 64, config=config)
+    with pytest.raises(PolicyError, match=r"another STDiT3\w+: transformer.depth is 28 there and 2 here; profile and"):
+        pabtune.enable(pipeline, Policy(name="p", made_for=made_for))

@@ -4,8 +4,10 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.engine import broadcast
+from pabtune.runtime.targets import Target
 from pabtune.tuning.candidates import Bench
-from pabtune.tuning.generation import Settings
+from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.references import References
 from pabtune.tuning.space import Space
 from tests.conftest import PROMPT, STEPS, make_pipeline
@@ -47,3 +49,20 @@ def test_a_slow_candidate_is_given_up_early(bench) -> None:
     outcome = bench.try_out(slow, time_to_beat=0.1)
     assert not outcome.is_complete
     assert outcome.prompts == 2
+
+
+def test_a_candidate_over_the_limit_of_memory_is_not_run(profile, tmp_path) -> None:
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    budget = Budget(score="shapes", largest_drop=50.0)
+    policy = Policy(name="p", rules=(Rule(kind="mlp", range=2, window=(2, 8)),))
+    target = Target.of(pipeline)
+    mlp = sum(count for site, count in zip(target.sites, profile.site_bytes, strict=True) if site.kind == "mlp")
+    for memory, is_possible in ((2 * mlp, True), (2 * mlp - 1, False)):
+        bench = Bench(pipeline, profile, Space(profile), PROMPTS, budget, settings, references, memory)
+        outcome = bench.try_out(policy)
+        assert outcome.is_possible == is_possible
+        assert (outcome.prompts > 0) == is_possible
+    with broadcast(pipeline, policy) as run:
+        generate(pipeline, PROMPTS[:2], settings)
+    assert run.summary()["most_stored_bytes"] == 2 * mlp

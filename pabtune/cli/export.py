@@ -1,0 +1,31 @@
+"""`pabtune export`: a policy for other libraries."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pabtune.cli.options import json_option
+from pabtune.cli.output import emit, say
+from pabtune.planning.exports import FORMATS, export
+from pabtune.planning.presets import find_policy
+from pabtune.records.files import save_json
+
+
+@click.command()
+@click.argument("name", metavar="POLICY")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="Whose configuration to write.")
+@click.option("--content", help="Export the policy's variant for this content class.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write it to; default: stdout.")
+@json_option
+def command(name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
+    """Write what another library's PAB configuration can express of POLICY, and say plainly what it cannot."""
+    made = export(find_policy(name), to, content)
+    if out is not None:
+        save_json(out, made.document)
+    if as_json:
+        emit({"to": to, "config": made.document, "not_expressed": list(made.losses)})
+    elif out is None:
+        click.echo(json.dumps(made.document, indent=2))
+    for loss in made.losses:
+        say(f"not expressed: {loss}")

@@ -1,0 +1,106 @@
+"""A policy in the words of other libraries' pyramid attention broadcast, and what those words cannot say.
+
+Both know one range and one interval of timesteps for each kind of attention, counted from step 0 (diffusers 0.42,
+`PyramidAttentionBroadcastConfig`; VideoSys, `PABConfig`). How far that is from the policy is counted, not guessed: on the
+policy's own schedule, step by step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import Policy, Rule
+from pabtune.records.sites import Site
+
+TRAINING_TIMESTEPS = 1000
+FORMATS = ("diffusers", "videosys")
+_ATTENTION = {"spatial": "spatial", "full": "spatial", "temporal": "temporal", "cross": "cross"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        document: arguments of the other library's configuration.
+        losses: what it does not say, in words; empty = it says everything.
+    """
+
+    document: dict[str, Any]
+    losses: tuple[str, ...]
+
+
+def export(policy: Policy, to: str, content: str | None = None) -> Export:
+    """Writes a policy as another library's configuration.
+
+    Args:
+        policy: for a known schedule, or with windows in noise levels.
+        to: one of `FORMATS`.
+        content: the variant to export.
+
+    Raises:
+        PolicyError: unknown format, or the policy does not tell its noise levels.
+    """
+    if to not in FORMATS:
+        raise PolicyError(f"cannot export to {to!r}; formats: {', '.join(FORMATS)}")
+    document: dict[str, Any] = {}
+    losses = [f"variant for {name}: export it with --content {name}" for name in policy.variants if name != content]
+    for rule in policy.rules_for(content):
+        if rule.kind not in _ATTENTION:
+            losses.append(f"{rule.kind}: only attention can be named")
+        elif rule.layers is not None:
+            losses.append(f"{rule.kind} of layers {', '.join(map(str, rule.layers))}: layers cannot be chosen")
+        elif rule.range is None:
+            losses.append(f"{rule.kind}: an explicit list of steps cannot be named")
+        elif _ATTENTION[rule.kind] in {key.split("_")[0] for key in document}:
+            losses.append(f"{rule.kind}: a second rule for {_ATTENTION[rule.kind]} attention cannot be named")
+        else:
+            low, high = _timesteps(policy, rule)
+            document |= _entry(to, _ATTENTION[rule.kind], rule.range, low, high)
+            losses += _differences(policy, rule, low, high)
+    if to == "diffusers" and document:
+        losses.append("guidance in separate calls: diffusers' branches share one cache there, see its issue list")
+    return Export(document=document, losses=tuple(losses))
+
+
+def _entry(to: str, kind: str, count: int, low: int, high: int) -> dict[str, Any]:
+    if to == "diffusers":
+        return {f"{kind}_attention_block_skip_range": count, f"{kind}_attention_timestep_skip_range": [low, high]}
+    return {f"{kind}_broadcast": True, f"{kind}_range": count, f"{kind}_threshold": [low, high]}
+
+
+def _timesteps(policy: Policy, rule: Rule) -> tuple[int, int]:
+    """The open interval of timesteps that holds exactly the window's steps."""
+    if rule.noise_window is not None:
+        return tuple(round(level * TRAINING_TIMESTEPS) for level in rule.noise_window)  # type: ignore[return-value]
+    sigmas, (start, stop) = policy.made_for.sigmas, rule.window or (0, 0)
+    if sigmas is None:
+        raise PolicyError(
+            f"policy {policy.name!r} tells its window in steps, but not its noise levels; it cannot be exported"
+        )
+    edges = [1.0, *((a + b) / 2 for a, b in zip(sigmas, sigmas[1:], strict=False)), 0.0]
+    return int(edges[stop] * TRAINING_TIMESTEPS), int(np.ceil(edges[start] * TRAINING_TIMESTEPS))
+
+
+def _differences(policy: Policy, rule: Rule, low: int, high: int) -> list[str]:
+    """In how many steps the other library does something else, on the policy's own schedule."""
+    sigmas = policy.made_for.sigmas
+    if sigmas is None:
+        return []
+    site = Site(path=rule.kind, kind=rule.kind, layer=0)
+    alone = Policy(name=policy.name, rules=(rule,), made_for=policy.made_for)
+    ours: ComputeMask = resolve(alone, (site,), NoiseSchedule(steps=len(sigmas), sigmas=sigmas))
+    theirs = [
+        step % rule.range == 0 or not low < int(sigma * TRAINING_TIMESTEPS) < high  # type: ignore[operator]
+        for step, sigma in enumerate(sigmas)
+    ]
+    differ = int(np.count_nonzero(ours.compute[0] != np.array(theirs)))
+    if not differ:
+        return []
+    return [
+        f"{rule.kind}: {differ} of {len(sigmas)} steps differ, as ranges there count from step 0, not from the window"
+    ]

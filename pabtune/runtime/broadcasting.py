@@ -1,0 +1,100 @@
+"""What sits on the sites of a model under a policy, and what is known of a run: its plan and its branches."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pabtune.planning.masks import ComputeMask
+from pabtune.runtime.interception import DirectHook, tensors_of
+
+COMPUTE, KEEP, BROADCAST = range(3)
+"""What a site does in a call: compute; compute and keep the output; return what was kept."""
+
+
+class BroadcastHook(DirectHook):
+    """Sits on a site. It only looks at its own attributes, which are set before the transformer is called.
+
+    For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
+    """
+
+    def __init__(self, state: tuple[str, ...]) -> None:
+        super().__init__()
+        self.mode = COMPUTE
+        self.is_weighed = False
+        self.weight = 0
+        self.outputs: tuple[Any, ...] = ()
+        self.calls = 0
+        self._state = state
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Computes or returns what was kept; calls of one forward are told apart by their order."""
+        call = self.calls
+        self.calls = call + 1
+        if self.mode == BROADCAST:
+            if not any(kwargs.get(name) is not None for name in self._state):
+                return self.outputs[call]
+            # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
+            output = self.compute(module, args, kwargs)
+            self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
+            return output
+        output = self.compute(module, args, kwargs)
+        if self.is_weighed:
+            self.weight += sum([tensor.nbytes for tensor in tensors_of(output)])
+        if self.mode == KEEP:
+            self.outputs = (*self.outputs, output)
+        return output
+
+
+class SkipHook(DirectHook):
+    """Sits on a feeder; skips it when its site will not look at what it returns."""
+
+    def __init__(self, site: BroadcastHook) -> None:
+        super().__init__()
+        self.site = site
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """One token stands in for all: what the block still does to it on the way to the site costs nothing."""
+        if self.site.mode != BROADCAST:
+            return self.compute(module, args, kwargs)
+        tensor = args[0] if args else next(iter(kwargs.values()))
+        return tensor[:, :1] if tensor.ndim > 2 else tensor
+
+
+@dataclass(slots=True)
+class Branch:
+    """What the engine knows of one branch of one transformer while a run goes on; what is kept, per site and call."""
+
+    step: int | None = None
+    shape: tuple[int, ...] = ()
+    stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    weights: dict[int, int] = field(default_factory=dict)
+    computed: Counter[int] = field(default_factory=Counter)
+    broadcast: Counter[int] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Frees what is held; the next call computes everything."""
+        self.stored.clear()
+        self.step = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Per step, one flag per site: whether it computes, and whether its output is needed by the next step."""
+
+    mask: ComputeMask
+    computes: tuple[tuple[bool, ...], ...]
+    keeps: tuple[tuple[bool, ...], ...]
+
+    @property
+    def patterns(self) -> int:
+        """Distinct things that the sites together do in a step: so many graphs a compiled model needs per shape."""
+        return len(set(zip(self.computes, self.keeps, strict=True)))
+
+    @classmethod
+    def of(cls, mask: ComputeMask) -> "Plan":
+        """The plan of a compute mask."""
+        columns = [tuple(bool(flag) for flag in column) for column in mask.compute.T]
+        needed = [tuple(not flag for flag in column) for column in columns[1:]]
+        return cls(mask=mask, computes=tuple(columns), keeps=(*needed, (False,) * len(mask.sites)))

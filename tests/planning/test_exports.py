@@ -1,0 +1,56 @@
+import pytest
+from diffusers import PyramidAttentionBroadcastConfig
+
+from pabtune.planning.exports import export
+from pabtune.planning.presets import PRESETS
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+
+SIGMAS = tuple(1 - step / 10 for step in range(10))
+
+
+def policy(*rules: Rule) -> Policy:
+    return Policy(name="p", rules=rules, made_for=MadeFor(steps=10, sigmas=SIGMAS))
+
+
+def test_the_papers_preset_is_expressed_in_full() -> None:
+    made = export(PRESETS["pab246"], "diffusers")
+    assert made.document["temporal_attention_block_skip_range"] == 4
+    assert made.document["cross_attention_timestep_skip_range"] == [450, 930]
+    PyramidAttentionBroadcastConfig(**made.document)
+    assert [loss for loss in made.losses if "guidance" not in loss] == []
+    assert export(PRESETS["pab246"], "videosys").document["spatial_threshold"] == [450, 930]
+    assert export(PRESETS["pab246"], "videosys").losses == ()
+
+
+def test_steps_that_come_out_the_same_are_no_loss_and_others_are_counted() -> None:
+    counted_from_zero = Rule(kind="full", range=2, window=(3, 8), anchor="start")
+    made = export(policy(counted_from_zero), "videosys")
+    assert made.document == {"spatial_broadcast": True, "spatial_range": 2, "spatial_threshold": [250, 750]}
+    assert made.losses == ()
+    counted_from_window = Rule(kind="full", range=3, window=(3, 8))
+    assert export(policy(counted_from_window), "videosys").losses == (
+        "full: 3 of 10 steps differ, as ranges there count from step 0, not from the window",
+    )
+
+
+def test_what_cannot_be_said_is_said() -> None:
+    rules = (
+        Rule(kind="mlp", range=2, window=(3, 8)),
+        Rule(kind="cross", range=2, window=(3, 8), layers=(1,)),
+        Rule(kind="spatial", compute=(0, 3, 5)),
+    )
+    made = export(policy(*rules), "diffusers")
+    assert made.document == {}
+    assert made.losses == (
+        "mlp: only attention can be named",
+        "cross of layers 1: layers cannot be chosen",
+        "spatial: an explicit list of steps cannot be named",
+    )
+
+
+def test_wrong_requests_are_refused() -> None:
+    with pytest.raises(PolicyError, match="formats: diffusers, videosys"):
+        export(PRESETS["pab246"], "tensorrt")
+    with pytest.raises(PolicyError, match="not its noise levels"):
+        export(Policy(name="p", rules=(Rule(kind="full", range=2, window=(3, 8)),)), "diffusers")
