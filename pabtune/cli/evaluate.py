@@ -20,6 +20,7 @@ from pabtune.records.evaluations import Evaluation
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
 @options.batch_option
+@options.store_option
 @options.run_options
 @options.json_option
 def command(
@@ -28,6 +29,7 @@ def command(
     prompt_file: Path | None,
     score: str | None,
     batch_size: int | None,
+    store: str,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -46,6 +48,7 @@ def command(
             score=score or ("shapes" if model == "shapes" else "none"),
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
+            store=store,
             progress=advance,
         )
     if as_json:

@@ -26,6 +26,7 @@ FRAMES_PER_SECOND = 8
 )
 @click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
 @options.memory_option
+@options.store_option
 @options.run_options
 @options.json_option
 def command(
@@ -37,6 +38,7 @@ def command(
     content: str | None,
     compare: bool,
     memory: int | None,
+    store: str,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -65,7 +67,7 @@ def command(
         for index, prompt in enumerate(prompts):
             path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
             own_content = content or (prompt.content if prompt.content in policy.variants else None)
-            with broadcast(pipeline, policy, own_content, memory) as broadcasting:
+            with broadcast(pipeline, policy, own_content, memory, store) as broadcasting:
                 made = generate(pipeline, [prompt], settings)
             save_video(path, made.videos[0], FRAMES_PER_SECOND)
             row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}

@@ -138,6 +138,9 @@ class Bytes(click.ParamType):
         return value if isinstance(value, int) else parse_bytes(value)
 
 
+store_option = click.option(
+    "--store", type=click.Choice(["exact", "int8"]), default="exact", show_default=True, help="How outputs are held."
+)
 memory_option = click.option("--memory", type=Bytes(), help="Most that may be held for later steps, for example 8GiB.")
 
 

@@ -17,6 +17,7 @@ from pabtune.records.profiles import Profile
 @options.out_option("Profile file (.json); its arrays lie beside it (.safetensors).")
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for TensorBoard; none when left out.")
 @options.batch_option
+@options.memory_option
 @options.run_options
 @options.json_option
 def command(
@@ -25,6 +26,7 @@ def command(
     out: Path,
     logdir: Path | None,
     batch_size: int | None,
+    memory: int | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -54,6 +56,7 @@ def command(
             model=model,
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
+            memory=memory,
             progress=advance,
             on_video=show,
         )

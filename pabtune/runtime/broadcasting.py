@@ -8,6 +8,7 @@ from torch import nn
 
 from pabtune.planning.masks import ComputeMask
 from pabtune.runtime.interception import DirectHook, tensors_of
+from pabtune.runtime.storing import Store, pack, unpack
 
 COMPUTE, KEEP, BROADCAST = range(3)
 """What a site does in a call: compute; compute and keep the output; return what was kept."""
@@ -19,8 +20,9 @@ class BroadcastHook(DirectHook):
     For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
     """
 
-    def __init__(self, state: tuple[str, ...]) -> None:
+    def __init__(self, state: tuple[str, ...], store: Store) -> None:
         super().__init__()
+        self.store = store
         self.mode = COMPUTE
         self.is_weighed = False
         self.weight = 0
@@ -34,17 +36,22 @@ class BroadcastHook(DirectHook):
         self.calls = call + 1
         if self.mode == BROADCAST:
             if not any(kwargs.get(name) is not None for name in self._state):
-                return self.outputs[call]
+                kept = self.outputs[call]
+                return kept if self.store == "exact" else unpack(kept)
             # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
             output = self.compute(module, args, kwargs)
-            self.outputs = (*self.outputs[:call], output, *self.outputs[call + 1 :])
+            self.outputs = (*self.outputs[:call], self.pack(output), *self.outputs[call + 1 :])
             return output
         output = self.compute(module, args, kwargs)
         if self.is_weighed:
-            self.weight += sum([tensor.nbytes for tensor in tensors_of(output)])
+            self.weight += sum([tensor.nbytes for tensor in tensors_of(self.pack(output))])
         if self.mode == KEEP:
-            self.outputs = (*self.outputs, output)
+            self.outputs = (*self.outputs, self.pack(output))
         return output
+
+    def pack(self, output: Any) -> Any:
+        """What is kept of an output."""
+        return output if self.store == "exact" else pack(output)
 
 
 class SkipHook(DirectHook):

@@ -24,6 +24,7 @@ from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, Broad
 from pabtune.runtime.clock import Moment
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.interception import Interception, find_interception, tensors_of
+from pabtune.runtime.storing import STORES, Store
 from pabtune.runtime.targets import Target
 
 SHAPES_PER_PATTERN = 8
@@ -39,7 +40,7 @@ class Run:
         memory: bytes that may be held at most; None = any.
     """
 
-    def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None = None) -> None:
+    def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store) -> None:
         self.policy = policy
         self.content = content
         self.memory = memory
@@ -49,7 +50,7 @@ class Run:
         self._branches: dict[tuple[str, str], Branch] = {}
         self._current = Branch()
         self._keeps: tuple[bool, ...] = ()
-        self._hooks = [BroadcastHook(site.state) for site in target.sites]
+        self._hooks = [BroadcastHook(site.state, store) for site in target.sites]
         self._indices = {
             name: [index for index, site in enumerate(target.sites) if site.transformer == name]
             for name in target.transformers
@@ -237,7 +238,11 @@ def allow_compilations(patterns: int) -> None:
 
 
 def enable(
-    model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None, memory: int | None = None
+    model: DiffusionPipeline | nn.Module,
+    policy: Policy,
+    content: str | None = None,
+    memory: int | None = None,
+    store: Store = "exact",
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
@@ -246,6 +251,7 @@ def enable(
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
         memory: bytes that may be held at most; a run that will need more is refused in its first step.
+        store: how outputs are kept: `exact`, or `int8` with a scale per token: a quarter of float32, half of bfloat16.
 
     Raises:
         ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
@@ -253,7 +259,9 @@ def enable(
     """
     target = Target.of(model)
     check_fits(policy, target, content)
-    return Run(target, policy, content, memory)
+    if store not in STORES:
+        raise PolicyError(f"cannot store outputs as {store!r}; known: {', '.join(STORES)}")
+    return Run(target, policy, content, memory, store)
 
 
 def disable(model: DiffusionPipeline | nn.Module) -> None:
@@ -267,10 +275,14 @@ def disable(model: DiffusionPipeline | nn.Module) -> None:
 
 @contextmanager
 def broadcast(
-    model: DiffusionPipeline | nn.Module, policy: Policy, content: str | None = None, memory: int | None = None
+    model: DiffusionPipeline | nn.Module,
+    policy: Policy,
+    content: str | None = None,
+    memory: int | None = None,
+    store: Store = "exact",
 ) -> Iterator[Run]:
     """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
-    run = enable(model, policy, content, memory)
+    run = enable(model, policy, content, memory, store)
     try:
         yield run
     finally:

@@ -30,6 +30,7 @@ class Trace:
     """
 
     previous: Tensor | None = None
+    is_near: bool = True
     sketches: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
     change: list[Tensor] = field(default_factory=list)
@@ -64,11 +65,20 @@ class Recorder(CallListener):
     Args:
         sites: number of sites.
         device: where the model runs.
+        memory: bytes of the step before that may be held there; the rest is held by the host. None = any.
         projections: rows of the random matrix.
         seed: of the random matrix.
     """
 
-    def __init__(self, sites: int, device: torch.device, projections: int = PROJECTIONS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sites: int,
+        device: torch.device,
+        memory: int | None = None,
+        projections: int = PROJECTIONS,
+        seed: int = 0,
+    ) -> None:
+        self._memory = memory
         self._sites = sites
         self._device = device
         self._projections = projections
@@ -151,16 +161,24 @@ class Recorder(CallListener):
         self._step_marks: list[tuple[int, float, float]] = []
 
     def _measure(self, trace: Trace, output: Tensor) -> None:
-        tokens = output.flatten(1, -2).float()
+        own = output.flatten(1, -2)
+        tokens = own.float()
         trace.squares.append(tokens.square().mean((1, 2)))
         if trace.previous is None:
             trace.change.append(torch.zeros_like(trace.squares[-1]))
         else:
-            trace.change.append((tokens - trace.previous).square().mean((1, 2)))
-        trace.previous = tokens
+            trace.change.append((tokens - trace.previous.to(tokens.device).float()).square().mean((1, 2)))
+        self._hold(trace, own)
         # Scaled such that the summed square of a sketch estimates the mean square of the output.
         matrix = self._matrix(tokens.shape[1])
         trace.sketches.append(matrix @ tokens / (self._projections * tokens[0].numel()) ** 0.5)
+
+    def _hold(self, trace: Trace, output: Tensor) -> None:
+        """Keeps an output for the next step, in the type it has, where there is room for it."""
+        held = sum(each.previous.nbytes for each in self._traces.values() if each.previous is not None and each.is_near)
+        held -= trace.previous.nbytes if trace.previous is not None and trace.is_near else 0
+        trace.is_near = self._memory is None or held + output.nbytes <= self._memory
+        trace.previous = output if trace.is_near else output.cpu()
 
     def _matrix(self, tokens: int) -> Tensor:
         if tokens not in self._matrices:

@@ -20,6 +20,7 @@ from pabtune.runtime.clock import noise_levels
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate
 
@@ -90,6 +91,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
     flops: FlopCount | None = None,
+    store: Store = "exact",
     progress: Progress | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
@@ -106,6 +108,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         flops: FLOP counts of one step; counted when not given.
+        store: how outputs are held for later steps.
         progress: told after each call of the pipeline.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
 
@@ -130,7 +133,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         schedule = NoiseSchedule(steps=len(levels), sigmas=levels)
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
-            with broadcast(pipeline, policy, content) as run:
+            with broadcast(pipeline, policy, content, store=store) as run:
                 made = generate(pipeline, batch, settings)
             fraction = compute_fraction(resolve(policy, target.sites, schedule, content), flops.sites, flops.total)
             tally.add(batch, reference, made, score)

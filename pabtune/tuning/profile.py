@@ -50,6 +50,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     model: str = "",
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
     on_video: Callable[[ProfiledVideo], None] | None = None,
 ) -> Profile:
@@ -63,6 +64,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         model: what to load to get this pipeline.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
+        memory: bytes of outputs that may be held beside the model on its device; the rest is held by the host.
         progress: told after each call of the pipeline.
         on_video: given every video that was made.
 
@@ -82,7 +84,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     plan = list(batches(asked, batch_size))
     generate(pipeline, plan[0], single)
 
-    recorder, tally = Recorder(len(target.sites), pipeline._execution_device), Tally()
+    recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), Tally()
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
         made = _generate_recorded(pipeline, target, recorder, batch, settings)

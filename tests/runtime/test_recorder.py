@@ -7,9 +7,9 @@ from pabtune.runtime.targets import Target
 from tests.conftest import PROMPT, STEPS, draw
 
 
-def record(pipeline, prompt=PROMPT, **arguments):
+def record(pipeline, prompt=PROMPT, memory=None, **arguments):
     target = Target.of(pipeline)
-    recorder = Recorder(len(target.sites), torch.device("cpu"))
+    recorder = Recorder(len(target.sites), torch.device("cpu"), memory)
     outputs = {index: [] for index in range(len(target.sites))}
     modules = dict(pipeline.transformer.named_modules())
     handles = [
@@ -89,3 +89,10 @@ def test_a_second_run_does_not_see_the_first(pipeline) -> None:
         interception.detach()
     np.testing.assert_array_equal(changes[0], changes[2])
     assert (changes[0] != changes[1]).any()
+
+
+def test_a_limit_of_memory_changes_nothing_but_the_place(pipeline) -> None:
+    free, limited = record(pipeline)[1], record(pipeline, memory=20_000)[1]
+    for branch in free.mse:
+        assert torch.equal(free.mse[branch], limited.mse[branch])
+        assert torch.equal(free.distance[branch], limited.distance[branch])

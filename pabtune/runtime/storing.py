@@ -1,0 +1,32 @@
+"""How outputs are kept for later steps: as they are, or in 8 bits with a scale per token."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Store = Literal["exact", "int8"]
+STORES: tuple[Store, ...] = get_args(Store)
+
+
+class Packed(NamedTuple):
+    """A tensor in 8 bits: (..., width) whole numbers, a scale for each row of them, and nothing of the type it had."""
+
+    values: Tensor
+    scale: Tensor
+    like: Tensor
+
+
+def pack(output: Any) -> Any:
+    """The tensors of an output in 8 bits, tuples as tuples. The largest error is 1/254 of a row's largest value."""
+    if isinstance(output, Tensor):
+        scale = output.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-30) / 127
+        return Packed((output / scale).round().to(torch.int8), scale, output.new_empty(0))
+    return tuple(pack(part) for part in output) if isinstance(output, tuple | list) else output
+
+
+def unpack(kept: Any) -> Any:
+    """What `pack` was given, as near as 8 bits are."""
+    if isinstance(kept, Packed):
+        return (kept.values * kept.scale).to(kept.like.dtype)
+    return tuple(unpack(part) for part in kept) if isinstance(kept, tuple) else kept

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+import pabtune
+from pabtune.quality.fidelity import psnr_db
+from pabtune.records.errors import PolicyError
+from pabtune.runtime.storing import pack, unpack
+from tests.conftest import draw, pyramid
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
+    torch.manual_seed(0)
+    tensor = (torch.randn(2, 50, 64) * torch.logspace(-3, 3, 50)[:, None]).to(dtype)
+    packed = pack((tensor, None, [tensor[..., :8]]))
+    again, nothing, (part,) = unpack(packed)
+    assert again.dtype == dtype
+    assert nothing is None
+    assert part.shape == (2, 50, 8)
+    step = tensor.abs().amax(-1, keepdim=True).float() / 127
+    rounding = 0.51 if dtype == torch.float32 else 1.1  # bfloat16 itself has 8 bits
+    assert ((again.float() - tensor.float()).abs() <= rounding * step).all()
+    assert packed[0].values.nbytes + packed[0].scale.nbytes < tensor.nbytes * (0.6 if dtype == torch.bfloat16 else 0.3)
+    assert (unpack(pack(torch.zeros(2, 3))) == 0).all()
+
+
+def test_a_run_in_eight_bits_holds_less_and_stays_near(pipeline) -> None:
+    runs = {}
+    for store in ("exact", "int8"):
+        with pabtune.broadcast(pipeline, pyramid(), memory=2**40, store=store) as run:
+            frames = draw(pipeline)
+        runs[store] = (frames, run.summary()["most_stored_bytes"], run.predicted_bytes.max(), run.broadcast_calls)
+    exact, eight = runs["exact"], runs["int8"]
+    assert eight[3] == exact[3]
+    assert (eight[0] != exact[0]).any()
+    assert psnr_db((eight[0][0] * 255).astype("uint8"), (exact[0][0] * 255).astype("uint8")) > 40
+    assert eight[1] < 0.45 * exact[1]  # 24 wide: a scale of 4 bytes weighs more than in a real model
+    assert eight[2] == eight[1]
+
+
+def test_unknown_ways_of_storing_are_refused(pipeline) -> None:
+    with pytest.raises(PolicyError, match="cannot store outputs as 'fp4'; known: exact, int8"):
+        pabtune.enable(pipeline, pyramid(), store="fp4")
