@@ -24,7 +24,7 @@ from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, Broad
 from pabtune.runtime.clock import Moment
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.interception import Interception, find_interception, tensors_of
-from pabtune.runtime.storing import STORES, Store
+from pabtune.runtime.storing import STORES, Store, own
 from pabtune.runtime.targets import Target
 
 SHAPES_PER_PATTERN = 8
@@ -57,6 +57,7 @@ class Run:
         }
         self._most_bytes = 0
         self._is_done = True
+        self._copies = False
         self._interception = Interception(target, self)
 
     @property
@@ -157,7 +158,7 @@ class Run:
             if hook.calls:
                 (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
                 if self._keeps[index]:
-                    branch.stored[index] = hook.outputs
+                    branch.stored[index] = own(hook.outputs) if self._copies and hook.mode == KEEP else hook.outputs
                 if hook.is_weighed:
                     branch.weights[index] = hook.weight
         self._most_bytes = max(self._most_bytes, self.stored_bytes)
@@ -215,6 +216,7 @@ class Run:
         self._is_done = False
         schedule = self._interception.clock.schedule()
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
+        self._copies = self._target.is_compiled and self._target.is_on_cuda
         if self._target.is_compiled:
             allow_compilations(self._plan.patterns)
 

@@ -17,6 +17,15 @@ class Packed(NamedTuple):
     like: Tensor
 
 
+def own(kept: Any) -> Any:
+    """Copies of what is kept. What a CUDA graph returned is overwritten when it is replayed."""
+    if isinstance(kept, Tensor):
+        return kept.clone()
+    if isinstance(kept, Packed):
+        return Packed(*map(own, kept))
+    return tuple(map(own, kept)) if isinstance(kept, tuple | list) else kept
+
+
 def pack(output: Any) -> Any:
     """The tensors of an output in 8 bits, tuples as tuples. The largest error is 1/254 of a row's largest value."""
     if isinstance(output, Tensor):

@@ -71,6 +71,11 @@ class Target:
         )
 
     @property
+    def is_on_cuda(self) -> bool:
+        """Whether a transformer has parameters on a CUDA device."""
+        return any(next(part.parameters()).is_cuda for part in self.transformers.values())
+
+    @property
     def model_class(self) -> str:
         """Class name of the (first) transformer."""
         return type(next(iter(self.transformers.values()))).__name__

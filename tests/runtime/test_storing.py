@@ -4,7 +4,7 @@ import torch
 import pabtune
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import PolicyError
-from pabtune.runtime.storing import pack, unpack
+from pabtune.runtime.storing import own, pack, unpack
 from tests.conftest import draw, pyramid
 
 
@@ -22,6 +22,14 @@ def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
     assert ((again.float() - tensor.float()).abs() <= rounding * step).all()
     assert packed[0].values.nbytes + packed[0].scale.nbytes < tensor.nbytes * (0.6 if dtype == torch.bfloat16 else 0.3)
     assert (unpack(pack(torch.zeros(2, 3))) == 0).all()
+
+
+def test_copies_are_whole_and_apart() -> None:
+    kept = pack((torch.randn(2, 3, 4), None))
+    copied = own((kept, torch.ones(2)))
+    assert torch.equal(unpack(copied[0])[0], unpack(kept)[0])
+    assert copied[0][0].values.data_ptr() != kept[0].values.data_ptr()
+    assert copied[0][1] is None
 
 
 def test_a_run_in_eight_bits_holds_less_and_stays_near(pipeline) -> None:
