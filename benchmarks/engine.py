@@ -7,6 +7,7 @@ after the other, is correct. Prints one JSON document:
 - `range_one`: time with a policy that never broadcasts over the bare model's (at most 1.01 is promised);
 - `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
 - `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
+- `int8_over_exact`: time with outputs held in 8 bits over time with outputs held as they are;
 - `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
 """
 
@@ -30,6 +31,7 @@ from pabtune.records.files import save_json
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
 from pabtune.tuning.profile import versions
@@ -132,9 +134,9 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
     def bare() -> float:
         return model.seconds()
 
-    def under(chosen: Policy) -> Callable[[], float]:
+    def under(chosen: Policy, store: Store = "exact") -> Callable[[], float]:
         def timed() -> float:
-            with pabtune.broadcast(model.transformer, chosen):
+            with pabtune.broadcast(model.transformer, chosen, store=store):
                 return model.seconds()
 
         return timed
@@ -143,7 +145,12 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
         with diffusers_pab(model):
             return model.seconds()
 
-    pairs = {"range_one": (under(idle), bare), "policy": (under(policy), bare), "pab": (under(policy), under_diffusers)}
+    pairs = {
+        "range_one": (under(idle), bare),
+        "policy": (under(policy), bare),
+        "pab": (under(policy), under_diffusers),
+        "int8": (under(policy, "int8"), under(policy)),
+    }
     ratios: dict[str, list[float]] = {name: [] for name in pairs}
     for turn in range(repeats + 1):
         for name, (ours, theirs) in pairs.items():
@@ -169,6 +176,9 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         model.seconds()
         held = run.summary()["most_stored_bytes"]
         computed = run.mask.compute.mean()
+    with pabtune.broadcast(model.transformer, policy, store="int8") as run:
+        model.seconds()
+        held_in_int8 = run.summary()["most_stored_bytes"]
     with diffusers_pab(model):
         reset = model.transformer._reset_stateful_cache
         model.transformer._reset_stateful_cache = lambda: None
@@ -180,7 +190,8 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         "saved": {"promised": round(promised, 4), "realised": round(1 - ratios["policy"], 4)},
         "realised_over_promised": round((1 - ratios["policy"]) / promised, 4),
         "over_diffusers_pab": round(ratios["pab"], 4),
-        "stored_bytes": {"pabtune": held, "diffusers_pab": held_by_pab},
+        "int8_over_exact": round(ratios["int8"], 4),
+        "stored_bytes": {"pabtune": held, "pabtune_int8": held_in_int8, "diffusers_pab": held_by_pab},
         "computed_share_of_site_calls": round(float(computed), 4),
         "repeats": repeats,
         "machine": {"device": device, "processor": platform.machine(), "threads": torch.get_num_threads()},

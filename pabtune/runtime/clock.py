@@ -231,13 +231,13 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
     Sigma for flow matching; timestep over training timesteps for diffusion; for sigmas without a bound (EDM), the share of
     noise in what is denoised: sigma / (1 + sigma).
     """
-    steps = len(scheduler.timesteps)
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
     training = scheduler.config.get("num_train_timesteps", 1000)
     sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and len(sigmas) >= steps:
-        known = torch.as_tensor(sigmas)[:steps].double()
-        if float(known.max()) <= 1.0:
-            return tuple(round(float(sigma), 6) for sigma in known)
-        if not 2 < float(scheduler.timesteps.max()) <= training or float(scheduler.timesteps.min()) < 0:
-            return tuple(round(float(sigma / (1 + sigma)), 6) for sigma in known)
-    return tuple(round(float(timestep) / training, 6) for timestep in scheduler.timesteps)
+    if sigmas is not None and len(sigmas) >= len(timesteps):
+        known = torch.as_tensor(sigmas).tolist()[: len(timesteps)]
+        if max(known) <= 1.0:
+            return tuple(round(sigma, 6) for sigma in known)
+        if not 2 < max(timesteps) <= training or min(timesteps) < 0:
+            return tuple(round(sigma / (1 + sigma), 6) for sigma in known)
+    return tuple(round(timestep / training, 6) for timestep in timesteps)
