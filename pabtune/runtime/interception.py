@@ -232,7 +232,9 @@ class Interception:
         for module, hook_name, had_registry, had_forward, forward in reversed(self._attached):
             _remove_hook(module, hook_name, forward)
             vars(module).pop("_pabtune_hook", None)
-            if not had_registry and not module._diffusers_hook.hooks:
+            if module._diffusers_hook.hooks:
+                continue  # somebody else came after us
+            if not had_registry:
                 del module._diffusers_hook
             if not had_forward and not hasattr(module, "_hf_hook"):
                 vars(module).pop("forward", None)

@@ -1,10 +1,12 @@
 import pytest
+from diffusers.hooks import HookRegistry, ModelHook
 
+import pabtune
 from pabtune.records.errors import ModelError
 from pabtune.runtime.flops import FlopListener
 from pabtune.runtime.interception import FEEDER_HOOK, ROOT_HOOK, SITE_HOOK, Interception, find_interception
 from pabtune.runtime.targets import Target
-from tests.conftest import draw
+from tests.conftest import STEPS, draw, pyramid
 
 
 class Silent(FlopListener):
@@ -59,3 +61,32 @@ def test_a_failure_while_attaching_leaves_nothing_behind(pipeline, monkeypatch) 
             if hasattr(module, "_diffusers_hook")
             else "forward" not in vars(module)
         )
+
+
+class Counting(ModelHook):
+    """Somebody else's hook."""
+
+    calls = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.calls += 1
+        return args, kwargs
+
+
+@pytest.mark.parametrize("first", ["policy", "other"])
+def test_hooks_of_others_outlive_ours(pipeline, first) -> None:
+    site = pipeline.transformer.spatial_blocks[0].mlp
+    other = Counting()
+    expected = draw(pipeline)
+    if first == "policy":
+        pabtune.enable(pipeline, pyramid())
+    HookRegistry.check_if_exists_or_initialize(site).register_hook(other, "other")
+    if first == "other":
+        pabtune.enable(pipeline, pyramid())
+    draw(pipeline)
+    pabtune.disable(pipeline)
+    other.calls = 0
+    assert (draw(pipeline) == expected).all()
+    assert other.calls == STEPS
+    site._diffusers_hook.remove_hook("other")
+    assert (draw(pipeline) == expected).all()
