@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -50,10 +51,11 @@ def pabtune(monkeypatch, capsys):
 
 
 def start(*words: str, **options) -> subprocess.Popen:
-    """The command as a process."""
+    """The command as a process, which heeds an interrupt even where the tests run in the background."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
     )  # fmt: skip
 
 

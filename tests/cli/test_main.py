@@ -40,11 +40,14 @@ def test_interrupting_a_search_keeps_its_trials_and_says_so(short_profile, tmp_p
         "search", short_profile, "--budget", "shapes>=-80", "--trials", "500", "--prompts", many, "--floor", "none",
         "--out", str(tmp_path / "found.json"), "--logdir", str(tmp_path),
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and '"outcome"' in journal.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not (journal.exists() and '"outcome"' in journal.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, stderr
     assert not stdout
     assert "stopped; what was written is whole" in stderr
