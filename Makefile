@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow test-gpu check format bench train clean
+.PHONY: venv demo test test-slow test-gpu check format bench models train clean
 
 venv: $(STAMP)
 
@@ -36,7 +36,11 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
+	$(BIN)/python benchmarks/engine.py --out benchmarks/results/engine.json
+
+models: venv
+	$(BIN)/python benchmarks/models_table.py
 
 train: venv
 	$(BIN)/python benchmarks/train_shapes.py --out runs/shapes

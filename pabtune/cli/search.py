@@ -26,9 +26,8 @@ from pabtune.records.prompts import Prompt
 @click.option("--per-content", is_flag=True, help="Also a variant for each content class, with a study of its own.")
 @click.option(
     "--floor",
-    default="pab246",
-    show_default=True,
-    help="Preset that the result must be as close to the unaccelerated video as (PSNR); `none` = no floor.",
+    help="Preset that the result must be as close to the unaccelerated video as (PSNR); `none` = no floor; default: pab246 "
+    "for models with spatial and temporal attention, else none.",
 )
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
 @options.memory_option
@@ -46,7 +45,7 @@ def command(
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
-    floor: str,
+    floor: str | None,
     logdir: Path | None,
     memory: int | None,
     seed: int,
@@ -71,6 +70,7 @@ def command(
     from pabtune.tuning.results import SearchResult, combine
     from pabtune.tuning.search import search_policy
 
+    floor = floor or ("pab246" if {"spatial", "temporal", "cross"} <= {site.kind for site in profile.sites} else "none")
     searched, unseen = _prompts(profile.model, prompt_file, seed)
     config = SearchConfig(
         budget=parsed,

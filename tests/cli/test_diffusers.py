@@ -32,7 +32,7 @@ def test_profile_search_generate_evaluate(pabtune, folder) -> None:
     made = pabtune("profile", model, "--prompts", prompts, "--out", profile, *RUN, "--json").document()
     assert set(made["windows"]["all"]) == {"full", "cross", "mlp"}
     found = pabtune(
-        "search", profile, "--budget", "my_scores:sharpness>=-90", "--trials", "6", "--prompts", prompts, "--floor", "none",
+        "search", profile, "--budget", "my_scores:sharpness>=-90", "--trials", "6", "--prompts", prompts,
         "--out", policy, "--logdir", str(folder / "log"), "--json",
     )  # fmt: skip
     assert found.document(found.returncode)["policy"] == policy, found.stderr

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pabtune.quality.budget import Budget, drop_statistics, judge
+from pabtune.quality.budget import Budget, drop_statistics, find_score, judge
 from pabtune.records.errors import BudgetError
 
 ONE = Budget(score="shapes", largest_drop=1.0)
@@ -17,7 +17,7 @@ def test_budgets_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beauty>=-1", "unknown score 'beauty' in the budget 'beauty>=-1'; known scores: shapes"),
+        ("beauty>=-1", "unknown score 'beauty'; known scores: shapes; or one of your own: module:function"),
         ("shapes<=1", "a budget reads SCORE>=-DROP"),
         ("shapes>=1", "must allow a drop"),
         ("", "a budget reads"),
@@ -52,3 +52,13 @@ def test_a_skewed_drop_at_the_border_is_seldom_accepted() -> None:
         return judge(drops, ONE) == "accept"
 
     assert np.mean([accepted() for _ in range(1000)]) < 0.13
+
+
+def test_a_score_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_scores.py").write_text("def brightness(video, prompt):\n    return video.mean() / 2.55\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Budget.parse("own_scores:brightness>=-2").score == "own_scores:brightness"
+    assert find_score("own_scores:brightness")(np.full((1, 2, 2, 3), 255), "") == pytest.approx(100)
+    for wrong in ("own_scores:darkness", "no_such_module:brightness"):
+        with pytest.raises(BudgetError, match=f"cannot load the score '{wrong}'"):
+            find_score(wrong)
