@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig, WanTransformer3DModel
 
@@ -97,9 +96,7 @@ def promised_saving(model: Denoiser, policy: Policy, schedule: NoiseSchedule) ->
             interception.detach()
         mask = resolve(policy, target.sites, schedule)
         steps = recording.step_seconds.numpy()
-        shares.append(
-            1 - predicted_seconds(mask, np.median(recording.seconds.numpy(), axis=1), steps) / float(steps.sum())
-        )
+        shares.append(1 - predicted_seconds(mask, recording.seconds.numpy(), steps) / float(steps.sum()))
     return statistics.median(shares)
 
 

@@ -15,7 +15,6 @@ import statistics
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 
 import pabtune
@@ -79,7 +78,7 @@ def predicted(policy: Policy) -> float:
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     mask = resolve(policy, profile.sites, schedule)
     arrays = profile.arrays
-    seconds = predicted_seconds(mask, np.median(arrays["seconds"], axis=1), arrays["step_seconds"])
+    seconds = predicted_seconds(mask, arrays["seconds"], arrays["step_seconds"])
     return seconds / float(arrays["step_seconds"].sum())
 
 

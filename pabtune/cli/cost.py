@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import numpy as np
 
 from pabtune.cli.options import json_option
 from pabtune.cli.output import emit
@@ -32,8 +31,8 @@ def command(profile_file: Path, name: str, content: str | None, as_json: bool) -
     held = held_bytes(mask, profile.site_bytes) if profile.site_bytes else None
     document = {
         "policy": policy.name,
-        "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops),
-        "predicted_time_fraction": predicted_seconds(mask, np.median(seconds, axis=1), steps) / float(steps.sum()),
+        "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops, seconds > 0),
+        "predicted_time_fraction": predicted_seconds(mask, seconds, steps) / float(steps.sum()),
         "calls": {"computed": mask.calls(computed=True), "broadcast": mask.calls(computed=False)},
         "memory": None if held is None else {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
     }

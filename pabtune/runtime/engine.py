@@ -58,12 +58,19 @@ class Run:
         self._most_bytes = 0
         self._is_done = True
         self._copies = False
+        self._called: set[tuple[str, int]] = set()
         self._interception = Interception(target, self)
 
     @property
     def mask(self) -> ComputeMask | None:
         """The compute mask of the latest run; None before the first."""
         return self._plan.mask if self._plan else None
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """(sites, steps): whether the site's transformer was called in that step of the latest run."""
+        steps = range(self._plan.mask.steps if self._plan else 0)
+        return np.array([[(site.transformer, step) in self._called for step in steps] for site in self._target.sites])
 
     @property
     def patterns(self) -> int:
@@ -125,6 +132,7 @@ class Run:
             # Nothing of the step before is at hand, or it is of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = moment.step, shape
+        self._called.add((transformer, moment.step))
         self._current = branch
         self._keeps = plan.keeps[moment.step]
         computes = plan.computes[moment.step]
@@ -212,6 +220,7 @@ class Run:
                 branch.forget()
         else:
             self._branches.clear()
+            self._called.clear()
             self._most_bytes = 0
         self._is_done = False
         schedule = self._interception.clock.schedule()

@@ -1,5 +1,6 @@
 """FLOPs of every site and of a whole step, counted on the running model by torch's own counter."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class FlopCount:
 
 
 def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
-    """FLOPs of the first denoising step of what `run` does, for its whole batch."""
+    """FLOPs of a denoising step of what `run` does, for its whole batch; with two transformers, over all of its steps."""
 
     def attention_on_cpu(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
@@ -44,33 +45,36 @@ def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
 
 
 class FlopListener(CallListener):
-    """Attributes what a `FlopCounterMode` counts to sites, over the first step that it sees."""
+    """Attributes what a `FlopCounterMode` counts to sites, over the first step in which it sees each transformer."""
 
     def __init__(self, mode: FlopCounterMode, sites: int) -> None:
         self._mode = mode
         self._sites = [0] * sites
-        self._total = 0
+        self._totals: Counter[str] = Counter()
+        self._steps: dict[str, list[int]] = {}
         self._began = 0
         self._is_counting = False
-        self._first_step: int | None = None
 
     @property
     def count(self) -> FlopCount:
-        """What was counted."""
-        return FlopCount(sites=tuple(self._sites), total=self._total)
+        """What was counted; the total is the mean over the steps that were seen."""
+        total = sum(self._totals[name] * len(steps) for name, steps in self._steps.items())
+        seen = len({step for steps in self._steps.values() for step in steps})
+        return FlopCount(sites=tuple(self._sites), total=round(total / max(seen, 1)))
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
-        """Counts during the first step only (see `Listener`)."""
+        """Notes the step; counts during a transformer's first one only (see `Listener`)."""
         super().begin(transformer, moment, shape)
-        if self._first_step is None:
-            self._first_step = moment.step
-        self._is_counting = moment.step == self._first_step
+        steps = self._steps.setdefault(transformer, [])
+        if moment.step not in steps:
+            steps.append(moment.step)
+        self._is_counting = moment.step == steps[0]
         self._began = self._mode.get_total_flops()
 
     def end(self, transformer: str) -> None:
         """Adds the call to the total (see `Listener`)."""
         if self._is_counting:
-            self._total += self._mode.get_total_flops() - self._began
+            self._totals[transformer] += self._mode.get_total_flops() - self._began
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes, and adds to the site (see `Listener`)."""

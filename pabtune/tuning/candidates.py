@@ -121,9 +121,7 @@ class Bench:
         """Predicted time in the transformer over that of the full run."""
         mask = resolve(policy, self._profile.sites, self._space.schedule())
         arrays = self._profile.arrays
-        return predicted_seconds(mask, np.median(arrays["seconds"], axis=1), arrays["step_seconds"]) / float(
-            arrays["step_seconds"].sum()
-        )
+        return predicted_seconds(mask, arrays["seconds"], arrays["step_seconds"]) / float(arrays["step_seconds"].sum())
 
     def over_memory(self, policy: Policy) -> float:
         """Held bytes of a batch over the limit less 1; 0 without a limit."""
@@ -174,7 +172,9 @@ class Bench:
             is_complete=is_complete,
             predicted_time=predicted,
             measured_s=seconds / len(drops),
-            compute_fraction=compute_fraction(mask, self._profile.site_flops, self._profile.total_flops),
+            compute_fraction=compute_fraction(
+                mask, self._profile.site_flops, self._profile.total_flops, self._profile.arrays["seconds"] > 0
+            ),
             psnr_db=float(np.mean(psnrs)),
             drop=known.mean,
             drop_upper=known.upper,

@@ -8,15 +8,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.costs.compute import compute_fraction
-from pabtune.planning.masks import resolve
-from pabtune.planning.schedules import NoiseSchedule
 from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
-from pabtune.runtime.clock import noise_levels
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount, count_flops
@@ -121,7 +118,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     _check_request(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     single = Settings(steps=1, arguments=arguments or {})
-    flops = flops or count_flops(target, lambda: generate(pipeline, prompts[:1], single))
+    counted = single if len(target.transformers) == 1 else settings
+    flops = flops or count_flops(target, lambda: generate(pipeline, prompts[:1], counted))
     plan = list(batches(prompts, batch_size))
     generate(pipeline, plan[0], single)
     tallies = [Tally() for _ in policies]
@@ -129,13 +127,11 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         reference = generate(pipeline, batch, settings)
         if on_videos:
             on_videos("reference", batch, reference.videos)
-        levels = noise_levels(pipeline.scheduler)
-        schedule = NoiseSchedule(steps=len(levels), sigmas=levels)
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store) as run:
                 made = generate(pipeline, batch, settings)
-            fraction = compute_fraction(resolve(policy, target.sites, schedule, content), flops.sites, flops.total)
+            fraction = compute_fraction(run.mask, flops.sites, flops.total, run.called)
             tally.add(batch, reference, made, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:

@@ -80,7 +80,8 @@ def profile(  # noqa: PLR0913, the public surface names them all
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     single = Settings(steps=1, arguments=arguments or {})
     target = Target.of(pipeline)
-    flops = count_flops(target, lambda: generate(pipeline, asked[:1], single))
+    counted = single if len(target.transformers) == 1 else settings
+    flops = count_flops(target, lambda: generate(pipeline, asked[:1], counted))
     plan = list(batches(asked, batch_size))
     generate(pipeline, plan[0], single)
 

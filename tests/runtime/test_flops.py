@@ -1,6 +1,13 @@
+import pytest
+
+from pabtune.records.policies import Policy, Rule
+from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import count_flops
 from pabtune.runtime.targets import Target
+from pabtune.tuning.evaluate import evaluate
 from tests.conftest import draw
+from tests.pipelines.cases import CASES, run
+from tests.pipelines.parts import PROMPT
 
 
 def test_sites_are_counted_exactly(pipeline) -> None:
@@ -18,3 +25,26 @@ def test_sites_are_counted_exactly(pipeline) -> None:
         assert flops == expected, site.name
     assert sum(count.sites) < count.total < 1.5 * sum(count.sites)
     assert h == pipeline.transformer.config.num_heads
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_transformer_counts_in_the_steps_that_it_runs() -> None:
+    """Wan 2.2: the first expert takes three of six steps, the second the others; both are of one size."""
+    case = CASES["wan-2.2"]
+    pipeline = case.build()
+    pipeline.set_progress_bar_config(disable=True)
+    count = count_flops(Target.of(pipeline), lambda: run(pipeline, "wan-2.2"))
+    sites = Target.of(pipeline).sites
+    first = [flops for site, flops in zip(sites, count.sites, strict=True) if site.transformer == "transformer"]
+    second = [flops for site, flops in zip(sites, count.sites, strict=True) if site.transformer == "transformer_2"]
+    assert first == second
+    assert min(first) > 0
+    assert sum(first) < count.total < 3 * sum(first)
+    rule = Rule(kind="mlp", range=99, window=(1, 6))
+    prompt = Prompt(prompt=PROMPT, seed=0)
+    arguments = {key: value for key, value in case.call.items() if key not in ("num_inference_steps", "output_type")}
+    made = evaluate(pipeline, [Policy(name="mlp", rules=(rule,))], [prompt], 6, score="none", arguments=arguments)[0]
+    mlp = sum(flops for site, flops in zip(sites, count.sites, strict=True) if site.kind == "mlp") / 2
+    # Four of six steps broadcast: each expert computes in its first.
+    assert made.broadcast_calls == {"mlp": 2 * 2 * 4}
+    assert made.compute_fraction == pytest.approx(1 - 4 * mlp / (6 * count.total), rel=0.02)

@@ -7,6 +7,7 @@ from pabtune.records.sites import Site
 
 SITES = (Site(path="a", kind="spatial", layer=0), Site(path="b", kind="mlp", layer=0))
 MASK = ComputeMask(sites=SITES, compute=np.array([[True, False, False, True], [True, True, False, True]]))
+SECONDS = np.array([[0.1, 0.1, 0.1, 9.0], [0.3, 0.2, 0.3, 0.3]])
 
 
 def test_fractions_count_what_is_skipped() -> None:
@@ -17,4 +18,12 @@ def test_fractions_count_what_is_skipped() -> None:
 
 
 def test_time_is_full_time_less_skipped_sites() -> None:
-    assert predicted_seconds(MASK, np.array([0.1, 0.3]), np.full(4, 1.0)) == pytest.approx(4 - 0.2 - 0.3)
+    assert predicted_seconds(MASK, SECONDS, np.full(4, 1.0)) == pytest.approx(4 - 0.2 - 0.3)
+
+
+def test_what_is_not_called_saves_nothing() -> None:
+    """Site a belongs to a transformer that another one takes over from after the second step."""
+    seconds = SECONDS.copy()
+    seconds[0, 2:] = 0
+    assert predicted_seconds(MASK, seconds, np.full(4, 1.0)) == pytest.approx(4 - 0.1 - 0.3)
+    assert compute_fraction(MASK, (10, 30), 100, seconds > 0) == pytest.approx(1 - 40 / 400)
