@@ -4,6 +4,8 @@
 
 Random weights: time does not depend on them. One branch, so that diffusers' PAB, which mixes branches up that come one
 after the other, is correct. Prints one JSON document:
+- `bare_again`: the bare model's time over itself: how much the machine's noise is;
+- `range_one_microseconds`: what such a policy adds to a forward of 6 layers, on a model so small that little else takes time;
 - `range_one`: time with a policy that never broadcasts over the bare model's (at most 1.01 is promised);
 - `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
 - `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
@@ -38,15 +40,19 @@ from pabtune.tuning.profile import versions
 STEPS = 12
 WINDOW = (0.1, 0.95)
 RANGES = {"full": 2, "cross": 3}
-SIZES = {"cpu": ((4, 64), 1024, 6, (5, 32, 32)), "cuda": ((12, 128), 8960, 30, (21, 60, 104))}
+SIZES = {
+    "tiny": ((1, 24), 32, 6, (1, 4, 4)),
+    "cpu": ((4, 64), 1024, 6, (5, 32, 32)),
+    "cuda": ((12, 128), 8960, 30, (21, 60, 104)),
+}
 """Heads and their width, width of the MLP, layers, latent size; on a GPU those of Wan 2.1 1.3B at 81x480x832."""
 
 
 class Denoiser:
     """The transformer, its scheduler, and a denoising loop around them."""
 
-    def __init__(self, device: str) -> None:
-        (heads, width), mlp, layers, self.size = SIZES[torch.device(device).type]
+    def __init__(self, device: str, size: str | None = None) -> None:
+        (heads, width), mlp, layers, self.size = SIZES[size or torch.device(device).type]
         torch.manual_seed(0)
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self.transformer = WanTransformer3DModel(
@@ -143,6 +149,7 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
             return model.seconds()
 
     pairs = {
+        "bare_again": (bare, bare),
         "range_one": (under(idle), bare),
         "policy": (under(policy), bare),
         "pab": (under(policy), under_diffusers),
@@ -155,6 +162,18 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
             if turn:
                 ratios[name].append((slow + again) / (first + last))
     return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def added_microseconds(device: str, idle: Policy, runs: int = 30) -> float:
+    """What a policy that never broadcasts adds to one forward of a very small model; the fastest run of each."""
+    model = Denoiser(device, "tiny")
+    fastest = [float("inf"), float("inf")]
+    for _ in range(runs):
+        fastest[0] = min(fastest[0], model.seconds())
+        with pabtune.broadcast(model.transformer, idle):
+            model.seconds()
+            fastest[1] = min(fastest[1], model.seconds())
+    return (fastest[1] - fastest[0]) / STEPS * 1e6
 
 
 @click.command()
@@ -183,7 +202,9 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         held_by_pab = held_by_diffusers(model)
         model.transformer._reset_stateful_cache = reset
     document = {
+        "bare_again": round(ratios["bare_again"], 4),
         "range_one": round(ratios["range_one"], 4),
+        "range_one_microseconds": round(added_microseconds(device, idle), 1),
         "saved": {"promised": round(promised, 4), "realised": round(1 - ratios["policy"], 4)},
         "realised_over_promised": round((1 - ratios["policy"]) / promised, 4),
         "over_diffusers_pab": round(ratios["pab"], 4),
