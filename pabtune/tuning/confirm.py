@@ -66,25 +66,26 @@ class Standing:
 
     Attributes:
         verdict: on the budget; `reject` as well for one that is further from the unaccelerated video than the floor.
-        loses_no_more: its mean score drop is at most that of the floor.
+        loses_more: it was shown to lose more of the score than the floor, prompt by prompt.
     """
 
     verdict: Verdict
-    loses_no_more: bool
+    loses_more: bool
 
     @property
     def rank(self) -> tuple[int, bool]:
         """Smaller is better. Among equals the faster finalist, which comes first, wins."""
-        return ["accept", "undecided", "reject"].index(self.verdict), not self.loses_no_more
+        return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
 
 
 def stand(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor."""
     if floor is None:
-        return Standing(judge(own.drops, budget), loses_no_more=True)
+        return Standing(judge(own.drops, budget), loses_more=False)
     closer = np.mean(own.psnr_db) >= np.mean(floor.psnr_db)
     verdict = judge(own.drops, budget) if closer else "reject"
-    return Standing(verdict, loses_no_more=bool(np.mean(own.drops) <= np.mean(floor.drops)))
+    lost = [ours - theirs for ours, theirs in zip(own.drops, floor.drops, strict=True)]
+    return Standing(verdict, loses_more=drop_statistics(lost).lower > 0)
 
 
 def choose_finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
