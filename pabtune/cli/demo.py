@@ -17,7 +17,7 @@ from pabtune.records.prompts import Prompt
 BUDGET = "shapes>=-2.0"
 """Wider than one would take for production: few prompts are tried, so the bounds on the drop are wide."""
 
-TRIALS = 24
+TRIALS = 44
 PROFILED, SEARCHED, UNSEEN, SHOWN = 6, 12, 36, 3
 """Numbers of prompts: small, so that all of it takes minutes on two cores."""
 

@@ -17,7 +17,7 @@ from pabtune.tuning.profile import profiled_flops, versions
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.results import Candidate
 
-FINALISTS = 3
+FINALISTS = 4
 """How many candidates are confirmed at most, the fastest first."""
 
 

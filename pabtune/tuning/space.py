@@ -21,7 +21,7 @@ from pabtune.tuning.profile import ALL_CONTENTS
 LARGEST_RANGE = 9
 """Largest broadcast range that is tried: the largest of the paper's presets."""
 
-SUGGESTED_CHANGES = (0.005, 0.01, 0.02, 0.04)
+SUGGESTED_CHANGES = (0.002, 0.003, 0.005, 0.01)
 """A suggestion takes, per kind, the largest range over whose steps the outputs move less than this (relative squared)."""
 
 LEAST_STEPS = 4
