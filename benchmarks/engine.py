@@ -13,8 +13,6 @@ after the other, is correct. Prints one JSON document:
 - `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
 """
 
-import json
-import platform
 import statistics
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,19 +21,18 @@ from pathlib import Path
 import click
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig, WanTransformer3DModel
+from measuring import paired_ratios, publish
 
 import pabtune
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.files import save_json
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import Recorder
 from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
-from pabtune.tuning.profile import versions
 
 STEPS = 12
 WINDOW = (0.1, 0.95)
@@ -132,7 +129,7 @@ def held_by_diffusers(model: Denoiser) -> int:
 
 
 def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict[str, float]:
-    """Ratios, each measured a-b-b-a against drift; median over repeats."""
+    """Ratios of times."""
 
     def bare() -> float:
         return model.seconds()
@@ -155,13 +152,7 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
         "pab": (under(policy), under_diffusers),
         "int8": (under(policy, "int8"), under(policy)),
     }
-    ratios: dict[str, list[float]] = {name: [] for name in pairs}
-    for turn in range(repeats + 1):
-        for name, (ours, theirs) in pairs.items():
-            first, slow, again, last = theirs(), ours(), ours(), theirs()
-            if turn:
-                ratios[name].append((slow + again) / (first + last))
-    return {name: statistics.median(values) for name, values in ratios.items()}
+    return paired_ratios(pairs, repeats)
 
 
 def added_microseconds(device: str, idle: Policy, runs: int = 30) -> float:
@@ -211,13 +202,8 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         "int8_over_exact": round(ratios["int8"], 4),
         "stored_bytes": {"pabtune": held, "pabtune_int8": held_in_int8, "diffusers_pab": held_by_pab},
         "computed_share_of_site_calls": round(float(computed), 4),
-        "repeats": repeats,
-        "machine": {"device": device, "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": versions(),
     }
-    if out is not None:
-        save_json(out, document)
-    click.echo(json.dumps(document, indent=2))
+    publish(document, repeats, device, out)
 
 
 if __name__ == "__main__":

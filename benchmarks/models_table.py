@@ -55,7 +55,7 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
 
 TAIL = """
 Known by the table, without a small pipeline of its own: {others}. MiniMax-H3 has no `DiffusionPipeline`; its transformer is
-driven by hand (`tests/pipelines/minimax.py`).
+driven by hand (`tests/pipelines/test_minimax.py`).
 
 What is not broadcast, and why:
 

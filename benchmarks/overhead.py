@@ -9,13 +9,11 @@ Prints one JSON document:
 - `pab246`, `found`: measured speed-up, and the predicted one from the profile's site times.
 """
 
-import json
-import platform
-import statistics
 from pathlib import Path
 
 import click
 import torch
+from measuring import paired_ratios, publish
 
 import pabtune
 from pabtune.models.shapes.prompts import sample_prompts
@@ -23,20 +21,18 @@ from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.files import save_json
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import Recorder
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.profile import versions
 
 STEPS = 30
 ROOT = Path(__file__).parent.parent
 
 
 def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
-    """Each way's time over plain generation's, measured plain-way-way-plain against drift; median over repeats."""
+    """Each way's time over plain generation's."""
     settings = Settings(steps=STEPS)
     target = Target.of(pipeline)
     kinds = dict.fromkeys(site.kind for site in target.sites)
@@ -61,15 +57,8 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
         "pab246": lambda: under(PRESETS["pab246"]),
         "found": lambda: under(found),
     }
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
     plain = ways["plain_again"]
-    for way in (*ways.values(), plain):
-        way()
-    for _ in range(repeats):
-        for name, way in ways.items():
-            first, slow, again, last = plain(), way(), way(), plain()
-            ratios[name].append((slow + again) / (first + last))
-    return {name: statistics.median(values) for name, values in ratios.items()}
+    return paired_ratios({name: (way, plain) for name, way in ways.items()}, repeats)
 
 
 def predicted(policy: Policy) -> float:
@@ -95,13 +84,8 @@ def main(repeats: int, out: Path | None) -> None:
             "pab246": round(predicted(PRESETS["pab246"]), 4),
             "found": round(predicted(found), 4),
         },
-        "repeats": repeats,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": versions(),
     }
-    if out is not None:
-        save_json(out, document)
-    click.echo(json.dumps(document, indent=2))
+    publish(document, repeats, "cpu", out)
 
 
 if __name__ == "__main__":

@@ -91,10 +91,7 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
     from pabtune.tuning.search import search_policy
 
     say(f"\n2. search: the least time inside the budget {BUDGET}, at least as faithful as the paper's pab246")
-    searched = options.read_prompts("shapes", None, SEARCHED, sample_seed=2)
-    known = {prompt.prompt for prompt in searched}
-    sampled = options.read_prompts("shapes", None, UNSEEN, sample_seed=3, seed=10_000)
-    unseen = [prompt for prompt in sampled if prompt.prompt not in known]
+    searched, unseen = options.sample_two(SEARCHED, UNSEEN)
     config = SearchConfig(
         budget=Budget.parse(BUDGET),
         trials=trials,

@@ -170,6 +170,14 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
     return [Prompt(prompt=each.prompt, content=each.content, seed=seed + i) for i, each in enumerate(sampled)]
 
 
+def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
+    """Captions of the embedded model to search with, and others, with other seeds, to confirm on."""
+    first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
+    known = {prompt.prompt for prompt in first}
+    second = read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000)
+    return first, [prompt for prompt in second if prompt.prompt not in known]
+
+
 def load_model(model: str, device: str, dtype: str) -> Any:
     """The pipeline on its device.
 

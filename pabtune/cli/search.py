@@ -62,20 +62,17 @@ def command(
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
-    profile = Profile.load(profile_file)
-    if not profile.model:
-        raise ProfileError(f"{profile_file}: does not say which model to load; profile with `pabtune profile MODEL`")
+    profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     from pabtune.tuning.request import SearchConfig
     from pabtune.tuning.results import SearchResult, combine
     from pabtune.tuning.search import search_policy
 
-    floor = floor or ("pab246" if {"spatial", "temporal", "cross"} <= {site.kind for site in profile.sites} else "none")
     searched, unseen = _prompts(profile.model, prompt_file, seed)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
-        floor=None if floor == "none" else floor,
+        floor=_floor(profile, floor),
         storage=storage or str(logdir / "study.journal"),
         folder=logdir,
         name=out.stem,
@@ -89,17 +86,14 @@ def command(
     def search_one(content: str | None) -> SearchResult:
         own = [[each for each in prompts if content in (None, each.content)] for prompts in (searched, unseen)]
         with progress_bar(f"search {content or ''}".strip()) as advance:
-            return search_policy(
-                pipeline, profile, own[0], own[1], replace(config, content=content), _reporter(logdir, trials, advance)
-            )
+            report = _reporter(logdir, trials, advance)
+            return search_policy(pipeline, profile, own[0], own[1], replace(config, content=content), report)
 
     general = search_one(None)
     variants = {content: search_one(content) for content in profile.contents if per_content}
-    best = general.best
-    if best is not None and per_content:
-        best = combine(out.stem, best, {name: found.best for name, found in variants.items() if found.best})
-    if best is not None:
-        best.save(out)
+    if general.best is not None:
+        found = {name: each.best for name, each in variants.items() if each.best}
+        (combine(out.stem, general.best, found) if per_content else general.best).save(out)
     _tell(general, variants, out)
     if as_json:
         emit(_document(general, variants, out))
@@ -107,15 +101,26 @@ def command(
         ctx.exit(1)
 
 
+def _load_profile(path: Path) -> Profile:
+    profile = Profile.load(path)
+    if not profile.model:
+        raise ProfileError(f"{path}: does not say which model to load; profile with `pabtune profile MODEL`")
+    return profile
+
+
 def _prompts(model: str, prompt_file: Path | None, seed: int) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     from pabtune.tuning.request import split_prompts
 
-    if prompt_file is not None:
+    if prompt_file is not None or model != "shapes":
         return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))
-    searched = options.read_prompts(model, None, count=24, sample_seed=2, seed=seed)
-    known = {prompt.prompt for prompt in searched}
-    unseen = options.read_prompts(model, None, count=72, sample_seed=3, seed=seed + 10_000)
-    return searched, [prompt for prompt in unseen if prompt.prompt not in known]
+    return options.sample_two(searched=24, unseen=72, seed=seed)
+
+
+def _floor(profile: Profile, asked: str | None) -> str | None:
+    """The preset that was asked for; else the paper's careful one, for models with the kinds that it is about."""
+    if asked is None:
+        return "pab246" if {"spatial", "temporal", "cross"} <= {site.kind for site in profile.sites} else None
+    return None if asked == "none" else asked
 
 
 def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:

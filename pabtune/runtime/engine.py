@@ -225,8 +225,9 @@ class Run:
         self._is_done = False
         schedule = self._interception.clock.schedule()
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
-        self._copies = self._target.is_compiled and self._target.is_on_cuda
-        if self._target.is_compiled:
+        is_compiled = self._interception.is_compiled
+        self._copies = is_compiled and self._target.is_on_cuda
+        if is_compiled:
             allow_compilations(self._plan.patterns)
 
     def _calls(self, what: str) -> dict[tuple[str, str], int]:

@@ -110,6 +110,11 @@ class Announcer:
         self._compiled = caller._compiled_call_impl
         caller._compiled_call_impl = self  # what nn.Module.__call__ looks for first
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the call that it stands before went through `torch.compile`."""
+        return self._compiled is not None or self._caller is not self._transformer
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the transformer between the listener's `begin` and `end`."""
         owner, hook = self._hook.owner, self._hook
@@ -248,6 +253,15 @@ class Interception:
         self.clock.unwatch()
         self.listener.reset()
         self._invalidate()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a transformer, or a part of one, went through `torch.compile`."""
+        calls = [part._compiled_call_impl for each in self.target.transformers.values() for part in each.modules()]
+        return any(
+            call.is_compiled if isinstance(call, Announcer) else call is not None
+            for call in (*calls, *self._announcers)
+        )
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:

@@ -63,17 +63,9 @@ class Target:
         )
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether a transformer, or a part of one, went through `torch.compile`."""
-        return any(
-            self.callers[name] is not part or any(each._compiled_call_impl is not None for each in part.modules())
-            for name, part in self.transformers.items()
-        )
-
-    @property
     def is_on_cuda(self) -> bool:
         """Whether a transformer has parameters on a CUDA device."""
-        return any(next(part.parameters()).is_cuda for part in self.transformers.values())
+        return any(parameter.is_cuda for part in self.transformers.values() for parameter in part.parameters())
 
     @property
     def model_class(self) -> str:

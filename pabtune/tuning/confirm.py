@@ -38,7 +38,7 @@ def confirm(
     Returns:
         The policy with its evidence, its verdict, and the evaluations of it and of the floor.
     """
-    finalists = choose_finalists(candidates)
+    finalists = choose_finalists(candidates, config.floor)
     if not finalists:
         return None, None, []
     presets = [PRESETS[config.floor]] if config.floor else []
@@ -88,18 +88,23 @@ def stand(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing
     return Standing(verdict, loses_more=drop_statistics(lost).lower > 0)
 
 
-def choose_finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
+def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) -> list[Candidate]:
     """The front of least time and most margin over the fidelity floor, the fastest first.
 
     A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
-    faster one does not hold on unseen prompts.
+    faster one does not hold on unseen prompts. The preset of the floor comes last, and takes the place of what is slower:
+    it holds the floor by being it.
     """
     possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
     front: list[Candidate] = []
     for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, each.outcome.under_floor_db)):
         if not front or candidate.outcome.under_floor_db < front[-1].outcome.under_floor_db:
             front.append(candidate)
-    return front[:FINALISTS]
+    presets = [each for each in possible if floor is not None and each.origin == f"preset {floor}"]
+    if not presets:
+        return front[:FINALISTS]
+    faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
+    return [*faster[: FINALISTS - 1], presets[0]]
 
 
 def with_evidence(  # noqa: PLR0913, one record of everything

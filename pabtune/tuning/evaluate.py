@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -16,10 +16,10 @@ from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.fitting import check_fits
-from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate
+from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, count_model_flops, generate
 
 Progress = Callable[[int, int], None]
 
@@ -117,11 +117,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     target = Target.of(pipeline)
     _check_request(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    single = Settings(steps=1, arguments=arguments or {})
-    counted = single if len(target.transformers) == 1 else settings
-    flops = flops or count_flops(target, lambda: generate(pipeline, prompts[:1], counted))
+    flops = flops or count_model_flops(pipeline, target, prompts[0], settings)
     plan = list(batches(prompts, batch_size))
-    generate(pipeline, plan[0], single)
+    generate(pipeline, plan[0], replace(settings, steps=1))
     tallies = [Tally() for _ in policies]
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from pabtune.records.errors import ModelError
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
 
 Video = NDArray[np.uint8]
@@ -46,6 +48,12 @@ class Generation:
 
     videos: list[Video]
     seconds: float
+
+
+def count_model_flops(pipeline: DiffusionPipeline, target: Target, prompt: Prompt, settings: Settings) -> FlopCount:
+    """FLOPs of a denoising step for one prompt: of the first, or, where a second transformer takes over, of all."""
+    steps = 1 if len(target.transformers) == 1 else settings.steps
+    return count_flops(target, lambda: generate(pipeline, [prompt], replace(settings, steps=steps)))
 
 
 def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Profiling: runs the model on prompts, measures, and makes a `Profile` of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,11 +17,11 @@ from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.clock import noise_levels
-from pabtune.runtime.flops import FlopCount, count_flops
+from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, generate
+from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, count_model_flops, generate
 
 ALL_CONTENTS = "all"
 """Key of the windows over all content classes."""
@@ -78,12 +78,10 @@ def profile(  # noqa: PLR0913, the public surface names them all
         raise ProfileError("a profile needs at least one prompt")
     asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    single = Settings(steps=1, arguments=arguments or {})
     target = Target.of(pipeline)
-    counted = single if len(target.transformers) == 1 else settings
-    flops = count_flops(target, lambda: generate(pipeline, asked[:1], counted))
+    flops = count_model_flops(pipeline, target, asked[0], settings)
     plan = list(batches(asked, batch_size))
-    generate(pipeline, plan[0], single)
+    generate(pipeline, plan[0], replace(settings, steps=1))
 
     recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), Tally()
     for done, batch in enumerate(plan):
@@ -97,16 +95,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
                 on_video(ProfiledVideo(prompt=prompt, video=video))
         if progress:
             progress(done + 1, len(plan))
-    sigmas = noise_levels(pipeline.scheduler)
-    made_for = MadeFor(
-        model=target.model_class,
-        fingerprint=target.fingerprint(),
-        steps=len(sigmas),
-        scheduler=type(pipeline.scheduler).__name__,
-        config=target.config(),
-        sigmas=sigmas,
-        settings=describe_settings(pipeline, settings, made.videos[0]),
-    )
+    made_for = describe_run(pipeline, target, settings, made.videos[0])
     return tally.profile(name, model, made_for, target.sites, flops, {"prompts": digest_prompts(asked), **versions()})
 
 
@@ -124,6 +113,20 @@ def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[
     """Mean curve per kind, (steps,), from one curve per site, (sites, steps)."""
     kinds = dict.fromkeys(site.kind for site in sites)
     return {kind: change_sn[[site.kind == kind for site in sites]].mean(0) for kind in kinds}
+
+
+def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings, video: Video) -> MadeFor:
+    """Model, schedule and settings of the run that was just made; `video` is one of its videos."""
+    sigmas = noise_levels(pipeline.scheduler)
+    return MadeFor(
+        model=target.model_class,
+        fingerprint=target.fingerprint(),
+        steps=len(sigmas),
+        scheduler=type(pipeline.scheduler).__name__,
+        config=target.config(),
+        sigmas=sigmas,
+        settings=describe_settings(pipeline, settings, video),
+    )
 
 
 def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:

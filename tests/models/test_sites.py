@@ -76,10 +76,3 @@ def test_a_registered_class_is_known(monkeypatch) -> None:
     found = find_sites(Homemade())
     assert found.source == "table"
     assert [site.layer for site in found.sites] == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(ValueError, match="at least one pattern"):
-        pabtune.register_sites(Homemade)
-
-
-def test_a_site_with_state_has_no_feeders() -> None:
-    with pytest.raises(ValueError, match="has no feeders"):
-        SitePattern(blocks="layers", child="attn1", kind="full", feeders=("norm1",), state=("kv_cache",))

@@ -10,7 +10,6 @@ from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import MadeFor, Policy, Rule
-from pabtune.runtime.interception import find_interception
 from pabtune.runtime.targets import Target
 from tests.conftest import PROMPT, STEPS, draw, make_pipeline, make_transformer, pyramid
 
@@ -259,23 +258,6 @@ def test_another_scheduler_in_the_middle_is_noticed(pipeline) -> None:
         assert (draw(fresh) == replaced).all()
 
 
-@pytest.mark.parametrize(
-    ("policy", "message"),
-    [
-        (Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 3)),)), "no 'full' sites"),
-        (Policy(name="p", made_for=MadeFor(model="WanTransformer3DModel")), "was made for WanTransformer3DModel"),
-        (
-            Policy(name="p", made_for=MadeFor(model="STDiT3Transformer3DModel", fingerprint="sha256:" + "0" * 64)),
-            "its configuration or sites differ",
-        ),
-    ],
-)
-def test_policies_of_another_model_are_refused_before_the_first_step(pipeline, policy, message) -> None:
-    with pytest.raises(PolicyError, match=message):
-        pabtune.enable(pipeline, policy)
-    assert find_interception(pipeline.transformer) is None
-
-
 def test_a_second_policy_or_cache_is_refused(pipeline) -> None:
     with pabtune.broadcast(pipeline, pyramid()), pytest.raises(ModelError, match="already attached"):
         pabtune.enable(pipeline, pyramid())
@@ -316,11 +298,3 @@ def test_with_branches_in_two_calls_the_prediction_is_never_too_small(pipeline) 
     with pabtune.broadcast(pipeline, pyramid(), memory=2**40) as run:
         draw(pipeline, batched_guidance=False)
     assert 0 < run.summary()["most_stored_bytes"] <= run.predicted_bytes.max()
-
-
-def test_a_policy_of_another_configuration_says_in_what_it_differs(pipeline) -> None:
-    target = Target.of(pipeline)
-    config = {"transformer": {**target.config()["transformer"], "depth": 28}}
-    made_for = MadeFor(model=target.model_class, fingerprint="sha256:" + "0" * 64, config=config)
-    with pytest.raises(PolicyError, match=r"another STDiT3\w+: transformer.depth is 28 there and 2 here; profile and"):
-        pabtune.enable(pipeline, Policy(name="p", made_for=made_for))

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
 import pabtune
@@ -36,6 +37,26 @@ def test_a_listener_hears_every_call(pipeline) -> None:
     interception.detach()
     shape = (2, 4, 8, 24, 24)
     assert listener.calls == [("transformer", step, "cond+uncond", shape) for step in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "compile_it"),
+    [
+        ("nothing", lambda pipeline: None),
+        ("the transformer, in place", lambda pipeline: pipeline.transformer.compile(backend="eager")),
+        ("a block", lambda pipeline: pipeline.transformer.spatial_blocks[1].compile(backend="eager")),
+        ("the transformer, in a wrapper", lambda pipeline: wrap(pipeline)),
+    ],
+)
+def test_it_is_told_whether_the_model_is_compiled(pipeline, compiled, compile_it) -> None:
+    compile_it(pipeline)
+    interception = Interception(Target.of(pipeline), Silent())
+    assert interception.is_compiled == (compiled != "nothing")
+    interception.detach()
+
+
+def wrap(pipeline) -> None:
+    pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
 
 
 def test_attaching_twice_is_refused_and_leaves_the_first(pipeline) -> None:

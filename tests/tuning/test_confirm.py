@@ -52,6 +52,17 @@ def test_there_are_at_most_so_many_finalists() -> None:
     assert [each.number for each in choose_finalists(every)] == list(range(FINALISTS))
 
 
+def test_the_preset_of_the_floor_takes_the_place_of_what_is_slower() -> None:
+    """Else a search whose fast finalists fail on unseen prompts returns a policy slower than the preset it started from."""
+    preset = replace(candidate(1, 0.7, 0.0), origin="preset pab246")
+    fast, slow = candidate(2, 0.5, -0.1), candidate(3, 0.9, -9.0)
+    assert [each.number for each in choose_finalists([preset, fast, slow], "pab246")] == [2, 1]
+    assert [each.number for each in choose_finalists([preset, fast, slow])] == [2, 3]
+    many = [candidate(number, 0.1 * number, -float(number)) for number in range(2, 7)]
+    assert [each.number for each in choose_finalists([preset, *many], "pab246")][-1] == 1
+    assert len(choose_finalists([preset, *many], "pab246")) == FINALISTS
+
+
 NOISE = [-0.3, 0.3] * 6
 
 

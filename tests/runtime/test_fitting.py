@@ -1,0 +1,60 @@
+import re
+
+import pytest
+
+import pabtune
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.runtime.fitting import check_fits, differences
+from pabtune.runtime.interception import find_interception
+from pabtune.runtime.targets import Target
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 3)),)), "no 'full' sites"),
+        (Policy(name="p", made_for=MadeFor(model="WanTransformer3DModel")), "was made for WanTransformer3DModel"),
+        (
+            Policy(name="p", made_for=MadeFor(model="STDiT3Transformer3DModel", fingerprint="sha256:" + "0" * 64)),
+            "its configuration or sites differ",
+        ),
+    ],
+)
+def test_policies_of_another_model_are_refused_before_the_first_step(pipeline, policy, message) -> None:
+    with pytest.raises(PolicyError, match=message):
+        pabtune.enable(pipeline, policy)
+    assert find_interception(pipeline.transformer) is None
+
+
+def test_a_policy_of_another_configuration_says_in_what_it_differs(pipeline) -> None:
+    target = Target.of(pipeline)
+    config = {"transformer": {**target.config()["transformer"], "depth": 28}}
+    made_for = MadeFor(model=target.model_class, fingerprint="sha256:" + "0" * 64, config=config)
+    with pytest.raises(PolicyError, match=r"another STDiT3\w+: transformer.depth is 28 there and 2 here; profile and"):
+        pabtune.enable(pipeline, Policy(name="p", made_for=made_for))
+
+
+def test_a_policy_for_this_very_model_fits(pipeline) -> None:
+    target = Target.of(pipeline)
+    made_for = MadeFor(model=target.model_class, fingerprint=target.fingerprint(), config=target.config())
+    check_fits(Policy(name="p", made_for=made_for), target, None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({}, r"the policy does not tell more"),
+        ({"transformer": {"a": 1, "b": 2}}, "^its sites differ$"),
+        ({"transformer": {"a": 1, "b": 3}}, r"^transformer.b is 3 there and 2 here$"),
+        ({"transformer": {"a": 1}}, r"^transformer.b is None there and 2 here$"),
+        ({"transformer": {"a": 1}, "transformer_2": {}}, "it has transformer, transformer_2, this model transformer"),
+    ],
+)
+def test_configurations_are_told_apart_in_words(theirs, words) -> None:
+    assert re.search(words, differences(theirs, {"transformer": {"a": 1, "b": 2}}))
+
+
+def test_many_differences_are_not_all_listed() -> None:
+    theirs = {"transformer": {str(key): 0 for key in range(8)}}
+    assert differences(theirs, {"transformer": {}}).endswith(" and 3 more")
