@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 from pabtune.planning.costs.memory import parse_bytes
 from pabtune.records.errors import ModelError, PromptError
@@ -89,6 +90,25 @@ class KeyValue(click.ParamType):
             return key, text
 
 
+class ImageFile(click.Path):
+    """A picture that can be read; its full path, which still holds when another verb runs elsewhere."""
+
+    name = "image"
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, resolve_path=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, after a look inside."""
+        path = super().convert(value, param, ctx)
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (OSError, SyntaxError):
+            self.fail(f"{value}: not an image that can be read", param, ctx)
+        return path
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--steps`, `--seed`, `--guidance-scale`, `--dtype` and `--device`, handed over as one argument `run`."""
     names = [each.name for each in fields(RunOptions)]
@@ -104,9 +124,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--size", type=Size(), help="Size of the video; default: the pipeline's own."),
             click.option("--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."),
             click.option("--negative-prompt", help="What the unconditional branch is told."),
-            click.option(
-                "--image", type=click.Path(exists=True, dir_okay=False), help="First frame, for image-to-video."
-            ),
+            click.option("--image", type=ImageFile(), help="First frame, for image-to-video."),
             click.option(
                 "--pipeline-arg",
                 type=KeyValue(),

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.pipelines import wan
+from pabtune.records.policies import Policy, Rule
+from tests.pipelines import wan, wan_image
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,9 +62,43 @@ def test_profile_search_generate_evaluate(pabtune, folder) -> None:
 )
 def test_what_the_pipeline_does_not_take_is_refused(pabtune, folder, words, message) -> None:
     image = folder / "i.png"
-    image.write_bytes(b"")
+    Image.new("RGB", (16, 16)).save(image)
     words = [word.replace("IMAGE", str(image)) for word in words]
     out = str(folder / "v.mp4")
     done = pabtune("generate", str(folder / "wan"), "--prompt", "a cat", "--out", out, *words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_video_starts_from_an_image(pabtune, folder) -> None:
+    wan_image.wan21_image().save_pretrained(folder / "wan-i2v")
+    ramp = np.linspace(0, 255, 32 * 48 * 3).reshape(32, 48, 3).astype(np.uint8)
+    Image.fromarray(ramp).save(folder / "ramp.png")
+    Image.fromarray(255 - ramp).save(folder / "inverse.png")
+    (folder / "text.txt").write_text("no image")
+
+    def generate(image: str):
+        arguments = [
+            "--steps",
+            "4",
+            "--size",
+            "9x16x16",
+            "--image",
+            str(folder / image),
+            "--out",
+            str(folder / "v.mp4"),
+        ]
+        policy = folder / "p.json"
+        Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 4)),)).save(policy)
+        return pabtune(
+            "generate", str(folder / "wan-i2v"), "--policy", str(policy), "--prompt", "a cat", *arguments, "--json"
+        )
+
+    videos = []
+    for image in ("ramp.png", "inverse.png"):
+        assert generate(image).document()["videos"][0]["broadcast_calls"] == {"full": 2 * 2 * 2}
+        videos.append((folder / "v.mp4").read_bytes())
+    assert videos[0] != videos[1]
+    refused = generate("text.txt")
+    assert refused.returncode == 2
+    assert "text.txt: not an image that can be read" in refused.stderr
