@@ -10,6 +10,7 @@ after the other, is correct. Prints one JSON document:
 - `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
 - `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
 - `int8_over_exact`: time with outputs held in 8 bits over time with outputs held as they are;
+- `host_over_exact`: the same for outputs held by the host (on a CPU nothing is moved);
 - `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
 """
 
@@ -27,10 +28,9 @@ import pabtune
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy, Rule, Store
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import Recorder
-from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
 
@@ -151,6 +151,7 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
         "policy": (under(policy), bare),
         "pab": (under(policy), under_diffusers),
         "int8": (under(policy, "int8"), under(policy)),
+        "host": (under(policy, "host"), under(policy)),
     }
     return paired_ratios(pairs, repeats)
 
@@ -200,6 +201,7 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         "realised_over_promised": round((1 - ratios["policy"]) / promised, 4),
         "over_diffusers_pab": round(ratios["pab"], 4),
         "int8_over_exact": round(ratios["int8"], 4),
+        "host_over_exact": round(ratios["host"], 4),
         "stored_bytes": {"pabtune": held, "pabtune_int8": held_in_int8, "diffusers_pab": held_by_pab},
         "computed_share_of_site_calls": round(float(computed), 4),
     }

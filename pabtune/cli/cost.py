@@ -28,7 +28,8 @@ def command(profile_file: Path, name: str, content: str | None, as_json: bool) -
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of {profile_file}")
     mask = resolve(policy, profile.sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas), content)
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
-    held = held_bytes(mask, profile.site_bytes) if profile.site_bytes else None
+    sizes = profile.bytes_kept(policy.store)
+    held = held_bytes(mask, sizes, policy.store) if sizes else None
     document = {
         "policy": policy.name,
         "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops, seconds > 0),

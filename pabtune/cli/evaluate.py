@@ -20,7 +20,7 @@ from pabtune.records.evaluations import Evaluation
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
 @options.batch_option
-@options.store_option
+@options.store_option("as the policy says")
 @options.run_options
 @options.json_option
 def command(
@@ -29,7 +29,7 @@ def command(
     prompt_file: Path | None,
     score: str | None,
     batch_size: int | None,
-    store: str,
+    store: options.Store | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:

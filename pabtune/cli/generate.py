@@ -26,7 +26,7 @@ FRAMES_PER_SECOND = 8
 )
 @click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
 @options.memory_option
-@options.store_option
+@options.store_option("as the policy says")
 @options.run_options
 @options.json_option
 def command(
@@ -38,7 +38,7 @@ def command(
     content: str | None,
     compare: bool,
     memory: int | None,
-    store: str,
+    store: options.Store | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from PIL import Image
 
 from pabtune.planning.costs.memory import parse_bytes
 from pabtune.records.errors import ModelError, PromptError
+from pabtune.records.policies import STORES
 from pabtune.records.prompts import Prompt, load_prompts
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -101,10 +101,9 @@ class ImageFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, after a look inside."""
         path = super().convert(value, param, ctx)
-        try:
-            with Image.open(path) as image:
-                image.verify()
-        except (OSError, SyntaxError):
+        from pabtune.report.videos import is_image
+
+        if not is_image(path):
             self.fail(f"{value}: not an image that can be read", param, ctx)
         return path
 
@@ -156,10 +155,14 @@ class Bytes(click.ParamType):
         return value if isinstance(value, int) else parse_bytes(value)
 
 
-store_option = click.option(
-    "--store", type=click.Choice(["exact", "int8"]), default="exact", show_default=True, help="How outputs are held."
-)
 memory_option = click.option("--memory", type=Bytes(), help="Most that may be held for later steps, for example 8GiB.")
+
+
+def store_option(default: str) -> Callable[..., Any]:
+    """`--store WAY`."""
+    return click.option(
+        "--store", type=click.Choice(STORES), help=f"How outputs are kept for later steps; default: {default}."
+    )
 
 
 def prompts_option(text: str) -> Callable[..., Any]:

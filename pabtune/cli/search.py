@@ -15,6 +15,9 @@ from pabtune.records.files import check_writable
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 
+PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
+"""To search with, and to confirm on."""
+
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
@@ -31,6 +34,7 @@ from pabtune.records.prompts import Prompt
 )
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
 @options.memory_option
+@options.store_option("exact; with --memory exact or int8, whichever is better")
 @options.seed_option
 @options.batch_option
 @options.device_option
@@ -48,6 +52,7 @@ def command(
     floor: str | None,
     logdir: Path | None,
     memory: int | None,
+    store: options.Store | None,
     seed: int,
     batch_size: int | None,
     device: str,
@@ -65,10 +70,9 @@ def command(
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     from pabtune.tuning.request import SearchConfig
-    from pabtune.tuning.results import SearchResult, combine
-    from pabtune.tuning.search import search_policy
+    from pabtune.tuning.results import combine
 
-    searched, unseen = _prompts(profile.model, prompt_file, seed)
+    prompts = _prompts(profile.model, prompt_file, seed)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
@@ -77,20 +81,14 @@ def command(
         folder=logdir,
         name=out.stem,
         memory=memory,
+        store=store,
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
     )
     pipeline = options.load_model(profile.model, device, profile.made_for.settings.get("dtype", "float32"))
 
-    def search_one(content: str | None) -> SearchResult:
-        own = [[each for each in prompts if content in (None, each.content)] for prompts in (searched, unseen)]
-        with progress_bar(f"search {content or ''}".strip()) as advance:
-            report = _reporter(logdir, trials, advance)
-            return search_policy(pipeline, profile, own[0], own[1], replace(config, content=content), report)
-
-    general = search_one(None)
-    variants = {content: search_one(content) for content in profile.contents if per_content}
+    general, variants = _search_all(pipeline, profile, prompts, config, profile.contents if per_content else ())
     if general.best is not None:
         found = {name: each.best for name, each in variants.items() if each.best}
         (combine(out.stem, general.best, found) if per_content else general.best).save(out)
@@ -101,6 +99,23 @@ def command(
         ctx.exit(1)
 
 
+def _search_all(
+    pipeline: Any, profile: Profile, prompts: PromptSets, config: Any, contents: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    from pabtune.tuning.search import search_policy
+
+    def search_one(config: Any) -> Any:
+        searched, unseen = ([each for each in some if config.content in (None, each.content)] for some in prompts)
+        with progress_bar(f"search {config.content or ''}".strip()) as advance:
+            report = _reporter(config.folder, config.trials, advance)
+            return search_policy(pipeline, profile, searched, unseen, config, report)
+
+    general = search_one(config)
+    # Variants are of one policy, which keeps all outputs in one way.
+    store = general.best.store if general.best is not None else config.store
+    return general, {content: search_one(replace(config, content=content, store=store)) for content in contents}
+
+
 def _load_profile(path: Path) -> Profile:
     profile = Profile.load(path)
     if not profile.model:
@@ -108,7 +123,7 @@ def _load_profile(path: Path) -> Profile:
     return profile
 
 
-def _prompts(model: str, prompt_file: Path | None, seed: int) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+def _prompts(model: str, prompt_file: Path | None, seed: int) -> PromptSets:
     from pabtune.tuning.request import split_prompts
 
     if prompt_file is not None or model != "shapes":

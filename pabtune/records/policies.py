@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pabtune.records.errors import PolicyError
 from pabtune.records.files import check_document, digest, load_json, save_json
@@ -13,6 +13,10 @@ from pabtune.records.sites import Kind
 SCHEMA = "pabtune.policy/1"
 HUB_FILE = "policy.json"
 Anchor = Literal["window", "start"]
+Store = Literal["exact", "int8", "host"]
+"""How outputs are kept for later steps: on the device as they are, there in 8 bits, or in the host's memory."""
+
+STORES: tuple[Store, ...] = get_args(Store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,8 @@ class Policy:
         name: for people.
         rules: when there are no variants, or for prompts of no known content class.
         variants: rules per content class.
+        store: how outputs are kept for later steps: `exact`; `int8` with a scale per token, a quarter of float32 and half
+            of bfloat16; `host`: in its pinned memory, fetched ahead of their use.
         made_for: what it holds for.
         evidence: what it gains and costs, measured.
         provenance: how it was made.
@@ -119,6 +125,7 @@ class Policy:
     name: str
     rules: tuple[Rule, ...] = ()
     variants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    store: Store = "exact"
     made_for: MadeFor = field(default_factory=MadeFor)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +156,7 @@ class Policy:
                 content: tuple(Rule.from_document(rule) for rule in rules)
                 for content, rules in document.get("variants", {}).items()
             },
+            store=document.get("store", "exact"),
             made_for=MadeFor.from_document(document.get("made_for", {})),
             evidence=document.get("evidence", {}),
             provenance=document.get("provenance", {}),
@@ -165,6 +173,8 @@ class Policy:
             document["variants"] = {
                 content: [rule.to_document() for rule in rules] for content, rules in self.variants.items()
             }
+        if self.store != "exact":
+            document["store"] = self.store
         for name, value in (
             ("made_for", self.made_for.to_document()),
             ("evidence", dict(self.evidence)),

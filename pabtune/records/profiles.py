@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from pabtune.records.errors import ProfileError
 from pabtune.records.files import digest, load_json, save_json, write_atomically
-from pabtune.records.policies import MadeFor
+from pabtune.records.policies import MadeFor, Store
 from pabtune.records.sites import Site
 
 SCHEMA = "pabtune.profile/1"
@@ -70,6 +70,7 @@ class Profile:
         overhead: time of the profiled runs over plain generation.
         provenance: versions, prompts' digest, device.
         site_bytes: of one output of each site for one prompt, all branches together; empty in profiles of old.
+        site_int8_bytes: the same for outputs that are kept in 8 bits.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Profile:
     overhead: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
     site_bytes: tuple[int, ...] = ()
+    site_int8_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         c, b, s, n = (len(self.contents), len(self.branches), len(self.sites), self.steps)
@@ -157,8 +159,16 @@ class Profile:
             arrays=arrays,
             windows=windows,
             site_bytes=tuple(document.get("site_bytes", ())),
+            site_int8_bytes=tuple(document.get("site_int8_bytes", ())),
             **values,
         )
+
+    def bytes_kept(self, store: Store) -> tuple[int, ...]:
+        """Of one output of each site for one prompt, all branches together, kept that way; empty if not known."""
+        return self.site_int8_bytes if store == "int8" else self.site_bytes
+
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        return {"site_bytes": self.site_bytes, "site_int8_bytes": self.site_int8_bytes}
 
     def _document(self, arrays_file: str, checksum: str) -> dict[str, Any]:
         return {
@@ -174,7 +184,7 @@ class Profile:
             "arrays": {"file": arrays_file, "checksum": checksum},
             "site_flops": list(self.site_flops),
             "total_flops": self.total_flops,
-            **({"site_bytes": list(self.site_bytes)} if self.site_bytes else {}),
+            **{name: list(sizes) for name, sizes in self._sizes().items() if sizes},
             "windows": {
                 content: {kind: asdict(window) for kind, window in kinds.items()}
                 for content, kinds in self.windows.items()

@@ -79,3 +79,13 @@ def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
         FileError: the place cannot be written to.
     """
     write_atomically(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file is a picture that can be read."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        return False
+    return True

@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pabtune.planning.masks import ComputeMask
+from pabtune.records.policies import Store
+from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import DirectHook, tensors_of
-from pabtune.runtime.storing import Store, pack, unpack
+from pabtune.runtime.storing import pack, packed_bytes, unpack
 
 COMPUTE, KEEP, BROADCAST = range(3)
 """What a site does in a call: compute; compute and keep the output; return what was kept."""
@@ -20,9 +22,10 @@ class BroadcastHook(DirectHook):
     For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
     """
 
-    def __init__(self, state: tuple[str, ...], store: Store) -> None:
+    def __init__(self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None) -> None:
         super().__init__()
         self.store = store
+        self.ferry = ferry
         self.mode = COMPUTE
         self.is_weighed = False
         self.weight = 0
@@ -34,24 +37,38 @@ class BroadcastHook(DirectHook):
         """Computes or returns what was kept; calls of one forward are told apart by their order."""
         call = self.calls
         self.calls = call + 1
+        if self.ferry is not None and call == 0:
+            self.ferry.note(self)
         if self.mode == BROADCAST:
             if not any(kwargs.get(name) is not None for name in self._state):
-                kept = self.outputs[call]
-                return kept if self.store == "exact" else unpack(kept)
+                return self.unpack(call)
             # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
             output = self.compute(module, args, kwargs)
             self.outputs = (*self.outputs[:call], self.pack(output), *self.outputs[call + 1 :])
             return output
         output = self.compute(module, args, kwargs)
         if self.is_weighed:
-            self.weight += sum([tensor.nbytes for tensor in tensors_of(self.pack(output))])
+            self.weight += sum([self.weigh(tensor) for tensor in tensors_of(output)])
         if self.mode == KEEP:
             self.outputs = (*self.outputs, self.pack(output))
         return output
 
     def pack(self, output: Any) -> Any:
         """What is kept of an output."""
+        if self.ferry is not None:
+            return self.ferry.save(output)
         return output if self.store == "exact" else pack(output)
+
+    def weigh(self, tensor: Tensor) -> int:
+        """Bytes that a tensor will take."""
+        return packed_bytes(tensor) if self.store == "int8" else tensor.nbytes
+
+    def unpack(self, call: int) -> Any:
+        """What was kept of a call, as the site returned it."""
+        if self.ferry is not None:
+            return self.ferry.take(self, call)
+        kept = self.outputs[call]
+        return kept if self.store == "exact" else unpack(kept)
 
 
 class SkipHook(DirectHook):

@@ -19,12 +19,13 @@ from torch import nn
 from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy
+from pabtune.records.policies import STORES, Policy, Store
 from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, BroadcastHook, Plan, SkipHook
 from pabtune.runtime.clock import Moment
 from pabtune.runtime.fitting import check_fits
+from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import Interception, find_interception, tensors_of
-from pabtune.runtime.storing import STORES, Store, own
+from pabtune.runtime.storing import own
 from pabtune.runtime.targets import Target
 
 SHAPES_PER_PATTERN = 8
@@ -37,7 +38,7 @@ class Run:
     Attributes:
         policy: the policy.
         content: the content class whose rules are used; None = the policy's general rules.
-        memory: bytes that may be held at most; None = any.
+        memory: bytes that may be held on the device at most; None = any.
     """
 
     def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store) -> None:
@@ -50,7 +51,9 @@ class Run:
         self._branches: dict[tuple[str, str], Branch] = {}
         self._current = Branch()
         self._keeps: tuple[bool, ...] = ()
-        self._hooks = [BroadcastHook(site.state, store) for site in target.sites]
+        self._store = store
+        self._ferry = Ferry() if store == "host" else None
+        self._hooks = [BroadcastHook(site.state, store, self._ferry) for site in target.sites]
         self._indices = {
             name: [index for index, site in enumerate(target.sites) if site.transformer == name]
             for name in target.transformers
@@ -89,7 +92,7 @@ class Run:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes held right now."""
+        """Bytes held right now, on the device or, if outputs are kept there, by the host."""
         stored = [outputs for branch in self._branches.values() for outputs in branch.stored.values()]
         stored += [hook.outputs for hook in self._hooks]
         storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
@@ -145,6 +148,8 @@ class Run:
                 hook.mode, hook.outputs = BROADCAST, held
             else:
                 hook.mode, hook.outputs = (KEEP if self._keeps[index] else COMPUTE), ()
+        if self._ferry is not None:
+            self._ferry.begin({id(hook) for hook in self._hooks if hook.mode == BROADCAST})
 
     def _free_left_behind(self, transformer: str, step: int) -> None:
         """Frees what nobody will ask for: a transformer for high noise has done its part when another takes over."""
@@ -176,12 +181,12 @@ class Run:
 
     @property
     def predicted_bytes(self) -> NDArray[np.float64]:
-        """Bytes that each step will hold, (steps,), by the outputs that were weighed; only with a limit of memory."""
+        """Bytes that each step will hold on the device, (steps,), by the outputs weighed; only with a limit of memory."""
         if self._plan is None:
             return np.zeros(0)
         sites = range(len(self._target.sites))
         weights = [sum(branch.weights.get(index, 0) for branch in self._branches.values()) for index in sites]
-        return held_bytes(self._plan.mask, weights)
+        return held_bytes(self._plan.mask, weights, self._store)
 
     def _check_memory(self) -> None:
         """Refuses a run that will hold too much, when the sizes of its outputs are known: in its first step."""
@@ -203,6 +208,8 @@ class Run:
     def _clear_hooks(self) -> None:
         for hook in self._hooks:
             hook.mode, hook.outputs, hook.calls = COMPUTE, (), 0
+        if self._ferry is not None:
+            self._ferry.clear()
 
     def reset(self) -> None:
         """Frees what is held; counts stay readable. The next call starts a run."""
@@ -227,6 +234,8 @@ class Run:
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
         is_compiled = self._interception.is_compiled
         self._copies = is_compiled and self._target.is_on_cuda
+        if is_compiled and self._store == "host":
+            raise PolicyError("a compiled model cannot fetch outputs from the host: store them as `exact` or `int8`")
         if is_compiled:
             allow_compilations(self._plan.patterns)
 
@@ -254,7 +263,7 @@ def enable(
     policy: Policy,
     content: str | None = None,
     memory: int | None = None,
-    store: Store = "exact",
+    store: Store | None = None,
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
@@ -263,7 +272,7 @@ def enable(
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
         memory: bytes that may be held at most; a run that will need more is refused in its first step.
-        store: how outputs are kept: `exact`, or `int8` with a scale per token: a quarter of float32, half of bfloat16.
+        store: how outputs are kept, see `Policy.store`; None = as the policy says.
 
     Raises:
         ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
@@ -271,6 +280,7 @@ def enable(
     """
     target = Target.of(model)
     check_fits(policy, target, content)
+    store = store or policy.store
     if store not in STORES:
         raise PolicyError(f"cannot store outputs as {store!r}; known: {', '.join(STORES)}")
     return Run(target, policy, content, memory, store)
@@ -291,7 +301,7 @@ def broadcast(
     policy: Policy,
     content: str | None = None,
     memory: int | None = None,
-    store: Store = "exact",
+    store: Store | None = None,
 ) -> Iterator[Run]:
     """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
     run = enable(model, policy, content, memory, store)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pabtune.runtime.clock import Moment
 from pabtune.runtime.interception import CallListener, Forward, tensors_of
+from pabtune.runtime.storing import packed_bytes
 from pabtune.runtime.timing import Stopwatch
 
 PROJECTIONS = 64
@@ -47,6 +48,7 @@ class Recording:
         sketch_error: relative errors of sketched against exact distances of neighbouring steps, flat.
         seconds: (sites, steps), all branches together, for the whole batch.
         site_bytes: of one output of each site, all branches together, for the whole batch.
+        site_int8_bytes: the same for outputs that are kept in 8 bits.
         step_seconds: (steps,), all branches together, for the whole batch, without the recorder's own work.
     """
 
@@ -57,6 +59,7 @@ class Recording:
     seconds: Tensor
     step_seconds: Tensor
     site_bytes: tuple[int, ...]
+    site_int8_bytes: tuple[int, ...]
 
 
 class Recorder(CallListener):
@@ -109,7 +112,11 @@ class Recorder(CallListener):
         with self._watch.time((index, self._step)):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
-            self._bytes[index, "+".join(self._names)] = sum(tensor.nbytes for tensor in tensors_of(output))
+            tensors = tensors_of(output)
+            self._bytes[index, "+".join(self._names)] = (
+                sum(tensor.nbytes for tensor in tensors),
+                sum(map(packed_bytes, tensors)),
+            )
             tensor = output if isinstance(output, Tensor) else output[0]
             for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
                 self._measure(self._traces.setdefault((name, index), Trace()), part)
@@ -149,14 +156,18 @@ class Recorder(CallListener):
             sketch_error=torch.cat(errors).cpu(),
             seconds=self._site_seconds(steps),
             step_seconds=self._step_seconds(steps),
-            site_bytes=tuple(
-                sum(count for (index, _), count in self._bytes.items() if index == site) for site in range(self._sites)
-            ),
+            site_bytes=self._weights(0),
+            site_int8_bytes=self._weights(1),
+        )
+
+    def _weights(self, way: int) -> tuple[int, ...]:
+        return tuple(
+            sum(each[way] for (index, _), each in self._bytes.items() if index == site) for site in range(self._sites)
         )
 
     def _clear(self) -> None:
         self._watch = Stopwatch(self._device)
-        self._bytes: dict[tuple[int, str], int] = {}
+        self._bytes: dict[tuple[int, str], tuple[int, int]] = {}
         self._traces: dict[tuple[str, int], Trace] = {}
         self._step_marks: list[tuple[int, float, float]] = []
 

@@ -1,12 +1,9 @@
-"""How outputs are kept for later steps: as they are, or in 8 bits with a scale per token."""
+"""Keeping outputs in 8 bits with a scale per token, and copies of one's own."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-Store = Literal["exact", "int8"]
-STORES: tuple[Store, ...] = get_args(Store)
 
 
 class Packed(NamedTuple):
@@ -39,3 +36,8 @@ def unpack(kept: Any) -> Any:
     if isinstance(kept, Packed):
         return (kept.values * kept.scale).to(kept.like.dtype)
     return tuple(unpack(part) for part in kept) if isinstance(kept, tuple) else kept
+
+
+def packed_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor in 8 bits: one for each number, and a scale for each row."""
+    return tensor.numel() + 4 * (tensor.numel() // max(tensor.shape[-1], 1))

@@ -128,7 +128,8 @@ class Bench:
         if self._memory is None:
             return 0.0
         mask = resolve(policy, self._profile.sites, self._space.schedule())
-        held = held_bytes(mask, self._profile.site_bytes).max() * self._settings.batch_size
+        sizes = self._profile.bytes_kept(policy.store)
+        held = held_bytes(mask, sizes, policy.store).max() * self._settings.batch_size
         return float(held) / self._memory - 1
 
     def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:

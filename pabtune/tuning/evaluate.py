@@ -12,12 +12,11 @@ from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation
-from pabtune.records.policies import Policy
+from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount
-from pabtune.runtime.storing import Store
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, count_model_flops, generate
 
@@ -88,7 +87,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
     flops: FlopCount | None = None,
-    store: Store = "exact",
+    store: Store | None = None,
     progress: Progress | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
@@ -105,7 +104,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         flops: FLOP counts of one step; counted when not given.
-        store: how outputs are held for later steps.
+        store: how outputs are kept for later steps; None = as each policy says.
         progress: told after each call of the pipeline.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
 

@@ -156,6 +156,7 @@ class Tally:
         self._errors: list[torch.Tensor] = []
         self._seeds: list[int] = []
         self._site_bytes: tuple[int, ...] = ()
+        self._site_int8_bytes: tuple[int, ...] = ()
         self._batch_size = 1
         self._plain_seconds = self._recorded_seconds = 0.0
         self.prompts: dict[str, int] = {}
@@ -172,7 +173,8 @@ class Tally:
         self._seconds.append(recording.seconds / prompts)
         self._step_seconds.append(recording.step_seconds / prompts)
         self._errors.append(recording.sketch_error)
-        self._site_bytes, self._batch_size = recording.site_bytes, prompts
+        self._site_bytes, self._site_int8_bytes = recording.site_bytes, recording.site_int8_bytes
+        self._batch_size = prompts
 
     def note_overhead(self, plain_seconds: float, recorded_seconds: float) -> None:
         """Adds the times of one batch without and with the recorder."""
@@ -243,6 +245,7 @@ class Tally:
             overhead=self._recorded_seconds / self._plain_seconds,
             provenance=provenance,
             site_bytes=tuple(-(-count // self._batch_size) for count in self._site_bytes),
+            site_int8_bytes=tuple(-(-count // self._batch_size) for count in self._site_int8_bytes),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
+from pabtune.records.policies import Store
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.generation import BATCH_SIZE
 
@@ -29,6 +30,7 @@ class SearchConfig:
         seed: of the sampler.
         batch_size: prompts in one call of the pipeline.
         memory: bytes that candidates may hold at most for one batch; None = any.
+        store: how candidates keep outputs; None = exact, or with a limit of memory what each candidate chooses.
         arguments: further arguments of the pipeline's call.
     """
 
@@ -42,7 +44,15 @@ class SearchConfig:
     seed: int = 0
     batch_size: int = BATCH_SIZE
     memory: int | None = None
+    store: Store | None = None
     arguments: Mapping[str, Any]
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Ways of keeping outputs that candidates may choose."""
+        if self.store is not None:
+            return (self.store,)
+        return ("exact",) if self.memory is None else ("exact", "int8")
 
 
 def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:

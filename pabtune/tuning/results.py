@@ -62,10 +62,12 @@ def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Po
     """One policy with a variant per content class; its general rules serve prompts of no known class.
 
     Raises:
-        PolicyError: the policies were made for different models.
+        PolicyError: the policies were made for different models, or keep outputs in different ways.
     """
     if any(policy.made_for != general.made_for for policy in per_content.values()):
         raise PolicyError("variants of one policy must be made for the same model, schedule and settings")
+    if any(policy.store != general.store for policy in per_content.values()):
+        raise PolicyError("variants of one policy must keep outputs in the same way")
     return replace(
         general,
         name=name,

@@ -21,6 +21,7 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable, digest
+from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.runtime.targets import Target
@@ -65,7 +66,7 @@ def search_policy(
         StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
     """
     _check_request(pipeline, profile, prompts, unseen, config)
-    space = Space(profile, config.content)
+    space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory)
@@ -93,6 +94,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     *,
     floor: str | None = "pab246",
     memory: int | None = None,
+    store: Store | None = None,
     storage: str | None = None,
     folder: str | Path = "runs/search",
     name: str = "found",
@@ -111,6 +113,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         trials: finished trials that the study shall have in the end.
         floor: preset that the winner must be as close to the unaccelerated video as; None = no floor.
         memory: bytes that the policy may hold at most; None = any.
+        store: how outputs are kept; None = exact, or with a limit of memory what is best.
         storage: journal file or Optuna storage URL; default: a journal in `folder`.
         folder: for reference videos and the journal.
         name: of the policy.
@@ -129,6 +132,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         trials=trials,
         floor=floor,
         memory=memory,
+        store=store,
         storage=storage or str(folder / "study.journal"),
         folder=folder,
         name=name,
@@ -149,7 +153,7 @@ def _check_request(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
-    if config.memory is not None and not profile.site_bytes:
+    if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
     target = Target.of(pipeline)
     if target.fingerprint() != profile.made_for.fingerprint:
@@ -175,6 +179,7 @@ def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, confi
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,
         **({"memory": config.memory} if config.memory is not None else {}),
+        **({"store": config.store} if config.store is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],
     }
     suffix = f"-{config.content}" if config.content else ""

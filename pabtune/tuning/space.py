@@ -13,7 +13,7 @@ import numpy as np
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import ProfileError
-from pabtune.records.policies import Anchor, Policy, Rule
+from pabtune.records.policies import Anchor, Policy, Rule, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind
 from pabtune.tuning.profile import ALL_CONTENTS
@@ -46,12 +46,13 @@ class Space:
     Args:
         profile: gives kinds, layers, steps and the change of outputs.
         content: the content class to make suggestions for; None = all.
+        stores: ways of keeping outputs that may be chosen.
 
     Raises:
         ProfileError: the profile has too few steps.
     """
 
-    def __init__(self, profile: Profile, content: str | None = None) -> None:
+    def __init__(self, profile: Profile, content: str | None = None, stores: tuple[Store, ...] = ("exact",)) -> None:
         if profile.steps < LEAST_STEPS:
             raise ProfileError(
                 f"profile {profile.name!r} has {profile.steps} steps; a search needs at least {LEAST_STEPS}: "
@@ -64,11 +65,14 @@ class Space:
             kind: 1 + max(site.layer for site in profile.sites if site.kind == kind) for kind in self._kinds
         }
         self._middle = profile.steps // 2
+        self._stores = stores
 
     def parameters(self) -> list[Parameter]:
         """All parameters; every combination of values is a policy."""
         steps, middle = self._profile.steps, self._middle
         parameters = [Parameter(name="anchor", choices=("window", "start"))]
+        if len(self._stores) > 1:
+            parameters.append(Parameter(name="store", choices=self._stores))
         for kind in self._kinds:
             parameters.append(Parameter(name=f"{kind}.range", low=1, high=min(LARGEST_RANGE, steps - 1)))
             parameters.append(Parameter(name=f"{kind}.start", low=1, high=middle))
@@ -93,7 +97,8 @@ class Space:
             window = (int(parameters[f"{kind}.start"]), int(parameters[f"{kind}.stop"]))
             anchor: Anchor = "start" if parameters["anchor"] == "start" else "window"
             rules.append(Rule(kind=kind, range=n, window=window, layers=layers, anchor=anchor))
-        return Policy(name=name, rules=tuple(rules), made_for=self._profile.made_for)
+        store: Any = parameters.get("store", self._stores[0])
+        return Policy(name=name, rules=tuple(rules), store=store, made_for=self._profile.made_for)
 
     def first_trials(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What to try first, with its origin: no broadcast, the presets, what the profile suggests."""
@@ -103,6 +108,9 @@ class Space:
                 yield f"preset {name}", self._of_preset(preset)
         for limit in SUGGESTED_CHANGES:
             yield f"profile at {limit:g}", self._suggestion(limit)
+        for store in self._stores[1:]:
+            for limit in SUGGESTED_CHANGES:
+                yield f"profile at {limit:g}, {store}", {**self._suggestion(limit), "store": store}
 
     def schedule(self) -> NoiseSchedule:
         """The profile's schedule."""
@@ -112,6 +120,8 @@ class Space:
         """Parameters for (range, start, stop) per kind; kinds left out do not broadcast."""
         steps, middle = self._profile.steps, self._middle
         values: dict[str, Any] = {"anchor": anchor}
+        if len(self._stores) > 1:
+            values["store"] = self._stores[0]
         for kind in self._kinds:
             n, start, stop = rules.get(kind, (1, 1, steps))
             values[f"{kind}.range"] = min(n, LARGEST_RANGE, steps - 1)

@@ -68,3 +68,27 @@ def test_a_profile_times_sites_with_events_and_holds_outputs_on_the_host(name, l
     profile = pabtune.profile(pipeline, ["a cat", "a dog"], 6, batch_size=1, arguments=arguments, memory=0)
     assert (profile.arrays["seconds"] > 0).all()
     assert profile.made_for.settings["device"] == torch.cuda.get_device_name(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_on_the_host_give_the_same_video(name, load) -> None:
+    """Copies go both ways on a stream of their own, while the next sites compute."""
+    pipeline = load(name).to("cuda")
+    with pabtune.broadcast(pipeline, policy(name)):
+        expected = run(pipeline, name)
+    with pabtune.broadcast(pipeline, policy(name), store="host") as active:
+        for _ in range(3):
+            assert (run(pipeline, name) == expected).all()
+        pinned = []
+        pipeline.transformer.register_forward_hook(
+            lambda *_: pinned.extend(
+                tensor.values.is_pinned()
+                for branch in active._branches.values()
+                for outputs in branch.stored.values()
+                for tensor in outputs
+                if hasattr(tensor, "values")
+            )
+        )
+        run(pipeline, name)
+    assert pinned
+    assert all(pinned)

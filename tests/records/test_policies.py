@@ -28,6 +28,15 @@ def test_a_file_gives_the_same_policy_back(tmp_path: Path) -> None:
     assert Policy.load(tmp_path / "full.json").digest == FULL.digest
 
 
+def test_a_way_of_keeping_outputs_is_written_only_where_it_is_not_exact(tmp_path: Path) -> None:
+    assert "store" not in FULL.to_document()
+    packed = Policy(name="packed", rules=FULL.rules, store="int8")
+    packed.save(tmp_path / "packed.json")
+    assert Policy.load(tmp_path / "packed.json") == packed
+    with pytest.raises(PolicyError, match="is not one of"):
+        Policy(name="wrong", store="fp4")  # type: ignore[arg-type]
+
+
 def test_the_digest_sees_every_rule() -> None:
     assert FULL.digest != Policy(name="full", rules=FULL.rules[:3]).digest
 

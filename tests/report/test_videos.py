@@ -3,9 +3,10 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from PIL import Image
 
 from pabtune.records.errors import FileError
-from pabtune.report.videos import LEAST_SIDE, contact_sheet, enlarge, save_picture, save_video
+from pabtune.report.videos import LEAST_SIDE, contact_sheet, enlarge, is_image, save_picture, save_video
 
 VIDEO = np.zeros((8, 24, 24, 3), np.uint8)
 VIDEO[:, :12] = (250, 20, 20)
@@ -38,3 +39,14 @@ def test_contact_sheets_show_every_frame(tmp_path: Path) -> None:
     assert sheet.shape == (2 * 26, 8 * 26, 3)
     save_picture(tmp_path / "s.png", sheet)
     assert (iio.imread(tmp_path / "s.png") == sheet).all()
+
+
+def test_a_picture_is_told_from_other_files(tmp_path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "real.png")
+    whole = (tmp_path / "real.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[:20])
+    (tmp_path / "text.png").write_text("no picture")
+    assert is_image(tmp_path / "real.png")
+    assert not is_image(tmp_path / "torn.png")
+    assert not is_image(tmp_path / "text.png")
+    assert not is_image(tmp_path / "missing.png")

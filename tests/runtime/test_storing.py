@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import pabtune
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import PolicyError
-from pabtune.runtime.storing import own, pack, unpack
+from pabtune.runtime.storing import own, pack, packed_bytes, unpack
 from tests.conftest import draw, pyramid
 
 
@@ -21,6 +23,7 @@ def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
     rounding = 0.51 if dtype == torch.float32 else 1.1  # bfloat16 itself has 8 bits
     assert ((again.float() - tensor.float()).abs() <= rounding * step).all()
     assert packed[0].values.nbytes + packed[0].scale.nbytes < tensor.nbytes * (0.6 if dtype == torch.bfloat16 else 0.3)
+    assert packed[0].values.nbytes + packed[0].scale.nbytes == packed_bytes(tensor)
     assert (unpack(pack(torch.zeros(2, 3))) == 0).all()
 
 
@@ -47,5 +50,14 @@ def test_a_run_in_eight_bits_holds_less_and_stays_near(pipeline) -> None:
 
 
 def test_unknown_ways_of_storing_are_refused(pipeline) -> None:
-    with pytest.raises(PolicyError, match="cannot store outputs as 'fp4'; known: exact, int8"):
+    with pytest.raises(PolicyError, match="cannot store outputs as 'fp4'; known: exact, int8, host"):
         pabtune.enable(pipeline, pyramid(), store="fp4")
+
+
+def test_a_policy_says_how_its_outputs_are_kept(pipeline) -> None:
+    kept = {}
+    for policy, store in ((pyramid(), "int8"), (replace(pyramid(), store="int8"), None), (pyramid(), None)):
+        with pabtune.broadcast(pipeline, policy, store=store) as run:
+            draw(pipeline)
+        kept[policy.store, store] = run.summary()["most_stored_bytes"]
+    assert kept["int8", None] == kept["exact", "int8"] < kept["exact", None]

@@ -13,12 +13,14 @@ import optuna
 import pytest
 
 import pabtune
+from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.masks import resolve
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.search import Budget, _open_study, search_policy
 from pabtune.tuning.space import Space
-from tests.conftest import make_pipeline
+from tests.conftest import draw, make_pipeline
 
 CAPTIONS = [
     f"a {color} {shape} {motion}"
@@ -195,3 +197,20 @@ def test_the_public_call_finds_a_policy(profile, pipeline, tmp_path) -> None:
     )
     assert study.best.name == "mine"
     assert len(study.candidates) == 3
+
+
+def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_path) -> None:
+    space = Space(profile)
+    first = dict(space.first_trials())
+    mask = resolve(space.policy(first["profile at 0.01"], "p"), profile.sites, space.schedule())
+    memory = int(held_bytes(mask, profile.site_bytes).max() * 0.5)
+    limited = config(tmp_path, trials=12, memory=memory, batch_size=1, floor=None)
+    result = search_policy(make_pipeline(), profile, SEARCHED, UNSEEN, limited)
+    tried = {each.origin: each for each in result.candidates}
+    assert tried["profile at 0.01"].outcome.prompts == 0 < tried["profile at 0.01, int8"].outcome.prompts
+    assert result.best is not None
+    with pabtune.broadcast(make_pipeline(), result.best, memory=memory) as run:
+        draw(run._target.pipeline, num_inference_steps=profile.steps)
+    assert run.summary()["most_stored_bytes"] <= memory
+    with pytest.raises(ProfileError, match="holds no sizes to limit memory by; profile again"):
+        search_policy(make_pipeline(), replace(profile, site_int8_bytes=()), SEARCHED, UNSEEN, limited)

@@ -60,3 +60,15 @@ def test_too_few_steps_are_refused(profile) -> None:
     }
     with pytest.raises(ProfileError, match="needs at least 4"):
         Space(replace(profile, made_for=few, arrays=arrays))
+
+
+def test_with_several_ways_of_keeping_outputs_each_is_tried_first(profile) -> None:
+    space = Space(profile, stores=("exact", "int8"))
+    first = dict(space.first_trials())
+    assert {space.policy(values, origin).store for origin, values in first.items()} == {"exact", "int8"}
+    assert all(set(values) == {each.name for each in space.parameters()} for values in first.values())
+    assert (
+        Space(profile, stores=("int8",)).policy(dict(Space(profile).first_trials())["no broadcast"], "p").store
+        == "int8"
+    )
+    assert not any(each.name == "store" for each in Space(profile).parameters())

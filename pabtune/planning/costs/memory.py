@@ -8,19 +8,27 @@ from numpy.typing import NDArray
 
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
+from pabtune.records.policies import Store
+
+SITES_AHEAD = 2
+"""For how many sites outputs are fetched from the host ahead of their use."""
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def held_bytes(mask: ComputeMask, site_bytes: Sequence[float]) -> NDArray[np.float64]:
-    """Bytes of outputs held in each step, (steps,): those it broadcasts and those it keeps for the next step.
+def held_bytes(mask: ComputeMask, site_bytes: Sequence[float], store: Store = "exact") -> NDArray[np.float64]:
+    """Bytes of outputs held on the device in each step, (steps,): those it broadcasts and those it keeps for the next step.
 
     Branches that are called one after the other hold at most this much together.
 
     Args:
         mask: which site computes when.
-        site_bytes: of one output of each site, all branches together, in the mask's order.
+        site_bytes: of one output of each site as it is kept, all branches together, in the mask's order.
+        store: how outputs are kept; of those that the host keeps, the device holds a few at a time.
     """
+    if store == "host":
+        broadcasts = np.where(mask.compute, 0.0, np.asarray(site_bytes, dtype=float)[:, None])
+        return np.asarray(np.sort(broadcasts, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
     keeps = np.zeros_like(mask.compute)
     keeps[:, :-1] = ~mask.compute[:, 1:]
     return np.asarray((~mask.compute | keeps).T.astype(float) @ np.asarray(site_bytes, dtype=float))

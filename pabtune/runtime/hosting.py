@@ -1,0 +1,120 @@
+"""Keeping outputs in the host's memory and fetching them ahead of their use, on a stream of its own.
+
+Knows copies between a device and its host, and in which order sites are called; knows nothing of policies.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pabtune.planning.costs.memory import SITES_AHEAD
+
+
+class Hosted(NamedTuple):
+    """A tensor in the host's memory, pinned where it came from a CUDA device, and nothing of the type and place it had."""
+
+    values: Tensor
+    like: Tensor
+
+
+class Fetched(NamedTuple):
+    """An output on its way back to the device."""
+
+    output: Any
+    is_there: torch.cuda.Event | None
+
+
+class Site(Protocol):
+    """What calls are fetched for."""
+
+    outputs: tuple[Any, ...]
+
+
+class Ferry:
+    """Carries outputs to the host and back.
+
+    Outputs that a forward will ask for are fetched in the order in which the sites were called in the forward before, a
+    few sites ahead, so that the device never holds more than those.
+    """
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._order: list[Site] = []
+        self._called: list[Site] = []
+        self._waiting: deque[Site] = deque()
+        self._fetched: dict[int, list[Fetched]] = {}
+
+    def begin(self, broadcasting: set[int]) -> None:
+        """A forward starts in which the sites with these ids broadcast: starts to fetch for the first of them."""
+        self._order, self._called = self._called or self._order, []
+        self._fetched.clear()
+        self._waiting = deque(site for site in self._order if id(site) in broadcasting)
+        for _ in range(SITES_AHEAD):
+            self._fetch_next()
+
+    def clear(self) -> None:
+        """Forgets what was fetched and not asked for."""
+        self._waiting.clear()
+        self._fetched.clear()
+
+    def note(self, site: Site) -> None:
+        """A site is called for the first time in this forward."""
+        self._called.append(site)
+
+    def take(self, site: Site, call: int) -> Any:
+        """What a site kept of its call, on the device; fetched already if the order of calls is as it was."""
+        if call == 0:
+            self._fetch_next()
+        ahead = self._fetched.get(id(site))
+        if call == len(site.outputs) - 1:
+            self._fetched.pop(id(site), None)
+        fetched = ahead[call] if ahead is not None else self._fetch(site.outputs[call])
+        if fetched.is_there is not None:
+            for tensor in _tensors(fetched.output):
+                current = torch.cuda.current_stream(tensor.device)
+                current.wait_event(fetched.is_there)
+                tensor.record_stream(current)
+        return fetched.output
+
+    def save(self, output: Any) -> Any:
+        """The tensors of an output in the host's memory, tuples as tuples; copied beside the computation."""
+        if isinstance(output, Tensor):
+            return Hosted(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
+        return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
+
+    def _fetch_next(self) -> None:
+        if self._waiting:
+            site = self._waiting.popleft()
+            self._fetched[id(site)] = [self._fetch(kept) for kept in site.outputs]
+
+    def _fetch(self, kept: Any) -> Fetched:
+        with torch.cuda.stream(self._stream):  # does nothing without a stream
+            output = _to_device(kept)
+        return Fetched(output, self._stream.record_event() if self._stream is not None else None)
+
+    def _to_host(self, tensor: Tensor) -> Tensor:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(tensor.device)
+        values = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        with torch.cuda.stream(self._stream):
+            values.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self._stream)
+        return values
+
+
+def _to_device(kept: Any) -> Any:
+    if isinstance(kept, Hosted):
+        return kept.values.to(kept.like.device, non_blocking=True)
+    return tuple(_to_device(part) for part in kept) if isinstance(kept, tuple) else kept
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple):
+        for part in output:
+            yield from _tensors(part)
