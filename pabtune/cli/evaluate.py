@@ -10,6 +10,7 @@ from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.presets import find_policy
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Store
 
 
 @click.command()
@@ -29,7 +30,7 @@ def command(
     prompt_file: Path | None,
     score: str | None,
     batch_size: int | None,
-    store: options.Store | None,
+    store: Store | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:

@@ -10,6 +10,7 @@ from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable
+from pabtune.records.policies import Store
 from pabtune.records.prompts import Prompt
 
 FRAMES_PER_SECOND = 8
@@ -38,7 +39,7 @@ def command(
     content: str | None,
     compare: bool,
     memory: int | None,
-    store: options.Store | None,
+    store: Store | None,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:

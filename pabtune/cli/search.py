@@ -12,6 +12,7 @@ from pabtune.cli.output import Advance, emit, progress_bar, say
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
+from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 
@@ -52,7 +53,7 @@ def command(
     floor: str | None,
     logdir: Path | None,
     memory: int | None,
-    store: options.Store | None,
+    store: Store | None,
     seed: int,
     batch_size: int | None,
     device: str,
