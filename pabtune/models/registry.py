@@ -12,12 +12,16 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
+from pabtune.models.open_sora import OpenSoraPipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError
 
 SHAPES_FOLDER = Path(str(files("pabtune.models.shapes"))) / "weights"
 
-PIPELINES: Mapping[str, type[DiffusionPipeline]] = {"ShapesPipeline": ShapesPipeline}
+PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
+    "ShapesPipeline": ShapesPipeline,
+    "OpenSoraPipeline": OpenSoraPipeline,
+}
 """Pipeline classes of pabtune's own, by the class name in `model_index.json`."""
 
 REGISTERED: Mapping[str, Path] = {"shapes": SHAPES_FOLDER}

@@ -60,6 +60,10 @@ _HUNYUAN = (
     *_block("transformer_blocks", **_HUNYUAN_DUAL),
     *_block("single_transformer_blocks", after=("transformer_blocks",), attn="full"),
 )
+_LATTE = (
+    *_block("transformer_blocks", attn1=("spatial", "norm1"), attn2="cross", ff=("mlp", "norm2")),
+    *_block("temporal_transformer_blocks", attn1=("temporal", "norm1"), ff=("mlp", "norm2")),
+)
 _COGVIDEOX = {"attn1": ("full", "norm1.norm"), "ff": ("mlp", "norm2.norm")}
 
 SITE_TABLE: Mapping[str, tuple[SitePattern, ...]] = {
@@ -83,10 +87,8 @@ SITE_TABLE: Mapping[str, tuple[SitePattern, ...]] = {
         ff=("mlp", "norm3"), audio_ff=("mlp", "audio_norm3"),
     ),
     "AllegroTransformer3DModel": _block("transformer_blocks", **_PIXART),
-    "LatteTransformer3DModel": (
-        *_block("transformer_blocks", attn1=("spatial", "norm1"), attn2="cross", ff=("mlp", "norm2")),
-        *_block("temporal_transformer_blocks", attn1=("temporal", "norm1"), ff=("mlp", "norm2")),
-    ),
+    "LatteTransformer3DModel": _LATTE,
+    "LatteT2VTransformer3DModel": _LATTE,
     "SanaVideoTransformer3DModel": _block("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff="mlp"),
     "HunyuanVideoTransformer3DModel": _HUNYUAN,
     "HunyuanVideoFramepackTransformer3DModel": _HUNYUAN,

@@ -164,13 +164,13 @@ class CrossAttention(nn.Module):
 
 
 class ModulatedNorm(nn.LayerNorm):
-    """Layer norm without weights, scaled and shifted by the timestep. x (B, T, S, D); shift, scale (B, 1, D)."""
+    """Layer norm without weights, scaled and shifted by the timestep. x (B, T, S, D); shift, scale (B, T or 1, 1, D)."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(hidden_size, eps=1e-6, elementwise_affine=False)
 
-    def forward(self, x_BTSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-        return super().forward(x_BTSD) * (1 + scale_B1D[:, None]) + shift_B1D[:, None]
+    def forward(self, x_BTSD: Tensor, shift_BT1D: Tensor, scale_BT1D: Tensor) -> Tensor:
+        return super().forward(x_BTSD) * (1 + scale_BT1D) + shift_BT1D
 
 
 class STDiT3Block(nn.Module):
@@ -190,14 +190,14 @@ class STDiT3Block(nn.Module):
         x_BTSD: Tensor,
         text_BLD: Tensor,
         mask_B11L: Tensor | None,
-        modulation_B6D: Tensor,
+        modulation_BT6D: Tensor,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        table = self.scale_shift_table + modulation_B6D
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table.chunk(6, dim=1)
-        x_BTSD = x_BTSD + gate_attn[:, None] * self.attn(self.norm1(x_BTSD, shift_attn, scale_attn), rotary)
+        table = self.scale_shift_table + modulation_BT6D
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table.chunk(6, dim=2)
+        x_BTSD = x_BTSD + gate_attn * self.attn(self.norm1(x_BTSD, shift_attn, scale_attn), rotary)
         x_BTSD = x_BTSD + self.cross_attn(x_BTSD, text_BLD, mask_B11L)
-        return x_BTSD + gate_mlp[:, None] * self.mlp(self.norm2(x_BTSD, shift_mlp, scale_mlp))
+        return x_BTSD + gate_mlp * self.mlp(self.norm2(x_BTSD, shift_mlp, scale_mlp))
 
 
 class FinalLayer(nn.Module):
@@ -209,9 +209,9 @@ class FinalLayer(nn.Module):
         self.norm_final = ModulatedNorm(hidden_size)
         self.linear = nn.Linear(hidden_size, out_features)
 
-    def forward(self, x_BTSD: Tensor, timestep_BD: Tensor) -> Tensor:
-        shift_B1D, scale_B1D = (self.scale_shift_table + timestep_BD[:, None]).chunk(2, dim=1)
-        return self.linear(self.norm_final(x_BTSD, shift_B1D, scale_B1D))
+    def forward(self, x_BTSD: Tensor, timestep_BTD: Tensor) -> Tensor:
+        shift, scale = (self.scale_shift_table + timestep_BTD[:, :, None]).chunk(2, dim=2)
+        return self.linear(self.norm_final(x_BTSD, shift, scale))
 
 
 def sincos_positions(rows: int, columns: int, hidden_size: int, scale: Tensor | float, device: torch.device) -> Tensor:
@@ -292,7 +292,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         self.temporal_blocks = blocks(temporal=True)
         self.final_layer = FinalLayer(hidden_size, math.prod(patch) * self.out_channels)
 
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917, the published arguments
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -301,6 +301,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         fps: Tensor | None = None,
         height: Tensor | None = None,
         width: Tensor | None = None,
+        x_mask: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity `data - noise`, (B, out_channels, F, H, W), in float32.
@@ -314,6 +315,8 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
             height: height of the decoded video in pixels, (B,); with `width` it sets the scale of positions.
                 Default: `input_sq_size`, as for `width`.
             width: width of the decoded video in pixels, (B,).
+            x_mask: true for latent frames that are noisy, false for those that are given, (B, F); default: all are
+                noisy. Given frames are modulated as at noise level 0. One frame of latents is one of patches.
             return_dict: return a `Transformer2DModelOutput` instead of a tuple.
         """
         B, _, frames, rows, columns = hidden_states.shape
@@ -323,8 +326,8 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         x_BTSD = x_BTSD + sincos_positions(*grid, x_BTSD.shape[-1], scale, x_BTSD.device).to(x_BTSD.dtype)
 
         fps = torch.full((B,), 24.0, device=x_BTSD.device) if fps is None else fps.expand(B)
-        timestep_BD = self.t_embedder(timestep.expand(B)) + self.fps_embedder(fps)
-        modulation_B6D = self.t_block(timestep_BD).unflatten(-1, (6, -1))
+        timestep_BTD = self._timestep_embedding(timestep.expand(B), fps, x_mask)
+        modulation_BT6D = self.t_block(timestep_BTD).unflatten(-1, (6, -1))
         text_BLD = self.y_embedder(encoder_hidden_states.flatten(1, -2).to(x_BTSD.dtype))
         mask_B11L = None
         if encoder_attention_mask is not None:
@@ -332,9 +335,9 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
 
         rotary = self.rope(x_BTSD.shape[1])
         for spatial_block, temporal_block in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
-            x_BTSD = spatial_block(x_BTSD, text_BLD, mask_B11L, modulation_B6D)
-            x_BTSD = temporal_block(x_BTSD, text_BLD, mask_B11L, modulation_B6D, rotary)
-        patches = self.final_layer(x_BTSD, timestep_BD)
+            x_BTSD = spatial_block(x_BTSD, text_BLD, mask_B11L, modulation_BT6D)
+            x_BTSD = temporal_block(x_BTSD, text_BLD, mask_B11L, modulation_BT6D, rotary)
+        patches = self.final_layer(x_BTSD, timestep_BTD)
 
         patch = self.config.patch_size
         sample = rearrange(
@@ -343,6 +346,15 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
             H=grid[0], W=grid[1], pt=patch[0], ph=patch[1], pw=patch[2],
         )[:, :, :frames, :rows, :columns].float()  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _timestep_embedding(self, timestep_B: Tensor, fps_B: Tensor, noisy_BT: Tensor | None) -> Tensor:
+        """(B, T, D), or (B, 1, D) where all frames are at the same level."""
+        fps_BD = self.fps_embedder(fps_B)
+        noisy = (self.t_embedder(timestep_B) + fps_BD)[:, None]
+        if noisy_BT is None:
+            return noisy
+        given = (self.t_embedder(torch.zeros_like(timestep_B)) + fps_BD)[:, None]
+        return torch.where(noisy_BT.bool().expand(len(noisy), -1)[..., None], noisy, given)
 
     def _position_scale(self, height: Tensor | None, width: Tensor | None) -> Tensor | float:
         if height is None or width is None:

@@ -27,6 +27,7 @@ from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import Interception, find_interception, tensors_of
 from pabtune.runtime.storing import own
 from pabtune.runtime.targets import Target
+from pabtune.runtime.twin import weigh_outputs
 
 SHAPES_PER_PATTERN = 8
 """Dynamo's own limit of compilations of one function."""
@@ -151,6 +152,20 @@ class Run:
         if self._ferry is not None:
             self._ferry.begin({id(hook) for hook in self._hooks if hook.mode == BROADCAST})
 
+    def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """With a limit of memory, refuses a run that will hold too much, before a branch computes (see `Listener`)."""
+        indices = self._indices[transformer]
+        if not any(self._hooks[index].is_weighed for index in indices):
+            return
+        paths = {index: self._target.sites[index].path for index in indices}
+        weights = weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)
+        if weights is None:
+            return  # they are weighed while the call goes on
+        for index in indices:
+            self._hooks[index].is_weighed = False
+        self._current.weights.update({index: weight for index, weight in weights.items() if weight})
+        self._check_memory()
+
     def _free_left_behind(self, transformer: str, step: int) -> None:
         """Frees what nobody will ask for: a transformer for high noise has done its part when another takes over."""
         steps = {key: branch.step for key, branch in self._branches.items() if branch.step is not None}
@@ -189,9 +204,10 @@ class Run:
         return held_bytes(self._plan.mask, weights, self._store)
 
     def _check_memory(self) -> None:
-        """Refuses a run that will hold too much, when the sizes of its outputs are known: in its first step."""
+        """Refuses a run that will hold too much, as soon as the sizes of its outputs are known: in its first step."""
         held = self.predicted_bytes
         if self.memory is not None and held.max() > self.memory:
+            self.reset()
             raise PolicyError(
                 f"policy {self.policy.name!r} would hold {format_bytes(held.max())} in step {int(held.argmax())}, more than "
                 f"the limit of {format_bytes(self.memory)}; allow more, or search a policy with this limit"
@@ -271,7 +287,8 @@ def enable(
         model: a diffusers pipeline or transformer.
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
-        memory: bytes that may be held at most; a run that will need more is refused in its first step.
+        memory: bytes that may be held at most; a run that will need more is refused before its first step, or, for
+            networks that cannot be called without their weights, in it.
         store: how outputs are kept, see `Policy.store`; None = as the policy says.
 
     Raises:

@@ -32,6 +32,9 @@ class Listener(Protocol):
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """A transformer is about to be called; `shape` is that of its first tensor."""
 
+    def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The arguments of the call that has begun."""
+
     def pause(self) -> None:
         """A call that is no part of a run of the target is about to happen: nothing is measured, broadcast or kept."""
 
@@ -126,6 +129,7 @@ class Announcer:
         else:
             first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             owner.listener.begin(self._name, moment, tuple(first.shape))
+            owner.listener.look_at(self._name, args, kwargs)
         hook.is_announced = True
         try:
             output = (self._compiled or self._caller._call_impl)(*args, **kwargs)
@@ -179,6 +183,9 @@ class CallListener(ABC):
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """Ends a pause (see `Listener`)."""
         self.is_paused = False
+
+    def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: B027
+        """Does nothing (see `Listener`)."""
 
     def site_hook(self, index: int) -> ModelHook:
         """A hook that asks `site` (see `Listener`)."""
