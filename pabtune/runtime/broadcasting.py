@@ -4,13 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.policies import Store
 from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import DirectHook, tensors_of
-from pabtune.runtime.storing import pack, packed_bytes, unpack
+from pabtune.runtime.storing import kept_bytes, pack, unpack
 
 COMPUTE, KEEP, BROADCAST = range(3)
 """What a site does in a call: compute; compute and keep the output; return what was kept."""
@@ -48,7 +48,7 @@ class BroadcastHook(DirectHook):
             return output
         output = self.compute(module, args, kwargs)
         if self.is_weighed:
-            self.weight += sum([self.weigh(tensor) for tensor in tensors_of(output)])
+            self.weight += self.weigh(output)
         if self.mode == KEEP:
             self.outputs = (*self.outputs, self.pack(output))
         return output
@@ -59,9 +59,9 @@ class BroadcastHook(DirectHook):
             return self.ferry.save(output)
         return output if self.store == "exact" else pack(output)
 
-    def weigh(self, tensor: Tensor) -> int:
-        """Bytes that a tensor will take."""
-        return packed_bytes(tensor) if self.store == "int8" else tensor.nbytes
+    def weigh(self, output: Any) -> int:
+        """Bytes that an output will take."""
+        return kept_bytes(tensors_of(output), self.store)
 
     def unpack(self, call: int) -> Any:
         """What was kept of a call, as the site returned it."""
@@ -96,6 +96,10 @@ class Branch:
     weights: dict[int, int] = field(default_factory=dict)
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
+
+    def note_weight(self, index: int, weight: int) -> None:
+        """Takes note of what a site's output weighs; where videos change their length, the longest counts."""
+        self.weights[index] = max(weight, self.weights.get(index, 0))
 
     def forget(self) -> None:
         """Frees what is held; the next call computes everything."""

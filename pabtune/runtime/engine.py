@@ -163,7 +163,8 @@ class Run:
             return  # they are weighed while the call goes on
         for index in indices:
             self._hooks[index].is_weighed = False
-        self._current.weights.update({index: weight for index, weight in weights.items() if weight})
+        for index, weight in weights.items():
+            self._current.note_weight(index, weight)
         self._check_memory()
 
     def _free_left_behind(self, transformer: str, step: int) -> None:
@@ -188,7 +189,7 @@ class Run:
                 if self._keeps[index]:
                     branch.stored[index] = own(hook.outputs) if self._copies and hook.mode == KEEP else hook.outputs
                 if hook.is_weighed:
-                    branch.weights[index] = hook.weight
+                    branch.note_weight(index, hook.weight)
         self._most_bytes = max(self._most_bytes, self.stored_bytes)
         self._clear_hooks()
         if self.memory is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pabtune.runtime.clock import Moment
 from pabtune.runtime.interception import CallListener, Forward, tensors_of
-from pabtune.runtime.storing import packed_bytes
+from pabtune.runtime.storing import kept_bytes
 from pabtune.runtime.timing import Stopwatch
 
 PROJECTIONS = 64
@@ -113,10 +113,7 @@ class Recorder(CallListener):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
             tensors = tensors_of(output)
-            self._bytes[index, "+".join(self._names)] = (
-                sum(tensor.nbytes for tensor in tensors),
-                sum(map(packed_bytes, tensors)),
-            )
+            self._bytes[index, "+".join(self._names)] = (kept_bytes(tensors, "exact"), kept_bytes(tensors, "int8"))
             tensor = output if isinstance(output, Tensor) else output[0]
             for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
                 self._measure(self._traces.setdefault((name, index), Trace()), part)

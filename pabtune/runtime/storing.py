@@ -1,9 +1,12 @@
 """Keeping outputs in 8 bits with a scale per token, and copies of one's own."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pabtune.records.policies import Store
 
 
 class Packed(NamedTuple):
@@ -38,6 +41,12 @@ def unpack(kept: Any) -> Any:
     return tuple(unpack(part) for part in kept) if isinstance(kept, tuple) else kept
 
 
-def packed_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor in 8 bits: one for each number, and a scale for each row."""
-    return tensor.numel() + 4 * (tensor.numel() // max(tensor.shape[-1], 1))
+def kept_bytes(tensors: Sequence[Tensor], store: Store) -> int:
+    """Bytes that are held when these tensors, parts of one output, are kept."""
+    if store == "int8":
+        return sum(tensor.numel() + 4 * (tensor.numel() // max(tensor.shape[-1], 1)) for tensor in tensors)
+    if store == "host":
+        return sum(tensor.nbytes for tensor in tensors)
+    # Parts of one output are often views of one storage, which may be larger than they are.
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from pabtune.runtime.interception import tensors_of
-
 
 def weigh_outputs(
     transformer: nn.Module,
     paths: Mapping[int, str],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    weigh: Callable[[Tensor], int],
+    weigh: Callable[[Any], int],
 ) -> dict[int, int] | None:
     """What the outputs of sites weigh in a call that is not made; None if it cannot be told without making it.
 
@@ -31,13 +29,13 @@ def weigh_outputs(
         paths: of the sites, by index; a site that is called several times counts several times.
         args: of the call.
         kwargs: of the call.
-        weigh: bytes of one tensor.
+        weigh: bytes of one output.
     """
     weights = dict.fromkeys(paths, 0)
 
     def watch(index: int) -> Callable[[nn.Module, Any, Any], None]:
         def add(_module: nn.Module, _args: Any, output: Any) -> None:
-            weights[index] += sum(weigh(tensor) for tensor in tensors_of(output))
+            weights[index] += weigh(output)
 
         return add
 
@@ -61,4 +59,8 @@ def _copy_without_weights(transformer: nn.Module, mode: FakeTensorMode) -> nn.Mo
         memo[id(parameter)] = nn.Parameter(mode.from_tensor(parameter.detach()), requires_grad=False)
     for buffer in transformer.buffers():
         memo[id(buffer)] = mode.from_tensor(buffer)
-    return copy.deepcopy(transformer, memo)
+    twin = copy.deepcopy(transformer, memo)
+    for module in twin.modules():  # others' hooks are not told of a call that is none
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return twin

@@ -6,7 +6,7 @@ import torch
 import pabtune
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import PolicyError
-from pabtune.runtime.storing import own, pack, packed_bytes, unpack
+from pabtune.runtime.storing import kept_bytes, own, pack, unpack
 from tests.conftest import draw, pyramid
 
 
@@ -23,7 +23,7 @@ def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
     rounding = 0.51 if dtype == torch.float32 else 1.1  # bfloat16 itself has 8 bits
     assert ((again.float() - tensor.float()).abs() <= rounding * step).all()
     assert packed[0].values.nbytes + packed[0].scale.nbytes < tensor.nbytes * (0.6 if dtype == torch.bfloat16 else 0.3)
-    assert packed[0].values.nbytes + packed[0].scale.nbytes == packed_bytes(tensor)
+    assert packed[0].values.nbytes + packed[0].scale.nbytes == kept_bytes([tensor], "int8")
     assert (unpack(pack(torch.zeros(2, 3))) == 0).all()
 
 
@@ -61,3 +61,12 @@ def test_a_policy_says_how_its_outputs_are_kept(pipeline) -> None:
             draw(pipeline)
         kept[policy.store, store] = run.summary()["most_stored_bytes"]
     assert kept["int8", None] == kept["exact", "int8"] < kept["exact", None]
+
+
+def test_views_of_one_storage_weigh_as_much_as_it_does() -> None:
+    joint = torch.zeros(2, 10, 4)
+    video, text = joint[:, :8], joint[:, 8:9]
+    assert kept_bytes([video, text], "exact") == joint.nbytes
+    assert kept_bytes([video], "exact") == joint.nbytes
+    assert kept_bytes([video, text], "host") == video.nbytes + text.nbytes
+    assert kept_bytes([video, torch.zeros(3)], "exact") == joint.nbytes + 12
