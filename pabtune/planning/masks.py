@@ -75,17 +75,7 @@ def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSch
     source = f"policy {name!r}: the rule for {rule.kind}"
     compute = np.ones(schedule.steps, dtype=bool)
     if rule.compute is not None:
-        if not _is_same_schedule(made_for, schedule):
-            raise PolicyError(
-                f"{source}: an explicit list of steps holds for its own schedule only ({made_for.steps} steps), not for "
-                f"this run's ({schedule.steps} steps); make a new policy: pabtune profile … --steps {schedule.steps}, "
-                "then pabtune search"
-            )
-        if rule.compute[-1] >= schedule.steps:
-            raise PolicyError(f"{source}: computes at step {rule.compute[-1]}, but the run has {schedule.steps} steps")
-        compute[:] = False
-        compute[list(rule.compute)] = True
-        return compute
+        return _listed_steps(source, rule.compute, made_for, schedule)
     if rule.range is None:
         raise PolicyError(f"{source}: has no range")
     start, stop = _step_window(source, rule, made_for, schedule)
@@ -95,6 +85,28 @@ def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSch
         if is_due:
             last = step
         compute[step] = is_due
+    return compute
+
+
+def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
+    """(steps,), True at the listed steps; on another schedule, broadcasts happen at the noise levels they happened at."""
+    compute = np.ones(schedule.steps, dtype=bool)
+    if _is_same_schedule(made_for, schedule):
+        if listed[-1] >= schedule.steps:
+            raise PolicyError(f"{source}: computes at step {listed[-1]}, but the run has {schedule.steps} steps")
+        compute[:] = False
+        compute[list(listed)] = True
+        return compute
+    if made_for.sigmas is None or schedule.sigmas is None:
+        raise PolicyError(
+            f"{source}: its list of steps is for {made_for.steps} steps, the run has {schedule.steps}, and without the "
+            f"noise levels of both it cannot be carried over; search again with --steps {schedule.steps}"
+        )
+    ends = [*listed[1:], len(made_for.sigmas)]
+    for step, end in zip(listed, ends, strict=True):
+        if end > step + 1:
+            start, stop = carry_window((step + 1, end), made_for.sigmas, schedule.sigmas)
+            compute[max(start, 1) : stop] = False
     return compute
 
 

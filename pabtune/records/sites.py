@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["spatial", "temporal", "cross", "full", "mlp"]
+Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block"]
+"""What a site computes. A `block` is a whole transformer block; its residual is what is broadcast: output less input."""
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -4,9 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pabtune.planning.masks import ComputeMask
+from pabtune.records.errors import ModelError
 from pabtune.records.policies import Store
 from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import DirectHook, tensors_of
@@ -22,8 +23,11 @@ class BroadcastHook(DirectHook):
     For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
     """
 
-    def __init__(self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None) -> None:
+    def __init__(
+        self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None, *, keeps_residual: bool = False
+    ) -> None:
         super().__init__()
+        self.keeps_residual = keeps_residual
         self.store = store
         self.ferry = ferry
         self.mode = COMPUTE
@@ -41,7 +45,8 @@ class BroadcastHook(DirectHook):
             self.ferry.note(self)
         if self.mode == BROADCAST:
             if not any(kwargs.get(name) is not None for name in self._state):
-                return self.unpack(call)
+                kept = self.unpack(call)
+                return add_to_inputs(kept, args, kwargs) if self.keeps_residual else kept
             # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
             output = self.compute(module, args, kwargs)
             self.outputs = (*self.outputs[:call], self.pack(output), *self.outputs[call + 1 :])
@@ -50,7 +55,8 @@ class BroadcastHook(DirectHook):
         if self.is_weighed:
             self.weight += self.weigh(output)
         if self.mode == KEEP:
-            self.outputs = (*self.outputs, self.pack(output))
+            kept = add_to_inputs(output, args, kwargs, sign=-1) if self.keeps_residual else output
+            self.outputs = (*self.outputs, self.pack(kept))
         return output
 
     def pack(self, output: Any) -> Any:
@@ -69,6 +75,29 @@ class BroadcastHook(DirectHook):
             return self.ferry.take(self, call)
         kept = self.outputs[call]
         return kept if self.store == "exact" else unpack(kept)
+
+
+def add_to_inputs(parts: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sign: int = 1) -> Any:
+    """Inputs of a block plus its residual; with sign -1 its outputs less its inputs.
+
+    The inputs are the first tensors among the arguments: a block takes first what it returns.
+
+    Raises:
+        ModelError: what it returns is not of their shapes.
+    """
+    inputs = iter([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)])
+
+    def add(part: Any) -> Any:
+        if isinstance(part, tuple | list):
+            return type(part)(add(each) for each in part)
+        if part is None:
+            return None
+        own = next(inputs, None)
+        if own is None or own.shape != part.shape:
+            raise ModelError("a block does not return what it takes first; its residual cannot be broadcast")
+        return own + part if sign > 0 else part - own
+
+    return add(parts)
 
 
 class SkipHook(DirectHook):

@@ -54,7 +54,9 @@ class Run:
         self._keeps: tuple[bool, ...] = ()
         self._store = store
         self._ferry = Ferry() if store == "host" else None
-        self._hooks = [BroadcastHook(site.state, store, self._ferry) for site in target.sites]
+        self._hooks = [
+            BroadcastHook(site.state, store, self._ferry, keeps_residual=site.kind == "block") for site in target.sites
+        ]
         self._indices = {
             name: [index for index, site in enumerate(target.sites) if site.transformer == name]
             for name in target.transformers
@@ -297,6 +299,8 @@ def enable(
         PolicyError: the policy was made for another model, or does not fit its sites.
     """
     target = Target.of(model)
+    if any(rule.kind == "block" for rule in policy.rules_for(content)):
+        target = target.with_blocks()
     check_fits(policy, target, content)
     store = store or policy.store
     if store not in STORES:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from pabtune.models.site_tables import known_patterns
-from pabtune.models.sites import SiteMap, find_sites
+from pabtune.models.sites import SiteMap, find_blocks, find_sites
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
 from pabtune.records.sites import Site
@@ -62,6 +62,15 @@ class Target:
             pipeline=model if isinstance(model, DiffusionPipeline) else None,
         )
 
+    def with_blocks(self) -> "Target":
+        """The same target, whose blocks are sites too."""
+        blocks = [
+            block
+            for name, part in self.transformers.items()
+            for block in find_blocks(part, [site for site in self.sites if site.transformer == name])
+        ]
+        return replace(self, sites=(*self.sites, *blocks))
+
     @property
     def is_on_cuda(self) -> bool:
         """Whether a transformer has parameters on a CUDA device."""
@@ -94,7 +103,9 @@ class Target:
             }
             for name, transformer in self.transformers.items()
         ]
-        return digest({"transformers": parts, "sites": [[site.name, site.kind] for site in self.sites]})
+        return digest(
+            {"transformers": parts, "sites": [[site.name, site.kind] for site in self.sites if site.kind != "block"]}
+        )
 
 
 def _transformers(model: DiffusionPipeline | nn.Module) -> dict[str, nn.Module]:

@@ -95,7 +95,17 @@ def test_policies_that_do_not_fit_are_refused(rules: tuple[Rule, ...], message: 
         resolve(Policy(name="wrong", rules=rules), SITES, NoiseSchedule(steps=10))
 
 
-def test_explicit_steps_are_never_carried_over() -> None:
+def test_listed_steps_are_carried_by_noise_level() -> None:
+    sigmas = tuple(np.linspace(1, 0.1, 10).tolist())
+    rule, made_for = Rule(kind="spatial", compute=(0, 1, 4, 5, 6, 8, 9)), MadeFor(steps=10, sigmas=sigmas)
+    assert row(rule, NoiseSchedule(steps=10, sigmas=sigmas), made_for) == "ccbbcccbcc"
+    twice = NoiseSchedule(steps=20, sigmas=tuple(np.linspace(0.98, 0.03, 20).tolist()))
+    assert row(rule, twice, made_for) == "ccc" + "bbbb" + "cccccc" + "bb" + "ccccc"
+    early = NoiseSchedule(steps=4, sigmas=(0.8, 0.6, 0.5, 0.1))
+    assert row(rule, early, made_for) == "cccc", "the first step always computes"
+
+
+def test_listed_steps_are_not_carried_without_noise_levels() -> None:
     policy = Policy(name="p", rules=(Rule(kind="mlp", compute=(0, 2)),), made_for=MadeFor(steps=10))
-    with pytest.raises(PolicyError, match="holds for its own schedule only .10 steps."):
+    with pytest.raises(PolicyError, match="cannot be carried over; search again with --steps 12"):
         resolve(policy, SITES, NoiseSchedule(steps=12))
