@@ -1,37 +1,117 @@
-"""Policies published elsewhere, by name.
+"""Policies published elsewhere, by name: those for any model, and those that were published for one.
 
-Source: Pyramid Attention Broadcast (https://arxiv.org/abs/2408.12588): digits are the broadcast ranges of spatial,
-temporal and cross attention; the window is timesteps 450 to 930 of 1000, for every kind, and ranges count from step 0.
+Source: Pyramid Attention Broadcast (https://arxiv.org/abs/2408.12588) and its reference implementation, which also ran
+T-GATE (https://arxiv.org/abs/2404.02747) and Delta-DiT (https://arxiv.org/abs/2406.01125). The digits of a pyramid are the
+broadcast ranges of spatial, temporal and cross attention; ranges count from step 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.sites import Kind
 
 PAPER_WINDOW = (0.45, 0.93)
-"""Noise levels between which the paper broadcasts."""
+"""Noise levels between which the paper broadcasts in Open-Sora."""
+
+OPEN_SORA_SHIFT = 4.84375
+"""Shift of Open-Sora's schedule for 51 frames of 480x854."""
+
+SOURCES: Mapping[str, str] = {
+    "pab": "https://arxiv.org/abs/2408.12588",
+    "tgate": "https://arxiv.org/abs/2404.02747",
+    "delta-dit": "https://arxiv.org/abs/2406.01125",
+}
 
 
-def _pyramid(spatial: int, temporal: int, cross: int) -> Policy:
-    ranges = {"spatial": spatial, "temporal": temporal, "cross": cross}
-    return Policy(
-        name=f"pab{spatial}{temporal}{cross}",
-        rules=tuple(
-            Rule(kind=kind, range=n, noise_window=PAPER_WINDOW, anchor="start")  # type: ignore[arg-type]
-            for kind, n in ranges.items()
-        ),
-        provenance={"source": "https://arxiv.org/abs/2408.12588"},
+def _pyramid_rules(digits: str, window: tuple[float, float]) -> tuple[Rule, ...]:
+    kinds: tuple[Kind, ...] = ("spatial", "temporal", "cross")
+    return tuple(
+        Rule(kind=kind, range=int(digit), noise_window=window, anchor="start")
+        for kind, digit in zip(kinds, digits, strict=True)
     )
+
+
+def _all_but(steps: int, broadcast: Iterable[int]) -> tuple[int, ...]:
+    left_out = set(broadcast)
+    return tuple(step for step in range(steps) if step not in left_out)
+
+
+class _Published:
+    """What was published for one model: its schedule, and settings of each method at that schedule."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self.made_for = MadeFor(steps=len(sigmas), sigmas=tuple(round(sigma, 6) for sigma in sigmas))
+        self.steps = len(sigmas)
+
+    def pyramids(
+        self, digits: Sequence[str], window: tuple[float, float], mlp_keys: Sequence[int], mlp_layers: int
+    ) -> dict[str, Policy]:
+        """Attention pyramids; besides, MLPs of the first layers compute at each key and broadcast to two more steps."""
+        served = chain.from_iterable((key + 1, key + 2) for key in mlp_keys)
+        mlp = Rule(kind="mlp", compute=_all_but(self.steps, served), layers=tuple(range(mlp_layers)))
+        return {f"pab{each}": self.policy(f"pab{each}", *_pyramid_rules(each, window), mlp) for each in digits}
+
+    def tgate(self, gate: int, gap: int) -> dict[str, Policy]:
+        """Self-attention every `gap` steps before the gate step, cross-attention none after it; guidance stays on."""
+        cross = Rule(kind="cross", compute=tuple(range(gate + 1)))
+        kinds: tuple[Kind, ...] = ("spatial", "temporal")
+        before = [Rule(kind=kind, range=gap, window=(0, gate), anchor="start") for kind in kinds]
+        return {"tgate": self.policy("tgate", *before, cross)}
+
+    def delta_dit(self, last_step: int, layers: int) -> dict[str, Policy]:
+        """The first blocks' residual at every second step until `last_step`; the residual is added, as it must be."""
+        skipped = range(1, last_step + 1, 2)
+        rule = Rule(kind="block", compute=_all_but(self.steps, skipped), layers=tuple(range(layers)))
+        return {"delta-dit": self.policy("delta-dit", rule)}
+
+    def policy(self, name: str, *rules: Rule) -> Policy:
+        """A policy for this model's schedule, which is carried to others by noise level."""
+        source = next(source for method, source in SOURCES.items() if name.startswith(method))
+        return Policy(name=name, rules=rules, made_for=self.made_for, provenance={"source": source})
+
+
+def _open_sora() -> dict[str, Policy]:
+    uniform = [1 - step / 30 for step in range(30)]
+    shifted = [OPEN_SORA_SHIFT * level / (1 + (OPEN_SORA_SHIFT - 1) * level) for level in uniform]
+    published = _Published(shifted)
+    pyramids = published.pyramids(("246", "357", "579"), PAPER_WINDOW, mlp_keys=(13, 17, 21), mlp_layers=5)
+    return pyramids | published.tgate(12, 2) | published.delta_dit(5, 6)
+
+
+def _latte() -> dict[str, Policy]:
+    published = _Published([(980 - 20 * step) / 1000 for step in range(50)])
+    pyramids = published.pyramids(("236", "347", "469"), (0.1, 0.8), mlp_keys=(13, 17, 21, 25, 29), mlp_layers=5)
+    return pyramids | published.tgate(20, 2) | published.delta_dit(1, 2)
+
+
+def _open_sora_plan() -> dict[str, Policy]:
+    published = _Published([(894 - 6 * step) / 1000 for step in range(150)])
+    pyramids = published.pyramids(("246", "357", "579"), (0.1, 0.85), mlp_keys=range(26, 79, 4), mlp_layers=7)
+    return pyramids | published.tgate(90, 6) | published.delta_dit(1, 3)
+
+
+def _attention_pyramid(digits: str) -> Policy:
+    rules = _pyramid_rules(digits, PAPER_WINDOW)
+    return Policy(name=f"pab{digits}", rules=rules, provenance={"source": SOURCES["pab"]})
 
 
 PRESETS: Mapping[str, Policy] = {
     "none": Policy(name="none"),
-    "pab246": _pyramid(2, 4, 6),
-    "pab357": _pyramid(3, 5, 7),
-    "pab579": _pyramid(5, 7, 9),
+    "pab246": _attention_pyramid("246"),
+    "pab357": _attention_pyramid("357"),
+    "pab579": _attention_pyramid("579"),
 }
+"""For any model with spatial and temporal attention. MLPs always compute."""
+
+MODEL_PRESETS: Mapping[str, Mapping[str, Policy]] = {
+    "open-sora-1.2": _open_sora(),
+    "latte": _latte(),
+    "open-sora-plan-1.1": _open_sora_plan(),
+}
+"""As they were published for one model, by its name; the pyramids with their broadcast of MLPs."""
 
 PRESET_LINES: Mapping[str, str] = {
     "none": "computes everything",
@@ -41,15 +121,23 @@ PRESET_LINES: Mapping[str, str] = {
 }
 
 
-def find_policy(name_or_path: str) -> Policy:
+def find_policy(name_or_path: str, model: str | None = None) -> Policy:
     """A preset by name, or a policy file.
+
+    Args:
+        name_or_path: a preset; `MODEL/PRESET` for one that was published for another model's name; or a file.
+        model: name of the model that it is for; a preset that was published for it comes first.
 
     Raises:
         PolicyError: neither a preset nor a readable policy file.
     """
+    own, _, preset = name_or_path.rpartition("/")
+    for_model = MODEL_PRESETS.get(own or model or "", {})
+    if preset in for_model:
+        return for_model[preset]
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     if not Path(name_or_path).exists():
-        known = ", ".join(PRESETS)
+        known = ", ".join([*PRESETS, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)])
         raise PolicyError(f"{name_or_path!r} is neither a policy file nor a preset; presets: {known}")
     return Policy.load(name_or_path)

@@ -1,11 +1,13 @@
 """FLOPs of every site and of a whole step, counted on the running model by torch's own counter."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pabtune.runtime.clock import Moment
@@ -20,10 +22,14 @@ class FlopCount:
     Attributes:
         sites: per site, feeders included, all branches together.
         total: of the transformers, all branches together.
+        site_scores: per site, those of `sites` that fused attention kernels spend on scores; known on the meta device only.
+        scores: those of `total`.
     """
 
     sites: tuple[int, ...]
     total: int
+    site_scores: tuple[int, ...] = ()
+    scores: int = 0
 
 
 def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
@@ -44,12 +50,76 @@ def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
     return listener.count
 
 
+class MetaCounter(FlopCounterMode):
+    """Counts what is called on the meta device; fused attention apart, as `scores`, whichever kernel would serve it."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.scores = 0
+        self._functions = _FusedAttention(self)
+
+    def get_total_flops(self) -> int:
+        """All FLOPs so far, scores too."""
+        return int(super().get_total_flops()) + self.scores
+
+    def __enter__(self) -> "MetaCounter":
+        super().__enter__()
+        self._functions.__enter__()
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self._functions.__exit__(*args)
+        super().__exit__(*args)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Stands in for fused attention, so that it is not taken apart into matrix products."""
+
+    def __init__(self, counter: MetaCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        q, k, v = (*args, *(kwargs or {}).values())[:3]
+        self._counter.scores += sdpa_flop_count(q.shape, k.shape, v.shape)
+        return q.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+def count_on_meta(transformer: nn.Module, arguments: Mapping[str, Any]) -> tuple[Target, FlopCount]:
+    """FLOPs of one call of a transformer that is on the meta device.
+
+    Args:
+        transformer: the network.
+        arguments: of the call, on the meta device.
+    """
+    target = Target.of(transformer)
+    with MetaCounter() as counter, torch.no_grad():
+        listener = FlopListener(counter, len(target.sites))
+        interception = Interception(target, listener)
+        try:
+            with transformer.cache_context("cond+uncond", step_index=0, num_inference_steps=1):  # type: ignore[operator]
+                transformer(**arguments)
+        finally:
+            interception.detach()
+    return target, listener.count
+
+
+def count_call_on_meta(call: Callable[[], object]) -> FlopCount:
+    """FLOPs of anything that computes on the meta device."""
+    with MetaCounter() as counter, torch.no_grad():
+        call()
+    return FlopCount(sites=(), total=counter.get_total_flops(), scores=counter.scores)
+
+
 class FlopListener(CallListener):
     """Attributes what a `FlopCounterMode` counts to sites, over the first step in which it sees each transformer."""
 
     def __init__(self, mode: FlopCounterMode, sites: int) -> None:
         self._mode = mode
         self._sites = [0] * sites
+        self._site_scores = [0] * sites
         self._totals: Counter[str] = Counter()
         self._steps: dict[str, list[int]] = {}
         self._began = 0
@@ -60,7 +130,12 @@ class FlopListener(CallListener):
         """What was counted; the total is the mean over the steps that were seen."""
         total = sum(self._totals[name] * len(steps) for name, steps in self._steps.items())
         seen = len({step for steps in self._steps.values() for step in steps})
-        return FlopCount(sites=tuple(self._sites), total=round(total / max(seen, 1)))
+        return FlopCount(
+            sites=tuple(self._sites),
+            total=round(total / max(seen, 1)),
+            site_scores=tuple(self._site_scores),
+            scores=getattr(self._mode, "scores", 0),
+        )
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """Notes the step; counts during a transformer's first one only (see `Listener`)."""
@@ -78,10 +153,11 @@ class FlopListener(CallListener):
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes, and adds to the site (see `Listener`)."""
-        before = self._mode.get_total_flops()
+        before, scores_before = self._mode.get_total_flops(), getattr(self._mode, "scores", 0)
         output = forward(*args, **kwargs)
         if self._is_counting:
             self._sites[index] += self._mode.get_total_flops() - before
+            self._site_scores[index] += getattr(self._mode, "scores", 0) - scores_before
         return output
 
     feed = site

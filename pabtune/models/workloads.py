@@ -1,0 +1,200 @@
+"""The published models at full size and without weights: what a video of a size makes them compute.
+
+Knows shapes, schedules and parts of each; knows nothing of policies or costs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LatteTransformer3DModel, PNDMScheduler
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
+from pabtune.models.open_sora import AutoencoderKLOpenSora
+from pabtune.models.open_sora.pipeline import schedule_shift
+from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import ModelError
+
+BRANCHES = 2
+"""Guidance branches, which go through the transformer in one call."""
+
+T5_XXL = {
+    "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+
+LATTE = {
+    "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
+    "cross_attention_dim": 1152, "attention_bias": True, "sample_size": 64, "patch_size": 2,
+    "activation_fn": "gelu-approximate", "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False, "norm_eps": 1e-6, "caption_channels": 4096, "video_length": 16,
+}  # fmt: skip
+"""Configuration of `maxin-cn/Latte-1`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One video of a published model.
+
+    Attributes:
+        transformer: on the meta device.
+        arguments: of one call of it, with both guidance branches.
+        schedule: of the denoising.
+        frames: T, frames of the latents.
+        tokens: S, tokens of a frame.
+        width: D.
+        depth: pairs of a spatial and a temporal block.
+        padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
+        parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
+    """
+
+    transformer: nn.Module
+    arguments: Mapping[str, Any]
+    schedule: NoiseSchedule
+    frames: int
+    tokens: int
+    width: int
+    depth: int
+    padding_flops: int
+    parts: Mapping[str, Callable[[], object]]
+
+    @property
+    def activation_bytes(self) -> int:
+        """M: one hidden state in 16 bits, both branches."""
+        return BRANCHES * self.frames * self.tokens * self.width * 2
+
+
+def build_workload(model: str, size: tuple[int, int, int], steps: int, text_tokens: int | None = None) -> Workload:
+    """What a video makes a published model compute.
+
+    Args:
+        model: `open-sora-1.2`, `latte` or `open-sora-plan-1.1`.
+        size: frames, height and width in pixels.
+        steps: denoising steps.
+        text_tokens: of the prompt; None = as many as the model takes.
+
+    Raises:
+        ModelError: another model, or a text that is longer than it takes.
+    """
+    if model not in BUILDERS:
+        raise ModelError(f"no workload is known for {model!r}; known: {', '.join(BUILDERS)}; or give a profile")
+    builder, most = BUILDERS[model]
+    tokens = most if text_tokens is None else text_tokens
+    if not 1 <= tokens <= most:
+        raise ModelError(f"{model} takes 1 to {most} text tokens, not {tokens}")
+    return builder(size, steps, tokens, most)
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, device="meta", dtype=dtype)
+
+
+def _on_meta(module: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return module().bfloat16().eval()
+
+
+def _encode_text(tokens: int) -> Callable[[], object]:
+    def encode() -> object:
+        encoder = _on_meta(lambda: T5EncoderModel(T5Config(**T5_XXL)))
+        return encoder(input_ids=_meta(1, tokens, dtype=torch.long))
+
+    return encode
+
+
+def _padding_flops(padding: int, text_width: int, width: int) -> int:
+    """Of a two-layer projection of tokens that the attention does not see."""
+    return 2 * BRANCHES * padding * (text_width * width + width * width)
+
+
+def _flow(steps: int, shift: float) -> NoiseSchedule:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+    return NoiseSchedule(steps=steps, sigmas=tuple(round(float(sigma), 6) for sigma in scheduler.sigmas[:steps]))
+
+
+def _diffusion(scheduler: DDIMScheduler | PNDMScheduler, steps: int) -> NoiseSchedule:
+    """Model calls of a diffusion scheduler; some make more calls than steps."""
+    scheduler.set_timesteps(steps)
+    levels = tuple(float(timestep) / scheduler.config["num_train_timesteps"] for timestep in scheduler.timesteps)
+    return NoiseSchedule(steps=len(levels), sigmas=levels)
+
+
+def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
+    frames, height, width = size
+    transformer = _on_meta(STDiT3Transformer3DModel)
+    vae = _on_meta(AutoencoderKLOpenSora)
+    config = transformer.config
+    latents = (4, vae.latent_frames(frames), height // 8, width // 8)
+    sizes = {name: _meta(1) for name in ("height", "width", "fps")}
+
+    def decode() -> object:
+        return vae.decode(_meta(1, *latents), frames)
+
+    return Workload(
+        transformer=transformer,
+        arguments={
+            "hidden_states": _meta(BRANCHES, *latents),
+            "timestep": _meta(BRANCHES),
+            "encoder_hidden_states": _meta(BRANCHES, text_tokens, config.caption_channels),
+            **sizes,
+        },
+        schedule=_flow(steps, schedule_shift(frames, height, width)),
+        frames=latents[1],
+        tokens=-(-latents[2] // 2) * -(-latents[3] // 2),
+        width=config.hidden_size,
+        depth=config.depth,
+        padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
+        parts={"text_encoder": _encode_text(most), "vae_decoder": decode},
+    )
+
+
+def _latte(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
+    frames, height, width = size
+    transformer = _on_meta(lambda: LatteTransformer3DModel(**{**LATTE, "video_length": frames}))
+    scheduler = DDIMScheduler(timestep_spacing="leading")
+    return _two_dimensional(
+        transformer, (frames, height // 8, width // 8), _diffusion(scheduler, steps), text_tokens, most
+    )
+
+
+def _open_sora_plan(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
+    frames, height, width = size
+    latents = ((frames - 1) // 4 + 1, height // 8, width // 8)
+    transformer = _on_meta(lambda: LatteT2VTransformer3DModel(sample_size=latents[1:], video_length=latents[0]))
+    return _two_dimensional(transformer, latents, _diffusion(PNDMScheduler(), steps), text_tokens, most)
+
+
+def _two_dimensional(
+    transformer: nn.Module, latents: tuple[int, int, int], schedule: NoiseSchedule, text_tokens: int, most: int
+) -> Workload:
+    """Latte and its kin: patches of frames, text encoder T5-XXL."""
+    config: Any = transformer.config
+    inner = config.num_attention_heads * config.attention_head_dim
+    return Workload(
+        transformer=transformer,
+        arguments={
+            "hidden_states": _meta(BRANCHES, config.in_channels, *latents),
+            "timestep": _meta(BRANCHES, dtype=torch.long),
+            "encoder_hidden_states": _meta(BRANCHES, text_tokens, config.caption_channels),
+        },
+        schedule=schedule,
+        frames=latents[0],
+        tokens=latents[1] // config.patch_size * (latents[2] // config.patch_size),
+        width=inner,
+        depth=config.num_layers,
+        padding_flops=_padding_flops(most - text_tokens, config.caption_channels, inner),
+        parts={"text_encoder": _encode_text(most)},
+    )
+
+
+BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Workload], int]] = {
+    "open-sora-1.2": (_open_sora, 300),
+    "latte": (_latte, 120),
+    "open-sora-plan-1.1": (_open_sora_plan, 300),
+}
+"""How each workload is built, and how many text tokens its model takes."""
