@@ -1,11 +1,13 @@
-"""`pabtune cost`: what a policy computes, takes and holds, from a profile, without running the model."""
+"""`pabtune cost`: what a policy computes, exchanges, holds and takes, without running the model."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pabtune.cli.options import json_option
+from pabtune.cli.options import Size, json_option
 from pabtune.cli.output import emit
+from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
 from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import resolve
@@ -14,18 +16,88 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
 from pabtune.records.profiles import Profile
 
+PAPER_RUNS = {
+    "open-sora-1.2": ((51, 480, 854), 30),
+    "latte": ((16, 512, 512), 50),
+    "open-sora-plan-1.1": ((65, 512, 512), 150),
+}
+"""Size and steps of the paper's videos: what a model's cost is told for unless other ones are asked for."""
+
 
 @click.command()
-@click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
+@click.argument("what", metavar="PROFILE|MODEL")
 @click.option("--policy", "name", required=True, help="Preset or policy file.")
 @click.option("--content", help="Use the policy's variant for this content class.")
+@click.option("--size", type=Size(), help="Of the video, for MODEL; default: the paper's.")
+@click.option("--steps", type=click.IntRange(min=1), help="Denoising steps, for MODEL; default: the paper's.")
+@click.option("--text-tokens", type=int, help="Of the prompt, for MODEL; default: as many as it takes.")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="That share a video of MODEL.")
+@click.option("--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True, help="How they share it.")
 @json_option
-def command(profile_file: Path, name: str, content: str | None, as_json: bool) -> None:
-    """What a policy costs for the model, size and schedule of PROFILE: per prompt, all guidance branches together."""
-    policy, profile = find_policy(name), Profile.load(profile_file)
+def command(
+    what: str,
+    name: str,
+    content: str | None,
+    size: tuple[int, int, int] | None,
+    steps: int | None,
+    text_tokens: int | None,
+    gpus: int,
+    parallel: Parallel,
+    as_json: bool,
+) -> None:
+    """What a policy costs: for the model, size and schedule of a PROFILE, as measured, per prompt; or for a video of a
+    published MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1.
+    """
+    if Path(what).suffix == ".json" or Path(what).exists():
+        if (size, steps, text_tokens, gpus) != (None, None, None, 1):
+            raise PolicyError(
+                f"{what} says for which video it holds; --size, --steps, --text-tokens, --gpus are for MODEL"
+            )
+        _tell_profile(Path(what), name, content, as_json)
+        return
+    from pabtune.tuning.cost import count_workload, predict_cost
+
+    policy = find_policy(name, what)
+    papers_size, papers_steps = PAPER_RUNS.get(what, ((0, 0, 0), 1))
+    size, steps = size or papers_size, steps or papers_steps
+    counted = count_workload(what, size, steps, text_tokens)
+    found = predict_cost(counted, policy, content, gpus, parallel)
+    if as_json:
+        emit({"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found})
+        return
+    full = predict_cost(counted, find_policy("none"), None, gpus, parallel)
+    click.echo(f"{policy.name} on {what}, {'x'.join(map(str, size))}, {counted.workload.schedule.steps} model calls:")
+    for line in _model_lines(found, full, gpus, parallel):
+        click.echo(f"  {line}")
+
+
+def _model_lines(found: dict[str, Any], full: dict[str, Any], gpus: int, parallel: str) -> list[str]:
+    flops, whole = found["flops"], full["flops"]
+    lines = [
+        f"computes {flops['total_tflops']:.2f} TFLOPs of {whole['total_tflops']:.2f} "
+        f"({flops['total_tflops'] / whole['total_tflops']:.1%}), {flops['transformer_tflops']:.2f} in the transformer",
+        f"in the paper's convention {flops['paper_tflops']:.2f} of {whole['paper_tflops']:.2f}",
+    ]
+    for kind, calls in found["calls"].items():
+        lines.append(
+            f"{kind:8} {calls['computed']} computed, {calls['broadcast']} broadcast, {flops['per_kind'][kind]:.2f} TFLOPs"
+        )
+    lines.append(f"holds {found['memory']['peak_stored_gb']:.2f} GB at most")
+    if gpus > 1:
+        sent, all_sent = found["communication"], full["communication"]
+        lines.append(
+            f"each of {gpus} GPUs sends {sent['wire_gb_per_gpu']:.2f} GB of {all_sent['wire_gb_per_gpu']:.2f} in "
+            f"{sent['messages']} messages by {parallel} (in the paper's convention {sent['paper_gb_per_gpu']:.2f} GB)"
+        )
+    return lines
+
+
+def _tell_profile(path: Path, name: str, content: str | None, as_json: bool) -> None:
+    profile = Profile.load(path)
+    policy = find_policy(name, profile.model)
     made_for = policy.made_for.fingerprint
     if made_for not in (None, profile.made_for.fingerprint):
-        raise PolicyError(f"policy {policy.name!r} was made for another model than that of {profile_file}")
+        raise PolicyError(f"policy {policy.name!r} was made for another model than that of {path}")
     mask = resolve(policy, profile.sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas), content)
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
     sizes = profile.bytes_kept(policy.store)

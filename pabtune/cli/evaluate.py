@@ -35,7 +35,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
-    policies = [find_policy(name) for name in names]
+    policies = [find_policy(name, model) for name in names]
     prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=4, seed=run.seed)
     from pabtune.tuning.evaluate import evaluate
 

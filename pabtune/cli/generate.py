@@ -46,7 +46,7 @@ def command(
     """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
     from pabtune.report.videos import check_video_path, save_video
 
-    policy = find_policy(name)
+    policy = find_policy(name, model)
     check_video_path(out)
     prompts = [Prompt(prompt=text, seed=run.seed + index) for index, text in enumerate(texts)]
     if prompt_file is not None:

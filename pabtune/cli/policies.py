@@ -10,10 +10,12 @@ from pabtune.cli.output import emit
 @json_option
 def command(as_json: bool) -> None:
     """List the presets; everything else is a policy file."""
-    from pabtune.planning.presets import PRESET_LINES
+    from pabtune.planning.presets import MODEL_PRESETS, PRESET_LINES
 
     if as_json:
-        emit({"presets": dict(PRESET_LINES)})
+        emit({"presets": dict(PRESET_LINES), "models": {model: list(some) for model, some in MODEL_PRESETS.items()}})
         return
     for name, line in PRESET_LINES.items():
         click.echo(f"{name:8} {line}")
+    for model, some in MODEL_PRESETS.items():
+        click.echo(f"as published for {model}: {', '.join(f'{model}/{name}' for name in some)}")

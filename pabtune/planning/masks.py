@@ -24,6 +24,21 @@ class ComputeMask:
         """Number of denoising steps."""
         return int(self.compute.shape[1])
 
+    def inside_blocks(self) -> "ComputeMask":
+        """The same without rows for blocks: a site computes only where the block that holds it does."""
+        compute, rows = self.compute.copy(), []
+        blocks = {(site.transformer, site.path): index for index, site in enumerate(self.sites) if site.kind == "block"}
+        for index, site in enumerate(self.sites):
+            if site.kind == "block":
+                continue
+            rows.append(index)
+            path = site.path
+            while "." in path:
+                path = path.rpartition(".")[0]
+                if (site.transformer, path) in blocks:
+                    compute[index] &= self.compute[blocks[site.transformer, path]]
+        return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows])
+
     def calls(self, *, computed: bool) -> dict[str, int]:
         """Computed or broadcast calls per kind, of one branch, over the whole run."""
         counts: dict[str, int] = {}

@@ -24,8 +24,47 @@ def counts(profile: str) -> dict[str, int]:
     return {kind: kinds.count(kind) * document["made_for"]["steps"] for kind in kinds}
 
 
-def test_a_profile_without_sizes_says_so(pabtune) -> None:
-    assert "profile again" in pabtune("cost", PROFILE, "--policy", "pab246").stdout
+def test_a_profile_without_sizes_says_so(pabtune, tmp_path) -> None:
+    document = json.loads(Path(PROFILE).read_text())
+    del document["site_bytes"], document["site_int8_bytes"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    arrays = Path(PROFILE).with_suffix(".safetensors")
+    (tmp_path / arrays.name).write_bytes(arrays.read_bytes())
+    assert "profile again" in pabtune("cost", str(tmp_path / "old.json"), "--policy", "pab246").stdout
+
+
+def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
+    told = pabtune(
+        "cost", "open-sora-1.2", "--policy", "pab246", "--size", "51x480x854", "--steps", "30", "--text-tokens", "12",
+        "--gpus", "8", "--parallel", "dsp", "--json",
+    ).document()  # fmt: skip
+    assert round(told["flops"]["paper_tflops"], 2) == 2657.70
+    assert told["communication"]["messages"] == 2 * 17 * 28
+    assert told["calls"]["temporal"] == {"computed": 17 * 28, "broadcast": 13 * 28}
+    assert set(told) >= {"flops", "communication", "memory", "calls"}
+    words = pabtune("cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8").stdout
+    assert "8 GPUs" in words
+    assert "messages by dsp" in words
+
+
+def test_other_schedules_and_sizes_are_counted(pabtune) -> None:
+    cheap = pabtune(
+        "cost", "open-sora-1.2", "--policy", "pab246", "--size", "17x240x426", "--steps", "20", "--json"
+    ).document()
+    assert all(calls["broadcast"] > 0 for calls in cheap["calls"].values())
+    assert 0 < cheap["flops"]["total_tflops"] < 1000
+
+
+def test_what_is_not_known_is_refused(pabtune, short_profile) -> None:
+    for words, message in (
+        (("cost", "wan", "--policy", "pab246"), "no workload is known for 'wan'"),
+        (("cost", "latte", "--policy", "pab246", "--text-tokens", "500"), "takes 1 to 120 text tokens, not 500"),
+        (("cost", short_profile, "--policy", "pab246", "--steps", "9"), "says for which video it holds"),
+        (("cost", "missing.json", "--policy", "pab246"), "missing.json"),
+    ):
+        done = pabtune(*words)
+        assert done.returncode == 2
+        assert message in done.stderr
 
 
 def test_a_policy_of_another_model_is_refused(pabtune, short_profile, tmp_path) -> None:

@@ -1,0 +1,69 @@
+"""Bytes and messages of sequence parallelism around temporal attention, which a broadcast saves.
+
+The video is split over its frames, as in the paper; spatial attention needs no exchange, temporal attention does. A pair of
+blocks exchanges the hidden state, M bytes in all: DSP switches to a split over tokens and back (two all-to-alls),
+DeepSpeed-Ulysses switches queries, keys, values and the output (four), Megatron-SP gathers and scatters the whole.
+
+Source: Pyramid Attention Broadcast (https://arxiv.org/abs/2408.12588), table of communication.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pabtune.records.errors import PolicyError
+
+Parallel = Literal["dsp", "ulysses", "megatron-sp"]
+PARALLELS: tuple[Parallel, ...] = get_args(Parallel)
+
+MESSAGES: Mapping[Parallel, int] = {"dsp": 2, "ulysses": 4, "megatron-sp": 2}
+"""Collectives per temporal attention that computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Communication:
+    """What one GPU exchanges over a run.
+
+    Attributes:
+        paper_bytes: in the paper's convention: whole messages, no padding.
+        wire_bytes: what leaves the GPU: its own part stays, lengths are padded to a multiple of the number of GPUs.
+        messages: collectives.
+    """
+
+    paper_bytes: float
+    wire_bytes: float
+    messages: int
+
+
+def exchanged(
+    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: int
+) -> Communication:
+    """What temporal attention exchanges over a run.
+
+    Args:
+        parallel: the way.
+        gpus: P.
+        calls: temporal attentions that compute, over all layers and steps.
+        frames: T.
+        tokens: S, of a frame.
+        bytes_per_token: of the hidden state, all guidance branches together.
+
+    Raises:
+        PolicyError: another way, or fewer than 1 GPU.
+    """
+    if parallel not in PARALLELS or gpus < 1:
+        raise PolicyError(f"no parallel run is {parallel!r} on {gpus} GPUs; known: {', '.join(PARALLELS)}")
+    if gpus == 1:
+        return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=0)
+    count = MESSAGES[parallel]
+    # Megatron-SP moves the whole hidden state, the others one part of it.
+    parts = 1 if parallel == "megatron-sp" else gpus
+    whole = frames * tokens * bytes_per_token
+    padded_frames, padded_tokens = (-(-length // gpus) * gpus for length in (frames, tokens))
+    # Only who switches to a split over tokens has to divide them.
+    padded = padded_frames * (tokens if parallel == "megatron-sp" else padded_tokens) * bytes_per_token
+    return Communication(
+        paper_bytes=calls * count * whole / parts,
+        wire_bytes=calls * count * padded / parts * (gpus - 1) / gpus,
+        messages=calls * count,
+    )

@@ -1,0 +1,139 @@
+"""What a policy costs on a published model at full size: counted on the meta device, without weights and without a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pabtune.models.workloads import Workload, build_workload
+from pabtune.planning.costs.communication import Parallel, exchanged
+from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.records.policies import Policy
+from pabtune.records.sites import Site
+from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
+
+TERA, GIGA = 1e12, 1e9
+BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
+"""Of a number that is kept: hidden states are in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedWorkload:
+    """A workload with its FLOPs.
+
+    Attributes:
+        workload: the video.
+        sites: of its transformer, with its blocks.
+        step: of one call of the transformer, both guidance branches.
+        parts: of what runs once per video.
+    """
+
+    workload: Workload
+    sites: tuple[Site, ...]
+    step: FlopCount
+    parts: dict[str, FlopCount]
+
+
+@cache
+def count_workload(
+    model: str, size: tuple[int, int, int], steps: int, text_tokens: int | None = None
+) -> CountedWorkload:
+    """Counts a published model's FLOPs; takes seconds.
+
+    Args:
+        model: its name.
+        size: frames, height, width in pixels.
+        steps: denoising steps.
+        text_tokens: of the prompt; None = as many as the model takes.
+
+    Raises:
+        ModelError: no workload is known for the model.
+    """
+    workload = build_workload(model, size, steps, text_tokens)
+    target, step = count_on_meta(workload.transformer, workload.arguments)
+    parts = {name: count_call_on_meta(call) for name, call in workload.parts.items()}
+    return CountedWorkload(workload=workload, sites=target.with_blocks().sites, step=step, parts=parts)
+
+
+def predict_cost(
+    counted: CountedWorkload,
+    policy: Policy,
+    content: str | None = None,
+    gpus: int = 1,
+    parallel: Parallel = "dsp",
+) -> dict[str, Any]:
+    """FLOPs, communication, memory and calls of one video under a policy, as JSON.
+
+    `total_tflops` counts every matrix product. `paper_tflops` counts what the paper's counter saw: no scores of fused
+    attention, which in Open-Sora is all but temporal attention over fewer than 30 frames.
+
+    Args:
+        counted: the model and the video.
+        policy: what is broadcast.
+        content: use the policy's variant for this content class.
+        gpus: that share the video.
+        parallel: how they do.
+
+    Raises:
+        PolicyError: the policy does not fit the model.
+    """
+    workload = counted.workload
+    mask = resolve(policy, _wanted(counted.sites, policy, content), workload.schedule, content)
+    inside = mask.inside_blocks()
+    temporal = sum(
+        int(row.sum()) for site, row in zip(inside.sites, inside.compute, strict=True) if site.kind == "temporal"
+    )
+    per_token = workload.activation_bytes // (workload.frames * workload.tokens)
+    sent = exchanged(parallel, gpus, temporal, workload.frames, workload.tokens, per_token)
+    return {
+        "flops": _flops(counted, inside),
+        "communication": {
+            "paper_gb_per_gpu": sent.paper_bytes / GIGA,
+            "wire_gb_per_gpu": sent.wire_bytes / GIGA,
+            "messages": sent.messages,
+        },
+        "memory": _memory(workload, mask, policy),
+        "calls": {
+            kind: {"computed": count, "broadcast": inside.calls(computed=False)[kind]}
+            for kind, count in inside.calls(computed=True).items()
+        },
+    }
+
+
+def _wanted(sites: Sequence[Site], policy: Policy, content: str | None) -> list[Site]:
+    """All sites; blocks only where the policy has a rule for them."""
+    names_blocks = any(rule.kind == "block" for rule in policy.rules_for(content))
+    return [site for site in sites if names_blocks or site.kind != "block"]
+
+
+def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:
+    """In units of 10^12."""
+    step, steps, skipped = counted.step, mask.steps, (~mask.compute).sum(axis=1)
+    flops, scores = np.array(step.sites, dtype=float), np.array(step.site_scores, dtype=float)
+    transformer = steps * (step.total + counted.workload.padding_flops) - float(skipped @ flops)
+    unseen = steps * step.scores - float(skipped @ scores)
+    parts = sum(part.total for part in counted.parts.values())
+    per_kind: dict[str, float] = {}
+    for index, site in enumerate(mask.sites):
+        own = (steps - int(skipped[index])) * flops[index] / TERA
+        per_kind[site.kind] = per_kind.get(site.kind, 0.0) + own
+    return {
+        "total_tflops": (transformer + parts) / TERA,
+        "paper_tflops": (transformer - unseen + parts) / TERA,
+        "transformer_tflops": transformer / TERA,
+        "per_kind": per_kind,
+        "parts": {name: part.total / TERA for name, part in counted.parts.items()},
+    }
+
+
+def _memory(workload: Workload, mask: ComputeMask, policy: Policy) -> dict[str, float]:
+    """In GB: of all outputs that are ever kept, and of those kept at once; each is of the size of the hidden state."""
+    each = workload.activation_bytes / 2 * BYTES[policy.store]
+    if policy.store == "int8":
+        each += workload.activation_bytes / 2 / workload.width * 4  # a scale per token
+    kept = int((~mask.compute).any(axis=1).sum())
+    peak = float(held_bytes(mask, [each] * len(mask.sites), policy.store).max())
+    return {"stored_gb": kept * each / GIGA, "peak_stored_gb": peak / GIGA}

@@ -1,0 +1,92 @@
+"""FLOPs, memory and calls of the paper's models at full size, and the count against torch's own at small size."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
+from pabtune.records.errors import ModelError
+from pabtune.records.policies import Policy, Rule
+from pabtune.runtime.flops import count_on_meta
+from pabtune.tuning.cost import count_workload, predict_cost
+from tests.conftest import make_transformer
+
+PAPER_SIZE = (51, 480, 854)
+
+
+def paper(name: str, text_tokens: int) -> dict:
+    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, text_tokens)
+    return predict_cost(counted, find_policy(name, "open-sora-1.2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text_tokens", "tflops"), [("none", 12, 3230.24), ("pab246", 12, 2657.70), ("tgate", 18, 2818.40)]
+)
+def test_the_papers_flops(name, text_tokens, tflops) -> None:
+    """Prompts of 12 and 18 tokens are those of the reference's scripts."""
+    assert paper(name, text_tokens)["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tflops"), [("spatial", 2785.32), ("temporal", 2843.24), ("cross", 2856.32), ("mlp", 2718.47)]
+)
+def test_each_part_left_out(kind, tflops) -> None:
+    full = MODEL_PRESETS["open-sora-1.2"]["pab246"]
+    rules = tuple(rule for rule in full.rules if rule.kind != kind)
+    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
+    found = predict_cost(counted, Policy(name="part", rules=rules, made_for=full.made_for))
+    assert found["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+
+
+def test_all_products_are_more_than_the_paper_counts() -> None:
+    assert paper("none", 12)["flops"]["total_tflops"] == pytest.approx(3528.24, rel=1e-5)
+    assert paper("pab246", 12)["flops"]["total_tflops"] == pytest.approx(2865.56, rel=1e-5)
+    flops = paper("none", 12)["flops"]
+    assert sum(flops["per_kind"].values()) < flops["transformer_tflops"]
+    assert flops["transformer_tflops"] + sum(flops["parts"].values()) == pytest.approx(flops["total_tflops"])
+
+
+def test_a_skipped_block_skips_what_is_in_it() -> None:
+    found = paper("delta-dit", 18)
+    assert found["calls"]["mlp"]["broadcast"] == 3 * 6 * 2
+    assert set(found["calls"]) == {"spatial", "temporal", "cross", "mlp"}
+    per_step = paper("none", 18)["flops"]["transformer_tflops"] / 30
+    saved = paper("none", 18)["flops"]["transformer_tflops"] - found["flops"]["transformer_tflops"]
+    assert saved == pytest.approx(per_step * 3 * 6 / 28, rel=0.002)
+
+
+def test_memory_is_that_of_the_outputs() -> None:
+    state = 2 * 15 * 1590 * 1152 * 2
+    only = Policy(name="one", rules=(Rule(kind="spatial", range=2, window=(4, 20), layers=(0, 1)),))
+    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
+    assert predict_cost(counted, only)["memory"]["stored_gb"] == pytest.approx(2 * state / 1e9)
+    assert predict_cost(counted, PRESETS["none"])["memory"]["peak_stored_gb"] == 0
+
+
+@pytest.mark.parametrize("model", ["latte", "open-sora-plan-1.1"])
+def test_latte_and_open_sora_plan_are_counted(model) -> None:
+    size, steps = {"latte": ((16, 512, 512), 50), "open-sora-plan-1.1": ((65, 512, 512), 150)}[model]
+    counted = count_workload(model, size, steps)
+    assert counted.workload.schedule.steps == {"latte": 50, "open-sora-plan-1.1": 159}[model]
+    full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
+    for name, policy in MODEL_PRESETS[model].items():
+        assert predict_cost(counted, policy)["flops"]["total_tflops"] < full, name
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="no workload is known for 'sora'; known: open-sora-1.2, latte"):
+        count_workload("sora", PAPER_SIZE, 30)
+
+
+@torch.no_grad()
+def test_the_count_on_meta_is_torchs_own_on_the_real_module() -> None:
+    """On the CPU, with attention in plain products, which torch counts in full."""
+    shapes = {"hidden_states": (2, 4, 33, 24, 20), "timestep": (2,), "encoder_hidden_states": (2, 24, 16)}
+    transformer = make_transformer()
+    with FlopCounterMode(display=False) as mode, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        transformer(**{name: torch.randn(shape) for name, shape in shapes.items()})
+    on_meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    target, count = count_on_meta(transformer.to("meta"), on_meta)
+    assert count.total == mode.get_total_flops()
+    assert len(count.sites) == len(target.sites)
+    assert 0 < count.scores == sum(count.site_scores) < count.total
