@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, LatteTransformer3DModel
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from pabtune.models.open_sora import OpenSoraPipeline
+from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
 from pabtune.models.shapes.pipeline import ShapesPipeline
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import ModelError
+
+LATTE_CONFIG: Mapping[str, Any] = {
+    "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
+    "cross_attention_dim": 1152, "attention_bias": True, "sample_size": 64, "patch_size": 2,
+    "activation_fn": "gelu-approximate", "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False, "norm_eps": 1e-6, "caption_channels": 4096, "video_length": 16,
+}  # fmt: skip
+"""Transformer of `maxin-cn/Latte-1`."""
 
 SHAPES_FOLDER = Path(str(files("pabtune.models.shapes"))) / "weights"
 
@@ -24,11 +34,20 @@ PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
 }
 """Pipeline classes of pabtune's own, by the class name in `model_index.json`."""
 
-REGISTERED: Mapping[str, Path] = {"shapes": SHAPES_FOLDER}
-"""Models that come with pabtune."""
+REGISTERED: Mapping[str, str] = {"shapes": str(SHAPES_FOLDER), "latte": "maxin-cn/Latte-1"}
+"""Models by name: a folder or a hub id."""
+
+OPEN_SORA = "open-sora-1.2"
+"""Published in parts, which are put together."""
+
+OPEN_SORA_PLAN = "open-sora-plan-1.1"
+"""Its transformer and its costs are known; its video VAE is not, so that there is no pipeline of it."""
 
 MODEL_LINES: Mapping[str, str] = {
     "shapes": "embedded STDiT3 (1.0 M parameters): 8 frames of 24x24 pixels of one moving shape, trained in this project",
+    "latte": "Latte-1, 16 frames of 512x512, from the hub",
+    OPEN_SORA: "Open-Sora 1.2, STDiT3-XL/2, 51 frames of 480x854 by default, from the hub in its published parts",
+    OPEN_SORA_PLAN: "Open-Sora-Plan v1.1, LatteT2V, 65 frames of 512x512: for `cost` only, its video VAE is missing",
 }
 
 
@@ -43,12 +62,42 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
+    if model == OPEN_SORA:
+        return _load_open_sora(dtype).to(device)
     place = _place(model)
     pipeline_class = PIPELINES.get(_index(model)["_class_name"], DiffusionPipeline)
     with _told(model):
         pipeline = pipeline_class.from_pretrained(place, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _load_open_sora(dtype: torch.dtype) -> DiffusionPipeline:
+    from pabtune.models.open_sora.published import load_open_sora
+
+    with _told(OPEN_SORA):
+        pipeline = load_open_sora(dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def build_on_meta(model: str) -> nn.Module:
+    """The (first) transformer of a model at full size, without weights and in no memory.
+
+    Args:
+        model: name, folder or hub id; names of published models need no network.
+
+    Raises:
+        ModelError: there is no such model, or diffusers does not know its class.
+    """
+    with torch.device("meta"):
+        if model == OPEN_SORA:
+            return STDiT3Transformer3DModel().eval()
+        if model == OPEN_SORA_PLAN:
+            return LatteT2VTransformer3DModel().eval()
+        if model == "latte":
+            return LatteTransformer3DModel(**LATTE_CONFIG).eval()
+    return next(iter(transformers_on_meta(model).values())).eval()
 
 
 def transformers_on_meta(model: str) -> dict[str, nn.Module]:
@@ -60,6 +109,8 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
     Raises:
         ModelError: there is no such model, it has no transformer, or diffusers does not know its class.
     """
+    if model in (OPEN_SORA, OPEN_SORA_PLAN, "latte"):
+        return {"transformer": build_on_meta(model)}
     place, found = _place(model), {}
     for name, entry in _index(model).items():
         if not name.startswith("transformer") or not isinstance(entry, list) or entry[1] is None:
@@ -75,14 +126,19 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
 
 def _place(model: str) -> str:
     """What diffusers is asked for: a folder or a hub id."""
-    folder = REGISTERED.get(model, Path(model))
+    if model == OPEN_SORA_PLAN:
+        raise ModelError(
+            f"{model} cannot be run: its video VAE is missing; `pabtune cost {model}` tells what it computes"
+        )
+    model = REGISTERED.get(model, model)
+    folder = Path(model)
     if (folder / "model_index.json").is_file():
         return str(folder)
     if folder.exists():
         raise ModelError(f"{folder}: not a diffusers pipeline folder: it has no model_index.json")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ModelError(
-            f"unknown model {model!r}; registered models: {', '.join(REGISTERED)}; or give a folder, or a hub id owner/name"
+            f"unknown model {model!r}; known models: {', '.join(MODEL_LINES)}; or give a folder, or a hub id owner/name"
         )
     return model
 

@@ -16,6 +16,7 @@ from transformers import T5Config, T5EncoderModel
 from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora.pipeline import schedule_shift
 from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
+from pabtune.models.registry import LATTE_CONFIG
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import ModelError
@@ -26,14 +27,6 @@ BRANCHES = 2
 T5_XXL = {
     "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-
-LATTE = {
-    "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
-    "cross_attention_dim": 1152, "attention_bias": True, "sample_size": 64, "patch_size": 2,
-    "activation_fn": "gelu-approximate", "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single",
-    "norm_elementwise_affine": False, "norm_eps": 1e-6, "caption_channels": 4096, "video_length": 16,
-}  # fmt: skip
-"""Configuration of `maxin-cn/Latte-1`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +148,7 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
 
 def _latte(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
     frames, height, width = size
-    transformer = _on_meta(lambda: LatteTransformer3DModel(**{**LATTE, "video_length": frames}))
+    transformer = _on_meta(lambda: LatteTransformer3DModel(**{**LATTE_CONFIG, "video_length": frames}))
     scheduler = DDIMScheduler(timestep_spacing="leading")
     return _two_dimensional(
         transformer, (frames, height // 8, width // 8), _diffusion(scheduler, steps), text_tokens, most
