@@ -42,6 +42,7 @@ class RunOptions:
     pipeline_arg: tuple[tuple[str, Any], ...]
     device: str
     dtype: str
+    attention: str
 
     def load(self, model: str) -> tuple[Any, dict[str, Any]]:
         """The pipeline on its device, and the arguments of its call that the user set.
@@ -50,8 +51,10 @@ class RunOptions:
             ModelError: there is no such model or device, or the pipeline does not take an argument.
         """
         pipeline = load_model(model, self.device, self.dtype)
+        from pabtune.models.attention import use_attention
         from pabtune.tuning.generation import check_arguments, size_arguments
 
+        use_attention(pipeline, self.attention)
         arguments: dict[str, Any] = size_arguments(pipeline, *self.size) if self.size else {}
         for name in ("guidance_scale", "negative_prompt", "image"):
             if getattr(self, name) is not None:
@@ -109,7 +112,7 @@ class ImageFile(click.Path):
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--steps`, `--seed`, `--guidance-scale`, `--dtype` and `--device`, handed over as one argument `run`."""
+    """How a model is loaded and run, handed over as one argument `run`."""
     names = [each.name for each in fields(RunOptions)]
 
     @wraps(command)
@@ -134,6 +137,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of weights."
             ),
             device_option,
+            click.option(
+                "--attention",
+                type=click.Choice(["auto", "sdpa", "flash", "flash3"]),
+                default="auto",
+                show_default=True,
+                help="Kernel of attention; auto: FlashAttention for pabtune's own models where it can be used.",
+            ),
         ]
     ):
         folded = option(folded)

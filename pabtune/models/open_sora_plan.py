@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import (
@@ -78,7 +78,9 @@ class RotaryProcessor:
         if rotary is not None and self.parts:
             q, k = rotate_halves(q, rotary, self.parts), rotate_halves(k, rotary, self.parts)
         mask = None if attention_mask is None else attention_mask[:, None]
-        out = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
+        # FlashAttention takes no masks.
+        backend = self._attention_backend if mask is None else AttentionBackendName.NATIVE
+        out = dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
         return attn.to_out[0](out.flatten(-2))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -113,12 +113,18 @@ def rotate(x_BNhd: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attention(q_BNhd: Tensor, k_BMhd: Tensor, v_BMhd: Tensor, mask_B11M: Tensor | None = None) -> Tensor:
-    """Softmax attention. Short sequences by plain products in float32, others through diffusers' dispatcher."""
+    """Softmax attention. Short sequences by plain products in float32, others by a fused kernel."""
     if mask_B11M is None and k_BMhd.shape[1] < SHORT_SEQUENCE:
         q, k, v = (x.transpose(1, 2) for x in (q_BNhd, k_BMhd, v_BMhd))
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         return (scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v).transpose(1, 2)
-    return dispatch_attention_fn(q_BNhd, k_BMhd, v_BMhd, attn_mask=mask_B11M)
+    return fused_attention(q_BNhd, k_BMhd, v_BMhd, mask_B11M)
+
+
+def fused_attention(q_BNhd: Tensor, k_BMhd: Tensor, v_BMhd: Tensor, mask_B11M: Tensor | None) -> Tensor:
+    """Attention through diffusers' dispatcher, with torch's own kernel where there is a mask: FlashAttention takes none."""
+    backend = None if mask_B11M is None else AttentionBackendName.NATIVE
+    return dispatch_attention_fn(q_BNhd, k_BMhd, v_BMhd, attn_mask=mask_B11M, backend=backend)
 
 
 class SelfAttention(nn.Module):
@@ -160,7 +166,7 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTSD: Tensor, text_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
         q = rearrange(self.q_linear(x_BTSD), "B T S (h d) -> B (T S) h d", h=self.num_heads)
         k, v = rearrange(self.kv_linear(text_BLD), "B L (two h d) -> two B L h d", two=2, h=self.num_heads)
-        return self.proj(dispatch_attention_fn(q, k, v, attn_mask=mask_B11L).flatten(-2)).view_as(x_BTSD)
+        return self.proj(fused_attention(q, k, v, mask_B11L).flatten(-2)).view_as(x_BTSD)
 
 
 class ModulatedNorm(nn.LayerNorm):

@@ -19,7 +19,7 @@ def test_run_options_arrive_as_one_argument() -> None:
     assert CliRunner().invoke(command, words).exit_code == 0
     assert seen[0] == RunOptions(
         steps=7, seed=0, size=(81, 480, 832), guidance_scale=None, negative_prompt=None, image=None,
-        pipeline_arg=(("a", [1, 2]), ("b", "plain words")), device="cpu", dtype="float32",
+        pipeline_arg=(("a", [1, 2]), ("b", "plain words")), device="cpu", dtype="float32", attention="auto",
     )  # fmt: skip
     for wrong in (["--size", "480x832"], ["--pipeline-arg", "plain"], ["--image", "nowhere.png"]):
         assert CliRunner().invoke(command, wrong).exit_code == 2

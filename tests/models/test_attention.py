@@ -1,0 +1,55 @@
+import sys
+from types import ModuleType
+
+import pytest
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+from pabtune.models import attention
+from pabtune.models.attention import use_attention
+from pabtune.records.errors import ModelError
+from tests.conftest import draw, make_pipeline
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.fixture
+def installed(monkeypatch) -> None:
+    """As if the packages were there."""
+    monkeypatch.setattr(attention, "find_spec", lambda package: ModuleType(package))
+
+
+def test_without_flash_attention_torchs_own_serves(pipeline) -> None:
+    before = draw(pipeline)
+    assert use_attention(pipeline) == "sdpa"
+    assert (draw(pipeline) == before).all()
+
+
+def test_torchs_own_can_be_asked_for(pipeline) -> None:
+    assert use_attention(pipeline, "sdpa") == "sdpa"
+    assert _AttentionBackendRegistry._active_backend == AttentionBackendName.NATIVE
+
+
+@pytest.mark.skipif("flash_attn" in sys.modules, reason="it is installed")
+@pytest.mark.parametrize(("asked", "package"), [("flash", "flash_attn"), ("flash3", "flash_attn_interface")])
+def test_flash_attention_that_is_missing_is_refused(pipeline, asked, package) -> None:
+    with pytest.raises(ModelError, match=f"--attention {asked}: the package {package} is not installed; leave it out"):
+        use_attention(pipeline, asked)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_device_or_precision_that_cannot_is_refused(monkeypatch) -> None:
+    pipeline = make_pipeline()
+    assert use_attention(pipeline) == "sdpa"
+    with pytest.raises(ModelError, match="needs a CUDA device, but the model is on cpu"):
+        use_attention(pipeline, "flash")
+    monkeypatch.setattr(type(pipeline.transformer), "device", type("Device", (), {"type": "cuda"})())
+    with pytest.raises(ModelError, match="needs --dtype bfloat16 or float16, not float32"):
+        use_attention(pipeline, "flash")
+    pipeline.transformer.bfloat16()
+    with pytest.raises(ModelError, match="--attention flash: Flash Attention backend 'flash' is not usable"):
+        use_attention(pipeline, "flash")
