@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow test-gpu check format bench models train clean
+.PHONY: venv demo test test-slow test-gpu check format bench paper models train clean
 
 venv: $(STAMP)
 
@@ -38,6 +38,9 @@ format: venv
 bench: venv
 	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
 	$(BIN)/python benchmarks/engine.py --out benchmarks/results/engine.json
+
+paper: venv
+	$(BIN)/python benchmarks/paper.py --docs docs/paper.md
 
 models: venv
 	$(BIN)/python benchmarks/models_table.py

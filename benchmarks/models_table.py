@@ -25,7 +25,8 @@ from tests.pipelines.cases import CASES  # noqa: E402
 LAWS = {
     "exact": ("test_the_sites_are_found", "test_range_one", "test_it_equals", "test_every_run"),
     "free": ("test_what_is_held", "test_a_copy_made", "test_a_transformer_may", "test_a_policy_adds"),
-    "batch": ("test_prompts_in_a_batch", "test_several_videos"),
+    "batch": ("test_a_batch_of_prompts", "test_several_videos"),
+    "memory": ("test_a_run_over", "test_what_is_foreseen"),
     "offload": ("test_group_offload", "test_model_offload", "test_layerwise"),
     "LoRA": ("test_lora",),
     "compiled": ("test_a_compiled_model",),
@@ -44,6 +45,7 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
   implementation (`tests/pipelines/oracle.py`) bit for bit; every run equals one on a fresh model, after aborted runs too.
 - **free**: nothing is held when the video is decoded; copies and other pipelines around the transformer run untouched; no
   host synchronisation is added (one read per forward where the scheduler has no step index).
+- **memory**: what a run will hold is known before a branch computes, and a run over its limit is refused there.
 - **batch**, **offload**, **LoRA**: several prompts or videos per prompt; group offload, model offload and layerwise
   casting, enabled before or after the policy; adapters loaded before or after.
 - **compiled**: `transformer.compile(fullgraph=True)`, one graph per pattern of the policy; **blocks**:

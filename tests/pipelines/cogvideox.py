@@ -77,6 +77,10 @@ CASES = {
     "cogvideox-ddim": Case(build=ddim, call=CALL, sites=SITES, branches=BRANCHES),
     "cogvideox-dpm": Case(build=dpm, call=CALL, sites=SITES, branches=BRANCHES),
     "cogvideox-i2v": Case(
-        takes_batches=False, build=image_to_video, call=CALL | {"image": IMAGE}, sites=SITES, branches=BRANCHES
+        batch={"image": [IMAGE, IMAGE]},
+        build=image_to_video,
+        call=CALL | {"image": IMAGE},
+        sites=SITES,
+        branches=BRANCHES,
     ),
 }

@@ -71,7 +71,7 @@ CALL = {
 
 CASES = {
     "consisid": Case(
-        takes_batches=False,
+        batch={"image": [CALL["image"]] * 2},
         build=consisid,
         call=CALL | face(),
         sites={"full": 2, "cross": 1, "mlp": 2},

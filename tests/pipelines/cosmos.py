@@ -102,7 +102,7 @@ CASES = {
         branches=frozenset({("transformer", "all"), ("transformer", "all#1")}),
     ),
     "cosmos-2": Case(
-        takes_batches=False,
+        batch={"image": [image()] * 2},
         build=cosmos2,
         call=CALL | {"image": image()},
         sites={"full": 2, "cross": 2, "mlp": 2},

@@ -74,7 +74,7 @@ CASES = {
         branches=frozenset({("transformer", "cond_uncond")}),
     ),
     "ltx-image": Case(
-        takes_batches=False,
+        batch={"image": [image()] * 2},
         build=ltx_image,
         call=CALL | {"image": image()},
         sites={"full": 2, "cross": 2, "mlp": 2},

@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ class Case:
         loops: denoising loops in one call.
         loader: loads the saved pipeline; its own class where `DiffusionPipeline` does not know it.
         is_asynchronous: frames are denoised one after the other: there is no step that all of a call is at.
-        takes_batches: takes several prompts in one call, without further changes.
+        takes_batches: takes several prompts in one call.
+        batch: further arguments of a call with two prompts.
     """
 
     build: Callable[[], DiffusionPipeline]
@@ -40,6 +41,7 @@ class Case:
     loader: type[DiffusionPipeline] = DiffusionPipeline
     is_asynchronous: bool = False
     takes_batches: bool = True
+    batch: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tokenizer(max_length: int = 16) -> PreTrainedTokenizerFast:

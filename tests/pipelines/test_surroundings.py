@@ -34,11 +34,18 @@ def test_a_batch_of_prompts_equals_broadcasting_by_hand(name, load) -> None:
     pipeline = load(name)
     with pabtune.broadcast(pipeline, policy(name)) as active:
         single = run(pipeline, name)
-        batch = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1])
+        batch = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1], **CASES[name].batch)
         assert (run(pipeline, name) == single).all()
         calls = len({branch for _, branch in CASES[name].branches})
     with broadcast_by_hand(pipeline, active.mask, calls):
-        assert (run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1]) == batch).all()
+        again = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1], **CASES[name].batch)
+        assert (again == batch).all()
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.takes_prompt and not case.takes_batches])
+def test_who_takes_no_batch_takes_none_without_a_policy_either(name, load) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        run(load(name), name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1])
 
 
 @pytest.mark.parametrize("name", ["wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi", "allegro"])

@@ -1,0 +1,329 @@
+"""The tables of Pyramid Attention Broadcast, with pabtune's column beside the paper's.
+
+    python benchmarks/paper.py [--prompts 24] [--device cuda] [--docs docs/paper.md]
+
+FLOPs and communication are counted at full size on the meta device. Latency at full size, with random weights in bfloat16,
+is measured where there is a GPU. Quality is that of the embedded model `shapes`. Results go to `benchmarks/results/`, named
+by hardware and date, and into `docs/paper.md`.
+"""
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measuring import paired_ratios
+from scores import broadcast_scores
+
+import pabtune
+from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.models.workloads import build_workload
+from pabtune.planning.masks import resolve
+from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.quality.fidelity import psnr_db
+from pabtune.records.files import save_json, write_atomically
+from pabtune.records.policies import Policy, Rule
+from pabtune.records.profiles import Profile
+from pabtune.runtime.targets import Target
+from pabtune.runtime.timing import now
+from pabtune.tuning.cost import count_workload, predict_cost
+from pabtune.tuning.evaluate import evaluate
+from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.profile import versions
+
+ROOT = Path(__file__).parent.parent
+STEPS = 30
+OPEN_SORA, SIZE = "open-sora-1.2", (51, 480, 854)
+
+PAPER_TFLOPS = {
+    "none": 3230.24, "delta-dit": 3166.47, "tgate": 2818.40, "pab246": 2657.70, "pab357": 2615.15, "pab579": 2558.25,
+}  # fmt: skip
+TEXT_TOKENS = {"tgate": 18, "delta-dit": 18}
+"""Tokens of the prompts in the reference's scripts; 12 for the other methods."""
+
+PAPER_LATENCY = {"none": 26.54, "delta-dit": 25.87, "tgate": 22.22, "pab246": 19.87, "pab357": 19.35, "pab579": 18.52}
+"""Seconds on one H100."""
+
+PAPER_WITHOUT = {"spatial": 1.87, "temporal": 4.08, "cross": 1.11, "mlp": 0.40}
+"""Seconds that leaving one part out of pab246 costs, on one H100."""
+
+PAPER_GB = {"megatron-sp": (184.63, 104.62), "ulysses": (46.16, 26.16), "dsp": (23.08, 13.08)}
+"""Exchanged by each of 8 GPUs, without and with pab246."""
+
+Row = dict[str, Any]
+
+
+def flops_rows() -> list[Row]:
+    """FLOPs of each method on Open-Sora 1.2, in the paper's convention and all of them."""
+    rows = []
+    for name, paper in PAPER_TFLOPS.items():
+        counted = count_workload(OPEN_SORA, SIZE, STEPS, TEXT_TOKENS.get(name, 12))
+        flops = predict_cost(counted, find_policy(name, OPEN_SORA))["flops"]
+        rows.append(
+            {
+                "method": name,
+                "paper": paper,
+                "pabtune": round(flops["paper_tflops"], 2),
+                "difference %": round(100 * (flops["paper_tflops"] / paper - 1), 4),
+                "all products": round(flops["total_tflops"], 2),
+            }
+        )
+    return rows
+
+
+def other_models_rows() -> list[Row]:
+    """FLOPs of the presets on the paper's other models: all products, text encoder included, without VAE."""
+    rows = []
+    for model, size, steps in (("latte", (16, 512, 512), 50), ("open-sora-plan-1.1", (65, 512, 512), 150)):
+        counted = count_workload(model, size, steps)
+        full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
+        for name in ("none", *MODEL_PRESETS[model]):
+            total = predict_cost(counted, find_policy(name, model))["flops"]["total_tflops"]
+            rows.append(
+                {
+                    "model": model,
+                    "method": name,
+                    "all products": round(total, 2),
+                    "of full %": round(100 * total / full, 2),
+                }
+            )
+    return rows
+
+
+def communication_rows() -> list[Row]:
+    """What each of 8 GPUs exchanges around temporal attention."""
+    counted, rows = count_workload(OPEN_SORA, SIZE, STEPS, 12), []
+    for parallel, papers in PAPER_GB.items():
+        for name, paper in zip(("none", "pab246"), papers, strict=True):
+            sent = predict_cost(counted, find_policy(name, OPEN_SORA), None, 8, parallel)["communication"]
+            rows.append(
+                {
+                    "parallel": parallel,
+                    "method": name,
+                    "paper GB": paper,
+                    "pabtune GB": round(sent["paper_gb_per_gpu"], 3),
+                    "difference %": round(100 * (sent["paper_gb_per_gpu"] / paper - 1), 3),
+                    "on the wire GB": round(sent["wire_gb_per_gpu"], 3),
+                    "messages": sent["messages"],
+                }
+            )
+    return rows
+
+
+def without(kind: str) -> Policy:
+    """`pab246` of Open-Sora with one kind computing always."""
+    full = MODEL_PRESETS[OPEN_SORA]["pab246"]
+    return replace(full, name=f"without {kind}", rules=tuple(rule for rule in full.rules if rule.kind != kind))
+
+
+def ablation_rows() -> list[Row]:
+    """FLOPs that each part of pab246 saves; the paper tells seconds."""
+    counted = count_workload(OPEN_SORA, SIZE, STEPS, 12)
+    whole = predict_cost(counted, MODEL_PRESETS[OPEN_SORA]["pab246"])["flops"]["paper_tflops"]
+    rows = []
+    for kind, seconds in PAPER_WITHOUT.items():
+        flops = predict_cost(counted, without(kind))["flops"]["paper_tflops"]
+        rows.append(
+            {
+                "left out": kind,
+                "paper, seconds more": seconds,
+                "pabtune, TFLOPs": round(flops, 2),
+                "TFLOPs more": round(flops - whole, 2),
+            }
+        )
+    return rows
+
+
+def breakdown_rows() -> list[Row]:
+    """Shares of the operations: FLOPs at full size, measured time on the embedded model."""
+    flops = predict_cost(count_workload(OPEN_SORA, SIZE, STEPS, 12), PRESETS["none"])["flops"]
+    profile = Profile.load(ROOT / "profiles" / "shapes-30steps.json")
+    total = float(profile.arrays["step_seconds"].sum())
+    rows = []
+    for kind, tflops in flops["per_kind"].items():
+        own = [index for index, site in enumerate(profile.sites) if site.kind == kind]
+        rows.append(
+            {
+                "operation": kind,
+                "FLOPs of Open-Sora's transformer %": round(100 * tflops / flops["transformer_tflops"], 2),
+                "time of shapes' transformer %": round(100 * float(profile.arrays["seconds"][own].sum()) / total, 2),
+            }
+        )
+    return rows
+
+
+def quality_rows(pipeline: Any, prompts: Sequence[Any], policies: Mapping[str, Policy]) -> list[Row]:
+    """Fidelity and score of policies on the embedded model."""
+    named = [replace(policy, name=name) for name, policy in policies.items()]
+    rows = []
+    for found in evaluate(pipeline, named, prompts, STEPS, batch_size=4):
+        told = found.to_document()
+        rows.append(
+            {
+                "policy": found.policy,
+                "compute %": round(100 * found.compute_fraction, 2),
+                "speed": round(found.speedup, 3),
+                "PSNR dB": round(told["fidelity"]["psnr_db"], 2),
+                "score drop": round(told["score"]["drop"], 3),
+            }
+        )
+    return rows
+
+
+def range_policies() -> dict[str, Policy]:
+    """Each kind alone, at growing ranges, in the middle of the run."""
+    rules = {
+        f"{kind} {n}": Rule(kind=kind, range=n, window=(6, 26))  # type: ignore[arg-type]
+        for kind in ("spatial", "temporal", "cross", "mlp")
+        for n in (2, 4, 6)
+    }
+    return {name: Policy(name=name, rules=(rule,)) for name, rule in rules.items()}
+
+
+def window_policies() -> dict[str, Policy]:
+    """All attention at range 3, in windows of six steps at different places."""
+    made = {}
+    for start in (1, 7, 13, 19, 24):
+        rules = tuple(Rule(kind=kind, range=3, window=(start, start + 6)) for kind in ("spatial", "temporal", "cross"))
+        made[f"steps {start}..{start + 5}"] = Policy(name="window", rules=rules)
+    return made
+
+
+def score_rows(pipeline: Any, prompts: Sequence[Any]) -> list[Row]:
+    """Outputs against scores: what is broadcast, time over plain generation, fidelity. The same mask for both."""
+    policy, settings = PRESETS["pab246"], Settings(steps=STEPS, batch_size=len(prompts))
+    profile = Profile.load(ROOT / "profiles" / "shapes-30steps.json")
+    schedule = NoiseSchedule(steps=STEPS, sigmas=profile.made_for.sigmas)
+    mask = resolve(policy, Target.of(pipeline).sites, schedule)
+    ways: dict[str, Callable[[], Any]] = {
+        "nothing": nullcontext,
+        "outputs": lambda: pabtune.broadcast(pipeline, policy),
+        "scores": lambda: broadcast_scores(pipeline.transformer, mask),
+    }
+    videos = {}
+
+    def timed(name: str) -> Callable[[], float]:
+        def run() -> float:
+            with ways[name]():
+                made = generate(pipeline, prompts, settings)
+            videos[name] = made.videos
+            return made.seconds
+
+        return run
+
+    pairs = {name: (timed(name), timed("nothing")) for name in ("outputs", "scores")}
+    ratios = paired_ratios(pairs, repeats=5)
+    return [
+        {
+            "broadcast": name,
+            "time over plain": round(ratio, 3),
+            "PSNR dB": round(statistics.mean(map(psnr_db, videos[name], videos["nothing"])), 2),
+        }
+        for name, ratio in ratios.items()
+    ]
+
+
+def latency_rows(device: str) -> list[Row]:
+    """Seconds of the full-size transformer over a run, random weights; needs a GPU."""
+    if not torch.cuda.is_available():
+        missing = {"pabtune": "not measured: no GPU"}
+        return [{"method": name, "paper, s on H100": paper, **missing} for name, paper in PAPER_LATENCY.items()]
+    workload = build_workload(OPEN_SORA, SIZE, STEPS, 12)
+    transformer = workload.transformer.to_empty(device=device)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    inputs = {name: torch.randn(each.shape, device=device).to(each.dtype) for name, each in workload.arguments.items()}
+    sigmas = workload.schedule.sigmas or ()
+
+    @torch.no_grad()
+    def run() -> float:
+        began = now(torch.device(device))
+        for step, sigma in enumerate(sigmas):
+            place = {"step_index": step, "num_inference_steps": STEPS, "sigma": sigma}
+            with transformer.cache_context("cond+uncond", **place):
+                transformer(**inputs | {"timestep": torch.full((2,), 1000 * sigma, device=device)})
+        seconds = now(torch.device(device)) - began
+        transformer._reset_stateful_cache()
+        return seconds
+
+    rows, plain = [], 0.0
+    for name, paper in PAPER_LATENCY.items():
+        with pabtune.broadcast(transformer, find_policy(name, OPEN_SORA)):
+            seconds = statistics.median(run() for _ in range(4))
+        plain = plain or seconds
+        rows.append(
+            {
+                "method": name,
+                "paper, s on H100": paper,
+                "paper, speed": round(PAPER_LATENCY["none"] / paper, 2),
+                "pabtune, s in the transformer": round(seconds, 2),
+                "pabtune, speed": round(plain / seconds, 2),
+            }
+        )
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table."""
+    head = list(rows[0])
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(str(row.get(key, '')) for key in head)} |" for row in rows)])
+
+
+SECTIONS = {
+    "FLOPs per method": "Open-Sora 1.2, 51 frames of 480x854, 30 steps, text encoder and VAE included; TFLOPs. The paper's "
+    "convention leaves out the scores of fused attention, and counts a prompt of 12 tokens (18 for T-GATE and Delta-DiT).",
+    "FLOPs of the paper's other models": "Every product, text encoder included, VAE left out. The paper's figures for these "
+    "models are in no source at hand, so that there is no column beside; Open-Sora-Plan's PNDM makes 159 calls for 150 steps.",
+    "Communication": "Each of 8 GPUs, 16 bits; `paper GB` counts whole messages, `on the wire` what leaves a GPU, padded.",
+    "Ablation": "`pab246` with one part computing always. The paper tells latency only.",
+    "Latency": "The whole run on one H100 in the paper; the transformer alone, random bfloat16 weights, here.",
+    "Runtime breakdown": "Where the work is at full size, and where the time goes in the embedded model on a CPU.",
+    "Outputs or scores": "What is broadcast under the mask of `pab246`, on `shapes`: the paper finds that broadcasting scores "
+    "is slower than no broadcast at all.",
+    "Ranges and quality": "Each kind alone, window 6..25, on `shapes`: read the order, not the numbers.",
+    "Window and quality": "All attention at range 3 in six steps, on `shapes`.",
+}
+
+
+@click.command()
+@click.option("--prompts", "count", type=click.IntRange(min=4), default=24, show_default=True)
+@click.option("--device", default="cuda", show_default=True, help="For latency.")
+@click.option("--docs", type=click.Path(path_type=Path))
+def main(count: int, device: str, docs: Path | None) -> None:
+    pipeline, prompts = pabtune.load_pipeline("shapes"), sample_prompts(count, seed=11)
+    tables = {
+        "FLOPs per method": flops_rows(),
+        "FLOPs of the paper's other models": other_models_rows(),
+        "Communication": communication_rows(),
+        "Ablation": ablation_rows(),
+        "Latency": latency_rows(device),
+        "Runtime breakdown": breakdown_rows(),
+        "Outputs or scores": score_rows(pipeline, prompts[:4]),
+        "Ranges and quality": quality_rows(pipeline, prompts, range_policies()),
+        "Window and quality": quality_rows(pipeline, prompts, window_policies()),
+    }
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}-cpu"
+    name = f"paper-{hardware.lower().replace(' ', '-')}-{datetime.now():%Y-%m-%d}"
+    document = {"hardware": hardware, "versions": versions(), "prompts": count, "tables": tables}
+    save_json(ROOT / "benchmarks" / "results" / f"{name}.json", document)
+    if docs is not None:
+        told = ", ".join(f"{key} {value}" for key, value in versions().items())
+        text = "# The paper's tables\n\nMade by `make paper` "
+        text += f"(`benchmarks/results/{name}.json`) on {hardware}; {told}. Do not edit.\n"
+        for title, rows in tables.items():
+            text += f"\n## {title}\n\n{SECTIONS[title]}\n\n{markdown(rows)}\n"
+        write_atomically(docs, lambda partial: Path(partial).write_text(text, encoding="utf-8"))
+    click.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()
