@@ -1,12 +1,17 @@
 """`pabtune generate`: make videos."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+import pabtune
 from pabtune.cli import options
-from pabtune.cli.output import emit, progress_bar, say
+from pabtune.cli.output import emit, is_first, progress_bar, say
+from pabtune.cli.sharing import Sharing, sharing_options
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable
@@ -29,6 +34,7 @@ FRAMES_PER_SECOND = 8
 @options.memory_option
 @options.store_option("as the policy says")
 @options.run_options
+@sharing_options
 @options.json_option
 def command(
     model: str,
@@ -41,10 +47,13 @@ def command(
     memory: int | None,
     store: Store | None,
     run: options.RunOptions,
+    sharing: Sharing,
     as_json: bool,
 ) -> None:
     """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
-    from pabtune.report.videos import check_video_path, save_video
+    from pabtune.report.videos import check_video_path
+    from pabtune.runtime.engine import broadcast
+    from pabtune.tuning.generation import Settings
 
     policy = find_policy(name, model)
     check_video_path(out)
@@ -55,37 +64,67 @@ def command(
         raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
     check_writable(out)
     policy.rules_for(content)
-    from pabtune.quality.fidelity import psnr_db
-    from pabtune.runtime.engine import broadcast
-    from pabtune.tuning.generation import Settings, generate
-
+    if sharing.start():
+        return
     pipeline, arguments = run.load(model)
-    settings = Settings(steps=run.steps, arguments=arguments)
-    if compare:
-        generate(pipeline, prompts[:1], settings)
-    rows: list[dict[str, Any]] = []
-    with progress_bar("generate") as advance:
+    agreed = {
+        "policy": policy.digest,
+        "prompt": prompts,
+        "run": run,
+        "content": content,
+        "pabtune": pabtune.__version__,
+    }
+    with sharing.split(pipeline, run.device, agreed) as split, progress_bar("generate") as advance:
+        rows = []
         for index, prompt in enumerate(prompts):
             path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
             own_content = content or (prompt.content if prompt.content in policy.variants else None)
-            with broadcast(pipeline, policy, own_content, memory, store) as broadcasting:
-                made = generate(pipeline, [prompt], settings)
-            save_video(path, made.videos[0], FRAMES_PER_SECOND)
-            row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}
-            row |= broadcasting.summary()
-            if compare:
-                plain = generate(pipeline, [prompt], settings)
-                row |= {
-                    "plain_seconds": plain.seconds,
-                    "speedup": plain.seconds / made.seconds,
-                    "psnr_db": psnr_db(made.videos[0], plain.videos[0]),
-                }
-            rows.append(row)
+            enabled = partial(broadcast, pipeline, policy, own_content, memory, store)
+            settings = Settings(steps=run.steps, arguments=arguments)
+            rows.append(_draw(pipeline, prompt, settings, enabled, path, compare, split.traffic if split else None))
             advance(index + 1, len(prompts))
+    if not is_first():
+        return
     for row in rows:
         say(describe(row))
     if as_json:
         emit({"videos": rows})
+
+
+def _draw(
+    pipeline: Any,
+    prompt: Prompt,
+    settings: Any,
+    enabled: Callable[[], Any],
+    path: Path,
+    compare: bool,
+    traffic: Any,
+) -> dict[str, Any]:
+    """Makes one video and saves it; what was computed, and with `compare` what it gained and cost."""
+    from pabtune.quality.fidelity import psnr_db
+    from pabtune.report.videos import save_video
+    from pabtune.tuning.generation import generate
+
+    if compare:
+        generate(pipeline, [prompt], replace(settings, steps=1))
+    if traffic is not None:
+        traffic.clear()
+    with enabled() as broadcasting:
+        made = generate(pipeline, [prompt], settings)
+    row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}
+    row |= broadcasting.summary()
+    if traffic is not None:
+        row["sent_by_first_process"] = traffic.to_document()
+    if compare:
+        plain = generate(pipeline, [prompt], settings)
+        row |= {
+            "plain_seconds": plain.seconds,
+            "speedup": plain.seconds / made.seconds,
+            "psnr_db": psnr_db(made.videos[0], plain.videos[0]),
+        }
+    if is_first():
+        save_video(path, made.videos[0], FRAMES_PER_SECOND)
+    return row
 
 
 def describe(row: dict[str, Any]) -> str:

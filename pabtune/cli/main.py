@@ -1,5 +1,6 @@
 """The command `pabtune`: its verbs, and what every verb does with errors."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -51,6 +52,20 @@ def main() -> None:
     """
 
 
+def _tell(reason: str) -> None:
+    """One line; for one of several processes that we started, by their launcher."""
+    if "RANK" in os.environ:
+        _report(reason)
+    if "PABTUNE_STARTED" not in os.environ or "RANK" not in os.environ:
+        click.echo(f"error: {reason}", err=True)
+
+
+def _report(reason: str) -> None:
+    from pabtune.parallel.launch import report_failure
+
+    report_failure(reason)
+
+
 def run() -> None:
     """Runs the command line and exits: one line per error, no traceback for what the user can mend."""
     try:
@@ -68,6 +83,10 @@ def run() -> None:
         click.echo(f"error: {error.format_message()}", err=True)
         code = 2
     except PabtuneError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        _tell(" ".join(str(error).split()))
         code = 2
+    except Exception as error:
+        if "RANK" in os.environ:
+            _report(f"{type(error).__name__}: {error}")
+        raise
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,6 +1,7 @@
 """Options and arguments that several verbs share, and what they stand for."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -225,6 +226,8 @@ def load_model(model: str, device: str, dtype: str) -> Any:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ModelError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"no CUDA device is available for --device {device}; use --device cpu")
     return load_pipeline(model, getattr(torch, dtype), device)

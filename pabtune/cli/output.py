@@ -1,6 +1,7 @@
 """What the command line says: words and progress on stderr, one JSON document on stdout."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,8 +19,14 @@ class Advance(Protocol):
 
 
 def say(text: str) -> None:
-    """A line for a person."""
-    click.echo(text, err=True)
+    """A line for a person; of several processes that run a command together, the first speaks."""
+    if is_first():
+        click.echo(text, err=True)
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the first of those that run a command together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def emit(document: Mapping[str, Any]) -> None:
@@ -43,6 +50,8 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
     def advance(done: int, total: int) -> None:
         # Shown from the first step on: a refused request leaves its one line of error alone.
+        if not is_first():
+            return
         progress.start()
         progress.update(task, completed=done, total=total)
 

@@ -40,6 +40,7 @@ class Workload:
         frames: T, frames of the latents.
         tokens: S, tokens of a frame.
         width: D.
+        heads: of an attention.
         depth: pairs of a spatial and a temporal block.
         padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
         parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
@@ -51,6 +52,7 @@ class Workload:
     frames: int
     tokens: int
     width: int
+    heads: int
     depth: int
     padding_flops: int
     parts: Mapping[str, Callable[[], object]]
@@ -140,6 +142,7 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
         frames=latents[1],
         tokens=-(-latents[2] // 2) * -(-latents[3] // 2),
         width=config.hidden_size,
+        heads=config.num_heads,
         depth=config.depth,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
         parts={"text_encoder": _encode_text(most), "vae_decoder": decode},
@@ -179,6 +182,7 @@ def _two_dimensional(
         frames=latents[0],
         tokens=latents[1] // config.patch_size * (latents[2] // config.patch_size),
         width=inner,
+        heads=config.num_attention_heads,
         depth=config.num_layers,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, inner),
         parts={"text_encoder": _encode_text(most)},

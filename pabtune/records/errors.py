@@ -31,3 +31,7 @@ class FileError(PabtuneError):
 
 class StudyError(PabtuneError):
     """A study that does not fit the search that wants to continue it."""
+
+
+class ParallelError(PabtuneError):
+    """A run on several processes that cannot go on, and which of them is why."""

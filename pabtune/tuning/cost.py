@@ -87,7 +87,7 @@ def predict_cost(
         int(row.sum()) for site, row in zip(inside.sites, inside.compute, strict=True) if site.kind == "temporal"
     )
     per_token = workload.activation_bytes // (workload.frames * workload.tokens)
-    sent = exchanged(parallel, gpus, temporal, workload.frames, workload.tokens, per_token)
+    sent = exchanged(parallel, gpus, temporal, workload.frames, workload.tokens, per_token, workload.heads)
     return {
         "flops": _flops(counted, inside),
         "communication": {

@@ -36,7 +36,7 @@ class Communication:
 
 
 def exchanged(
-    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: int
+    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: int, heads: int
 ) -> Communication:
     """What temporal attention exchanges over a run.
 
@@ -47,6 +47,7 @@ def exchanged(
         frames: T.
         tokens: S, of a frame.
         bytes_per_token: of the hidden state, all guidance branches together.
+        heads: of an attention.
 
     Raises:
         PolicyError: another way, or fewer than 1 GPU.
@@ -59,9 +60,10 @@ def exchanged(
     # Megatron-SP moves the whole hidden state, the others one part of it.
     parts = 1 if parallel == "megatron-sp" else gpus
     whole = frames * tokens * bytes_per_token
-    padded_frames, padded_tokens = (-(-length // gpus) * gpus for length in (frames, tokens))
-    # Only who switches to a split over tokens has to divide them.
-    padded = padded_frames * (tokens if parallel == "megatron-sp" else padded_tokens) * bytes_per_token
+    padded_frames, padded_tokens, padded_heads = (-(-length // gpus) * gpus for length in (frames, tokens, heads))
+    # Frames are split always; DSP splits tokens besides, Ulysses heads.
+    other = {"dsp": padded_tokens / tokens, "ulysses": padded_heads / heads, "megatron-sp": 1.0}[parallel]
+    padded = padded_frames * tokens * bytes_per_token * other
     return Communication(
         paper_bytes=calls * count * whole / parts,
         wire_bytes=calls * count * padded / parts * (gpus - 1) / gpus,

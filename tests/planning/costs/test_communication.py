@@ -4,7 +4,7 @@ from pabtune.planning.costs.communication import PARALLELS, exchanged
 from pabtune.records.errors import PolicyError
 
 # Open-Sora 1.2, 51 frames of 480x854, 16 bits, two branches; 28 layers, 30 steps (facts: pab.md, section 5).
-PAPER = {"frames": 15, "tokens": 1590, "bytes_per_token": 1152 * 2 * 2}
+PAPER = {"frames": 15, "tokens": 1590, "bytes_per_token": 1152 * 2 * 2, "heads": 16}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ def test_what_leaves_a_gpu_is_counted_with_padding_and_without_its_own_part(gpus
     frames, tokens = (-(-length // gpus) for length in (15, 1590))
     one_way = frames * (gpus - 1) * tokens * 1152 * 4
     assert exchanged("dsp", gpus, 10, **PAPER).wire_bytes == pytest.approx(10 * 2 * one_way)
+    one_way = frames * (gpus - 1) * 1590 * -(-16 // gpus) * 72 * 4
     assert exchanged("ulysses", gpus, 10, **PAPER).wire_bytes == pytest.approx(10 * 4 * one_way)
     gathered = frames * (gpus - 1) * 1590 * 1152 * 4
     assert exchanged("megatron-sp", gpus, 10, **PAPER).wire_bytes == pytest.approx(10 * 2 * gathered)

@@ -1,0 +1,121 @@
+"""One of several processes: draws alone and together with the others, and tells how far the two are apart.
+
+    python worker.py OUT.json CASE
+
+Every process draws the whole video alone first, so that it needs nobody to compare with.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import pabtune
+from pabtune.parallel.mesh import Mesh, choose_layout
+from pabtune.parallel.split import split
+from pabtune.planning.costs.communication import PARALLELS, exchanged
+from pabtune.records.errors import PabtuneError
+from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
+
+HEADS, WIDTH, TOKENS, FRAMES = 2, 24, 36, 8
+
+
+def error(found, expected) -> float:
+    found, expected = (torch.as_tensor(each).double() for each in (found, expected))
+    return float((found - expected).norm() / expected.norm())
+
+
+def videos(processes: int) -> list[dict]:
+    """Each way and layout, with and without a policy, against one process; what was sent against what was predicted."""
+    rows = []
+    for split_branches in (False, True):
+        layout = choose_layout(processes, split_branches=split_branches)
+        mesh = Mesh(layout)
+        for parallel in PARALLELS:
+            pipeline = make_pipeline()
+            for policy in (None, pyramid()):
+                used = policy or pabtune.Policy(name="none")
+                with pabtune.broadcast(pipeline, used):
+                    alone = draw(pipeline)
+                made = split(pipeline, mesh, parallel)
+                with pabtune.broadcast(pipeline, used) as run:
+                    together = draw(pipeline)
+                made.remove()
+                computed = sum(
+                    count for (_, name), count in run.computed_calls.items() if "temporal_blocks" in name and "attn" in name
+                    and "cross" not in name
+                )  # fmt: skip
+                per_token = WIDTH * 4 * 2 // layout.branches
+                expected = exchanged(parallel, layout.sequence, computed, FRAMES, TOKENS, per_token, HEADS)
+                sent = made.traffic.to_document()
+                rows.append(
+                    {
+                        "layout": [layout.branches, layout.sequence], "parallel": parallel, "policy": used.name,
+                        "error": error(together, alone), "restored": error(draw(pipeline), draw(make_pipeline())),
+                        "sent": sent.get("temporal attention", {"messages": 0, "bytes": 0}), "output": sent["output"],
+                        "expected": {"messages": expected.messages, "bytes": round(expected.wire_bytes)},
+                        "computed": computed,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def lengths(processes: int) -> list[dict]:
+    """Numbers of frames and tokens that the processes do not divide, and given frames."""
+    rows = []
+    mesh = Mesh(choose_layout(processes, split_branches=False))
+    for frames, size in ((1, 8), (3, 12), (5, 20), (7, 24)):
+        for masked in (False, True):
+            torch.manual_seed(frames)
+            arguments = {
+                "hidden_states": torch.randn(2, 4, frames, size, size + 4),
+                "timestep": torch.full((2,), 400.0),
+                "encoder_hidden_states": torch.randn(2, 24, 16),
+                "x_mask": torch.arange(frames)[None] > 0 if masked else None,
+            }
+            for parallel in PARALLELS:
+                transformer = make_transformer()
+                with torch.no_grad():
+                    alone = transformer(**arguments).sample
+                    split(transformer, mesh, parallel)
+                    rows.append(
+                        {
+                            "case": [frames, size, masked, parallel],
+                            "error": error(transformer(**arguments).sample, alone),
+                        }
+                    )
+    return rows
+
+
+def main() -> None:
+    out, case = Path(sys.argv[1]), sys.argv[2]
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if case in ("videos", "lengths"):
+        rows = (videos if case == "videos" else lengths)(processes)
+        out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
+        return
+    mesh = Mesh(choose_layout(processes, split_branches=False))
+    if case == "disagree":
+        mesh.agree({"policy": "same", "prompt": f"a prompt of rank {rank}"})
+    pipeline = make_pipeline()
+    split(pipeline, mesh)
+    if case in ("raise", "kill") and rank == processes - 1:
+        time.sleep(0.5)
+        if case == "kill":
+            os.kill(os.getpid(), 9)
+        raise RuntimeError("broken on purpose")
+    while True:
+        draw(pipeline, num_inference_steps=STEPS)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (PabtuneError, RuntimeError) as problem:
+        from pabtune.parallel.launch import report_failure
+
+        report_failure(str(problem))
+        raise
