@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-slow test-gpu check format bench paper models train clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu check format bench paper models train clean
 
 venv: $(STAMP)
 
@@ -16,6 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: venv
 	$(BIN)/pabtune demo --out out/demo
+
+demo-parallel: venv
+	$(BIN)/pabtune demo-parallel
 
 test: venv
 	$(BIN)/python -m pytest

@@ -11,6 +11,7 @@ from pabtune.records.errors import PabtuneError
 
 VERB_LINES = {
     "demo": "The whole main job on the embedded model, in a few minutes.",
+    "demo-parallel": "The embedded model on several processes: same video, fewer messages.",
     "profile": "Measure how a model's attention changes from step to step.",
     "search": "Find the fastest policy inside a quality budget.",
     "generate": "Make videos, with or without a policy.",
@@ -35,7 +36,7 @@ class Verbs(click.Group):
         """The verb's command, from the file of its name."""
         if cmd_name not in VERB_LINES:
             return None
-        return import_module(f"pabtune.cli.{cmd_name}").command
+        return import_module(f"pabtune.cli.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each verb and its line, without loading the verbs."""
