@@ -44,6 +44,7 @@ bench: venv
 
 paper: venv
 	$(BIN)/python benchmarks/paper.py --docs docs/paper.md
+	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
 models: venv
 	$(BIN)/python benchmarks/models_table.py

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pabtune.models.workloads import Workload, build_workload
-from pabtune.planning.costs.communication import Parallel, exchanged
+from pabtune.planning.costs.communication import Communication, Parallel, exchanged
+from pabtune.planning.costs.latency import Link, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.policies import Policy
@@ -64,6 +65,7 @@ def predict_cost(
     content: str | None = None,
     gpus: int = 1,
     parallel: Parallel = "dsp",
+    device: tuple[float, Link] | None = None,
 ) -> dict[str, Any]:
     """FLOPs, communication, memory and calls of one video under a policy, as JSON.
 
@@ -76,6 +78,7 @@ def predict_cost(
         content: use the policy's variant for this content class.
         gpus: that share the video.
         parallel: how they do.
+        device: FLOPs per second that a GPU reaches in this model, and the link between them; None = latency is not told.
 
     Raises:
         PolicyError: the policy does not fit the model.
@@ -88,8 +91,11 @@ def predict_cost(
     )
     per_token = workload.activation_bytes // (workload.frames * workload.tokens)
     sent = exchanged(parallel, gpus, temporal, workload.frames, workload.tokens, per_token, workload.heads)
+    flops = _flops(counted, inside)
+    latency = {} if device is None else {"latency": _latency(flops["total_tflops"] * TERA, gpus, sent, device)}
     return {
-        "flops": _flops(counted, inside),
+        "gpus": gpus,
+        "flops": flops,
         "communication": {
             "paper_gb_per_gpu": sent.paper_bytes / GIGA,
             "wire_gb_per_gpu": sent.wire_bytes / GIGA,
@@ -100,7 +106,15 @@ def predict_cost(
             kind: {"computed": count, "broadcast": inside.calls(computed=False)[kind]}
             for kind, count in inside.calls(computed=True).items()
         },
+        **latency,
     }
+
+
+def _latency(flops: float, gpus: int, sent: Communication, device: tuple[float, Link]) -> dict[str, float]:
+    """Seconds, if all of it is shared, and the share of linear scaling that they are."""
+    alone = predicted_latency(flops, 0.0, 1, Communication(paper_bytes=0, wire_bytes=0, messages=0), *device)
+    seconds = predicted_latency(flops, 0.0, gpus, sent, *device)
+    return {"seconds": seconds, "efficiency": alone / seconds / gpus}
 
 
 def _wanted(sites: Sequence[Site], policy: Policy, content: str | None) -> list[Site]:

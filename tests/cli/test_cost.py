@@ -47,6 +47,27 @@ def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     assert "messages by dsp" in words
 
 
+def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
+    words = (
+        "cost",
+        "open-sora-1.2",
+        "--policy",
+        "pab246",
+        "--gpus",
+        "1,2,8",
+        "--device-tflops",
+        "120",
+        "--link",
+        "pcie",
+    )
+    told = pabtune(*words, "--json").document()
+    seconds = [row["latency"]["seconds"] for row in told["scaling"]]
+    assert [row["gpus"] for row in told["scaling"]] == [1, 2, 8]
+    assert seconds[0] == told["latency"]["seconds"] == told["flops"]["total_tflops"] / 120
+    assert seconds[0] > seconds[1] > seconds[2] > seconds[0] / 8
+    assert "fastest on 8 GPUs" in pabtune(*words).stdout
+
+
 def test_other_schedules_and_sizes_are_counted(pabtune) -> None:
     cheap = pabtune(
         "cost", "open-sora-1.2", "--policy", "pab246", "--size", "17x240x426", "--steps", "20", "--json"
@@ -60,6 +81,7 @@ def test_what_is_not_known_is_refused(pabtune, short_profile) -> None:
         (("cost", "wan", "--policy", "pab246"), "no workload is known for 'wan'"),
         (("cost", "latte", "--policy", "pab246", "--text-tokens", "500"), "takes 1 to 120 text tokens, not 500"),
         (("cost", short_profile, "--policy", "pab246", "--steps", "9"), "says for which video it holds"),
+        (("cost", "latte", "--policy", "pab236", "--gpus", "2,x"), "no list of numbers of GPUs"),
         (("cost", "missing.json", "--policy", "pab246"), "missing.json"),
     ):
         done = pabtune(*words)

@@ -1,0 +1,67 @@
+"""Predicted scaling of Open-Sora 1.2 over GPUs beside what the paper measured.
+
+    python benchmarks/scaling.py [--out benchmarks/results/scaling.json]
+
+The rate of a GPU comes from the paper's one-GPU row, so that this row is a calibration, not a prediction. Two predictions for
+the others: everything is shared, and the VAE decodes on one GPU while the others wait.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from pabtune.planning.costs.communication import exchanged
+from pabtune.planning.costs.latency import LINKS, predicted_latency
+from pabtune.planning.presets import find_policy
+from pabtune.records.files import save_json
+from pabtune.tuning.cost import count_workload, predict_cost
+from pabtune.tuning.profile import versions
+
+MODEL, SIZE, STEPS = "open-sora-1.2", (204, 480, 854), 30
+"""8 seconds at 24 frames per second."""
+
+PAPER = (("none", 1, 97.51), ("none", 8, 12.01), ("pab246", 8, 9.29))
+"""Policy, H100s, seconds; several GPUs by DSP."""
+
+
+def predictions(link: str) -> list[dict]:
+    """A row for each of the paper's."""
+    counted = count_workload(MODEL, SIZE, STEPS)
+    workload, serial = counted.workload, counted.parts["vae_decoder"].total
+    per_token = workload.activation_bytes // (workload.frames * workload.tokens)
+    rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][2]
+    rows = []
+    for name, gpus, measured in PAPER:
+        found = predict_cost(counted, find_policy(name, MODEL))
+        total, calls = found["flops"]["total_tflops"] * 1e12, found["calls"]["temporal"]["computed"]
+        sent = exchanged("dsp", gpus, calls, workload.frames, workload.tokens, per_token, workload.heads)
+        row = {"policy": name, "gpus": gpus, "paper_s": measured}
+        for title, alone in (("all_shared_s", 0), ("decoder_alone_s", serial)):
+            seconds = predicted_latency(total - alone, alone, gpus, sent, rate, LINKS[link])
+            row[title] = round(seconds, 2)
+            if gpus > 1:
+                row[f"{title.removesuffix('_s')}_error_%"] = round(100 * (seconds / measured - 1), 1)
+        rows.append(row | ({"is": "calibration"} if gpus == 1 else {"is": "prediction"}))
+    return rows
+
+
+@click.command()
+@click.option("--link", type=click.Choice(list(LINKS)), default="nvlink", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(link: str, out: Path | None) -> None:
+    document = {
+        "model": MODEL,
+        "size": SIZE,
+        "steps": STEPS,
+        "link": link,
+        "rows": predictions(link),
+        "versions": versions(),
+    }
+    if out is not None:
+        save_json(out, document)
+    click.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Verbs on several processes, as a user starts them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import ROOT
+
+DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
+
+
+def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, str(ROOT / "cli.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
+    alone, ours, torchrun = (tmp_path / f"{name}.gif" for name in ("alone", "ours", "torchrun"))
+    assert call(*DRAW, "--out", str(alone)).returncode == 0
+    done = call(*DRAW, "--out", str(ours), "--gpus", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["videos"][0]
+    assert row["sent_by_first_process"]["temporal attention"]["messages"] > 0
+    assert done.stderr.count("2 processes: 1 for guidance branches x 2 for the sequence") == 1
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = call(*DRAW, "--out", str(torchrun), "--split-branches", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert "2 for guidance branches x 1 for the sequence" in done.stderr
+    assert alone.read_bytes() == ours.read_bytes()
+    assert torchrun.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "3", "--split-branches"], "two guidance branches need an even number of processes, not 3"),
+        (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
+        (
+            ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
+            "share guidance branches, but a call has 1 samples",
+        ),
+    ],
+)
+def test_mistakes_on_several_processes_end_in_one_line(words, message, tmp_path) -> None:
+    done = call(*DRAW, "--out", str(tmp_path / "v.gif"), *words)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_parallel_tells_what_was_sent_and_predicted() -> None:
+    done = call("demo-parallel", "--json")
+    assert done.returncode == 0, done.stderr
+    plain, fast = json.loads(done.stdout)["videos"]
+    for row in (plain, fast):
+        assert row["is_same"]
+        assert row["error"] < 1e-5
+        assert row["sent"] == row["predicted"]
+    assert 0 < fast["sent"]["messages"] < plain["sent"]["messages"]
+    assert done.stderr.count("messages (") == 2
