@@ -10,6 +10,7 @@ after the other, is correct. Prints one JSON document:
 - `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
 - `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
 - `int8_over_exact`: time with outputs held in 8 bits over time with outputs held as they are;
+- `int8_error_over_policy_error`: how much 8 bits add to what the policy itself changes in the result;
 - `host_over_exact`: the same for outputs held by the host (on a CPU nothing is moved);
 - `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
 """
@@ -61,6 +62,7 @@ class Denoiser:
         self.latents = torch.randn(1, 16, *self.size, device=device, dtype=dtype)
         self.text = torch.randn(1, 256, 128, device=device, dtype=dtype)
         self.timestep = 0.0
+        self.result = self.latents
 
     @torch.no_grad()
     def seconds(self) -> float:
@@ -75,6 +77,7 @@ class Denoiser:
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         seconds = now(self.device) - began
         self.transformer._reset_stateful_cache()
+        self.result = latents
         return seconds
 
 
@@ -156,6 +159,17 @@ def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict
     return paired_ratios(pairs, repeats)
 
 
+def relative_error_of_int8(model: Denoiser, policy: Policy) -> float:
+    """How far the denoised latents are from those with outputs held as they are, over how far those are from no policy's."""
+    results = []
+    for chosen, store in ((None, "exact"), (policy, "exact"), (policy, "int8")):
+        with pabtune.broadcast(model.transformer, chosen or Policy(name="none"), store=store):
+            model.seconds()
+        results.append(model.result.double())
+    plain, exact, eight = results
+    return float((eight - exact).norm() / (exact - plain).norm())
+
+
 def added_microseconds(device: str, idle: Policy, runs: int = 30) -> float:
     """What a policy that never broadcasts adds to one forward of a very small model; the fastest run of each."""
     model = Denoiser(device, "tiny")
@@ -202,6 +216,7 @@ def main(repeats: int, device: str, out: Path | None) -> None:
         "over_diffusers_pab": round(ratios["pab"], 4),
         "int8_over_exact": round(ratios["int8"], 4),
         "host_over_exact": round(ratios["host"], 4),
+        "int8_error_over_policy_error": round(relative_error_of_int8(model, policy), 4),
         "stored_bytes": {"pabtune": held, "pabtune_int8": held_in_int8, "diffusers_pab": held_by_pab},
         "computed_share_of_site_calls": round(float(computed), 4),
     }

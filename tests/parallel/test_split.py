@@ -41,6 +41,15 @@ def test_several_processes_draw_the_same_video_and_send_what_was_predicted(proce
     assert all(0 < few < many for few, many in zip(fast, plain, strict=True))
 
 
+@pytest.mark.multi_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_several_gpus_draw_the_same_video_by_nccl(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORKER_DEVICE", "cuda")
+    for row in together(2, "videos", tmp_path, monkeypatch)[0]:
+        assert row["error"] < 1e-4, row
+        assert row["sent"] == row["expected"], row
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_lengths_that_are_not_divided_work(processes, tmp_path, monkeypatch) -> None:
     for rows in together(processes, "lengths", tmp_path, monkeypatch):

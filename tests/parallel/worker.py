@@ -20,6 +20,9 @@ from pabtune.planning.costs.communication import PARALLELS, exchanged
 from pabtune.records.errors import PabtuneError
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 
+DEVICE = os.environ.get("WORKER_DEVICE", "cpu")
+"""`cuda`: each process has a GPU of its own."""
+
 HEADS, WIDTH, TOKENS, FRAMES = 2, 24, 36, 8
 
 
@@ -33,9 +36,9 @@ def videos(processes: int) -> list[dict]:
     rows = []
     for split_branches in (False, True):
         layout = choose_layout(processes, split_branches=split_branches)
-        mesh = Mesh(layout)
+        mesh = Mesh(layout, DEVICE)
         for parallel in PARALLELS:
-            pipeline = make_pipeline()
+            pipeline = make_pipeline().to(DEVICE)
             for policy in (None, pyramid()):
                 used = policy or pabtune.Policy(name="none")
                 with pabtune.broadcast(pipeline, used):
@@ -54,7 +57,7 @@ def videos(processes: int) -> list[dict]:
                 rows.append(
                     {
                         "layout": [layout.branches, layout.sequence], "parallel": parallel, "policy": used.name,
-                        "error": error(together, alone), "restored": error(draw(pipeline), draw(make_pipeline())),
+                        "error": error(together, alone), "restored": error(draw(pipeline), draw(make_pipeline().to(DEVICE))),
                         "sent": sent.get("temporal attention", {"messages": 0, "bytes": 0}), "output": sent["output"],
                         "expected": {"messages": expected.messages, "bytes": round(expected.wire_bytes)},
                         "computed": computed,
@@ -93,6 +96,8 @@ def lengths(processes: int) -> list[dict]:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if case in ("videos", "lengths"):
         rows = (videos if case == "videos" else lengths)(processes)
         out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
