@@ -32,6 +32,7 @@ from pabtune.quality.fidelity import psnr_db
 from pabtune.records.files import save_json, write_atomically
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.profiles import Profile
+from pabtune.records.sites import Site
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
 from pabtune.tuning.cost import count_workload, predict_cost
@@ -231,6 +232,17 @@ def score_rows(pipeline: Any, prompts: Sequence[Any]) -> list[Row]:
     ]
 
 
+def listed(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule) -> Policy:
+    """The policy with its steps listed: a bare transformer tells no noise levels."""
+    rules = []
+    for rule in policy.rules:
+        mask = resolve(replace(policy, rules=(rule,)), sites, schedule)
+        row = min(mask.compute, key=sum)
+        steps = tuple(step for step, computes in enumerate(row.tolist()) if computes)
+        rules.append(Rule(kind=rule.kind, compute=steps, layers=rule.layers))
+    return Policy(name=policy.name, rules=tuple(rules))
+
+
 def latency_rows(device: str) -> list[Row]:
     """Seconds of the full-size transformer over a run, random weights; needs a GPU."""
     if not torch.cuda.is_available():
@@ -241,6 +253,8 @@ def latency_rows(device: str) -> list[Row]:
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     inputs = {name: torch.randn(each.shape, device=device).to(each.dtype) for name, each in workload.arguments.items()}
+    inputs |= {"height": torch.full((1,), 480.0, device=device), "width": torch.full((1,), 854.0, device=device)}
+    sites = Target.of(transformer).with_blocks().sites
     sigmas = workload.schedule.sigmas or ()
 
     @torch.no_grad()
@@ -256,7 +270,7 @@ def latency_rows(device: str) -> list[Row]:
 
     rows, plain = [], 0.0
     for name, paper in PAPER_LATENCY.items():
-        with pabtune.broadcast(transformer, find_policy(name, OPEN_SORA)):
+        with pabtune.broadcast(transformer, listed(find_policy(name, OPEN_SORA), sites, workload.schedule)):
             seconds = statistics.median(run() for _ in range(4))
         plain = plain or seconds
         rows.append(

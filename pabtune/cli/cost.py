@@ -1,6 +1,7 @@
 """`pabtune cost`: what a policy computes, exchanges, holds and takes, without running the model."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,7 @@ from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
 from pabtune.records.profiles import Profile
-
-PAPER_RUNS = {
-    "open-sora-1.2": ((51, 480, 854), 30),
-    "latte": ((16, 512, 512), 50),
-    "open-sora-plan-1.1": ((65, 512, 512), 150),
-}
-"""Size and steps of the paper's videos: what a model's cost is told for unless other ones are asked for."""
+from pabtune.records.sites import Site, blocks_of
 
 
 class Counts(click.ParamType):
@@ -77,6 +72,7 @@ def command(
             )
         _tell_profile(Path(what), name, content, as_json)
         return
+    from pabtune.models.workloads import PAPER_RUNS
     from pabtune.tuning.cost import count_workload, predict_cost
 
     policy = find_policy(name, what)
@@ -127,7 +123,7 @@ def _model_lines(found: dict[str, Any], full: dict[str, Any], parallel: str) -> 
         lines.append(
             f"{kind:8} {calls['computed']} computed, {calls['broadcast']} broadcast, {flops['per_kind'][kind]:.2f} TFLOPs"
         )
-    lines.append(f"holds {found['memory']['peak_stored_gb']:.2f} GB at most")
+    lines.append(f"holds {found['memory']['peak_stored_gb']:.2f} GB at most, all GPUs together")
     if found["gpus"] > 1:
         sent, all_sent = found["communication"], full["communication"]
         lines.append(
@@ -137,16 +133,29 @@ def _model_lines(found: dict[str, Any], full: dict[str, Any], parallel: str) -> 
     return lines
 
 
+def _sizes_in(block: Site, sites: Sequence[Site], sizes: Sequence[int]) -> list[int]:
+    own = zip(sites, sizes, strict=False)
+    return [
+        size for site, size in own if site.transformer == block.transformer and site.path.startswith(f"{block.path}.")
+    ]
+
+
 def _tell_profile(path: Path, name: str, content: str | None, as_json: bool) -> None:
     profile = Profile.load(path)
     policy = find_policy(name, profile.model)
     made_for = policy.made_for.fingerprint
     if made_for not in (None, profile.made_for.fingerprint):
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of {path}")
-    mask = resolve(policy, profile.sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas), content)
-    seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
     sizes = profile.bytes_kept(policy.store)
-    held = held_bytes(mask, sizes, policy.store) if sizes else None
+    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
+    blocks = blocks_of(profile.sites) if policy.names_blocks(content) else ()
+    if blocks:
+        # A block's residual is of the size of its sites' outputs.
+        sizes = (*sizes, *(max(_sizes_in(block, profile.sites, sizes), default=0) for block in blocks))
+    whole = resolve(policy, [*profile.sites, *blocks], schedule, content)
+    mask = whole.inside_blocks()
+    seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
+    held = held_bytes(whole, sizes, policy.store) if sizes else None
     document = {
         "policy": policy.name,
         "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops, seconds > 0),

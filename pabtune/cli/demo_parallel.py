@@ -11,7 +11,6 @@ from pabtune.cli.output import emit, is_first, say
 from pabtune.cli.sharing import COMMAND
 from pabtune.planning.costs.communication import PARALLELS, Parallel, exchanged
 from pabtune.planning.presets import find_policy
-from pabtune.records.errors import ParallelError
 from pabtune.records.prompts import Prompt
 
 PROMPT = Prompt(prompt="a red square moves slowly to the left", seed=1)
@@ -26,18 +25,18 @@ LARGEST_ERROR = 1e-5
 )
 @click.option("--policy", "name", default="pab246", show_default=True, help="Preset or policy file.")
 @json_option
-def command(gpus: int, parallel: Parallel, name: str, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, gpus: int, parallel: Parallel, name: str, as_json: bool) -> None:
     """Draw a video on one process and on several; count what they exchange, with and without a policy.
 
-    Fails where the videos differ, or the messages are not those that were predicted.
+    Exit code 1: the videos differ, or the messages are not those that were predicted.
     """
     policy = find_policy(name)
     from pabtune.parallel.launch import launch
     from pabtune.parallel.mesh import Mesh, choose_layout, is_launched
 
     if not is_launched():
-        launch(gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]])
-        return
+        ctx.exit(launch(gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]]))
     processes = int(os.environ["WORLD_SIZE"])
     pipeline = load_model("shapes", "cpu", "float32")
     mesh = Mesh(choose_layout(processes, split_branches=False))
@@ -57,7 +56,8 @@ def command(gpus: int, parallel: Parallel, name: str, as_json: bool) -> None:
             f"frames differ from those of one process by {row['error']:.1e}"
         )
     if not all(row["is_same"] for row in rows):
-        raise ParallelError("the videos, or what was sent, are not what was predicted")
+        say("the videos, or what was sent, are not what was predicted")
+        ctx.exit(1)
 
 
 def _compare(pipeline: Any, mesh: Any, parallel: Parallel, policy: Any) -> dict[str, Any]:

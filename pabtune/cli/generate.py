@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import click
 
-import pabtune
 from pabtune.cli import options
 from pabtune.cli.output import emit, is_first, progress_bar, say
 from pabtune.cli.sharing import Sharing, sharing_options
@@ -64,15 +64,15 @@ def command(
         raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
     check_writable(out)
     policy.rules_for(content)
-    if sharing.start():
-        return
+    code = sharing.start()
+    if code is not None:
+        click.get_current_context().exit(code)
     pipeline, arguments = run.load(model)
     agreed = {
         "policy": policy.digest,
         "prompt": prompts,
-        "run": run,
-        "content": content,
-        "pabtune": pabtune.__version__,
+        "options": (replace(run, device="", image=None), content, memory, store, compare),
+        "image": run.image and sha256(Path(run.image).read_bytes()).hexdigest(),
     }
     with sharing.split(pipeline, run.device, agreed) as split, progress_bar("generate") as advance:
         rows = []

@@ -25,6 +25,10 @@ VERB_LINES = {
 """The verbs, in the order of the help, each with its line."""
 
 
+STARTED = "PABTUNE_STARTED"
+"""In the environment of processes whose launcher speaks for them: see `parallel/launch.py`."""
+
+
 class Verbs(click.Group):
     """Loads a verb's file when the verb is used, so that --help stays fast."""
 
@@ -57,7 +61,7 @@ def _tell(reason: str) -> None:
     """One line; for one of several processes that we started, by their launcher."""
     if "RANK" in os.environ:
         _report(reason)
-    if "PABTUNE_STARTED" not in os.environ or "RANK" not in os.environ:
+    if STARTED not in os.environ:
         click.echo(f"error: {reason}", err=True)
 
 
@@ -74,7 +78,8 @@ def run() -> None:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nstopped; what was written is whole, and a search goes on with the same command", err=True)
+        if STARTED not in os.environ:
+            click.echo("\nstopped; what was written is whole, and a search goes on with the same command", err=True)
         code = 130
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""

@@ -52,7 +52,7 @@ class RunOptions:
             ModelError: there is no such model or device, or the pipeline does not take an argument.
         """
         pipeline = load_model(model, self.device, self.dtype)
-        from pabtune.models.attention import use_attention
+        from pabtune.runtime.attention import use_attention
         from pabtune.tuning.generation import check_arguments, size_arguments
 
         use_attention(pipeline, self.attention)

@@ -87,7 +87,7 @@ def command(
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
     )
-    pipeline = options.load_model(profile.model, device, profile.made_for.settings.get("dtype", "float32"))
+    pipeline = _load_model(profile, device)
 
     general, variants = _search_all(pipeline, profile, prompts, config, profile.contents if per_content else ())
     if general.best is not None:
@@ -122,6 +122,16 @@ def _load_profile(path: Path) -> Profile:
     if not profile.model:
         raise ProfileError(f"{path}: does not say which model to load; profile with `pabtune profile MODEL`")
     return profile
+
+
+def _load_model(profile: Profile, device: str) -> Any:
+    """The profile's model, with the precision and the attention that it was profiled with."""
+    settings = profile.made_for.settings
+    pipeline = options.load_model(profile.model, device, settings.get("dtype", "float32"))
+    from pabtune.runtime.attention import use_attention
+
+    use_attention(pipeline, settings.get("attention", "sdpa"))
+    return pipeline
 
 
 def _prompts(model: str, prompt_file: Path | None, seed: int) -> PromptSets:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+import pabtune
 from pabtune.planning.costs.communication import PARALLELS, Parallel
 
 COMMAND = "from pabtune.cli.main import run; run()"
@@ -23,8 +24,8 @@ class Sharing:
     parallel: Parallel
     split_branches: bool
 
-    def start(self) -> bool:
-        """Starts this command once per process and waits; False if this process is to do the work itself.
+    def start(self) -> int | None:
+        """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
 
         Raises:
             ParallelError: a process failed.
@@ -32,11 +33,10 @@ class Sharing:
         from pabtune.parallel.mesh import is_launched
 
         if self.gpus == 1 or is_launched():
-            return False
+            return None
         from pabtune.parallel.launch import launch
 
-        launch(self.gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]])
-        return True
+        return launch(self.gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]])
 
     @contextmanager
     def split(self, pipeline: Any, device: str, agreed: dict[str, Any]) -> Iterator[Any]:
@@ -64,7 +64,8 @@ class Sharing:
         layout = choose_layout(processes, split_branches=self.split_branches)
         mesh = Mesh(layout, device)
         try:
-            mesh.agree(agreed)
+            told = {"layout": (self.parallel, self.split_branches), "pabtune": pabtune.__version__}
+            mesh.agree({**agreed, **told})
             say(f"{processes} processes: {layout}; frames by {self.parallel}")
             made = split(pipeline, mesh, self.parallel)
             try:

@@ -53,25 +53,6 @@ def find_sites(transformer: nn.Module, name: str = "transformer") -> SiteMap:
     return SiteMap(sites=sites, source="structure", notes=tuple(note for _, note in guesses))
 
 
-def find_blocks(transformer: nn.Module, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The blocks that hold a transformer's sites, as sites of kind `block`, in the order of their lists.
-
-    Args:
-        transformer: the network.
-        sites: all sites of it.
-    """
-    lists: dict[str, int] = {}
-    for site in sites:
-        in_a_block = re.match(r"(.+?)\.\d+\.", site.path)
-        if in_a_block is not None:
-            lists.setdefault(in_a_block[1], site.layer)
-    return tuple(
-        Site(transformer=sites[0].transformer, path=f"{path}.{index}", kind="block", layer=first + index)
-        for path, first in lists.items()
-        for index in range(len(transformer.get_submodule(path)))  # type: ignore[arg-type]
-    )
-
-
 def guess_patterns(transformer: nn.Module) -> list[tuple[SitePattern, str]]:
     """Patterns for a class that nobody described, each with what speaks for it. Feeders are never guessed."""
     guesses = []

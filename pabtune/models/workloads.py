@@ -195,3 +195,10 @@ BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Wor
     "open-sora-plan-1.1": (_open_sora_plan, 300),
 }
 """How each workload is built, and how many text tokens its model takes."""
+
+PAPER_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
+    "open-sora-1.2": ((51, 480, 854), 30),
+    "latte": ((16, 512, 512), 50),
+    "open-sora-plan-1.1": ((65, 512, 512), 150),
+}
+"""Size and steps of the paper's videos."""

@@ -3,10 +3,13 @@
 import json
 import logging
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -18,12 +21,17 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 STARTED = "PABTUNE_STARTED"
 """Set for processes that this module started: their launcher speaks for them."""
 
+NO_REASON = {"message": "<NONE>"}
+"""What torch has of a process that left no reason."""
+
 MONITOR_SECONDS = 0.2
 """How often the launcher looks whether a process has failed; the others are then stopped."""
 
 
-def launch(processes: int, command: Sequence[str]) -> None:
+def launch(processes: int, command: Sequence[str]) -> int:
     """Runs a command in so many processes, which find each other by torch's environment variables.
+
+    Returns the exit code: 0, or 1 where the command ended so on its own: the work ran and the answer is no.
 
     Args:
         processes: how many.
@@ -45,13 +53,33 @@ def launch(processes: int, command: Sequence[str]) -> None:
         monitor_interval=MONITOR_SECONDS,
     )
     # As torchrun does: so many processes with all threads each would be in each other's way.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.environ[STARTED] = "1"
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     try:
-        elastic_launch(config, command[0])(*command[1:])
+        with _environment({**threads, **os.environ, STARTED: "1"}):
+            elastic_launch(config, command[0])(*command[1:])
+    except SignalException as stopped:
+        raise KeyboardInterrupt from stopped
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == 1 and failure.error_file_data == NO_REASON:
+            return 1
         raise ParallelError(f"rank {rank} stopped with code {failure.exitcode}: {_reason(failure.message)}") from error
+    return 0
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """The environment and the signal handlers, which the launcher changes, for as long as it runs."""
+    before = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def report_failure(reason: str) -> None:

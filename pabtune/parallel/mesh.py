@@ -47,8 +47,8 @@ def choose_layout(processes: int, *, split_branches: bool) -> Layout:
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or our own launcher, started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether torchrun, or our own launcher, started this process beside others."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 class Mesh:
@@ -65,14 +65,23 @@ class Mesh:
 
     def __init__(self, layout: Layout, device: str = "cpu", timeout: timedelta = TIMEOUT) -> None:
         kind = torch.device(device).type
+        if kind == "cuda":
+            local = int(os.environ["LOCAL_RANK"])
+            if local >= torch.cuda.device_count():
+                raise ParallelError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}")
+            torch.cuda.set_device(local)
+        backend = "nccl" if kind == "cuda" else "gloo"
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
+            dist.init_process_group(backend, timeout=timeout)
         if layout.branches * layout.sequence != dist.get_world_size():
             raise ParallelError(f"a layout of {layout} does not fit {dist.get_world_size()} processes")
         self.layout = layout
         self._mesh: DeviceMesh = init_device_mesh(
             kind, (layout.branches, layout.sequence), mesh_dim_names=("branches", "sequence")
         )
+        for group in (self._mesh.get_group("branches"), self._mesh.get_group("sequence")):
+            # Groups of a mesh are made with torch's own, longer timeout.
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
         self.branches = self._mesh.get_group("branches")
         self.sequence = self._mesh.get_group("sequence")
 

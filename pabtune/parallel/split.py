@@ -6,7 +6,6 @@ exchange. Everything else works on frames alone. Attach before a policy is enabl
 
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.parallel.collectives import Exchange, Traffic, padded
 from pabtune.parallel.mesh import Mesh
-from pabtune.parallel.temporal import by_gathering, by_heads, by_tokens
+from pabtune.parallel.temporal import Rotary, by_gathering, by_heads, by_tokens
 from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.records.errors import ParallelError
 
@@ -34,13 +33,14 @@ class Split:
         self.traffic = Traffic()
         self.parallel = parallel
         self.frames = 0
+        self.rotary: Rotary | None = None
         self.sequence = Exchange(mesh.sequence, self.traffic)
         self.branches = Exchange(mesh.branches, self.traffic)
         self._hooked: list[nn.Module] = []
         self._hook(transformer, _Root(self))
         if self.sequence.size > 1:
             for block in transformer.temporal_blocks:
-                self._hook(block.attn, _Temporal(self, transformer))
+                self._hook(block.attn, _Temporal(self))
 
     def remove(self) -> None:
         """Leaves the transformer as it was."""
@@ -70,6 +70,7 @@ class _Root(ModelHook):
         split = self._split
         hidden = kwargs["hidden_states"]
         batch, split.frames = hidden.shape[0], hidden.shape[2]
+        split.rotary = module.rope(split.frames)  # type: ignore[operator]
         branches, sequence = split.branches, split.sequence
         if batch % branches.size:
             raise ParallelError(
@@ -93,14 +94,14 @@ class _Root(ModelHook):
 class _Temporal(ModelHook):
     """Temporal attention over all frames."""
 
-    def __init__(self, split: Split, transformer: STDiT3Transformer3DModel) -> None:
+    def __init__(self, split: Split) -> None:
         super().__init__()
-        self._split, self._rope = split, transformer.rope
+        self._split = split
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Exchanges, attends, exchanges."""
         x_BtSD, frames, exchange = args[0], self._split.frames, self._split.sequence
-        rotary = self._rope(frames)
+        rotary = self._split.rotary
         if self._split.parallel == "dsp":
             return by_tokens(self.fn_ref.original_forward, x_BtSD, rotary, frames, exchange)
         way = by_heads if self._split.parallel == "ulysses" else by_gathering
@@ -137,6 +138,7 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
     if parallel not in PARALLELS:
         raise ParallelError(f"unknown way {parallel!r}; known: {', '.join(PARALLELS)}")
     if getattr(transformer, "_diffusers_hook", None) is not None and transformer._diffusers_hook.hooks:
-        raise ParallelError("split the transformer before a policy is enabled, not after")
-    with torch.no_grad():
-        return Split(transformer, mesh, parallel)
+        raise ParallelError(
+            "the transformer has hooks: split it once, and before a policy, a cache or offloading is enabled"
+        )
+    return Split(transformer, mesh, parallel)

@@ -117,11 +117,24 @@ def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedul
             f"{source}: its list of steps is for {made_for.steps} steps, the run has {schedule.steps}, and without the "
             f"noise levels of both it cannot be carried over; search again with --steps {schedule.steps}"
         )
-    ends = [*listed[1:], len(made_for.sigmas)]
-    for step, end in zip(listed, ends, strict=True):
-        if end > step + 1:
-            start, stop = carry_window((step + 1, end), made_for.sigmas, schedule.sigmas)
-            compute[max(start, 1) : stop] = False
+    runs = [
+        (step, end) for step, end in zip(listed, [*listed[1:], len(made_for.sigmas)], strict=True) if end > step + 1
+    ]
+    for step, end in runs:
+        start, stop = carry_window((step + 1, end), made_for.sigmas, schedule.sigmas)
+        if start == stop:  # steps are coarser here: the nearest one stands for all of them
+            middle = (made_for.sigmas[step + 1] + made_for.sigmas[end - 1]) / 2
+            start = int(np.abs(np.asarray(schedule.sigmas) - middle).argmin())
+            stop = start + 1
+        compute[max(start, 1) : stop] = False
+    # No output serves longer than it did, in steps or in noise level, whichever is more.
+    most_steps = max((end - step - 1 for step, end in runs), default=0)
+    farthest = max((made_for.sigmas[step] - made_for.sigmas[end - 1] for step, end in runs), default=0.0)
+    last = 0
+    for step in range(1, schedule.steps):
+        is_far = schedule.sigmas[last] - schedule.sigmas[step] > farthest + 1e-6
+        if compute[step] or (is_far and step - last > most_steps):
+            compute[step], last = True, step
     return compute
 
 

@@ -1,6 +1,7 @@
 """A site: one place in a model whose output can be broadcast."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -48,3 +49,14 @@ class Site:
             key: tuple(each) if isinstance(each, list) else each for key, each in document.items()
         }
         return cls(**values)
+
+
+def blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The blocks that hold sites, as sites of kind `block`, in the order of their first sites."""
+    blocks: dict[tuple[str, str], Site] = {}
+    for site in sites:
+        in_a_block = re.match(r"(.+?\.\d+)\.", site.path)
+        if in_a_block is not None:
+            block = Site(transformer=site.transformer, path=in_a_block[1], kind="block", layer=site.layer)
+            blocks.setdefault((block.transformer, block.path), block)
+    return tuple(blocks.values())

@@ -157,7 +157,8 @@ class Run:
     def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """With a limit of memory, refuses a run that will hold too much, before a branch computes (see `Listener`)."""
         indices = self._indices[transformer]
-        if not any(self._hooks[index].is_weighed for index in indices):
+        has_effects = any(self._target.sites[index].state for index in indices)
+        if has_effects or not any(self._hooks[index].is_weighed for index in indices):
             return
         paths = {index: self._target.sites[index].path for index in indices}
         weights = weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)
@@ -184,6 +185,7 @@ class Run:
     def end(self, transformer: str) -> None:
         """Takes over what was kept, counts, notes the bytes held (see `Listener`)."""
         branch = self._current
+        is_weighed = any(self._hooks[index].is_weighed for index in self._indices[transformer])
         for index in self._indices[transformer]:
             hook = self._hooks[index]
             if hook.calls:
@@ -192,9 +194,11 @@ class Run:
                     branch.stored[index] = own(hook.outputs) if self._copies and hook.mode == KEEP else hook.outputs
                 if hook.is_weighed:
                     branch.note_weight(index, hook.weight)
+            elif hook.mode == BROADCAST and self._keeps[index]:
+                branch.stored[index] = hook.outputs  # the block around it was served as a whole
         self._most_bytes = max(self._most_bytes, self.stored_bytes)
         self._clear_hooks()
-        if self.memory is not None:
+        if is_weighed:
             self._check_memory()
 
     @property
@@ -290,8 +294,8 @@ def enable(
         model: a diffusers pipeline or transformer.
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
-        memory: bytes that may be held at most; a run that will need more is refused before its first step, or, for
-            networks that cannot be called without their weights, in it.
+        memory: bytes that may be held on the device at most. A run that will need more is refused before the branch that
+            is too much computes; for networks that cannot be called without their weights, after its first call.
         store: how outputs are kept, see `Policy.store`; None = as the policy says.
 
     Raises:
@@ -299,7 +303,7 @@ def enable(
         PolicyError: the policy was made for another model, or does not fit its sites.
     """
     target = Target.of(model)
-    if any(rule.kind == "block" for rule in policy.rules_for(content)):
+    if policy.names_blocks(content):
         target = target.with_blocks()
     check_fits(policy, target, content)
     store = store or policy.store

@@ -37,7 +37,8 @@ class Ferry:
     """Carries outputs to the host and back.
 
     Outputs that a forward will ask for are fetched in the order in which the sites were called in the forward before, a
-    few sites ahead, so that the device never holds more than those.
+    few sites ahead. The host issues work long before a CUDA device does it, and memory is held from issue on; so it waits
+    here until no more copies than that are on their way.
     """
 
     def __init__(self) -> None:
@@ -46,19 +47,20 @@ class Ferry:
         self._called: list[Site] = []
         self._waiting: deque[Site] = deque()
         self._fetched: dict[int, list[Fetched]] = {}
+        self._on_their_way: deque[torch.cuda.Event] = deque()
 
     def begin(self, broadcasting: set[int]) -> None:
         """A forward starts in which the sites with these ids broadcast: starts to fetch for the first of them."""
-        self._order, self._called = self._called or self._order, []
-        self._fetched.clear()
+        self.clear()
         self._waiting = deque(site for site in self._order if id(site) in broadcasting)
         for _ in range(SITES_AHEAD):
             self._fetch_next()
 
     def clear(self) -> None:
-        """Forgets what was fetched and not asked for."""
+        """Forgets what was fetched and not asked for, and which sites were called."""
         self._waiting.clear()
         self._fetched.clear()
+        self._order, self._called = self._called or self._order, []
 
     def note(self, site: Site) -> None:
         """A site is called for the first time in this forward."""
@@ -77,6 +79,8 @@ class Ferry:
                 current = torch.cuda.current_stream(tensor.device)
                 current.wait_event(fetched.is_there)
                 tensor.record_stream(current)
+                # When this one is reached, the sites before have used theirs.
+                self._wait_for_earlier(current.record_event())
         return fetched.output
 
     def save(self, output: Any) -> Any:
@@ -103,7 +107,14 @@ class Ferry:
         with torch.cuda.stream(self._stream):
             values.copy_(tensor, non_blocking=True)
         tensor.record_stream(self._stream)
+        self._wait_for_earlier(self._stream.record_event())
         return values
+
+    def _wait_for_earlier(self, event: torch.cuda.Event) -> None:
+        """Lets the host go on when all copies but the latest are done."""
+        self._on_their_way.append(event)
+        while len(self._on_their_way) > SITES_AHEAD:
+            self._on_their_way.popleft().synchronize()
 
 
 def _to_device(kept: Any) -> Any:

@@ -9,10 +9,10 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from pabtune.models.site_tables import known_patterns
-from pabtune.models.sites import SiteMap, find_blocks, find_sites
+from pabtune.models.sites import SiteMap, find_sites
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
-from pabtune.records.sites import Site
+from pabtune.records.sites import Site, blocks_of
 
 SET_BY_CALLS = ("num_frame_per_block",)
 """Keys of a transformer's configuration that pipelines write while they run."""
@@ -64,12 +64,7 @@ class Target:
 
     def with_blocks(self) -> "Target":
         """The same target, whose blocks are sites too."""
-        blocks = [
-            block
-            for name, part in self.transformers.items()
-            for block in find_blocks(part, [site for site in self.sites if site.transformer == name])
-        ]
-        return replace(self, sites=(*self.sites, *blocks))
+        return replace(self, sites=(*self.sites, *blocks_of(self.sites)))
 
     @property
     def is_on_cuda(self) -> bool:

@@ -4,13 +4,21 @@ Knows tensors that have a shape, a type and a device but no data; knows nothing 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
+
+MARKS = (
+    "_diffusers_hook", "_pabtune_hook", "_hf_hook", "_old_forward", "forward", "__deepcopy__", "_compiled_call_impl",
+    "_forward_hooks", "_forward_pre_hooks",
+)  # fmt: skip
+"""Attributes of a module in which hooks are."""
 
 
 def weigh_outputs(
@@ -22,10 +30,10 @@ def weigh_outputs(
 ) -> dict[int, int] | None:
     """What the outputs of sites weigh in a call that is not made; None if it cannot be told without making it.
 
-    That is so where the path through the network hangs on a tensor's values, or where weights are moved during a call.
+    That is so where the path through the network hangs on a tensor's values.
 
     Args:
-        transformer: the network; its copy leaves out what pabtune attached.
+        transformer: the network; its copy has nobody's hooks.
         paths: of the sites, by index; a site that is called several times counts several times.
         args: of the call.
         kwargs: of the call.
@@ -40,8 +48,10 @@ def weigh_outputs(
         return add
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     try:
-        twin = _copy_without_weights(transformer, mode)
+        with _bare(transformer):
+            twin = _copy_without_weights(transformer, mode, device)
         for index, path in paths.items():
             twin.get_submodule(path).register_forward_hook(watch(index))
         fake_args, fake_kwargs = tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
@@ -52,15 +62,29 @@ def weigh_outputs(
     return weights
 
 
-def _copy_without_weights(transformer: nn.Module, mode: FakeTensorMode) -> nn.Module:
+@contextmanager
+def _bare(transformer: nn.Module) -> Iterator[None]:
+    """Takes everybody's hooks off the modules while they are copied: they hold pipelines, and weights of their own."""
+    aside = [
+        (module, {name: vars(module).pop(name) for name in MARKS if name in vars(module)})
+        for module in transformer.modules()
+    ]
+    for module, _ in aside:
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, values in aside:
+            vars(module).update(values)
+
+
+def _copy_without_weights(transformer: nn.Module, mode: FakeTensorMode, device: torch.device | None) -> nn.Module:
     """A copy whose parameters and buffers have no data; small tensors that a module holds otherwise are copied."""
     memo: dict[int, Any] = {}
-    for parameter in transformer.parameters():
-        memo[id(parameter)] = nn.Parameter(mode.from_tensor(parameter.detach()), requires_grad=False)
-    for buffer in transformer.buffers():
-        memo[id(buffer)] = mode.from_tensor(buffer)
-    twin = copy.deepcopy(transformer, memo)
-    for module in twin.modules():  # others' hooks are not told of a call that is none
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return twin
+    with mode:
+        for parameter in transformer.parameters():
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+        for buffer in transformer.buffers():
+            memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    return copy.deepcopy(transformer, memo)

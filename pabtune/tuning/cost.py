@@ -1,6 +1,5 @@
 """What a policy costs on a published model at full size: counted on the meta device, without weights and without a run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,8 +12,9 @@ from pabtune.planning.costs.latency import Link, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.policies import Policy
-from pabtune.records.sites import Site
+from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
+from pabtune.runtime.targets import Target
 
 TERA, GIGA = 1e12, 1e9
 BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
@@ -27,13 +27,13 @@ class CountedWorkload:
 
     Attributes:
         workload: the video.
-        sites: of its transformer, with its blocks.
+        target: its transformer.
         step: of one call of the transformer, both guidance branches.
         parts: of what runs once per video.
     """
 
     workload: Workload
-    sites: tuple[Site, ...]
+    target: Target
     step: FlopCount
     parts: dict[str, FlopCount]
 
@@ -56,7 +56,7 @@ def count_workload(
     workload = build_workload(model, size, steps, text_tokens)
     target, step = count_on_meta(workload.transformer, workload.arguments)
     parts = {name: count_call_on_meta(call) for name, call in workload.parts.items()}
-    return CountedWorkload(workload=workload, sites=target.with_blocks().sites, step=step, parts=parts)
+    return CountedWorkload(workload=workload, target=target, step=step, parts=parts)
 
 
 def predict_cost(
@@ -84,7 +84,9 @@ def predict_cost(
         PolicyError: the policy does not fit the model.
     """
     workload = counted.workload
-    mask = resolve(policy, _wanted(counted.sites, policy, content), workload.schedule, content)
+    target = counted.target.with_blocks() if policy.names_blocks(content) else counted.target
+    check_fits(policy, target, content)
+    mask = resolve(policy, target.sites, workload.schedule, content)
     inside = mask.inside_blocks()
     temporal = sum(
         int(row.sum()) for site, row in zip(inside.sites, inside.compute, strict=True) if site.kind == "temporal"
@@ -115,12 +117,6 @@ def _latency(flops: float, gpus: int, sent: Communication, device: tuple[float, 
     alone = predicted_latency(flops, 0.0, 1, Communication(paper_bytes=0, wire_bytes=0, messages=0), *device)
     seconds = predicted_latency(flops, 0.0, gpus, sent, *device)
     return {"seconds": seconds, "efficiency": alone / seconds / gpus}
-
-
-def _wanted(sites: Sequence[Site], policy: Policy, content: str | None) -> list[Site]:
-    """All sites; blocks only where the policy has a rule for them."""
-    names_blocks = any(rule.kind == "block" for rule in policy.rules_for(content))
-    return [site for site in sites if names_blocks or site.kind != "block"]
 
 
 def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:

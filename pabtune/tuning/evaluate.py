@@ -128,7 +128,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store) as run:
                 made = generate(pipeline, batch, settings)
-            fraction = compute_fraction(run.mask, flops.sites, flops.total, run.called)
+            mask = run.mask.inside_blocks()
+            fraction = compute_fraction(mask, flops.sites, flops.total, run.called[: len(mask.sites)])
             tally.add(batch, reference, made, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
@@ -145,4 +146,4 @@ def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence
         find_score(score)
     for policy in policies:
         for content in (None, *policy.variants):
-            check_fits(policy, target, content)
+            check_fits(policy, target.with_blocks() if policy.names_blocks(content) else target, content)

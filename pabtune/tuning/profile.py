@@ -16,6 +16,7 @@ from pabtune.records.policies import MadeFor
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.sites import Site
+from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.clock import noise_levels
 from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.interception import Interception
@@ -138,6 +139,8 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "arguments": dict(settings.arguments),
+        # What is not written is torch's own attention.
+        **({} if attention_in_use() == "sdpa" else {"attention": attention_in_use()}),
     }
 
 

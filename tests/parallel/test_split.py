@@ -81,5 +81,8 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
     from tests.conftest import pyramid
 
     pipeline = make_pipeline()
-    with pabtune.broadcast(pipeline, pyramid()), pytest.raises(ParallelError, match="before a policy is enabled"):
+    with (
+        pabtune.broadcast(pipeline, pyramid()),
+        pytest.raises(ParallelError, match="has hooks: split it once, and before a policy"),
+    ):
         split(pipeline, Alone())

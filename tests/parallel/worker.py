@@ -96,8 +96,6 @@ def lengths(processes: int) -> list[dict]:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if DEVICE == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if case in ("videos", "lengths"):
         rows = (videos if case == "videos" else lengths)(processes)
         out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))

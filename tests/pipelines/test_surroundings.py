@@ -8,9 +8,10 @@ from diffusers import (
 )
 from diffusers.hooks import apply_group_offloading
 from peft import LoraConfig
+from torch._subclasses.fake_tensor import FakeTensor
 
 import pabtune
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, PolicyError
 from tests.pipelines.cases import CASES, policy, run, transformers_of
 from tests.pipelines.oracle import broadcast_by_hand
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
@@ -175,3 +176,35 @@ def test_second_order_schedulers_have_a_step_per_forward(name, load) -> None:
     }
     with broadcast_by_hand(pipeline, active.mask, 2):
         assert (run(pipeline, name, num_inference_steps=4) == made).all()
+
+
+@pytest.mark.parametrize("name", ["wan-2.1", "cogvideox-ddim", "latte"])
+@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
+@pytest.mark.parametrize("first", ["policy", "offload"])
+def test_offloaded_weights_are_not_copied_to_know_sizes(name, load, offload_type, first, monkeypatch) -> None:
+    pipeline = load(name)
+    weights = sum(parameter.nbytes for parameter in pipeline.transformer.parameters())
+    copied, calls, original = [], [], torch.Tensor.__deepcopy__
+
+    def counting(tensor, memo):
+        copied.append(0 if isinstance(tensor, FakeTensor) else tensor.nbytes)
+        return original(tensor, memo)
+
+    def offload() -> None:
+        device = torch.device("cpu")
+        arguments = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
+        apply_group_offloading(
+            pipeline.transformer, onload_device=device, offload_device=device, offload_type=offload_type, **arguments
+        )
+
+    if first == "offload":
+        offload()
+    pabtune.enable(pipeline, policy(name), memory=1)
+    if first == "policy":
+        offload()
+    pipeline.transformer.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", counting)
+    with pytest.raises(PolicyError, match="more than the limit of 1 B"):
+        run(pipeline, name)
+    assert not calls
+    assert sum(copied) < weights / 2

@@ -101,8 +101,24 @@ def test_listed_steps_are_carried_by_noise_level() -> None:
     assert row(rule, NoiseSchedule(steps=10, sigmas=sigmas), made_for) == "ccbbcccbcc"
     twice = NoiseSchedule(steps=20, sigmas=tuple(np.linspace(0.98, 0.03, 20).tolist()))
     assert row(rule, twice, made_for) == "ccc" + "bbbb" + "cccccc" + "bb" + "ccccc"
-    early = NoiseSchedule(steps=4, sigmas=(0.8, 0.6, 0.5, 0.1))
-    assert row(rule, early, made_for) == "cccc", "the first step always computes"
+    late = NoiseSchedule(steps=4, sigmas=(0.65, 0.62, 0.5, 0.1))
+    assert row(rule, late, made_for) == "cccb", "the first step always computes"
+
+
+def test_a_carried_output_serves_no_longer_than_it_did() -> None:
+    """Latte's list on 13 steps: windows of two steps each, which lie side by side there."""
+    sigmas = tuple((980 - 20 * step) / 1000 for step in range(50))
+    served = {key + further for key in (13, 17, 21, 25, 29) for further in (1, 2)}
+    rule = Rule(kind="mlp", compute=tuple(step for step in range(50) if step not in served))
+    made_for = MadeFor(steps=50, sigmas=sigmas)
+    coarse = tuple(76 * (12 - step) / 1000 for step in range(13))
+    assert row(rule, NoiseSchedule(steps=13, sigmas=coarse), made_for) == "cccbbcbbccccc"
+    fine = tuple((980 - 10 * step) / 1000 for step in range(98))
+    carried = row(rule, NoiseSchedule(steps=98, sigmas=fine), made_for)
+    assert carried.count("b") == 15
+    assert "bbbb" not in carried
+    between = tuple(83 * (11 - step) / 1000 for step in range(12))
+    assert row(rule, NoiseSchedule(steps=12, sigmas=between), made_for) == "cccbbcbbcccc"
 
 
 def test_listed_steps_are_not_carried_without_noise_levels() -> None:

@@ -298,3 +298,16 @@ def test_with_branches_in_two_calls_the_prediction_is_never_too_small(pipeline) 
     with pabtune.broadcast(pipeline, pyramid(), memory=2**40) as run:
         draw(pipeline, batched_guidance=False)
     assert 0 < run.summary()["most_stored_bytes"] <= run.predicted_bytes.max()
+
+
+def test_a_site_in_a_block_that_is_served_keeps_its_output(pipeline) -> None:
+    """Blocks compute at even steps, spatial attention at 0, 4, …: its output must outlive the odd steps between."""
+    rules = (
+        Rule(kind="block", range=2, window=(1, STEPS), anchor="start"),
+        Rule(kind="spatial", range=4, window=(1, STEPS), anchor="start"),
+    )
+    with pabtune.broadcast(pipeline, Policy(name="nested", rules=rules)) as run:
+        draw(pipeline)
+    spatial = [count for (_, name), count in run.computed_calls.items() if name.endswith("spatial_blocks.0.attn")]
+    assert spatial == [STEPS // 4]
+    assert run.stored_bytes == 0

@@ -50,3 +50,10 @@ def test_wrong_requests_are_refused(pipeline) -> None:
         evaluate(pipeline, [pyramid()], PROMPTS, STEPS, score="beauty")
     with pytest.raises(PolicyError, match="no 'full' sites"):
         evaluate(pipeline, [Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 2)),))], PROMPTS, STEPS)
+
+
+def test_policies_with_blocks_are_evaluated(pipeline) -> None:
+    blocks = Policy(name="blocks", rules=(Rule(kind="block", range=2, window=(1, STEPS)),))
+    found = evaluate(pipeline, [blocks], PROMPTS[:2], STEPS, batch_size=2)[0]
+    assert set(found.broadcast_calls) == {"block"}
+    assert 0.4 < found.compute_fraction < 0.65  # every second step, and what is outside of blocks

@@ -212,8 +212,8 @@ class OpenSoraPipeline(DiffusionPipeline):
         factor = self.vae.spatial_factor
         pixels = self.video_processor.preprocess(image, height=shape[3] * factor, width=shape[4] * factor)
         pixels = pixels[:, :, None].to(self._execution_device, self.vae.dtype)
-        one = generator[0] if isinstance(generator, list) else generator
-        return self.vae.encode(pixels, one).latent_dist.sample(one).float().expand(shape[0], -1, -1, -1, -1)
+        own = generator if isinstance(generator, list) else [generator] * shape[0]
+        return torch.cat([self.vae.encode(pixels, one).latent_dist.sample(one).float() for one in own])
 
     def _decode(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
         frames = self.vae.decode(latents.to(self.vae.dtype), num_frames, return_dict=False)[0]

@@ -2,11 +2,12 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
-from pabtune.models import attention
-from pabtune.models.attention import use_attention
 from pabtune.records.errors import ModelError
+from pabtune.runtime import attention
+from pabtune.runtime.attention import attention_in_use, use_attention
 from tests.conftest import draw, make_pipeline
 
 
@@ -31,7 +32,9 @@ def test_without_flash_attention_torchs_own_serves(pipeline) -> None:
 
 def test_torchs_own_can_be_asked_for(pipeline) -> None:
     assert use_attention(pipeline, "sdpa") == "sdpa"
-    assert _AttentionBackendRegistry._active_backend == AttentionBackendName.NATIVE
+    assert attention_in_use() == "sdpa"
+    _AttentionBackendRegistry.set_active_backend(AttentionBackendName.FLASH)
+    assert attention_in_use() == "flash"
 
 
 @pytest.mark.skipif("flash_attn" in sys.modules, reason="it is installed")
@@ -47,7 +50,8 @@ def test_a_device_or_precision_that_cannot_is_refused(monkeypatch) -> None:
     assert use_attention(pipeline) == "sdpa"
     with pytest.raises(ModelError, match="needs a CUDA device, but the model is on cpu"):
         use_attention(pipeline, "flash")
-    monkeypatch.setattr(type(pipeline.transformer), "device", type("Device", (), {"type": "cuda"})())
+    on_cuda = torch.nn.Parameter(torch.zeros(1))
+    monkeypatch.setattr(type(on_cuda), "device", torch.device("cuda"), raising=False)
     with pytest.raises(ModelError, match="needs --dtype bfloat16 or float16, not float32"):
         use_attention(pipeline, "flash")
     pipeline.transformer.bfloat16()
