@@ -24,7 +24,7 @@ from scores import broadcast_scores
 
 import pabtune
 from pabtune.models.shapes.prompts import sample_prompts
-from pabtune.models.workloads import build_workload
+from pabtune.models.workloads import PAPER_RUNS, build_workload
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.planning.schedules import NoiseSchedule
@@ -83,8 +83,8 @@ def flops_rows() -> list[Row]:
 def other_models_rows() -> list[Row]:
     """FLOPs of the presets on the paper's other models: all products, text encoder included, without VAE."""
     rows = []
-    for model, size, steps in (("latte", (16, 512, 512), 50), ("open-sora-plan-1.1", (65, 512, 512), 150)):
-        counted = count_workload(model, size, steps)
+    for model in ("latte", "open-sora-plan-1.1"):
+        counted = count_workload(model, *PAPER_RUNS[model])
         full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
         for name in ("none", *MODEL_PRESETS[model]):
             total = predict_cost(counted, find_policy(name, model))["flops"]["total_tflops"]

@@ -40,8 +40,9 @@ def launch(processes: int, command: Sequence[str]) -> int:
     Raises:
         ParallelError: a process failed; names its rank and the reason. All others have been stopped.
     """
-    for name in ("torch.distributed.elastic", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

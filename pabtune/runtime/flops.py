@@ -134,8 +134,13 @@ class FlopListener(CallListener):
             sites=tuple(self._sites),
             total=round(total / max(seen, 1)),
             site_scores=tuple(self._site_scores),
-            scores=getattr(self._mode, "scores", 0),
+            scores=self._scores,
         )
+
+    @property
+    def _scores(self) -> int:
+        """FLOPs of fused attention so far, which only the counter for the meta device knows."""
+        return self._mode.scores if isinstance(self._mode, MetaCounter) else 0
 
     def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
         """Notes the step; counts during a transformer's first one only (see `Listener`)."""
@@ -153,11 +158,11 @@ class FlopListener(CallListener):
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes, and adds to the site (see `Listener`)."""
-        before, scores_before = self._mode.get_total_flops(), getattr(self._mode, "scores", 0)
+        before, scores_before = self._mode.get_total_flops(), self._scores
         output = forward(*args, **kwargs)
         if self._is_counting:
             self._sites[index] += self._mode.get_total_flops() - before
-            self._site_scores[index] += getattr(self._mode, "scores", 0) - scores_before
+            self._site_scores[index] += self._scores - scores_before
         return output
 
     feed = site

@@ -9,7 +9,6 @@ import torch
 
 from pabtune.parallel import split as split_module
 from pabtune.parallel.launch import launch
-from pabtune.parallel.mesh import choose_layout
 from pabtune.parallel.split import split
 from pabtune.records.errors import ParallelError
 from tests.conftest import STEPS, make_pipeline
@@ -56,13 +55,6 @@ def test_lengths_that_are_not_divided_work(processes, tmp_path, monkeypatch) -> 
         assert len(rows) == 4 * 2 * 3
         for row in rows:
             assert row["error"] < 1e-5, row
-
-
-def test_layouts() -> None:
-    assert str(choose_layout(4, split_branches=True)) == "2 for guidance branches x 2 for the sequence"
-    assert choose_layout(3, split_branches=False).sequence == 3
-    with pytest.raises(ParallelError, match="an even number of processes, not 3"):
-        choose_layout(3, split_branches=True)
 
 
 class Alone:

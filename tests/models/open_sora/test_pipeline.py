@@ -1,18 +1,14 @@
 """Open-Sora 1.2 on its real classes: the reference's whole loop, and the pipeline at small size."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from safetensors.torch import save_file
 
 import pabtune
 from pabtune.models.open_sora import AutoencoderKLOpenSora, OpenSoraPipeline
 from pabtune.models.open_sora.pipeline import schedule_shift
-from pabtune.models.open_sora.published import load_open_sora
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import PromptError
 from tests.models.golden import load_golden, relative_error
@@ -118,40 +114,3 @@ def test_a_saved_pipeline_is_the_same(pipeline, tmp_path) -> None:
     loaded = pabtune.load_pipeline(str(tmp_path))
     assert type(loaded) is OpenSoraPipeline
     assert (draw(loaded) == draw(pipeline)).all()
-
-
-@pytest.fixture
-def published(pipeline, tmp_path):
-    """Three folders as the parts were published: `config.json` of the reference's making, one file of weights."""
-    (tmp_path / "stdit").mkdir()
-    (tmp_path / "vae").mkdir()
-    config = {**TRANSFORMER, "model_type": "STDiT3", "enable_flash_attn": True, "class_dropout_prob": 0.1}
-    (tmp_path / "stdit" / "config.json").write_text(json.dumps(config))
-    save_file(pipeline.transformer.state_dict(), tmp_path / "stdit" / "model.safetensors")
-    save_file(pipeline.vae.state_dict(), tmp_path / "vae" / "model.safetensors")
-    pipeline.text_encoder.save_pretrained(tmp_path / "t5")
-    pipeline.tokenizer.save_pretrained(tmp_path / "t5")
-    return {
-        "transformer": tmp_path / "stdit",
-        "vae": tmp_path / "vae",
-        "text_encoder": tmp_path / "t5",
-        "vae_config": VAE,
-    }
-
-
-def test_the_published_parts_make_the_pipeline(pipeline, published) -> None:
-    loaded = load_open_sora(**published)
-    loaded.set_progress_bar_config(disable=True)
-    assert (draw(loaded) == draw(pipeline)).all()
-    assert load_open_sora(**published, dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
-
-
-def test_other_weights_are_refused_by_name(published) -> None:
-    with pytest.raises(ValueError, match=r"weights do not fit AutoencoderKLOpenSora, for example .*expected"):
-        load_open_sora(**{**published, "vae_config": {**VAE, "filters": 16}})
-    (published["vae"] / "model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"has none of diffusion_pytorch_model.safetensors, model.safetensors"):
-        load_open_sora(**published)
-    (published["transformer"] / "config.json").unlink()
-    with pytest.raises(OSError, match="no such file"):
-        load_open_sora(**published)

@@ -1,0 +1,50 @@
+import pytest
+
+from pabtune.parallel.mesh import Layout, Mesh, choose_layout, is_launched
+from pabtune.records.errors import ParallelError
+
+
+def test_layouts() -> None:
+    assert str(choose_layout(4, split_branches=True)) == "2 for guidance branches x 2 for the sequence"
+    assert choose_layout(3, split_branches=False).sequence == 3
+    with pytest.raises(ParallelError, match="an even number of processes, not 3"):
+        choose_layout(3, split_branches=True)
+
+
+def test_one_process_of_a_cluster_is_alone(monkeypatch) -> None:
+    """Images for clusters set RANK and WORLD_SIZE also where there is one process."""
+    for world_size, expected in (("1", False), ("2", True)):
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        assert is_launched() == expected
+    monkeypatch.delenv("RANK")
+    assert not is_launched()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A process group of this process."""
+    import torch.distributed as dist
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mesh_knows_its_places_and_refuses_other_sizes() -> None:
+    mesh = Mesh(Layout(1, 1))
+    assert (mesh.branch_rank, mesh.sequence_rank) == (0, 0)
+    mesh.agree({"policy": "sha256:…", "prompt": ["a", "b"]})
+    with pytest.raises(ParallelError, match="a layout of 2 for guidance branches x 1 for the sequence does not fit 1"):
+        Mesh(Layout(2, 1))
+
+
+def test_a_process_without_a_gpu_is_told(monkeypatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ParallelError, match="process 3 of this machine has no GPU: it has 2"):
+        Mesh(Layout(1, 4), "cuda")
