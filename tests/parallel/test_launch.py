@@ -12,7 +12,7 @@ from pabtune.records.errors import ParallelError
 ROOT = Path(__file__).parent.parent.parent
 WORKER = Path(__file__).parent / "worker.py"
 SECONDS = 30
-"""Stated in docs/parallel.md: 10 s after the failure, and what it takes to import torch before."""
+"""Stated in docs/parallel.md for those that do not end by themselves; ours do, so this leaves time to import torch before."""
 
 
 @pytest.mark.parametrize(
