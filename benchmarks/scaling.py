@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pabtune.planning.costs.communication import exchanged
+from pabtune.planning.costs.communication import Parallel, exchanged
 from pabtune.planning.costs.latency import LINKS, predicted_latency
 from pabtune.planning.presets import find_policy
 from pabtune.records.files import save_json
@@ -21,8 +21,17 @@ from pabtune.tuning.profile import versions
 MODEL, SIZE, STEPS = "open-sora-1.2", (204, 480, 854), 30
 """8 seconds at 24 frames per second."""
 
-PAPER = (("none", 1, 97.51), ("none", 8, 12.01), ("pab246", 8, 9.29))
-"""Policy, H100s, seconds; several GPUs by DSP."""
+PAPER: tuple[tuple[str, int, Parallel, float], ...] = (
+    ("none", 1, "dsp", 97.51),
+    ("pab246", 1, "dsp", 71.25),
+    ("none", 8, "megatron-sp", 17.17),
+    ("pab246", 8, "megatron-sp", 14.78),
+    ("none", 8, "ulysses", 12.34),
+    ("pab246", 8, "ulysses", 9.85),
+    ("none", 8, "dsp", 12.01),
+    ("pab246", 8, "dsp", 9.29),
+)
+"""Policy, H100s, how they share, seconds."""
 
 
 def predictions(link: str) -> list[dict]:
@@ -30,19 +39,19 @@ def predictions(link: str) -> list[dict]:
     counted = count_workload(MODEL, SIZE, STEPS)
     workload, serial = counted.workload, counted.parts["vae_decoder"].total
     per_token = workload.activation_bytes // (workload.frames * workload.tokens)
-    rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][2]
+    rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][-1]
     rows = []
-    for name, gpus, measured in PAPER:
+    for index, (name, gpus, parallel, measured) in enumerate(PAPER):
         found = predict_cost(counted, find_policy(name, MODEL))
         total, calls = found["flops"]["total_tflops"] * 1e12, found["calls"]["temporal"]["computed"]
-        sent = exchanged("dsp", gpus, calls, workload.frames, workload.tokens, per_token, workload.heads)
-        row = {"policy": name, "gpus": gpus, "paper_s": measured}
+        sent = exchanged(parallel, gpus, calls, workload.frames, workload.tokens, per_token, workload.heads)
+        row = {"policy": name, "gpus": gpus, "parallel": parallel, "paper_s": measured}
         for title, alone in (("all_shared_s", 0), ("decoder_alone_s", serial)):
             seconds = predicted_latency(total - alone, alone, gpus, sent, rate, LINKS[link])
             row[title] = round(seconds, 2)
-            if gpus > 1:
+            if index:
                 row[f"{title.removesuffix('_s')}_error_%"] = round(100 * (seconds / measured - 1), 1)
-        rows.append(row | ({"is": "calibration"} if gpus == 1 else {"is": "prediction"}))
+        rows.append(row | {"is": "prediction" if index else "calibration"})
     return rows
 
 
