@@ -13,7 +13,7 @@ DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", 
 
 def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     command = [sys.executable, *launcher, str(ROOT / "cli.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
