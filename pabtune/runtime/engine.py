@@ -51,6 +51,7 @@ class Run:
         self._run: object = None
         self._branches: dict[tuple[str, str], Branch] = {}
         self._current = Branch()
+        self._branch_name = ""
         self._keeps: tuple[bool, ...] = ()
         self._store = store
         self._ferry = Ferry() if store == "host" else None
@@ -132,6 +133,7 @@ class Run:
             steps = plan.mask.steps if plan else 0
             raise PolicyError(f"the model is called at step {moment.step}, but the run has {steps} steps")
         self._free_left_behind(transformer, moment.step)
+        self._branch_name = moment.branch
         branch = self._branches.setdefault((transformer, moment.branch), Branch())
         follows = branch.step is not None and moment.step == branch.step + 1 and shape == branch.shape
         if not follows:
@@ -155,20 +157,33 @@ class Run:
             self._ferry.begin({id(hook) for hook in self._hooks if hook.mode == BROADCAST})
 
     def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """With a limit of memory, refuses a run that will hold too much, before a branch computes (see `Listener`)."""
-        indices = self._indices[transformer]
-        has_effects = any(self._target.sites[index].state for index in indices)
-        if has_effects or not any(self._hooks[index].is_weighed for index in indices):
+        """With a limit of memory, refuses a run that will hold too much, before a branch computes (see `Listener`).
+
+        A transformer of the same class, which takes over later, will get the same arguments: it is weighed now.
+        """
+        if not any(self._hooks[index].is_weighed for index in self._indices[transformer]):
             return
-        paths = {index: self._target.sites[index].path for index in indices}
-        weights = weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)
-        if weights is None:
-            return  # they are weighed while the call goes on
-        for index in indices:
-            self._hooks[index].is_weighed = False
-        for index, weight in weights.items():
-            self._current.note_weight(index, weight)
+        own_class = type(self._target.transformers[transformer])
+        for name, other in self._target.transformers.items():
+            if name != transformer and (type(other) is not own_class or (name, self._branch_name) in self._branches):
+                continue
+            weights = self._foresee(name, args, kwargs)
+            if weights is None:
+                continue  # they are weighed while the call goes on
+            branch = self._branches.setdefault((name, self._branch_name), Branch())
+            for index, weight in weights.items():
+                branch.note_weight(index, weight)
+                if name == transformer:
+                    self._hooks[index].is_weighed = False
         self._check_memory()
+
+    def _foresee(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, int] | None:
+        """Bytes of the outputs of a transformer's sites in such a call; None if only the call itself can tell."""
+        sites = {index: self._target.sites[index] for index in self._indices[transformer]}
+        if any(site.state for site in sites.values()):
+            return None
+        paths = {index: site.path for index, site in sites.items()}
+        return weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)
 
     def _free_left_behind(self, transformer: str, step: int) -> None:
         """Frees what nobody will ask for: a transformer for high noise has done its part when another takes over."""
@@ -206,9 +221,16 @@ class Run:
         """Bytes that each step will hold on the device, (steps,), by the outputs weighed; only with a limit of memory."""
         if self._plan is None:
             return np.zeros(0)
-        sites = range(len(self._target.sites))
-        weights = [sum(branch.weights.get(index, 0) for branch in self._branches.values()) for index in sites]
-        return held_bytes(self._plan.mask, weights, self._store)
+        weights = np.zeros((len(self._indices), len(self._target.sites)))
+        for row, transformer in enumerate(self._indices):
+            for (name, _), branch in self._branches.items():
+                if name == transformer:
+                    weights[row, list(branch.weights)] += list(branch.weights.values())
+        held = np.array([held_bytes(self._plan.mask, row.tolist(), self._store) for row in weights])
+        steps = [step for _, step in self._called]
+        # One that takes over frees what the other held; in one step, both hold.
+        take_turns = len(steps) == len(set(steps))
+        return held.max(axis=0) if take_turns else held.sum(axis=0)
 
     def _check_memory(self) -> None:
         """Refuses a run that will hold too much, as soon as the sizes of its outputs are known: in its first step."""

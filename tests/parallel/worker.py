@@ -14,8 +14,11 @@ from pathlib import Path
 import torch
 
 import pabtune
+from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
+from pabtune.parallel.collectives import Exchange, Traffic, padded
 from pabtune.parallel.mesh import Mesh, choose_layout
 from pabtune.parallel.split import split
+from pabtune.parallel.temporal import by_gathering, by_heads, by_tokens
 from pabtune.planning.costs.communication import PARALLELS, exchanged
 from pabtune.records.errors import PabtuneError
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
@@ -93,11 +96,44 @@ def lengths(processes: int) -> list[dict]:
     return rows
 
 
+def ways(processes: int) -> list[dict]:
+    """Each way of temporal attention by itself: this process' frames of what the module makes of all of them."""
+    rows = []
+    exchange = Exchange(Mesh(choose_layout(processes, split_branches=False)).sequence, Traffic())
+    for frames, tokens, heads, width in ((6, 4, 2, 24), (5, 7, 4, 24), (1, 3, 2, 24), (35, 2, 2, 24)):
+        torch.manual_seed(frames)
+        module = SelfAttention(width, heads, qk_norm=True, temporal=True).eval()
+        whole, rope = torch.randn(2, frames, tokens, width), RotaryEmbedding(width // heads)(frames)
+        own = padded(whole, 1, processes).chunk(processes, dim=1)[exchange.rank]
+        with torch.no_grad():
+            for rotary in (None, rope):
+                expected = padded(module(whole, rotary), 1, processes).chunk(processes, dim=1)[exchange.rank]
+                real = max(0, min(frames - exchange.rank * own.shape[1], own.shape[1]))
+                found = {
+                    "dsp": by_tokens(module.forward, own, rotary, frames, exchange),
+                    "ulysses": by_heads(module, own, rotary, frames, exchange),
+                    "megatron-sp": by_gathering(module, own, rotary, frames, exchange),
+                }
+                for way, part in found.items():
+                    apart = (part[:, :real] - expected[:, :real]).abs().max() if real else torch.zeros(())
+                    rows.append(
+                        {
+                            "way": way,
+                            "frames": frames,
+                            "shape": list(part.shape),
+                            "own": list(own.shape),
+                            "apart": float(apart),
+                        }
+                    )
+    return rows
+
+
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if case in ("videos", "lengths"):
-        rows = (videos if case == "videos" else lengths)(processes)
+    cases = {"videos": videos, "lengths": lengths, "ways": ways}
+    if case in cases:
+        rows = cases[case](processes)
         out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
         return
     mesh = Mesh(choose_layout(processes, split_branches=False))

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import pabtune
 from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.policies import Policy, Rule
 from tests.pipelines.cases import CASES, policy, run, transformers_of
 from tests.pipelines.oracle import broadcast_by_hand
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
@@ -208,3 +209,32 @@ def test_offloaded_weights_are_not_copied_to_know_sizes(name, load, offload_type
         run(pipeline, name)
     assert not calls
     assert sum(copied) < weights / 2
+
+
+@pytest.mark.parametrize("name", ["wan-2.2", "wan-2.2-image"])
+def test_a_transformer_that_takes_over_is_weighed_before_the_run_and_not_added(name, load) -> None:
+    """It holds nothing while the first does: a limit that is enough for one is enough for the run, and known at its start."""
+    pipeline, calls = load(name), []
+    for part in transformers_of(pipeline):
+        part.register_forward_hook(lambda *_: calls.append(1))
+    with pabtune.broadcast(pipeline, policy(name), memory=2**40) as active:
+        plain = run(pipeline, name)
+        needed = int(active.predicted_bytes.max())
+    assert active.summary()["most_stored_bytes"] <= needed < 2 * active.summary()["most_stored_bytes"]
+    with pabtune.broadcast(pipeline, policy(name), memory=needed):
+        assert (run(pipeline, name) == plain).all()
+    # Only the one that takes over is too large.
+    pipeline.transformer_2 = type(pipeline.transformer_2)(**dict(pipeline.transformer_2.config) | {"num_layers": 8})
+    pipeline.transformer_2.eval().register_forward_hook(lambda *_: calls.append(1))
+    calls.clear()
+    full = Policy(name="all", rules=(Rule(kind="full", range=2, window=(1, 6)),))
+    with pabtune.broadcast(pipeline, full, memory=2**40) as active:
+        run(pipeline, name)
+        largest = int(active.predicted_bytes.max())
+    calls.clear()
+    with (
+        pabtune.broadcast(pipeline, full, memory=largest // 2 - 1),
+        pytest.raises(PolicyError, match="more than the limit"),
+    ):
+        run(pipeline, name)
+    assert not calls
