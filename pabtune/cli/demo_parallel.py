@@ -43,6 +43,7 @@ def command(ctx: click.Context, gpus: int, parallel: Parallel, name: str, as_jso
     try:
         mesh.agree({"policy": policy.digest, "parallel": parallel})
         rows = [_compare(pipeline, mesh, parallel, each) for each in (find_policy("none"), policy)]
+        mesh.wait()
     finally:
         mesh.close()
     if is_first() and as_json:

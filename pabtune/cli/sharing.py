@@ -72,6 +72,7 @@ class Sharing:
                 yield made
             finally:
                 made.remove()
+            mesh.wait()
         finally:
             mesh.close()
 

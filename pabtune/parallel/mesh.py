@@ -113,8 +113,12 @@ class Mesh:
                         f"rank {other} has another {name} than rank 0: {_short(value)} instead of {_short(told[0].get(name))}"
                     )
 
+    def wait(self) -> None:
+        """Waits for the others: who leaves while they still receive breaks their connection."""
+        dist.barrier()
+
     def close(self) -> None:
-        """Leaves the others."""
+        """Leaves the others, after an error too; `wait` comes first where there was none."""
         dist.destroy_process_group()
 
 

@@ -134,6 +134,7 @@ def main() -> None:
     cases = {"videos": videos, "lengths": lengths, "ways": ways}
     if case in cases:
         rows = cases[case](processes)
+        torch.distributed.barrier()
         out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
         return
     mesh = Mesh(choose_layout(processes, split_branches=False))
