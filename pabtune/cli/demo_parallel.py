@@ -39,13 +39,9 @@ def command(ctx: click.Context, gpus: int, parallel: Parallel, name: str, as_jso
         ctx.exit(launch(gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]]))
     processes = int(os.environ["WORLD_SIZE"])
     pipeline = load_model("shapes", "cpu", "float32")
-    mesh = Mesh(choose_layout(processes, split_branches=False))
-    try:
+    with Mesh(choose_layout(processes, split_branches=False)) as mesh:
         mesh.agree({"policy": policy.digest, "parallel": parallel})
         rows = [_compare(pipeline, mesh, parallel, each) for each in (find_policy("none"), policy)]
-        mesh.wait()
-    finally:
-        mesh.close()
     if is_first() and as_json:
         emit({"processes": processes, "parallel": parallel, "videos": rows})
     say(f"{processes} processes share the frames of a video of `shapes`; temporal attention by {parallel}")

@@ -62,8 +62,7 @@ class Sharing:
 
         processes = int(os.environ["WORLD_SIZE"])
         layout = choose_layout(processes, split_branches=self.split_branches)
-        mesh = Mesh(layout, device)
-        try:
+        with Mesh(layout, device) as mesh:
             told = {"layout": (self.parallel, self.split_branches), "pabtune": pabtune.__version__}
             mesh.agree({**agreed, **told})
             say(f"{processes} processes: {layout}; frames by {self.parallel}")
@@ -72,9 +71,6 @@ class Sharing:
                 yield made
             finally:
                 made.remove()
-            mesh.wait()
-        finally:
-            mesh.close()
 
 
 def sharing_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ Knows ranks and groups; knows nothing of models.
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -52,7 +52,7 @@ def is_launched() -> bool:
 
 
 class Mesh:
-    """The processes that run one video together. Made by every one of them.
+    """The processes that run one video together. Made by every one of them, and left together: `with Mesh(…) as mesh:`.
 
     Args:
         layout: how they stand.
@@ -71,7 +71,8 @@ class Mesh:
                 raise ParallelError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}")
             torch.cuda.set_device(local)
         backend = "nccl" if kind == "cuda" else "gloo"
-        if not dist.is_initialized():
+        self._joined = not dist.is_initialized()
+        if self._joined:
             dist.init_process_group(backend, timeout=timeout)
         if layout.branches * layout.sequence != dist.get_world_size():
             raise ParallelError(f"a layout of {layout} does not fit {dist.get_world_size()} processes")
@@ -113,13 +114,22 @@ class Mesh:
                         f"rank {other} has another {name} than rank 0: {_short(value)} instead of {_short(told[0].get(name))}"
                     )
 
-    def wait(self) -> None:
-        """Waits for the others: who leaves while they still receive breaks their connection."""
-        dist.barrier()
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        """Leaves the others, after an error too; `wait` comes first where there was none."""
-        dist.destroy_process_group()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leaves the others where it was this mesh that joined them; waits for them first unless there was an error.
+
+        Who leaves while they still receive breaks their connection; who ends without leaving is at times aborted
+        by threads of gloo that are still running.
+        """
+        if not self._joined:
+            return
+        try:
+            if kind is None:
+                dist.barrier()
+        finally:
+            dist.destroy_process_group()
 
 
 def _short(text: str | None) -> str:

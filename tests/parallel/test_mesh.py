@@ -29,9 +29,13 @@ def alone(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
     store = dist.HashStore()
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    initialise = dist.init_process_group
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *_, **__: initialise("gloo", store=store, rank=0, world_size=1)
+    )
     yield
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("alone")
@@ -41,6 +45,26 @@ def test_a_mesh_knows_its_places_and_refuses_other_sizes() -> None:
     mesh.agree({"policy": "sha256:…", "prompt": ["a", "b"]})
     with pytest.raises(ParallelError, match="a layout of 2 for guidance branches x 1 for the sequence does not fit 1"):
         Mesh(Layout(2, 1))
+
+
+@pytest.mark.usefixtures("alone")
+def test_only_who_joined_leaves() -> None:
+    import torch.distributed as dist
+
+    with Mesh(Layout(1, 1)):
+        with Mesh(Layout(1, 1)):
+            pass
+        assert dist.is_initialized()
+    assert not dist.is_initialized()
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_error_is_passed_on_and_the_group_is_left() -> None:
+    import torch.distributed as dist
+
+    with pytest.raises(KeyError), Mesh(Layout(1, 1)):
+        raise KeyError
+    assert not dist.is_initialized()
 
 
 def test_a_process_without_a_gpu_is_told(monkeypatch) -> None:

@@ -34,7 +34,7 @@ def error(found, expected) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def videos(processes: int) -> list[dict]:
+def videos(processes: int, _: Mesh) -> list[dict]:
     """Each way and layout, with and without a policy, against one process; what was sent against what was predicted."""
     rows = []
     for split_branches in (False, True):
@@ -69,10 +69,9 @@ def videos(processes: int) -> list[dict]:
     return rows
 
 
-def lengths(processes: int) -> list[dict]:
+def lengths(_: int, mesh: Mesh) -> list[dict]:
     """Numbers of frames and tokens that the processes do not divide, and given frames."""
     rows = []
-    mesh = Mesh(choose_layout(processes, split_branches=False))
     for frames, size in ((1, 8), (3, 12), (5, 20), (7, 24)):
         for masked in (False, True):
             torch.manual_seed(frames)
@@ -96,10 +95,10 @@ def lengths(processes: int) -> list[dict]:
     return rows
 
 
-def ways(processes: int) -> list[dict]:
+def ways(processes: int, mesh: Mesh) -> list[dict]:
     """Each way of temporal attention by itself: this process' frames of what the module makes of all of them."""
     rows = []
-    exchange = Exchange(Mesh(choose_layout(processes, split_branches=False)).sequence, Traffic())
+    exchange = Exchange(mesh.sequence, Traffic())
     for frames, tokens, heads, width in ((6, 4, 2, 24), (5, 7, 4, 24), (1, 3, 2, 24), (35, 2, 2, 24)):
         torch.manual_seed(frames)
         module = SelfAttention(width, heads, qk_norm=True, temporal=True).eval()
@@ -128,27 +127,30 @@ def ways(processes: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    out, case = Path(sys.argv[1]), sys.argv[2]
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cases = {"videos": videos, "lengths": lengths, "ways": ways}
-    if case in cases:
-        rows = cases[case](processes)
-        torch.distributed.barrier()
-        out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
-        return
-    mesh = Mesh(choose_layout(processes, split_branches=False))
+def until_stopped(case: str, mesh: Mesh) -> None:
+    """Draws with the others until one of them stops, or does not agree."""
     if case == "disagree":
-        mesh.agree({"policy": "same", "prompt": f"a prompt of rank {rank}"})
+        mesh.agree({"policy": "same", "prompt": f"a prompt of rank {mesh.sequence_rank}"})
     pipeline = make_pipeline()
     split(pipeline, mesh)
-    if case in ("raise", "kill") and rank == processes - 1:
+    if case in ("raise", "kill") and mesh.sequence_rank == mesh.layout.sequence - 1:
         time.sleep(0.5)
         if case == "kill":
             os.kill(os.getpid(), 9)
         raise RuntimeError("broken on purpose")
     while True:
         draw(pipeline, num_inference_steps=STEPS)
+
+
+def main() -> None:
+    out, case = Path(sys.argv[1]), sys.argv[2]
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    cases = {"videos": videos, "lengths": lengths, "ways": ways}
+    with Mesh(choose_layout(processes, split_branches=False), DEVICE) as mesh:
+        if case not in cases:
+            until_stopped(case, mesh)
+        rows = cases[case](processes, mesh)
+    out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":
