@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pabtune.parallel.mesh import Dimension, Mesh, exchanging
+
 
 class Traffic:
     """Counts of what this process sent, by purpose."""
@@ -33,23 +35,25 @@ class Traffic:
 
 
 class Exchange:
-    """Collectives of one group.
+    """Collectives of the processes that share one dimension of a mesh.
 
     Args:
-        group: of processes.
+        mesh: the processes.
+        dimension: which of them.
         traffic: where to count.
     """
 
-    def __init__(self, group: dist.ProcessGroup, traffic: Traffic) -> None:
-        self.size = dist.get_world_size(group)
-        self.rank = dist.get_rank(group)
-        self._group, self._traffic = group, traffic
+    def __init__(self, mesh: Mesh, dimension: Dimension, traffic: Traffic) -> None:
+        self.size = dist.get_world_size(mesh.group(dimension))
+        self.rank = dist.get_rank(mesh.group(dimension))
+        self._mesh, self._dimension, self._traffic = mesh, dimension, traffic
 
     def swap(self, parts: Tensor, purpose: str) -> Tensor:
         """All-to-all: part i (of the first dimension) goes to process i; returns what the others sent."""
         parts = parts.contiguous()
         received = torch.empty_like(parts)
-        dist.all_to_all_single(received, parts, group=self._group)
+        with exchanging():
+            dist.all_to_all_single(received, parts, group=self._mesh.group(self._dimension))
         self._traffic.note(purpose, parts.nbytes // self.size * (self.size - 1))
         return received
 
@@ -57,7 +61,8 @@ class Exchange:
         """All-gather: every process' part, along a dimension."""
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self.size)]
-        dist.all_gather(parts, part, group=self._group)
+        with exchanging():
+            dist.all_gather(parts, part, group=self._mesh.group(self._dimension))
         self._traffic.note(purpose, part.nbytes * (self.size - 1))
         return torch.cat(parts, dim=dim)
 

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pabtune.parallel.mesh import LOST
 from pabtune.records.errors import ParallelError
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -61,11 +62,28 @@ def launch(processes: int, command: Sequence[str]) -> int:
     except SignalException as stopped:
         raise KeyboardInterrupt from stopped
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = first_failure(error.failures)
         if failure.exitcode == 1 and failure.error_file_data == NO_REASON:
             return 1
         raise ParallelError(f"rank {rank} stopped with code {failure.exitcode}: {_reason(failure.message)}") from error
     return 0
+
+
+def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Rank and failure of the process that others failed after.
+
+    Those that lost another, or that the launcher stopped, come last: times are in whole seconds and often the same.
+
+    Args:
+        failures: by rank.
+    """
+
+    def order(rank: int) -> tuple[bool, bool, int]:
+        failure = failures[rank]
+        return _reason(failure.message).startswith(LOST), failure.exitcode == -signal.SIGTERM, failure.timestamp
+
+    rank = min(failures, key=order)
+    return rank, failures[rank]
 
 
 @contextmanager

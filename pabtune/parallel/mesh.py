@@ -4,9 +4,11 @@ Knows ranks and groups; knows nothing of models.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,13 @@ from pabtune.records.errors import ParallelError
 
 TIMEOUT = timedelta(minutes=5)
 """How long a process waits for the others before it gives up: longer than any step."""
+
+
+LOST = "another process was lost"
+"""How the reason of a process begins that stops because another one did."""
+
+Dimension = Literal["branches", "sequence"]
+"""What processes of a mesh share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,21 @@ def is_launched() -> bool:
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+@contextmanager
+def exchanging() -> Iterator[None]:
+    """Around a collective.
+
+    Raises:
+        ParallelError: torch could not exchange; begins with `LOST`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ParallelError(f"{LOST}, or exchanged something else: {error}") from error
+
+
 class Mesh:
     """The processes that run one video together. Made by every one of them, and left together: `with Mesh(…) as mesh:`.
 
@@ -58,6 +82,10 @@ class Mesh:
         layout: how they stand.
         device: `cuda` for NCCL, anything else for gloo.
         timeout: how long to wait for the others.
+
+    Attributes:
+        branch_rank: place of this process among those that share the branches.
+        sequence_rank: place of this process among those that share the sequence.
 
     Raises:
         ParallelError: the layout is for another number of processes.
@@ -74,27 +102,28 @@ class Mesh:
         self._joined = not dist.is_initialized()
         if self._joined:
             dist.init_process_group(backend, timeout=timeout)
-        if layout.branches * layout.sequence != dist.get_world_size():
-            raise ParallelError(f"a layout of {layout} does not fit {dist.get_world_size()} processes")
+        processes = dist.get_world_size()
+        if layout.branches * layout.sequence != processes:
+            self._leave()
+            raise ParallelError(f"a layout of {layout} does not fit {processes} processes")
         self.layout = layout
-        self._mesh: DeviceMesh = init_device_mesh(
-            kind, (layout.branches, layout.sequence), mesh_dim_names=("branches", "sequence")
-        )
-        for group in (self._mesh.get_group("branches"), self._mesh.get_group("sequence")):
+        mesh = init_device_mesh(kind, (layout.branches, layout.sequence), mesh_dim_names=("branches", "sequence"))
+        for group in mesh.get_all_groups():
             # Groups of a mesh are made with torch's own, longer timeout.
             dist.distributed_c10d._set_pg_timeout(timeout, group)
-        self.branches = self._mesh.get_group("branches")
-        self.sequence = self._mesh.get_group("sequence")
+        self.branch_rank = mesh.get_local_rank("branches")
+        self.sequence_rank = mesh.get_local_rank("sequence")
+        self._mesh: DeviceMesh | None = mesh
 
-    @property
-    def branch_rank(self) -> int:
-        """Place of this process among those that share the branches."""
-        return self._mesh.get_local_rank("branches")
+    def group(self, dimension: Dimension) -> dist.ProcessGroup:
+        """The processes with which this one shares a dimension. Not to be kept: see `__exit__`.
 
-    @property
-    def sequence_rank(self) -> int:
-        """Place of this process among those that share the sequence."""
-        return self._mesh.get_local_rank("sequence")
+        Raises:
+            ParallelError: the mesh has been left.
+        """
+        if self._mesh is None:
+            raise ParallelError("the processes have been left: what needs them belongs inside `with Mesh(…)`")
+        return self._mesh.get_group(dimension)
 
     def agree(self, what: dict[str, Any]) -> None:
         """Refuses to go on where processes were told different things.
@@ -106,7 +135,8 @@ class Mesh:
             ParallelError: names the process and what it was told otherwise.
         """
         told: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(told, {name: str(value) for name, value in what.items()})
+        with exchanging():
+            dist.all_gather_object(told, {name: str(value) for name, value in what.items()})
         for other, values in enumerate(told):
             for name, value in values.items():
                 if value != told[0].get(name):
@@ -120,15 +150,19 @@ class Mesh:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leaves the others where it was this mesh that joined them; waits for them first unless there was an error.
 
-        Who leaves while they still receive breaks their connection; who ends without leaving is at times aborted
-        by threads of gloo that are still running.
+        Who leaves while they still receive breaks their connection. A process that ends while anything still refers to
+        a group of gloo is at times aborted: its threads outlive the interpreter. Hence nobody but the mesh keeps groups.
         """
-        if not self._joined:
-            return
+        self._mesh = None
         try:
-            if kind is None:
-                dist.barrier()
+            if kind is None and self._joined:
+                with exchanging():
+                    dist.barrier()
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._joined:
             dist.destroy_process_group()
 
 

@@ -34,8 +34,8 @@ class Split:
         self.parallel = parallel
         self.frames = 0
         self.rotary: Rotary | None = None
-        self.sequence = Exchange(mesh.sequence, self.traffic)
-        self.branches = Exchange(mesh.branches, self.traffic)
+        self.sequence = Exchange(mesh, "sequence", self.traffic)
+        self.branches = Exchange(mesh, "branches", self.traffic)
         self._hooked: list[nn.Module] = []
         self._hook(transformer, _Root(self))
         if self.sequence.size > 1:

@@ -1,12 +1,15 @@
 """A process that fails, is killed or was told otherwise stops them all, soon, with one reason."""
 
+import json
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from pabtune.parallel.launch import launch
+from pabtune.parallel.launch import first_failure, launch
+from pabtune.parallel.mesh import LOST
 from pabtune.records.errors import ParallelError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,3 +33,30 @@ def test_nothing_hangs(case, message, tmp_path, monkeypatch, capfd) -> None:
     with pytest.raises(ParallelError, match=message):
         launch(2, [sys.executable, str(WORKER), str(tmp_path / "out.json"), case])
     assert time.monotonic() - began < SECONDS
+
+
+def failed(path: Path, exitcode: int, reason: str | None, timestamp: int) -> ProcessFailure:
+    """As torch reads it of a process that failed."""
+    if reason is not None:
+        extra = {"py_callstack": "", "timestamp": str(timestamp)}
+        path.write_text(json.dumps({"message": {"message": reason, "extraInfo": extra}}))
+    failure = ProcessFailure(0, 1, exitcode, str(path))
+    failure.timestamp = timestamp
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        ((-9, None, 8), [(2, f"{LOST}: connection closed", 7), (-15, f"{LOST}: connection closed", 7)]),
+        ((1, "broken on purpose", 7), [(2, f"{LOST}: connection closed", 7), (-15, None, 7)]),
+        ((1, None, 7), [(-15, None, 6)]),
+        ((-15, None, 8), [(2, f"{LOST}: connection closed", 7)]),
+        ((2, "wrong policy", 6), [(2, "wrong prompt", 7)]),
+    ],
+)
+def test_blame_falls_on_who_failed_first_not_on_who_lost_it(first, others, tmp_path) -> None:
+    """Also where the others told their reason earlier, or have the lower rank."""
+    rows = [*others, first]
+    failures = {rank: failed(tmp_path / str(rank), *row) for rank, row in enumerate(rows)}
+    assert first_failure(failures)[0] == len(others)

@@ -1,6 +1,11 @@
-import pytest
+import gc
+import weakref
 
-from pabtune.parallel.mesh import Layout, Mesh, choose_layout, is_launched
+import pytest
+import torch
+
+from pabtune.parallel.collectives import Exchange, Traffic
+from pabtune.parallel.mesh import LOST, Layout, Mesh, choose_layout, exchanging, is_launched
 from pabtune.records.errors import ParallelError
 
 
@@ -65,6 +70,36 @@ def test_an_error_is_passed_on_and_the_group_is_left() -> None:
     with pytest.raises(KeyError), Mesh(Layout(1, 1)):
         raise KeyError
     assert not dist.is_initialized()
+
+
+@pytest.mark.usefixtures("alone")
+def test_nothing_refers_to_a_group_that_was_left() -> None:
+    """A process that ends with such a reference, in a script's variables for example, is at times aborted."""
+    with Mesh(Layout(1, 1)) as mesh:
+        exchange = Exchange(mesh, "sequence", Traffic())
+        assert exchange.size == 1
+        left = weakref.ref(mesh.group("sequence"))
+        assert left() is not None
+    gc.collect()
+    assert left() is None
+    with pytest.raises(ParallelError, match="the processes have been left"):
+        exchange.gather(torch.zeros(1), 0, "output")
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_mesh_that_cannot_be_made_leaves_nothing() -> None:
+    import torch.distributed as dist
+
+    with pytest.raises(ParallelError, match="does not fit 1 processes"):
+        Mesh(Layout(2, 1))
+    assert not dist.is_initialized()
+
+
+def test_a_collective_that_fails_is_told_from_a_device_that_is_full() -> None:
+    with pytest.raises(ParallelError, match=f"^{LOST}.*Connection closed"), exchanging():
+        raise RuntimeError("Connection closed by peer")
+    with pytest.raises(torch.OutOfMemoryError), exchanging():
+        raise torch.OutOfMemoryError
 
 
 def test_a_process_without_a_gpu_is_told(monkeypatch) -> None:

@@ -34,11 +34,11 @@ def error(found, expected) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def videos(processes: int, _: Mesh) -> list[dict]:
+def videos(whole: Mesh) -> list[dict]:
     """Each way and layout, with and without a policy, against one process; what was sent against what was predicted."""
     rows = []
     for split_branches in (False, True):
-        layout = choose_layout(processes, split_branches=split_branches)
+        layout = choose_layout(whole.layout.sequence, split_branches=split_branches)
         mesh = Mesh(layout, DEVICE)
         for parallel in PARALLELS:
             pipeline = make_pipeline().to(DEVICE)
@@ -69,7 +69,7 @@ def videos(processes: int, _: Mesh) -> list[dict]:
     return rows
 
 
-def lengths(_: int, mesh: Mesh) -> list[dict]:
+def lengths(mesh: Mesh) -> list[dict]:
     """Numbers of frames and tokens that the processes do not divide, and given frames."""
     rows = []
     for frames, size in ((1, 8), (3, 12), (5, 20), (7, 24)):
@@ -95,10 +95,10 @@ def lengths(_: int, mesh: Mesh) -> list[dict]:
     return rows
 
 
-def ways(processes: int, mesh: Mesh) -> list[dict]:
+def ways(mesh: Mesh) -> list[dict]:
     """Each way of temporal attention by itself: this process' frames of what the module makes of all of them."""
     rows = []
-    exchange = Exchange(mesh.sequence, Traffic())
+    exchange, processes = Exchange(mesh, "sequence", Traffic()), mesh.layout.sequence
     for frames, tokens, heads, width in ((6, 4, 2, 24), (5, 7, 4, 24), (1, 3, 2, 24), (35, 2, 2, 24)):
         torch.manual_seed(frames)
         module = SelfAttention(width, heads, qk_norm=True, temporal=True).eval()
@@ -149,7 +149,7 @@ def main() -> None:
     with Mesh(choose_layout(processes, split_branches=False), DEVICE) as mesh:
         if case not in cases:
             until_stopped(case, mesh)
-        rows = cases[case](processes, mesh)
+        rows = cases[case](mesh)
     out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
 
 
