@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
@@ -92,7 +93,7 @@ class CaptionProjection(PixArtAlphaTextProjection):
         self.register_buffer("y_embedding", torch.randn(NULL_TOKENS, caption_channels) / caption_channels**0.5)
 
 
-class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
+class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     """LatteT2V. The defaults are Open-Sora-Plan v1.1 at 65x512x512; argument names are the published ones.
 
     Args:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -54,11 +55,11 @@ class ScalarEmbedding(nn.Module):
             nn.Linear(TIMESTEP_CHANNELS, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
 
-    def forward(self, value_B: Tensor) -> Tensor:
+    def forward(self, value_B: Tensor, dtype: torch.dtype) -> Tensor:
         half = TIMESTEP_CHANNELS // 2
         exponent = torch.arange(half, dtype=torch.float32, device=value_B.device) / half
         angle = value_B.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype))
 
 
 class CaptionEmbedding(nn.Module):
@@ -238,7 +239,7 @@ def sincos_positions(rows: int, columns: int, hidden_size: int, scale: Tensor | 
     return torch.cat([across, down], dim=-1).flatten(0, 1)
 
 
-class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
+class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     """STDiT3. The defaults are STDiT3-XL/2 as published with Open-Sora 1.2; argument names are the published ones.
 
     Args:
@@ -355,11 +356,12 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
 
     def _timestep_embedding(self, timestep_B: Tensor, fps_B: Tensor, noisy_BT: Tensor | None) -> Tensor:
         """(B, T, D), or (B, 1, D) where all frames are at the same level."""
-        fps_BD = self.fps_embedder(fps_B)
-        noisy = (self.t_embedder(timestep_B) + fps_BD)[:, None]
+        # A module's own weights do not tell: they may be stored in another precision than they compute in.
+        fps_BD = self.fps_embedder(fps_B, self.dtype)
+        noisy = (self.t_embedder(timestep_B, self.dtype) + fps_BD)[:, None]
         if noisy_BT is None:
             return noisy
-        given = (self.t_embedder(torch.zeros_like(timestep_B)) + fps_BD)[:, None]
+        given = (self.t_embedder(torch.zeros_like(timestep_B), self.dtype) + fps_BD)[:, None]
         return torch.where(noisy_BT.bool().expand(len(noisy), -1)[..., None], noisy, given)
 
     def _position_scale(self, height: Tensor | None, width: Tensor | None) -> Tensor | float:

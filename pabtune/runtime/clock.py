@@ -6,7 +6,7 @@ from the timestep's place in the scheduler's timesteps. A run starts when the sc
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -217,12 +217,17 @@ def _step_of_timestep(timestep: torch.Tensor, timesteps: torch.Tensor) -> int | 
 
 def calling_pipeline() -> DiffusionPipeline | None:
     """The pipeline whose call goes on, the innermost; None where a transformer is called by hand."""
+    return variables_of_call().get("self")
+
+
+def variables_of_call() -> Mapping[str, Any]:
+    """Local variables of the pipeline's call that goes on, the innermost; empty where a transformer is called by hand."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), DiffusionPipeline):
-            return frame.f_locals["self"]
+            return frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return {}
 
 
 def noise_levels(scheduler: Any) -> tuple[float, ...]:

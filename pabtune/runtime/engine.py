@@ -16,12 +16,13 @@ from diffusers.hooks import ModelHook
 from numpy.typing import NDArray
 from torch import nn
 
+from pabtune.models.calls import calls_per_step
 from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import STORES, Policy, Store
 from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, BroadcastHook, Plan, SkipHook
-from pabtune.runtime.clock import Moment
+from pabtune.runtime.clock import Moment, variables_of_call
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import Interception, find_interception, tensors_of
@@ -63,6 +64,7 @@ class Run:
             for name in target.transformers
         }
         self._most_bytes = 0
+        self._calls_per_step = 1.0
         self._is_done = True
         self._copies = False
         self._called: set[tuple[str, int]] = set()
@@ -157,13 +159,17 @@ class Run:
             self._ferry.begin({id(hook) for hook in self._hooks if hook.mode == BROADCAST})
 
     def look_at(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """With a limit of memory, refuses a run that will hold too much, before a branch computes (see `Listener`).
+        """With a limit of memory, refuses a run that will hold too much, before anything computes (see `Listener`).
 
-        A transformer of the same class, which takes over later, will get the same arguments: it is weighed now.
+        A transformer of the same class, which takes over later, will get the same arguments: it is weighed now. So are
+        guidance branches to come, where the pipeline tells that it has them; each is weighed again when it comes.
         """
         if not any(self._hooks[index].is_weighed for index in self._indices[transformer]):
             return
         own_class = type(self._target.transformers[transformer])
+        values = variables_of_call()
+        if "self" in values:
+            self._calls_per_step = calls_per_step(own_class.__name__, values["self"], values)
         for name, other in self._target.transformers.items():
             if name != transformer and (type(other) is not own_class or (name, self._branch_name) in self._branches):
                 continue
@@ -223,9 +229,11 @@ class Run:
             return np.zeros(0)
         weights = np.zeros((len(self._indices), len(self._target.sites)))
         for row, transformer in enumerate(self._indices):
-            for (name, _), branch in self._branches.items():
-                if name == transformer:
-                    weights[row, list(branch.weights)] += list(branch.weights.values())
+            own = [branch for (name, _), branch in self._branches.items() if name == transformer]
+            for branch in own:
+                # Until the others come they are taken to be like the first.
+                like_this = self._calls_per_step if len(own) == 1 else 1
+                weights[row, list(branch.weights)] += like_this * np.array(list(branch.weights.values()))
         held = np.array([held_bytes(self._plan.mask, row.tolist(), self._store) for row in weights])
         steps = [step for _, step in self._called]
         # One that takes over frees what the other held; in one step, both hold.
@@ -274,6 +282,7 @@ class Run:
             self._branches.clear()
             self._called.clear()
             self._most_bytes = 0
+            self._calls_per_step = 1.0
         self._is_done = False
         schedule = self._interception.clock.schedule()
         self._plan = Plan.of(resolve(self.policy, self._target.sites, schedule, self.content))
@@ -316,8 +325,8 @@ def enable(
         model: a diffusers pipeline or transformer.
         policy: what to broadcast when.
         content: use the policy's variant for this content class.
-        memory: bytes that may be held on the device at most. A run that will need more is refused before the branch that
-            is too much computes; for networks that cannot be called without their weights, after its first call.
+        memory: bytes that may be held on the device at most. A run that will need more is refused before its first call;
+            where a pipeline does not tell how many guidance branches it has, before the call of the one that is too much.
         store: how outputs are kept, see `Policy.store`; None = as the policy says.
 
     Raises:

@@ -8,10 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 MARKS = (
@@ -19,6 +22,12 @@ MARKS = (
     "_forward_hooks", "_forward_pre_hooks",
 )  # fmt: skip
 """Attributes of a module in which hooks are."""
+
+KNOWN_VALUES = 2**20
+"""Arguments with at most so many numbers keep their values: networks look at those of masks to choose their way."""
+
+FILLED = (torch.ops.aten.zeros, torch.ops.aten.ones, torch.ops.aten.full, torch.ops.aten.arange)
+"""What makes tensors out of nothing, masks among them."""
 
 
 def weigh_outputs(
@@ -30,7 +39,7 @@ def weigh_outputs(
 ) -> dict[int, int] | None:
     """What the outputs of sites weigh in a call that is not made; None if it cannot be told without making it.
 
-    That is so where the path through the network hangs on a tensor's values.
+    That is so where the path through the network hangs on values that it computes with its weights.
 
     Args:
         transformer: the network; its copy has nobody's hooks.
@@ -54,12 +63,32 @@ def weigh_outputs(
             twin = _copy_without_weights(transformer, mode, device)
         for index, path in paths.items():
             twin.get_submodule(path).register_forward_hook(watch(index))
-        fake_args, fake_kwargs = tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
-        with mode, torch.no_grad():
-            twin(*fake_args, **fake_kwargs)
+        with patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", KNOWN_VALUES):  # torch's own limit is one number
+            fake_args, fake_kwargs = tree_map_only(Tensor, lambda value: _fake(mode, value), (args, dict(kwargs)))
+            with mode, _FilledValues(), torch.no_grad():
+                twin(*fake_args, **fake_kwargs)
     except Exception:  # noqa: BLE001, a network may do anything with its tensors
         return None
     return weights
+
+
+class _FilledValues(TorchDispatchMode):
+    """Lets small tensors that are filled with something known keep their values."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function.overloadpacket in FILLED and made.numel() <= KNOWN_VALUES:
+            with unset_fake_temporarily():
+                made.constant = function(*args, **(kwargs or {}))
+        return made
+
+
+def _fake(mode: FakeTensorMode, value: Tensor) -> Tensor:
+    """A tensor without data; small ones keep a copy of their values beside."""
+    made = mode.from_tensor(value)
+    if value.numel() <= KNOWN_VALUES:
+        made.constant = value.clone()
+    return made
 
 
 @contextmanager

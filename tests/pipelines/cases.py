@@ -1,5 +1,6 @@
 """All small pipelines, and how tests call them."""
 
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,11 @@ CASES: dict[str, Case] = {
 }
 COUNTED = [name for name, case in CASES.items() if not case.is_asynchronous]
 """Cases whose model calls come step by step, so that they can be counted."""
+
+
+def cases(fast: Sequence[str], among: Iterable[str] = CASES) -> list:
+    """Parameters of a test on every case; those that are not `fast` are marked slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in among]
 
 
 def run(

@@ -11,19 +11,13 @@ from torch._dynamo.testing import CompileCounter
 
 import pabtune
 from pabtune.records.errors import ModelError
-from tests.pipelines.cases import CASES, idle, policy, run, transformers_of
+from tests.pipelines.cases import CASES, cases, idle, policy, run, transformers_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def slow(*names: str) -> list:
-    """Parameters of tests that take long."""
-    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-WHOLE = ["wan-2.1", "cogvideox-ddim", *slow("wan-2.2", "hunyuan-true-cfg", "latte", "ltx", "kandinsky-5")]
-BLOCKS = ["wan-2.1", *slow("wan-2.2", "hunyuan-true-cfg", "ltx", "kandinsky-5")]
-"""`compile_repeated_blocks` does not know the other two. LTX-2.3 branches on a tensor itself and cannot be compiled whole."""
+WHOLE = cases(fast=("wan-2.1", "cogvideox-ddim"))
+BLOCKS = cases(fast=("wan-2.1",))
 
 
 @pytest.fixture(autouse=True)

@@ -43,19 +43,30 @@ def test_the_network_itself_is_not_touched() -> None:
 
 
 class Fickle(nn.Module):
-    """Its path hangs on a value."""
+    """Its path hangs on a value: of its argument, or of what it computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks_at: str) -> None:
         super().__init__()
         self.attn = nn.Linear(2, 2)
+        self.looks_at = looks_at
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """One way or the other."""
-        return self.attn(hidden) if hidden.sum().item() > 0 else hidden
+        if self.looks_at == "mask":
+            mask = torch.ones(len(hidden), dtype=torch.bool)
+            mask &= hidden[:, 0] > 0
+            return self.attn(hidden[mask])
+        value = hidden if self.looks_at == "argument" else self.attn(hidden)
+        return self.attn(hidden) if value.sum().item() > 0 else hidden
 
 
-def test_what_cannot_be_told_without_values_is_not_told() -> None:
-    assert weigh_outputs(Fickle(), {0: "attn"}, (torch.ones(2),), {}, nbytes) is None
+def test_values_of_arguments_are_known_and_those_of_outputs_are_not() -> None:
+    positive, mixed = torch.ones(3, 2), torch.tensor([[1.0, 0], [-1, 0], [1, 0]])
+    assert weigh_outputs(Fickle("argument"), {0: "attn"}, (positive,), {}, nbytes) == {0: 24}
+    assert weigh_outputs(Fickle("argument"), {0: "attn"}, (-positive,), {}, nbytes) == {0: 0}
+    assert weigh_outputs(Fickle("mask"), {0: "attn"}, (mixed,), {}, nbytes) == {0: 16}
+    assert (mixed == torch.tensor([[1.0, 0], [-1, 0], [1, 0]])).all()
+    assert weigh_outputs(Fickle("output"), {0: "attn"}, (positive,), {}, nbytes) is None
 
 
 def test_with_both_branches_in_one_call_nothing_is_computed_over_the_limit(pipeline) -> None:
