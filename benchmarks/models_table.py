@@ -51,7 +51,7 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
 - **compiled**: `transformer.compile(fullgraph=True)`, one graph per pattern of the policy; **blocks**:
   `compile_repeated_blocks`, graphs shared by all layers.
 
-`ok` = the tests pass; `-` = not tried on this one (the same code runs).
+`ok` = the tests pass; `n/a` = diffusers cannot do it with this class (the test skips and says why); `-` = not tried on this one.
 
 """
 
@@ -65,7 +65,7 @@ What is not broadcast, and why:
   until every frame has started, then the noisiest frame's step counts;
 - fused attention and MLP of single blocks (HunyuanVideo, Motif): the attention is a site, the MLP beside it is not;
 - text refiners and text blocks: they are not part of the video's denoising;
-- LTX-2.3 cannot be compiled whole: its own forward branches on a tensor.
+- LTX-2.3 and HunyuanVideo 1.5 cannot be compiled whole: their own forward branches on a tensor.
 
 Unknown classes are told by their structure; `pabtune models --sites` says what speaks for each kind. To describe your own:
 
@@ -111,7 +111,7 @@ def row(name: str, outcomes: dict[str, set[str]]) -> str:
     cells = []
     for tests in LAWS.values():
         results = {result for test, found in outcomes.items() if test.startswith(tests) for result in found}
-        cells.append("ok" if "ok" in results else "-")
+        cells.append("ok" if "ok" in results else "n/a" if "skipped" in results else "-")
     classes = f"`{type(pipeline).__name__}`, `{target.model_class}`"
     return f"| {name} | {classes} | {sites} | {', '.join(fed) or '-'} | {' | '.join(cells)} |"
 

@@ -30,7 +30,12 @@ def published_file(place: str | Path, name: str) -> Path:
 
 
 def load_published(
-    model_class: type[ModelMixin], place: str | Path, config: dict[str, object], dtype: torch.dtype
+    model_class: type[ModelMixin],
+    place: str | Path,
+    config: dict[str, object],
+    dtype: torch.dtype,
+    folder: str = "",
+    ignored: tuple[str, ...] = (),
 ) -> ModelMixin:
     """A model with the weights of a folder or repository.
 
@@ -39,6 +44,8 @@ def load_published(
         place: folder or hub id.
         config: of the model.
         dtype: precision of the weights.
+        folder: of the weights in that place.
+        ignored: beginnings of the names of weights that are not the model's.
 
     Raises:
         OSError: there are no weights.
@@ -47,7 +54,7 @@ def load_published(
     assert issubclass(model_class, ConfigMixin)
     with torch.device("meta"):
         model = model_class.from_config(config)
-    state = load_file(_weights(place))
+    state = {name: value for name, value in load_file(_weights(place, folder)).items() if not name.startswith(ignored)}
     expected = {name: value.shape for name, value in model.state_dict().items()}
     found = {name: value.shape for name, value in state.items()}
     if found != expected:
@@ -60,10 +67,10 @@ def load_published(
     return model.eval()
 
 
-def _weights(place: str | Path) -> Path:
+def _weights(place: str | Path, folder: str) -> Path:
     for name in WEIGHT_FILES:
         try:
-            return published_file(place, name)
+            return published_file(place, f"{folder}/{name}" if folder else name)
         except (FileNotFoundError, EntryNotFoundError):
             continue
-    raise FileNotFoundError(f"{place}: has none of {', '.join(WEIGHT_FILES)}")
+    raise FileNotFoundError(f"{Path(place) / folder}: has none of {', '.join(WEIGHT_FILES)}")

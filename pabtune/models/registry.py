@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from pabtune.models.open_sora import OpenSoraPipeline
-from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
+from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel, OpenSoraPlanPipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import ModelError
@@ -31,23 +31,21 @@ SHAPES_FOLDER = Path(str(files("pabtune.models.shapes"))) / "weights"
 PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
     "ShapesPipeline": ShapesPipeline,
     "OpenSoraPipeline": OpenSoraPipeline,
+    "OpenSoraPlanPipeline": OpenSoraPlanPipeline,
 }
 """Pipeline classes of pabtune's own, by the class name in `model_index.json`."""
 
 REGISTERED: Mapping[str, str] = {"shapes": str(SHAPES_FOLDER), "latte": "maxin-cn/Latte-1"}
 """Models by name: a folder or a hub id."""
 
-OPEN_SORA = "open-sora-1.2"
+OPEN_SORA, OPEN_SORA_PLAN = "open-sora-1.2", "open-sora-plan-1.1"
 """Published in parts, which are put together."""
-
-OPEN_SORA_PLAN = "open-sora-plan-1.1"
-"""Its transformer and its costs are known; its video VAE is not, so that there is no pipeline of it."""
 
 MODEL_LINES: Mapping[str, str] = {
     "shapes": "embedded STDiT3 (1.0 M parameters): 8 frames of 24x24 pixels of one moving shape, trained in this project",
     "latte": "Latte-1, 16 frames of 512x512, from the hub",
     OPEN_SORA: "Open-Sora 1.2, STDiT3-XL/2, 51 frames of 480x854 by default, from the hub in its published parts",
-    OPEN_SORA_PLAN: "Open-Sora-Plan v1.1, LatteT2V, 65 frames of 512x512: for `cost` only, its video VAE is missing",
+    OPEN_SORA_PLAN: "Open-Sora-Plan v1.1, LatteT2V, 65 frames of 512x512, from the hub in its published parts",
 }
 
 
@@ -62,8 +60,8 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
-    if model == OPEN_SORA:
-        return _load_open_sora(dtype).to(device)
+    if model in (OPEN_SORA, OPEN_SORA_PLAN):
+        return _put_together(model, dtype).to(device)
     place = _place(model)
     pipeline_class = PIPELINES.get(_index(model)["_class_name"], DiffusionPipeline)
     with _told(model):
@@ -72,11 +70,12 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
     return pipeline.to(device)
 
 
-def _load_open_sora(dtype: torch.dtype) -> DiffusionPipeline:
+def _put_together(model: str, dtype: torch.dtype) -> DiffusionPipeline:
     from pabtune.models.open_sora.published import load_open_sora
+    from pabtune.models.open_sora_plan.published import load_open_sora_plan
 
-    with _told(OPEN_SORA):
-        pipeline = load_open_sora(dtype=dtype)
+    with _told(model):
+        pipeline = {OPEN_SORA: load_open_sora, OPEN_SORA_PLAN: load_open_sora_plan}[model](dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -126,10 +125,6 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
 
 def _place(model: str) -> str:
     """What diffusers is asked for: a folder or a hub id."""
-    if model == OPEN_SORA_PLAN:
-        raise ModelError(
-            f"{model} cannot be run: its video VAE is missing; `pabtune cost {model}` tells what it computes"
-        )
     model = REGISTERED.get(model, model)
     folder = Path(model)
     if (folder / "model_index.json").is_file():

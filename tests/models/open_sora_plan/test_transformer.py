@@ -9,7 +9,7 @@ import torch
 from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
 from tests.models.golden import load_golden, relative_error
 
-FACTS = Path(__file__).parent / "open-sora-plan-keys.txt"
+FACTS = Path(__file__).parent / "transformer-keys.txt"
 
 
 @pytest.fixture(scope="module")
