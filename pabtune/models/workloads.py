@@ -5,17 +5,25 @@ Knows shapes, schedules and parts of each; knows nothing of policies or costs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LatteTransformer3DModel, PNDMScheduler
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LatteTransformer3DModel,
+    PNDMScheduler,
+)
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora.pipeline import schedule_shift
-from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
+from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan, LatteT2VTransformer3DModel
+from pabtune.models.open_sora_plan.vae import DECODING
 from pabtune.models.registry import LATTE_CONFIG
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
@@ -27,6 +35,14 @@ BRANCHES = 2
 T5_XXL = {
     "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
+
+IMAGE_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "block_out_channels": (128, 256, 512, 512), "latent_channels": 4,
+}  # fmt: skip
+"""Of Stable Diffusion."""
+
+LATTE_FRAMES_AT_ONCE = 14
+"""Frames that Latte's temporal decoder takes together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +60,7 @@ class Workload:
         depth: pairs of a spatial and a temporal block.
         padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
         parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
+        sees_scores: the paper's counter saw the scores of fused attention in this model.
     """
 
     transformer: nn.Module
@@ -56,6 +73,7 @@ class Workload:
     depth: int
     padding_flops: int
     parts: Mapping[str, Callable[[], object]]
+    sees_scores: bool
 
     @property
     def activation_bytes(self) -> int:
@@ -93,10 +111,10 @@ def _on_meta(module: Callable[[], nn.Module]) -> nn.Module:
         return module().bfloat16().eval()
 
 
-def _encode_text(tokens: int) -> Callable[[], object]:
+def _encode_text(tokens: int, texts: int) -> Callable[[], object]:
     def encode() -> object:
         encoder = _on_meta(lambda: T5EncoderModel(T5Config(**T5_XXL)))
-        return encoder(input_ids=_meta(1, tokens, dtype=torch.long))
+        return encoder(input_ids=_meta(texts, tokens, dtype=torch.long))
 
     return encode
 
@@ -145,7 +163,8 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
         heads=config.num_heads,
         depth=config.depth,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
-        parts={"text_encoder": _encode_text(most), "vae_decoder": decode},
+        parts={"text_encoder": _encode_text(most, texts=1), "vae_decoder": decode},
+        sees_scores=False,
     )
 
 
@@ -153,22 +172,41 @@ def _latte(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) 
     frames, height, width = size
     transformer = _on_meta(lambda: LatteTransformer3DModel(**{**LATTE_CONFIG, "video_length": frames}))
     scheduler = DDIMScheduler(timestep_spacing="leading")
-    return _two_dimensional(
-        transformer, (frames, height // 8, width // 8), _diffusion(scheduler, steps), text_tokens, most
-    )
+    latents = (frames, height // 8, width // 8)
+
+    def decode() -> object:
+        decoder = _on_meta(lambda: AutoencoderKLTemporalDecoder(**IMAGE_VAE, layers_per_block=2)).to("meta")
+        for first in range(0, frames, LATTE_FRAMES_AT_ONCE):
+            count = min(LATTE_FRAMES_AT_ONCE, frames - first)
+            decoder.decode(_meta(count, 4, *latents[1:]), num_frames=count)
+
+    return _two_dimensional(transformer, latents, _diffusion(scheduler, steps), text_tokens, most, decode)
 
 
 def _open_sora_plan(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
     frames, height, width = size
     latents = ((frames - 1) // 4 + 1, height // 8, width // 8)
     transformer = _on_meta(lambda: LatteT2VTransformer3DModel(sample_size=latents[1:], video_length=latents[0]))
-    return _two_dimensional(transformer, latents, _diffusion(PNDMScheduler(), steps), text_tokens, most)
+
+    def decode() -> object:
+        # The reference cuts also what one square would hold; the paper's figures tell that it did not cut frames.
+        decoder = _on_meta(AutoencoderKLOpenSoraPlan)
+        sides = ([min(DECODING.size, side - start) for start in range(0, side, DECODING.stride)] for side in latents[1:])
+        for rows, columns in product(*sides):
+            decoder.decode(_meta(1, 4, latents[0], rows, columns))
+
+    return _two_dimensional(transformer, latents, _diffusion(PNDMScheduler(), steps), text_tokens, most, decode)
 
 
 def _two_dimensional(
-    transformer: nn.Module, latents: tuple[int, int, int], schedule: NoiseSchedule, text_tokens: int, most: int
+    transformer: nn.Module,
+    latents: tuple[int, int, int],
+    schedule: NoiseSchedule,
+    text_tokens: int,
+    most: int,
+    decode: Callable[[], object],
 ) -> Workload:
-    """Latte and its kin: patches of frames, text encoder T5-XXL."""
+    """Latte and its kin: patches of frames; T5-XXL for the prompt and the negative one, both cut to the prompt's length."""
     config: Any = transformer.config
     inner = config.num_attention_heads * config.attention_head_dim
     return Workload(
@@ -184,8 +222,9 @@ def _two_dimensional(
         width=inner,
         heads=config.num_attention_heads,
         depth=config.num_layers,
-        padding_flops=_padding_flops(most - text_tokens, config.caption_channels, inner),
-        parts={"text_encoder": _encode_text(most)},
+        padding_flops=0,
+        parts={"text_encoder": _encode_text(most, texts=2), "vae_decoder": decode},
+        sees_scores=True,
     )
 
 

@@ -19,6 +19,9 @@ PAPER_WINDOW = (0.45, 0.93)
 OPEN_SORA_SHIFT = 4.84375
 """Shift of Open-Sora's schedule for 51 frames of 480x854."""
 
+PNDM_WARM_UP = (894, 891, 891, 888, 888, 885, 885, 882, 882, 879, 879, 876)
+"""Timesteps of the Runge-Kutta calls with which PNDM begins 150 steps: it makes 159 calls, and the reference counts calls."""
+
 SOURCES: Mapping[str, str] = {
     "pab": "https://arxiv.org/abs/2408.12588",
     "tgate": "https://arxiv.org/abs/2404.02747",
@@ -54,9 +57,9 @@ class _Published:
         mlp = Rule(kind="mlp", compute=_all_but(self.steps, served), layers=tuple(range(mlp_layers)))
         return {f"pab{each}": self.policy(f"pab{each}", *_pyramid_rules(each, window), mlp) for each in digits}
 
-    def tgate(self, gate: int, gap: int) -> dict[str, Policy]:
-        """Self-attention every `gap` steps before the gate step, cross-attention none after it; guidance stays on."""
-        cross = Rule(kind="cross", compute=tuple(range(gate + 1)))
+    def tgate(self, gate: int, gap: int, stop: int | None = None) -> dict[str, Policy]:
+        """Self-attention every `gap` steps before the gate step, cross-attention none after it until `stop`; guidance stays on."""
+        cross = Rule(kind="cross", compute=_all_but(self.steps, range(gate + 1, stop or self.steps)))
         kinds: tuple[Kind, ...] = ("spatial", "temporal")
         before = [Rule(kind=kind, range=gap, window=(0, gate), anchor="start") for kind in kinds]
         return {"tgate": self.policy("tgate", *before, cross)}
@@ -88,9 +91,9 @@ def _latte() -> dict[str, Policy]:
 
 
 def _open_sora_plan() -> dict[str, Policy]:
-    published = _Published([(894 - 6 * step) / 1000 for step in range(150)])
-    pyramids = published.pyramids(("246", "357", "579"), (0.1, 0.85), mlp_keys=range(26, 79, 4), mlp_layers=7)
-    return pyramids | published.tgate(90, 6) | published.delta_dit(1, 3)
+    published = _Published([timestep / 1000 for timestep in (*PNDM_WARM_UP, *range(876, -1, -6))])
+    pyramids = published.pyramids(("246", "357", "579"), (0.1, 0.85), mlp_keys=range(35, 88, 4), mlp_layers=7)
+    return pyramids | published.tgate(90, 6, stop=150) | published.delta_dit(1, 3)
 
 
 def _attention_pyramid(digits: str) -> Policy:

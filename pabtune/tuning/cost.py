@@ -69,8 +69,8 @@ def predict_cost(
 ) -> dict[str, Any]:
     """FLOPs, communication, memory and calls of one video under a policy, as JSON.
 
-    `total_tflops` counts every matrix product. `paper_tflops` counts what the paper's counter saw: no scores of fused
-    attention, which in Open-Sora is all but temporal attention over fewer than 30 frames.
+    `total_tflops` counts every matrix product. `paper_tflops` counts what the paper's counter saw: in Open-Sora no scores of
+    fused attention, which is all but temporal attention over fewer than 30 frames; in the other models everything.
 
     Args:
         counted: the model and the video.
@@ -124,7 +124,7 @@ def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:
     step, steps, skipped = counted.step, mask.steps, (~mask.compute).sum(axis=1)
     flops, scores = np.array(step.sites, dtype=float), np.array(step.site_scores, dtype=float)
     transformer = steps * (step.total + counted.workload.padding_flops) - float(skipped @ flops)
-    unseen = steps * step.scores - float(skipped @ scores)
+    unseen = 0.0 if counted.workload.sees_scores else steps * step.scores - float(skipped @ scores)
     parts = sum(part.total for part in counted.parts.values())
     per_kind: dict[str, float] = {}
     for index, site in enumerate(mask.sites):

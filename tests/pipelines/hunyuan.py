@@ -185,5 +185,6 @@ CASES = {
         sites=SITES,
         branches=frozenset({("transformer", "all"), ("transformer", "all#1")}),
         loops=3,
+        inner_lengths=2,
     ),
 }

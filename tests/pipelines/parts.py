@@ -30,6 +30,7 @@ class Case:
         is_asynchronous: frames are denoised one after the other: there is no step that all of a call is at.
         takes_batches: takes several prompts in one call.
         batch: further arguments of a call with two prompts.
+        inner_lengths: text lengths that only the network itself knows, by its masks.
     """
 
     build: Callable[[], DiffusionPipeline]
@@ -42,6 +43,7 @@ class Case:
     is_asynchronous: bool = False
     takes_batches: bool = True
     batch: Mapping[str, Any] = field(default_factory=dict)
+    inner_lengths: int = 1
 
 
 def tokenizer(max_length: int = 16) -> PreTrainedTokenizerFast:

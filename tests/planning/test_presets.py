@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from diffusers import PNDMScheduler
 
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESET_LINES, PRESETS, find_policy
@@ -89,6 +90,9 @@ def test_open_sora_plans_presets_skip_what_the_reference_skips() -> None:
     keys = [round(own.sigmas[step - 1] * 1000) for step in steps["mlp"][6][::2]]
     assert keys == list(range(738, 425, -24))
     assert set(steps["mlp"]) == set(range(7))
+    scheduler = PNDMScheduler()
+    scheduler.set_timesteps(150)
+    assert own.sigmas == tuple(timestep / 1000 for timestep in scheduler.timesteps.tolist())
     gated = skipped(MODEL_PRESETS["open-sora-plan-1.1"]["tgate"], own)
     assert gated["cross"][0] == list(range(91, 150))
     assert gated["spatial"][0] == [step for step in range(90) if step % 6]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pabtune.models.workloads import PAPER_RUNS
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy, Rule
@@ -14,17 +15,40 @@ from tests.conftest import make_transformer
 PAPER_SIZE = (51, 480, 854)
 
 
-def paper(name: str, text_tokens: int) -> dict:
-    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, text_tokens)
-    return predict_cost(counted, find_policy(name, "open-sora-1.2"))
+def paper(name: str, text_tokens: int, model: str = "open-sora-1.2") -> dict:
+    return predict_cost(count_workload(model, *PAPER_RUNS[model], text_tokens), find_policy(name, model))
 
 
 @pytest.mark.parametrize(
-    ("name", "text_tokens", "tflops"), [("none", 12, 3230.24), ("pab246", 12, 2657.70), ("tgate", 18, 2818.40)]
+    ("model", "name", "text_tokens", "tflops"),
+    [
+        ("open-sora-1.2", "none", 12, 3230.24),
+        ("open-sora-1.2", "delta-dit", 18, 3166.47),
+        ("open-sora-1.2", "tgate", 18, 2818.40),
+        ("open-sora-1.2", "pab246", 12, 2657.70),
+        ("open-sora-1.2", "pab357", 12, 2615.15),
+        ("open-sora-1.2", "pab579", 12, 2558.25),
+        ("latte", "none", 6, 3439.47),
+        ("latte", "delta-dit", 12, 3437.33),
+        ("latte", "tgate", 12, 3059.02),
+        ("latte", "pab236", 6, 2767.22),
+        ("latte", "pab347", 6, 2648.45),
+        ("latte", "pab469", 6, 2576.77),
+    ],
 )
-def test_the_papers_flops(name, text_tokens, tflops) -> None:
-    """Prompts of 12 and 18 tokens are those of the reference's scripts."""
-    assert paper(name, text_tokens)["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+def test_the_papers_flops(model, name, text_tokens, tflops) -> None:
+    """Prompts have as many tokens as those of the reference's scripts."""
+    assert paper(name, text_tokens, model)["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text_tokens", "tflops"),
+    [("none", 6, 12032.40), ("delta-dit", 8, 12027.72), ("pab246", 6, 9276.57), ("pab357", 6, 8899.32), ("pab579", 6, 8551.26)],
+)  # fmt: skip
+def test_the_papers_flops_of_open_sora_plan(name, text_tokens, tflops) -> None:
+    """0.48 TFLOPs of the decoder are unexplained."""
+    found = paper(name, text_tokens, "open-sora-plan-1.1")["flops"]["paper_tflops"]
+    assert found - tflops == pytest.approx(0.477, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +89,7 @@ def test_memory_is_that_of_the_outputs() -> None:
 
 @pytest.mark.parametrize("model", ["latte", "open-sora-plan-1.1"])
 def test_latte_and_open_sora_plan_are_counted(model) -> None:
-    size, steps = {"latte": ((16, 512, 512), 50), "open-sora-plan-1.1": ((65, 512, 512), 150)}[model]
-    counted = count_workload(model, size, steps)
+    counted = count_workload(model, *PAPER_RUNS[model])
     assert counted.workload.schedule.steps == {"latte": 50, "open-sora-plan-1.1": 159}[model]
     full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
     for name, policy in MODEL_PRESETS[model].items():
