@@ -248,7 +248,7 @@ def latency_rows(device: str) -> list[Row]:
         torch.nn.init.normal_(parameter, std=0.02)
     inputs = {name: torch.randn(each.shape, device=device).to(each.dtype) for name, each in workload.arguments.items()}
     inputs |= {"height": torch.full((1,), 480.0, device=device), "width": torch.full((1,), 854.0, device=device)}
-    sites = Target.of(transformer).with_blocks().sites
+    target = Target.of(transformer)
     sigmas = workload.schedule.sigmas or ()
 
     @torch.no_grad()
@@ -264,7 +264,8 @@ def latency_rows(device: str) -> list[Row]:
 
     rows, plain = [], 0.0
     for name, paper in PAPER_LATENCY.items():
-        with pabtune.broadcast(transformer, listed(find_policy(name, OPEN_SORA), sites, workload.schedule)):
+        policy = find_policy(name, OPEN_SORA)
+        with pabtune.broadcast(transformer, listed(policy, target.under(policy).sites, workload.schedule)):
             seconds = statistics.median(run() for _ in range(4))
         plain = plain or seconds
         rows.append(

@@ -16,9 +16,10 @@ from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.profiles import Profile
-from pabtune.records.sites import Site, blocks_of
+from pabtune.records.sites import Site
 
 
 class Counts(click.ParamType):
@@ -148,11 +149,10 @@ def _tell_profile(path: Path, name: str, content: str | None, as_json: bool) -> 
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of {path}")
     sizes = profile.bytes_kept(policy.store)
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
-    blocks = blocks_of(profile.sites) if policy.names_blocks(content) else ()
-    if blocks:
-        # A block's residual is of the size of its sites' outputs.
-        sizes = (*sizes, *(max(_sizes_in(block, profile.sites, sizes), default=0) for block in blocks))
-    whole = resolve(policy, [*profile.sites, *blocks], schedule, content)
+    units = units_of(policy, profile.sites, content)
+    # What a block adds, or a stack, is of the size of its sites' outputs.
+    sizes = (*sizes, *(max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units))
+    whole = resolve(policy, [*profile.sites, *units], schedule, content)
     mask = whole.inside_blocks()
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
     held = held_bytes(whole, sizes, policy.store) if sizes else None

@@ -191,7 +191,9 @@ def _open_sora_plan(size: tuple[int, int, int], steps: int, text_tokens: int, mo
     def decode() -> object:
         # The reference cuts also what one square would hold; the paper's figures tell that it did not cut frames.
         decoder = _on_meta(AutoencoderKLOpenSoraPlan)
-        sides = ([min(DECODING.size, side - start) for start in range(0, side, DECODING.stride)] for side in latents[1:])
+        sides = (
+            [min(DECODING.size, side - start) for start in range(0, side, DECODING.stride)] for side in latents[1:]
+        )
         for rows, columns in product(*sides):
             decoder.decode(_meta(1, 4, latents[0], rows, columns))
 

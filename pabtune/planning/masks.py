@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pabtune.planning.schedules import NoiseSchedule, carry_window, same_noise_levels
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy, Rule
-from pabtune.records.sites import Site
+from pabtune.records.sites import UNITS, Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +25,16 @@ class ComputeMask:
         return int(self.compute.shape[1])
 
     def inside_blocks(self) -> "ComputeMask":
-        """The same without rows for blocks: a site computes only where the block that holds it does."""
+        """The same without rows for blocks and stacks: a site computes only where what holds it does."""
         compute, rows = self.compute.copy(), []
-        blocks = {(site.transformer, site.path): index for index, site in enumerate(self.sites) if site.kind == "block"}
+        blocks = {
+            (site.transformer, path): index
+            for index, site in enumerate(self.sites)
+            if site.kind in UNITS
+            for path in (site.path, *site.feeders)
+        }
         for index, site in enumerate(self.sites):
-            if site.kind == "block":
+            if site.kind in UNITS:
                 continue
             rows.append(index)
             path = site.path
@@ -72,8 +77,13 @@ def _serves(rule: Rule, site: Site) -> bool:
     return site.kind == rule.kind and (rule.layers is None or site.layer in rule.layers)
 
 
+def _layers(site: Site) -> range:
+    """Of a site; a stack has one for each of its blocks."""
+    return range(site.layer, site.layer + 1 + (len(site.feeders) if site.kind == "stack" else 0))
+
+
 def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
-    layers = {site.layer for site in sites if site.kind == rule.kind}
+    layers = {layer for site in sites if site.kind == rule.kind for layer in _layers(site)}
     if not layers:
         kinds = ", ".join(sorted({site.kind for site in sites}))
         raise PolicyError(f"policy {name!r}: the model has no {rule.kind!r} sites; it has: {kinds}")

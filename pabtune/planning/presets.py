@@ -65,9 +65,9 @@ class _Published:
         return {"tgate": self.policy("tgate", *before, cross)}
 
     def delta_dit(self, last_step: int, layers: int) -> dict[str, Policy]:
-        """The first blocks' residual at every second step until `last_step`; the residual is added, as it must be."""
+        """What the first blocks add together, at every second step until `last_step`; the residual is added, as it must be."""
         skipped = range(1, last_step + 1, 2)
-        rule = Rule(kind="block", compute=_all_but(self.steps, skipped), layers=tuple(range(layers)))
+        rule = Rule(kind="stack", compute=_all_but(self.steps, skipped), layers=tuple(range(layers)))
         return {"delta-dit": self.policy("delta-dit", rule)}
 
     def policy(self, name: str, *rules: Rule) -> Policy:

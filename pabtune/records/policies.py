@@ -247,10 +247,6 @@ class Policy:
         """Checksum of everything in the file."""
         return digest(self.to_document())
 
-    def names_blocks(self, content: str | None = None) -> bool:
-        """Whether a rule for a content class is for whole blocks, which are sites only then."""
-        return any(rule.kind == "block" for rule in self.rules_for(content))
-
     def rules_for(self, content: str | None) -> tuple[Rule, ...]:
         """The rules for a content class; None = the rules for any content.
 

@@ -1,12 +1,15 @@
 """A site: one place in a model whose output can be broadcast."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block"]
-"""What a site computes. A `block` is a whole transformer block; its residual is what is broadcast: output less input."""
+Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block", "stack"]
+"""What a site computes. A `block` is a whole transformer block; its residual is what is broadcast: output less input. A
+`stack` is a run of blocks, of which the sum of residuals is."""
+
+UNITS: tuple[Kind, ...] = ("block", "stack")
+"""Kinds that hold other sites."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -20,7 +23,7 @@ class Site:
         path: module path inside that component; the output of this module is what is broadcast.
         kind: what the module computes.
         layer: index of its block in its list of blocks.
-        feeders: module paths that serve this site alone and are skipped with it (its pre-norm).
+        feeders: module paths that serve this site alone and are skipped with it (its pre-norm); of a stack, its other blocks.
         state: names of arguments; a call that is given one of them has an effect besides its output, and always computes.
     """
 
@@ -49,14 +52,3 @@ class Site:
             key: tuple(each) if isinstance(each, list) else each for key, each in document.items()
         }
         return cls(**values)
-
-
-def blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The blocks that hold sites, as sites of kind `block`, in the order of their first sites."""
-    blocks: dict[tuple[str, str], Site] = {}
-    for site in sites:
-        in_a_block = re.match(r"(.+?\.\d+)\.", site.path)
-        if in_a_block is not None:
-            block = Site(transformer=site.transformer, path=in_a_block[1], kind="block", layer=site.layer)
-            blocks.setdefault((block.transformer, block.path), block)
-    return tuple(blocks.values())

@@ -1,14 +1,17 @@
 """What sits on the sites of a model under a policy, and what is known of a run: its plan and its branches."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import Store
+from pabtune.records.sites import Kind
 from pabtune.runtime.hosting import Ferry
 from pabtune.runtime.interception import DirectHook, tensors_of
 from pabtune.runtime.storing import kept_bytes, pack, unpack
@@ -24,10 +27,11 @@ class BroadcastHook(DirectHook):
     """
 
     def __init__(
-        self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None, *, keeps_residual: bool = False
+        self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None, unit: Kind | None = None
     ) -> None:
         super().__init__()
-        self.keeps_residual = keeps_residual
+        self.unit = unit
+        self.structure: Any = None
         self.store = store
         self.ferry = ferry
         self.mode = COMPUTE
@@ -46,7 +50,7 @@ class BroadcastHook(DirectHook):
         if self.mode == BROADCAST:
             if not any(kwargs.get(name) is not None for name in self._state):
                 kept = self.unpack(call)
-                return add_to_inputs(kept, args, kwargs) if self.keeps_residual else kept
+                return kept if self.unit is None else with_inputs(kept, args, kwargs, torch.add)
             # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
             output = self.compute(module, args, kwargs)
             self.outputs = (*self.outputs[:call], self.pack(output), *self.outputs[call + 1 :])
@@ -55,9 +59,16 @@ class BroadcastHook(DirectHook):
         if self.is_weighed:
             self.weight += self.weigh(output)
         if self.mode == KEEP:
-            kept = add_to_inputs(output, args, kwargs, sign=-1) if self.keeps_residual else output
-            self.outputs = (*self.outputs, self.pack(kept))
+            kept = output if self.unit is None else with_inputs(output, args, kwargs, torch.sub)
+            # Further blocks of a stack add to what it keeps.
+            self.outputs = (*self.outputs, kept if self.unit == "stack" else self.pack(kept))
+            self.structure = None if self.unit != "stack" else _marks(output)
         return output
+
+    def finish(self) -> None:
+        """The forward is over: packs what a stack kept."""
+        if self.unit == "stack" and self.mode == KEEP:
+            self.outputs = tuple(map(self.pack, self.outputs))
 
     def pack(self, output: Any) -> Any:
         """What is kept of an output."""
@@ -77,8 +88,10 @@ class BroadcastHook(DirectHook):
         return kept if self.store == "exact" else unpack(kept)
 
 
-def add_to_inputs(parts: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sign: int = 1) -> Any:
-    """Inputs of a block plus its residual; with sign -1 its outputs less its inputs.
+def with_inputs(
+    parts: Any, args: tuple[Any, ...], kwargs: dict[str, Any], combine: Callable[[Tensor, Tensor], Tensor]
+) -> Any:
+    """What a block returned, each part combined with the input that it belongs to: `combine(part, input)`.
 
     The inputs are the first tensors among the arguments: a block takes first what it returns.
 
@@ -87,17 +100,59 @@ def add_to_inputs(parts: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sig
     """
     inputs = iter([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)])
 
-    def add(part: Any) -> Any:
+    def each(part: Any) -> Any:
         if isinstance(part, tuple | list):
-            return type(part)(add(each) for each in part)
+            return type(part)(each(inner) for inner in part)
         if part is None:
             return None
         own = next(inputs, None)
-        if own is None or own.shape != part.shape:
+        if own is None or (part is not MARK and own.shape != part.shape):
             raise ModelError("a block does not return what it takes first; its residual cannot be broadcast")
-        return own + part if sign > 0 else part - own
+        return combine(part, own)
 
-    return add(parts)
+    return each(parts)
+
+
+MARK = True
+"""Stands for a tensor where only the structure of an output matters."""
+
+
+def _marks(output: Any) -> Any:
+    """The structure of an output."""
+    if isinstance(output, tuple | list):
+        return tuple(map(_marks, output))
+    return None if output is None else MARK
+
+
+class PassHook(DirectHook):
+    """Sits on a further block of a stack: passes its inputs on when the stack broadcasts, else adds to what it keeps."""
+
+    def __init__(self, stack: BroadcastHook) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The first block of the stack has been called just before."""
+        stack = self.stack
+        if stack.mode == BROADCAST:
+            return with_inputs(stack.structure, args, kwargs, _second)
+        output = self.compute(module, args, kwargs)
+        if stack.mode == KEEP:
+            *before, kept = stack.outputs
+            own = with_inputs(output, args, kwargs, torch.sub)
+            stack.outputs = (*before, _sum(kept, own))
+        return output
+
+
+def _second(_part: Any, own: Tensor) -> Tensor:
+    return own
+
+
+def _sum(first: Any, second: Any) -> Any:
+    """Of two outputs of one structure, part by part."""
+    if isinstance(first, Tensor):
+        return first + second
+    return None if first is None else type(first)(map(_sum, first, second))
 
 
 class SkipHook(DirectHook):

@@ -21,7 +21,8 @@ from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import STORES, Policy, Store
-from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, BroadcastHook, Plan, SkipHook
+from pabtune.records.sites import UNITS
+from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, BroadcastHook, PassHook, Plan, SkipHook
 from pabtune.runtime.clock import Moment, variables_of_call
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.hosting import Ferry
@@ -57,7 +58,8 @@ class Run:
         self._store = store
         self._ferry = Ferry() if store == "host" else None
         self._hooks = [
-            BroadcastHook(site.state, store, self._ferry, keeps_residual=site.kind == "block") for site in target.sites
+            BroadcastHook(site.state, store, self._ferry, site.kind if site.kind in UNITS else None)
+            for site in target.sites
         ]
         self._indices = {
             name: [index for index, site in enumerate(target.sites) if site.transformer == name]
@@ -212,6 +214,7 @@ class Run:
             if hook.calls:
                 (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
                 if self._keeps[index]:
+                    hook.finish()
                     branch.stored[index] = own(hook.outputs) if self._copies and hook.mode == KEEP else hook.outputs
                 if hook.is_weighed:
                     branch.note_weight(index, hook.weight)
@@ -255,8 +258,8 @@ class Run:
         return self._hooks[index]
 
     def feeder_hook(self, index: int) -> ModelHook:
-        """The hook that skips a feeder of a site that broadcasts (see `Listener`)."""
-        return SkipHook(self._hooks[index])
+        """The hook that skips a feeder of a site that broadcasts, or a further block of a stack (see `Listener`)."""
+        return (PassHook if self._target.sites[index].kind == "stack" else SkipHook)(self._hooks[index])
 
     def _clear_hooks(self) -> None:
         for hook in self._hooks:
@@ -334,8 +337,7 @@ def enable(
         PolicyError: the policy was made for another model, or does not fit its sites.
     """
     target = Target.of(model)
-    if policy.names_blocks(content):
-        target = target.with_blocks()
+    target = target.under(policy, content)
     check_fits(policy, target, content)
     store = store or policy.store
     if store not in STORES:

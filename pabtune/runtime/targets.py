@@ -10,9 +10,11 @@ from torch import nn
 
 from pabtune.models.site_tables import known_patterns
 from pabtune.models.sites import SiteMap, find_sites
+from pabtune.planning.units import units_of
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
-from pabtune.records.sites import Site, blocks_of
+from pabtune.records.policies import Policy
+from pabtune.records.sites import UNITS, Site
 
 SET_BY_CALLS = ("num_frame_per_block",)
 """Keys of a transformer's configuration that pipelines write while they run."""
@@ -62,9 +64,13 @@ class Target:
             pipeline=model if isinstance(model, DiffusionPipeline) else None,
         )
 
-    def with_blocks(self) -> "Target":
-        """The same target, whose blocks are sites too."""
-        return replace(self, sites=(*self.sites, *blocks_of(self.sites)))
+    def under(self, policy: Policy, content: str | None = None) -> "Target":
+        """The same target, with the blocks and stacks that a policy's rules for a content class name as sites too.
+
+        Raises:
+            PolicyError: a stack that cannot be one.
+        """
+        return replace(self, sites=(*self.sites, *units_of(policy, self.sites, content)))
 
     @property
     def is_on_cuda(self) -> bool:
@@ -99,7 +105,7 @@ class Target:
             for name, transformer in self.transformers.items()
         ]
         return digest(
-            {"transformers": parts, "sites": [[site.name, site.kind] for site in self.sites if site.kind != "block"]}
+            {"transformers": parts, "sites": [[site.name, site.kind] for site in self.sites if site.kind not in UNITS]}
         )
 
 

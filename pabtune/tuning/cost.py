@@ -84,7 +84,7 @@ def predict_cost(
         PolicyError: the policy does not fit the model.
     """
     workload = counted.workload
-    target = counted.target.with_blocks() if policy.names_blocks(content) else counted.target
+    target = counted.target.under(policy, content)
     check_fits(policy, target, content)
     mask = resolve(policy, target.sites, workload.schedule, content)
     inside = mask.inside_blocks()

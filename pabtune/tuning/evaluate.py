@@ -146,4 +146,4 @@ def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence
         find_score(score)
     for policy in policies:
         for content in (None, *policy.variants):
-            check_fits(policy, target.with_blocks() if policy.names_blocks(content) else target, content)
+            check_fits(policy, target.under(policy, content), content)

@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 import pabtune
 from pabtune.records.errors import ModelError
+from pabtune.records.policies import Policy, Rule
 from tests.pipelines.cases import CASES, cases, idle, policy, run, transformers_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -124,6 +125,20 @@ def test_a_wrapped_transformer_is_known(load) -> None:
     with pabtune.broadcast(pipeline, policy("wan-2.1")) as active:
         assert (run(pipeline, "wan-2.1") == expected).all()
     assert 0 < counter.frame_count <= active.patterns * 2
+
+
+@pytest.mark.parametrize("name", ["ltx", *cases((), ("hunyuan-distilled", "latte"))])
+def test_a_stack_is_compiled(name, load) -> None:
+    pipeline, steps = load(name), CASES[name].call["num_inference_steps"]
+    stack = Policy(name="stack", rules=(Rule(kind="stack", range=2, window=(1, steps)),))
+    with pabtune.broadcast(pipeline, stack):
+        expected = run(pipeline, name)
+    counter = compile_whole(pipeline)
+    with pabtune.broadcast(pipeline, stack) as active:
+        assert (run(pipeline, name) == expected).all()
+        assert counter.frame_count <= active.patterns
+        assert (run(pipeline, name) == expected).all()
+        assert counter.frame_count <= active.patterns
 
 
 def test_range_one_compiles_once(load) -> None:

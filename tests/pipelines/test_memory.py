@@ -11,6 +11,7 @@ pytestmark = [
     pytest.mark.parametrize("name", CASES),
 ]
 
+
 def test_a_run_over_the_limit_is_refused_before_anything_computes(name, load) -> None:
     pipeline = load(name)
     calls = []

@@ -6,6 +6,7 @@ from diffusers import PNDMScheduler
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESET_LINES, PRESETS, find_policy
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.records.sites import Site
@@ -17,12 +18,12 @@ def sites(depth: int, *kinds: str) -> tuple[Site, ...]:
     found = [Site(path=f"{path}.{i}.attn", kind=kind, layer=i) for kind, path in lists.items() for i in range(depth)]
     found += [Site(path=f"{path}.{i}.mlp", kind="mlp", layer=i) for path in "st" for i in range(depth)]
     found += [Site(path=f"{path}.{i}.cross", kind="cross", layer=i) for path in "st" for i in range(depth)]
-    return (*found, *(Site(path=f"{path}.{i}", kind="block", layer=i) for path in "st" for i in range(depth)))
+    return tuple(found)
 
 
 def skipped(policy: Policy, schedule: NoiseSchedule) -> dict[str, dict[int, list[int]]]:
     """Broadcast steps per kind and layer."""
-    mask = resolve(policy, sites(8), schedule)
+    mask = resolve(policy, (*sites(8), *units_of(policy, sites(8))), schedule)
     steps: dict[str, dict[int, list[int]]] = {}
     for site, row in zip(mask.sites, mask.compute, strict=True):
         if not row.all():
@@ -67,7 +68,7 @@ def test_open_soras_presets_skip_what_the_reference_skips() -> None:
     steps = skipped(presets["tgate"], own)
     assert steps["spatial"][0] == steps["temporal"][7] == [1, 3, 5, 7, 9, 11]
     assert steps["cross"][0] == list(range(13, 30))
-    assert skipped(presets["delta-dit"], own) == {"block": dict.fromkeys(range(6), [1, 3, 5])}
+    assert skipped(presets["delta-dit"], own) == {"stack": {0: [1, 3, 5]}}
 
 
 def test_lattes_presets_skip_what_the_reference_skips() -> None:
@@ -81,7 +82,7 @@ def test_lattes_presets_skip_what_the_reference_skips() -> None:
         assert keys == [720, 640, 560, 480, 400]
         assert set(steps["mlp"]) == set(range(5))
     assert skipped(MODEL_PRESETS["latte"]["tgate"], own)["cross"][0] == list(range(21, 50))
-    assert skipped(MODEL_PRESETS["latte"]["delta-dit"], own) == {"block": {0: [1], 1: [1]}}
+    assert skipped(MODEL_PRESETS["latte"]["delta-dit"], own) == {"stack": {0: [1]}}
 
 
 def test_open_sora_plans_presets_skip_what_the_reference_skips() -> None:
@@ -96,7 +97,7 @@ def test_open_sora_plans_presets_skip_what_the_reference_skips() -> None:
     gated = skipped(MODEL_PRESETS["open-sora-plan-1.1"]["tgate"], own)
     assert gated["cross"][0] == list(range(91, 150))
     assert gated["spatial"][0] == [step for step in range(90) if step % 6]
-    assert skipped(MODEL_PRESETS["open-sora-plan-1.1"]["delta-dit"], own) == {"block": dict.fromkeys(range(3), [1])}
+    assert skipped(MODEL_PRESETS["open-sora-plan-1.1"]["delta-dit"], own) == {"stack": {0: [1]}}
 
 
 @pytest.mark.parametrize("model", MODEL_PRESETS)

@@ -106,9 +106,7 @@ class FrameAttention(nn.Module):
     def forward(self, x_BCFHW: Tensor) -> Tensor:
         B, _, _, H, _ = x_BCFHW.shape
         normed = self.norm(x_BCFHW)
-        q, k, v = (
-            rearrange(project(normed), "B C F H W -> (B F) 1 (H W) C") for project in (self.q, self.k, self.v)
-        )
+        q, k, v = (rearrange(project(normed), "B C F H W -> (B F) 1 (H W) C") for project in (self.q, self.k, self.v))
         out = rearrange(F.scaled_dot_product_attention(q, k, v), "(B F) 1 (H W) C -> B C F H W", B=B, H=H)
         return x_BCFHW + self.proj_out(out)
 
@@ -309,9 +307,7 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         """Takes the whole video at once."""
         self.use_tiling = False
 
-    def encode(
-        self, x: Tensor, return_dict: bool = True
-    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The distribution of latents (B, E, latent frames, H/8, W/8), not yet scaled.
 
         Args:

@@ -1,0 +1,69 @@
+"""Which blocks, and runs of blocks, a policy makes sites of: they are sites only under policies that name them.
+
+A stack is a run of blocks that are broadcast as one: what they add together is kept once, not block by block. Where a model
+has several lists of blocks that take turns, such as spatial and temporal ones, a rule makes a stack of each list.
+"""
+
+import re
+from collections.abc import Sequence
+
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import Policy, Rule
+from pabtune.records.sites import Site
+
+
+def units_of(policy: Policy, sites: Sequence[Site], content: str | None = None) -> tuple[Site, ...]:
+    """The sites of kind `block` or `stack` that a policy's rules are for, in the order of their first sites.
+
+    Args:
+        policy: whose rules name them.
+        sites: of the model, without such.
+        content: the content class whose rules are meant.
+
+    Raises:
+        PolicyError: a stack whose layers do not follow one another, or blocks beside stacks.
+    """
+    kinds = {rule.kind for rule in policy.rules_for(content)} & {"block", "stack"}
+    if not kinds:
+        return ()
+    if len(kinds) > 1:
+        raise PolicyError(f"policy {policy.name!r}: rules for blocks and for stacks cannot stand side by side")
+    blocks = _blocks_of(sites)
+    if kinds == {"block"}:
+        return blocks
+    return tuple(
+        stack
+        for rule in policy.rules_for(content)
+        if rule.kind == "stack"
+        for stack in _stacks_of(policy.name, rule, blocks)
+    )
+
+
+def _blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The blocks that hold sites."""
+    blocks: dict[tuple[str, str], Site] = {}
+    for site in sites:
+        in_a_block = re.match(r"(.+?\.\d+)\.", site.path)
+        if in_a_block is not None:
+            block = Site(transformer=site.transformer, path=in_a_block[1], kind="block", layer=site.layer)
+            blocks.setdefault((block.transformer, block.path), block)
+    return tuple(blocks.values())
+
+
+def _stacks_of(name: str, rule: Rule, blocks: Sequence[Site]) -> list[Site]:
+    """A stack for each list of blocks in which the rule has layers: its first block, and the others as feeders."""
+    runs: dict[tuple[str, str], list[Site]] = {}
+    for block in blocks:
+        if rule.layers is None or block.layer in rule.layers:
+            runs.setdefault((block.transformer, block.path.rpartition(".")[0]), []).append(block)
+    stacks = []
+    for run in runs.values():
+        layers = [block.layer for block in run]
+        if layers != list(range(layers[0], layers[0] + len(layers))):
+            raise PolicyError(f"policy {name!r}: the layers of a stack must follow one another, but are {layers}")
+        first, *others = run
+        feeders = tuple(block.path for block in others)
+        stacks.append(
+            Site(transformer=first.transformer, path=first.path, kind="stack", layer=first.layer, feeders=feeders)
+        )
+    return stacks
