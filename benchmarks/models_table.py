@@ -45,13 +45,14 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
   implementation (`tests/pipelines/oracle.py`) bit for bit; every run equals one on a fresh model, after aborted runs too.
 - **free**: nothing is held when the video is decoded; copies and other pipelines around the transformer run untouched; no
   host synchronisation is added (one read per forward where the scheduler has no step index).
-- **memory**: what a run will hold, in all branches, is known before anything computes, and a run over its limit is refused there.
+- **memory**: what a run will hold, in all branches, is known before anything computes, and a run over its limit is
+  refused there.
 - **batch**, **offload**, **LoRA**: several prompts or videos per prompt; group offload, model offload and layerwise
   casting, enabled before or after the policy; adapters loaded before or after.
 - **compiled**: `transformer.compile(fullgraph=True)`, one graph per pattern of the policy; **blocks**:
   `compile_repeated_blocks`, graphs shared by all layers.
 
-`ok` = the tests pass; `n/a` = diffusers cannot do it with this class (the test skips and says why); `-` = not tried on this one.
+`ok` = the tests pass; `n/a` = diffusers cannot do it with this class (the test skips and says why); `-` = not tried.
 
 """
 

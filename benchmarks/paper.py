@@ -288,12 +288,12 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 SECTIONS = {
-    "FLOPs per method": "TFLOPs of the paper's runs: Open-Sora 1.2, 51 frames of 480x854, 30 steps; Latte, 16 frames of 512x512, "
-    "50 steps; Open-Sora-Plan v1.1, 65 frames of 512x512, 150 steps, for which PNDM makes 159 calls. Text encoder and VAE are "
-    "included. For Open-Sora the paper's counter did not see the scores of fused attention; for the others it did. Prompts have "
-    "as many tokens as those in the reference's scripts, so far as the digits tell. Unexplained: T-GATE on Open-Sora-Plan. The "
-    "settings in the reference's script (gate 90, every 6th step) skip self-attention in 75 steps; the paper's figure is that of "
-    "42 (10662).",
+    "FLOPs per method": "TFLOPs of the paper's runs: Open-Sora 1.2, 51 frames of 480x854, 30 steps; Latte, 16 frames of "
+    "512x512, 50 steps; Open-Sora-Plan v1.1, 65 frames of 512x512, 150 steps, for which PNDM makes 159 calls. Text encoder "
+    "and VAE are included. For Open-Sora the paper's counter did not see the scores of fused attention; for the others it "
+    "did. Prompts have as many tokens as those in the reference's scripts, so far as the digits tell. Unexplained: T-GATE on "
+    "Open-Sora-Plan. The settings in the reference's script (gate 90, every 6th step) skip self-attention in 75 steps; the "
+    "paper's figure is that of 42 (10662).",
     "Communication": "Each of 8 GPUs, 16 bits; `paper GB` counts whole messages, `on the wire` what leaves a GPU, padded.",
     "Ablation": "`pab246` with one part computing always. The paper tells latency only.",
     "Latency": "The whole run on one H100 in the paper; the transformer alone, random bfloat16 weights, here.",

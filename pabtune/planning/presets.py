@@ -58,7 +58,7 @@ class _Published:
         return {f"pab{each}": self.policy(f"pab{each}", *_pyramid_rules(each, window), mlp) for each in digits}
 
     def tgate(self, gate: int, gap: int, stop: int | None = None) -> dict[str, Policy]:
-        """Self-attention every `gap` steps before the gate step, cross-attention none after it until `stop`; guidance stays on."""
+        """Self-attention every `gap` steps before the gate step, no cross-attention from it to `stop`; guidance stays on."""
         cross = Rule(kind="cross", compute=_all_but(self.steps, range(gate + 1, stop or self.steps)))
         kinds: tuple[Kind, ...] = ("spatial", "temporal")
         before = [Rule(kind=kind, range=gap, window=(0, gate), anchor="start") for kind in kinds]

@@ -43,7 +43,10 @@ def test_the_papers_flops(model, name, text_tokens, tflops) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text_tokens", "tflops"),
-    [("none", 6, 12032.40), ("delta-dit", 8, 12027.72), ("pab246", 6, 9276.57), ("pab357", 6, 8899.32), ("pab579", 6, 8551.26)],
+    [
+        ("none", 6, 12032.40), ("delta-dit", 8, 12027.72), ("pab246", 6, 9276.57), ("pab357", 6, 8899.32),
+        ("pab579", 6, 8551.26),
+    ],
 )  # fmt: skip
 def test_the_papers_flops_of_open_sora_plan(name, text_tokens, tflops) -> None:
     """0.48 TFLOPs of the decoder are unexplained."""
