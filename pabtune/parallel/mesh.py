@@ -1,4 +1,4 @@
-"""The processes of a run and how they stand: guidance branches by parts of the sequence.
+"""The processes of a run and how they stand: samples by guidance branches by parts of the sequence.
 
 Knows ranks and groups; knows nothing of models.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.distributed as dist
@@ -23,36 +23,49 @@ TIMEOUT = timedelta(minutes=5)
 LOST = "another process was lost"
 """How the reason of a process begins that stops because another one did."""
 
-Dimension = Literal["branches", "sequence"]
+Dimension = Literal["samples", "branches", "sequence"]
 """What processes of a mesh share."""
 
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How many processes share the guidance branches, and how many the sequence."""
+    """How many processes share the samples of a call, the guidance branches, and the sequence."""
 
-    branches: int
-    sequence: int
+    samples: int = 1
+    branches: int = 1
+    sequence: int = 1
+
+    @property
+    def processes(self) -> int:
+        """All of them."""
+        return self.samples * self.branches * self.sequence
 
     def __str__(self) -> str:
-        return f"{self.branches} for guidance branches x {self.sequence} for the sequence"
+        samples = f"{self.samples} for samples x " if self.samples > 1 else ""
+        return f"{samples}{self.branches} for guidance branches x {self.sequence} for the sequence"
 
 
-def choose_layout(processes: int, *, split_branches: bool) -> Layout:
+def choose_layout(processes: int, *, split_branches: bool = False, samples: int = 1) -> Layout:
     """The layout of so many processes.
 
     Args:
         processes: how many.
         split_branches: give each guidance branch its own half.
+        samples: parts into which the samples of a call are split.
 
     Raises:
-        ParallelError: an odd number cannot share two branches.
+        ParallelError: the number is not a multiple of what shares branches and samples.
     """
-    if not split_branches:
-        return Layout(1, processes)
-    if processes % 2:
+    branches = 2 if split_branches else 1
+    if processes % branches:
         raise ParallelError(f"two guidance branches need an even number of processes, not {processes}")
-    return Layout(2, processes // 2)
+    if samples < 1 or processes % (branches * samples):
+        raise ParallelError(
+            f"{samples} parts of the samples do not fit {processes // branches} processes for each branch"
+        )
+    return Layout(samples=samples, branches=branches, sequence=processes // branches // samples)
 
 
 def is_launched() -> bool:
@@ -84,8 +97,7 @@ class Mesh:
         timeout: how long to wait for the others.
 
     Attributes:
-        branch_rank: place of this process among those that share the branches.
-        sequence_rank: place of this process among those that share the sequence.
+        ranks: place of this process among those that share each dimension.
 
     Raises:
         ParallelError: the layout is for another number of processes.
@@ -103,16 +115,16 @@ class Mesh:
         if self._joined:
             dist.init_process_group(backend, timeout=timeout)
         processes = dist.get_world_size()
-        if layout.branches * layout.sequence != processes:
+        if layout.processes != processes:
             self._leave()
             raise ParallelError(f"a layout of {layout} does not fit {processes} processes")
         self.layout = layout
-        mesh = init_device_mesh(kind, (layout.branches, layout.sequence), mesh_dim_names=("branches", "sequence"))
+        shape = tuple(getattr(layout, name) for name in DIMENSIONS)
+        mesh = init_device_mesh(kind, shape, mesh_dim_names=DIMENSIONS)
         for group in mesh.get_all_groups():
             # Groups of a mesh are made with torch's own, longer timeout.
             dist.distributed_c10d._set_pg_timeout(timeout, group)
-        self.branch_rank = mesh.get_local_rank("branches")
-        self.sequence_rank = mesh.get_local_rank("sequence")
+        self.ranks: dict[Dimension, int] = {name: mesh.get_local_rank(name) for name in DIMENSIONS}
         self._mesh: DeviceMesh | None = mesh
 
     def group(self, dimension: Dimension) -> dist.ProcessGroup:

@@ -1,144 +1,124 @@
-"""Splitting a spatial-temporal transformer over processes, from outside: frames, and guidance branches.
+"""Splitting a transformer over processes, from outside: its sequence, its guidance branches, the samples of a call.
 
-A hook on the transformer hands each process its part of the inputs and gathers the output; hooks on temporal attention
-exchange. Everything else works on frames alone. Attach before a policy is enabled: what a policy skips then sends nothing.
+Attach before a policy is enabled: what a policy skips then sends nothing. All processes make the same calls with the same
+arguments and get the same output.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry, ModelHook
-from torch import Tensor, nn
+from torch import nn
 
-from pabtune.models.stdit3 import STDiT3Transformer3DModel
-from pabtune.parallel.collectives import Exchange, Traffic, padded
+from pabtune.parallel.attention import Rotary
+from pabtune.parallel.collectives import Exchange, Traffic
+from pabtune.parallel.full import split_tokens
 from pabtune.parallel.mesh import Mesh
-from pabtune.parallel.temporal import Rotary, by_gathering, by_heads, by_tokens
+from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
+from pabtune.parallel.samples import SamplesHook
+from pabtune.parallel.spatial_temporal import AXES_OF, split_axis
 from pabtune.planning.costs.communication import PARALLELS, Parallel
+from pabtune.planning.sharding import Axis
 from pabtune.records.errors import ParallelError
-
-HOOK = "pabtune_parallel"
-OUTPUT = "output"
-"""Purpose of the exchange at the end of a call, which no policy saves."""
+from pabtune.runtime.interception import PARALLEL_HOOK
+from pabtune.runtime.targets import Target
 
 
 class Split:
-    """A transformer that is split over the processes of a mesh. Made by `split`.
+    """A model that is split over the processes of a mesh. Made by `split`.
 
     Attributes:
+        mesh: the processes.
+        parallel: how attention along the split axis exchanges.
         traffic: what this process sent.
+        sequence, branches, samples: exchanges with those that share each.
+        batch: samples that the transformer is called with, in this process.
+        whole: places along the split axis of the whole video, while a call goes on.
+        rotary: rotary embedding of these places, if there is one.
     """
 
-    def __init__(self, transformer: STDiT3Transformer3DModel, mesh: Mesh, parallel: Parallel) -> None:
-        self.traffic = Traffic()
+    def __init__(self, mesh: Mesh, parallel: Parallel) -> None:
+        self.mesh = mesh
         self.parallel = parallel
-        self.frames = 0
-        self.rotary: Rotary | None = None
+        self.traffic = Traffic()
         self.sequence = Exchange(mesh, "sequence", self.traffic)
         self.branches = Exchange(mesh, "branches", self.traffic)
-        self._hooked: list[nn.Module] = []
-        self._hook(transformer, _Root(self))
-        if self.sequence.size > 1:
-            for block in transformer.temporal_blocks:
-                self._hook(block.attn, _Temporal(self))
+        self.samples = Exchange(mesh, "samples", self.traffic)
+        self.batch = 0
+        self.whole = 0
+        self.rotary: Rotary | None = None
+        self._undo: list[Callable[[], None]] = []
 
     def remove(self) -> None:
-        """Leaves the transformer as it was."""
-        while self._hooked:
-            module = self._hooked.pop()
-            module._diffusers_hook.remove_hook(HOOK, recurse=False)
+        """Leaves the model as it was."""
+        while self._undo:
+            self._undo.pop()()
+
+    def hook(self, module: nn.Module, hook: ModelHook, name: str = PARALLEL_HOOK) -> None:
+        """Puts a hook on a module until `remove`."""
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+
+        def undo() -> None:
+            module._diffusers_hook.remove_hook(name, recurse=False)
             if not module._diffusers_hook.hooks:
                 del module._diffusers_hook
                 vars(module).pop("forward", None)
 
-    def _hook(self, module: nn.Module, hook: ModelHook) -> None:
-        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK)
-        self._hooked.append(module)
+        self._undo.append(undo)
+
+    def patch(self, owner: Any, name: str, value: Any) -> None:
+        """Shadows an attribute of an object until `remove`."""
+        setattr(owner, name, value)
+        self._undo.append(lambda: vars(owner).pop(name, None))
+
+    @staticmethod
+    def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """The arguments of a module's call, which can be read and replaced by name."""
+        return inspect.signature(module.__class__.forward.__get__(module)).bind(*args, **kwargs)
 
 
-class _Root(ModelHook):
-    """Own part of the inputs in, the whole output out."""
-
-    def __init__(self, split: Split) -> None:
-        super().__init__()
-        self._split = split
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' part."""
-        if args:
-            raise ParallelError("a split transformer is called with named arguments only")
-        split = self._split
-        hidden = kwargs["hidden_states"]
-        batch, split.frames = hidden.shape[0], hidden.shape[2]
-        split.rotary = module.rope(split.frames)  # type: ignore[operator]
-        branches, sequence = split.branches, split.sequence
-        if batch % branches.size:
-            raise ParallelError(
-                f"{branches.size} processes share guidance branches, but a call has {batch} samples: is guidance on, and "
-                "in one call?"
-            )
-        own = {name: _own_samples(value, batch, branches) for name, value in kwargs.items()}
-        for name, dim in (("hidden_states", 2), ("x_mask", 1)):
-            if own.get(name) is not None:
-                parts = padded(own[name], dim, sequence.size).chunk(sequence.size, dim=dim)
-                own[name] = parts[sequence.rank]
-        output = self.fn_ref.original_forward(**own)
-        sample = output[0]
-        if sequence.size > 1:
-            sample = sequence.gather(sample, 2, OUTPUT)[:, :, : split.frames]
-        if branches.size > 1:
-            sample = branches.gather(sample, 0, OUTPUT)
-        return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
-
-
-class _Temporal(ModelHook):
-    """Temporal attention over all frames."""
-
-    def __init__(self, split: Split) -> None:
-        super().__init__()
-        self._split = split
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Exchanges, attends, exchanges."""
-        x_BtSD, frames, exchange = args[0], self._split.frames, self._split.sequence
-        rotary = self._split.rotary
-        if self._split.parallel == "dsp":
-            return by_tokens(self.fn_ref.original_forward, x_BtSD, rotary, frames, exchange)
-        way = by_heads if self._split.parallel == "ulysses" else by_gathering
-        return way(module, x_BtSD, rotary, frames, exchange)  # type: ignore[arg-type]
-
-
-def _own_samples(value: Any, batch: int, branches: Exchange) -> Any:
-    """This process' samples of an argument that has as many as the batch."""
-    if branches.size == 1 or not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
-        return value
-    return value.chunk(branches.size)[branches.rank]
-
-
-def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel = "dsp") -> Split:
-    """Splits a model's transformer over the processes of a mesh; every process calls it, before a policy is enabled.
-
-    All processes then make the same calls with the same arguments, and get the same output.
+def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel = "dsp", axis: Axis = "frames") -> Split:
+    """Splits a model's transformers over the processes of a mesh; every process calls it, before a policy is enabled.
 
     Args:
-        model: a pipeline with an STDiT3, or that transformer.
+        model: a pipeline or a transformer.
         mesh: the processes.
-        parallel: how temporal attention exchanges: `dsp`, `ulysses` or `megatron-sp`.
+        parallel: how attention along the split axis of spatial-temporal models exchanges: `dsp`, `ulysses` or `megatron-sp`.
+            Full attention is shared by heads, as in `ulysses`.
+        axis: of spatial-temporal models, which is split: `frames` or `tokens`.
 
     Raises:
-        ParallelError: another transformer or way, or a policy is enabled already.
+        ParallelError: the sequence of a transformer cannot be split, another way or axis, or a policy is enabled already.
     """
-    transformer = getattr(model, "transformer", model)
-    if not isinstance(transformer, STDiT3Transformer3DModel):
-        raise ParallelError(
-            f"{type(transformer).__name__} cannot be split over processes yet; STDiT3Transformer3DModel can"
-        )
-    if transformer.config.patch_size[0] != 1:
-        raise ParallelError("frames cannot be split where patches hold several of them")
     if parallel not in PARALLELS:
         raise ParallelError(f"unknown way {parallel!r}; known: {', '.join(PARALLELS)}")
-    if getattr(transformer, "_diffusers_hook", None) is not None and transformer._diffusers_hook.hooks:
-        raise ParallelError(
-            "the transformer has hooks: split it once, and before a policy, a cache or offloading is enabled"
-        )
-    return Split(transformer, mesh, parallel)
+    transformers = Target.of(model).transformers
+    for transformer in transformers.values():
+        if getattr(transformer, "_diffusers_hook", None) is not None and transformer._diffusers_hook.hooks:
+            raise ParallelError(
+                "the transformer has hooks: split it once, and before a policy, a cache or offloading is enabled"
+            )
+    made = Split(mesh, parallel)
+    try:
+        for transformer in transformers.values():
+            if mesh.layout.sequence > 1:
+                _split_sequence(made, transformer, axis)
+            made.hook(transformer, SamplesHook(made))
+    except BaseException:
+        made.remove()
+        raise
+    return made
+
+
+def _split_sequence(made: Split, transformer: nn.Module, axis: Axis) -> None:
+    name = type(transformer).__name__
+    plan = find_plan(transformer)
+    if name in AXES_OF:
+        split_axis(made, transformer, axis)
+    elif plan is not None:
+        split_tokens(made, transformer, plan)
+    else:
+        known = ", ".join([*AXES_OF, *PLANS, *BY_DIFFUSERS])
+        raise ParallelError(f"the sequence of {name} cannot be split over processes yet; known: {known}")

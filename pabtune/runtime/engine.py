@@ -26,7 +26,7 @@ from pabtune.runtime.broadcasting import BROADCAST, COMPUTE, KEEP, Branch, Broad
 from pabtune.runtime.clock import Moment, variables_of_call
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.hosting import Ferry
-from pabtune.runtime.interception import Interception, find_interception, tensors_of
+from pabtune.runtime.interception import Interception, find_interception, is_split, tensors_of
 from pabtune.runtime.storing import own
 from pabtune.runtime.targets import Target
 from pabtune.runtime.twin import weigh_outputs
@@ -170,7 +170,7 @@ class Run:
             return
         own_class = type(self._target.transformers[transformer])
         values = variables_of_call()
-        if "self" in values:
+        if "self" in values and not is_split(self._target.transformers[transformer]):
             self._calls_per_step = calls_per_step(own_class.__name__, values["self"], values)
         for name, other in self._target.transformers.items():
             if name != transformer and (type(other) is not own_class or (name, self._branch_name) in self._branches):
@@ -188,7 +188,7 @@ class Run:
     def _foresee(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, int] | None:
         """Bytes of the outputs of a transformer's sites in such a call; None if only the call itself can tell."""
         sites = {index: self._target.sites[index] for index in self._indices[transformer]}
-        if any(site.state for site in sites.values()):
+        if any(site.state for site in sites.values()) or is_split(self._target.transformers[transformer]):
             return None
         paths = {index: site.path for index, site in sites.items()}
         return weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)

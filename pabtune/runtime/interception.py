@@ -22,6 +22,8 @@ from pabtune.runtime.targets import Target
 ROOT_HOOK = "pabtune_root"
 SITE_HOOK = "pabtune_site"
 FEEDER_HOOK = "pabtune_feeder"
+PARALLEL_HOOK = "pabtune_parallel"
+"""Of what splits a transformer over processes: its sites see a part of the video."""
 
 Forward = Callable[..., Any]
 
@@ -356,3 +358,9 @@ def find_interception(transformer: nn.Module) -> Interception | None:
     registry = getattr(transformer, "_diffusers_hook", None)
     hook = registry.get_hook(ROOT_HOOK) if registry is not None else None
     return hook.owner if isinstance(hook, RootHook) else None
+
+
+def is_split(transformer: nn.Module) -> bool:
+    """Whether a transformer is split over processes."""
+    registry = getattr(transformer, "_diffusers_hook", None)
+    return registry is not None and registry.get_hook(PARALLEL_HOOK) is not None

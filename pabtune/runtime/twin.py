@@ -56,20 +56,43 @@ def weigh_outputs(
 
         return add
 
+    def prepare(twin: nn.Module) -> None:
+        for index, path in paths.items():
+            twin.get_submodule(path).register_forward_hook(watch(index))
+
+    return None if _call_twin(transformer, args, kwargs, prepare) is None else weights
+
+
+def foresee_output(transformer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a call will return, with tensors that have no data; None if it cannot be told without making it.
+
+    Args:
+        transformer: the network.
+        args: of the call.
+        kwargs: of the call.
+    """
+    return _call_twin(transformer, args, kwargs)
+
+
+def _call_twin(
+    transformer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    prepare: Callable[[nn.Module], None] = lambda _: None,
+) -> Any:
+    """What a copy without weights and hooks returns; None if it cannot be called."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     try:
         with _bare(transformer):
             twin = _copy_without_weights(transformer, mode, device)
-        for index, path in paths.items():
-            twin.get_submodule(path).register_forward_hook(watch(index))
+        prepare(twin)
         with patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", KNOWN_VALUES):  # torch's own limit is one number
             fake_args, fake_kwargs = tree_map_only(Tensor, lambda value: _fake(mode, value), (args, dict(kwargs)))
             with mode, _FilledValues(), torch.no_grad():
-                twin(*fake_args, **fake_kwargs)
+                return twin(*fake_args, **fake_kwargs)
     except Exception:  # noqa: BLE001, a network may do anything with its tensors
         return None
-    return weights
 
 
 class _FilledValues(TorchDispatchMode):

@@ -1,32 +1,42 @@
-"""One of several processes: draws alone and together with the others, and tells how far the two are apart.
+"""One of several processes: draws alone and together with the others, and tells how far the two are apart and what was sent.
 
     python worker.py OUT.json CASE
 
-Every process draws the whole video alone first, so that it needs nobody to compare with.
+Every process draws the whole video alone first, so that it needs nobody to compare with. What is sent is counted by the
+code under test, by torch's dispatcher beside it, and predicted, call by call.
 """
 
 import json
 import os
 import sys
 import time
+from collections import Counter
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
+from pabtune.parallel.attention import parts_of
+from pabtune.parallel.axis import by_gathering, by_heads, by_switching
 from pabtune.parallel.collectives import Exchange, Traffic, padded
 from pabtune.parallel.mesh import Mesh, choose_layout
-from pabtune.parallel.split import split
-from pabtune.parallel.temporal import by_gathering, by_heads, by_tokens
-from pabtune.planning.costs.communication import PARALLELS, exchanged
+from pabtune.parallel.split import Split, split
+from pabtune.planning.costs.communication import NOTHING, PARALLELS, gathered, shared_by_heads
+from pabtune.planning.sharding import AXES, EXCHANGING, Video
 from pabtune.records.errors import PabtuneError
+from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
+from tests.pipelines.cases import CASES, policy, run
 
 DEVICE = os.environ.get("WORKER_DEVICE", "cpu")
 """`cuda`: each process has a GPU of its own."""
 
 HEADS, WIDTH, TOKENS, FRAMES = 2, 24, 36, 8
+NONE = pabtune.Policy(name="none")
 
 
 def error(found, expected) -> float:
@@ -34,38 +44,250 @@ def error(found, expected) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+class Dispatched(TorchDispatchMode):
+    """Collectives and the bytes that leave this process, as torch dispatches them.
+
+    Args:
+        size: processes that share the sequence: only they swap.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.messages, self.bytes = size, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if "c10d.alltoall_base_" in name:
+            self.messages += 1
+            self.bytes += args[1].nbytes // self.size * (self.size - 1)
+        elif "c10d.allgather_" in name and "coalesced" not in name:
+            self.messages += 1
+            self.bytes += sum(part.nbytes for part in args[1]) * (len(args[0][0]) - 1)
+        return function(*args, **(kwargs or {}))
+
+
+def per_call(made: Split, transformers, drawing) -> list[dict[str, tuple[int, int]]]:
+    """What each call of a transformer sent, by purpose."""
+    totals = []
+
+    def note(*_) -> None:
+        totals.append((Counter(made.traffic.messages), Counter(made.traffic.bytes)))
+
+    handles = [each.register_forward_hook(note, always_call=True) for each in transformers]
+    made.traffic.clear()
+    try:
+        drawing()
+    finally:
+        for handle in handles:
+            handle.remove()
+    before = (Counter(), Counter())
+    calls = []
+    for now in totals:
+        calls.append({name: (now[0][name] - before[0][name], now[1][name] - before[1][name]) for name in now[0]})
+        before = now
+    return calls
+
+
+def compare(make, drawing, mesh: Mesh, used: pabtune.Policy, expected, **how) -> dict:
+    """A video alone and together. `expected(run, split)` gives per call what each purpose sends, as (messages, bytes)."""
+    pipeline = make()
+    with pabtune.broadcast(pipeline, used):
+        alone = drawing(pipeline)
+    made = split(pipeline, mesh, **how)
+    try:
+        with pabtune.broadcast(pipeline, used) as active:
+            transformers = _transformers(pipeline)
+            together = []
+            with Dispatched(mesh.layout.sequence) as dispatched:
+                calls = per_call(made, transformers, lambda: together.append(drawing(pipeline)))
+        predicted = expected(active, made, len(calls))
+    finally:
+        made.remove()
+    return {
+        "layout": [mesh.layout.samples, mesh.layout.branches, mesh.layout.sequence], "policy": used.name, **how,
+        "error": error(together[0], alone), "restored": error(drawing(pipeline), drawing(make())),
+        "sent": [sum(made.traffic.messages.values()), sum(made.traffic.bytes.values())],
+        "dispatched": [dispatched.messages, dispatched.bytes],
+        "calls": calls, "predicted": predicted,
+    }  # fmt: skip
+
+
+def _transformers(pipeline) -> list:
+    return [part for name, part in pipeline.components.items() if name.startswith("transformer") and part is not None]
+
+
+PROMPTS = ["a red square moves slowly to the left", "a blue circle stands still on black"]
+SAMPLES = 2 * len(PROMPTS)
+"""Of a call of STDiT3: both guidance branches of all prompts."""
+
+
 def videos(whole: Mesh) -> list[dict]:
-    """Each way and layout, with and without a policy, against one process; what was sent against what was predicted."""
+    """STDiT3: each way, axis and layout, with and without a policy."""
     rows = []
-    for split_branches in (False, True):
-        layout = choose_layout(whole.layout.sequence, split_branches=split_branches)
+    for layout in layouts(whole.layout.sequence):
         mesh = Mesh(layout, DEVICE)
-        for parallel in PARALLELS:
-            pipeline = make_pipeline().to(DEVICE)
-            for policy in (None, pyramid()):
-                used = policy or pabtune.Policy(name="none")
-                with pabtune.broadcast(pipeline, used):
-                    alone = draw(pipeline)
-                made = split(pipeline, mesh, parallel)
-                with pabtune.broadcast(pipeline, used) as run:
-                    together = draw(pipeline)
-                made.remove()
-                computed = sum(
-                    count for (_, name), count in run.computed_calls.items() if "temporal_blocks" in name and "attn" in name
-                    and "cross" not in name
-                )  # fmt: skip
-                per_token = WIDTH * 4 * 2 // layout.branches
-                expected = exchanged(parallel, layout.sequence, computed, FRAMES, TOKENS, per_token, HEADS)
-                sent = made.traffic.to_document()
-                rows.append(
-                    {
-                        "layout": [layout.branches, layout.sequence], "parallel": parallel, "policy": used.name,
-                        "error": error(together, alone), "restored": error(draw(pipeline), draw(make_pipeline().to(DEVICE))),
-                        "sent": sent.get("temporal attention", {"messages": 0, "bytes": 0}), "output": sent["output"],
-                        "expected": {"messages": expected.messages, "bytes": round(expected.wire_bytes)},
-                        "computed": computed,
-                    }
-                )  # fmt: skip
+        several = layout.sequence > 1
+        for axis, parallel in product(AXES if several else AXES[:1], PARALLELS if several else PARALLELS[:1]):
+            for used in (NONE, pyramid()):
+                predict = partial(predict_stdit3, layout=layout, parallel=parallel, axis=axis)
+                row = compare(stdit3, drawn_by_stdit3, mesh, used, predict, parallel=parallel, axis=axis)
+                rows.append(row)
+    return rows
+
+
+def stdit3():
+    return make_pipeline().to(DEVICE)
+
+
+def drawn_by_stdit3(pipeline):
+    return draw(pipeline, PROMPTS)
+
+
+def predict_stdit3(active, made, calls: int, layout, parallel: str, axis: str) -> list[dict]:
+    """Per call of the transformer, which is one step."""
+    samples, kind = SAMPLES // layout.branches // layout.samples, EXCHANGING[axis]
+    video = Video(frames=FRAMES, tokens=TOKENS, bytes_per_token=WIDTH * 4 * samples, heads=HEADS)
+    # Frames of 24x24 pixels and four channels; tokens as patches of 4x4 pixels.
+    length, per_place = (FRAMES, 24 * 24 * 4 * 4) if axis == "frames" else (TOKENS, FRAMES * 16 * 4 * 4)
+    out = gathered(layout.sequence, 1, length, per_place * samples)
+    for size, among in ((layout.samples, samples), (layout.branches, samples * layout.samples)):
+        out += gathered(size, 1, size, among * FRAMES * 24 * 24 * 4 * 4)
+    rows = [row for site, row in zip(active.mask.sites, active.mask.compute, strict=True) if site.kind == kind]
+    steps = []
+    for step in range(calls):
+        sent = video.sent(axis, parallel, layout.sequence, sum(int(row[step]) for row in rows))
+        steps.append({kind: (sent.messages, round(sent.wire_bytes)), "output": (out.messages, round(out.wire_bytes))})
+    return steps
+
+
+def layouts(processes: int) -> list:
+    """All ways to share out so many processes."""
+    found = [choose_layout(processes)]
+    if processes % 2 == 0:
+        found += [choose_layout(processes, samples=2), choose_layout(processes, split_branches=True)]
+    if processes % 4 == 0:
+        found.append(choose_layout(processes, split_branches=True, samples=2))
+    return found
+
+
+FULL = [
+    "wan-2.1", "wan-2.2", "wan-2.1-image", "wan-2.2-text-image", "chronoedit", "skyreels-v2", "hunyuan-true-cfg",
+    "hunyuan-distilled", "cogvideox-ddim", "cogvideox-i2v", "ltx", "ltx-image",
+]  # fmt: skip
+SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
+IN_TURNS = ["wan-vace", "kandinsky-5", "hunyuan-1.5", "hunyuan-framepack", "helios", "skyreels-v2-forcing-long"]
+
+
+class Seen:
+    """What the first exchanging site of a pipeline is called with, alone: the sizes that a prediction needs."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        pipeline = CASES[name].build()
+        pipeline.set_progress_bar_config(disable=True)
+        site = next(site for site in Target.of(pipeline).sites if site.kind == kind)
+        module = getattr(pipeline, site.transformer).get_submodule(site.path)
+        module.register_forward_pre_hook(self.look, with_kwargs=True)
+        pipeline.transformer.register_forward_hook(self.look_at_output)
+        self.text = self.output_bytes = 0
+        run(pipeline, name)
+        self.heads = getattr(module, "heads", None) or module.num_heads
+
+    def look(self, module, args, kwargs) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        text = kwargs.get("encoder_hidden_states")
+        self.tokens, self.width = hidden.shape[1:]
+        self.per_token = hidden.shape[0] * self.width * 4
+        self.text = 0 if text is None else text.shape[1]
+
+    def look_at_output(self, module, args, output) -> None:
+        self.output_bytes = output[0].nbytes
+
+
+def pipelines(whole: Mesh) -> list[dict]:
+    """Full-attention models: tokens split, branches split, both; each against its prediction, call by call."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        for name in FULL:
+            if name == "hunyuan-distilled" and layout.branches > 1:
+                continue  # it has one branch
+            seen, turns = Seen(name, "full"), len({branch for _, branch in CASES[name].branches})
+
+            predict = partial(predict_full, seen=seen, layout=layout, turns=turns)
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, predict)
+                rows.append({"name": name, **row})
+    return rows
+
+
+def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> list[dict]:
+    """Per call of a transformer; without a policy's mask all sites compute."""
+    in_turns = turns == 2
+    share = 1 if in_turns else layout.branches
+    found, before = [], set()
+    for call in range(calls):
+        step = call // turns
+        is_own = not in_turns or layout.branches == 1 or call % 2 == branch_rank()
+        expected = {}
+        transformers = {
+            site.transformer for site in active.mask.sites if active.called[active.mask.sites.index(site), step]
+        }
+        # A transformer that takes over has nothing kept: its first step computes.
+        computed = sum(
+            int(row[step] or site.transformer not in before)
+            for site, row in zip(active.mask.sites, active.mask.compute, strict=True)
+            if site.kind == "full" and site.transformer in transformers
+        )
+        if is_own and layout.sequence > 1:
+            sent = shared_by_heads(
+                layout.sequence, computed, seen.tokens, seen.text, seen.per_token // share, seen.heads
+            )
+            expected["full"] = (sent.messages, round(sent.wire_bytes))
+            own = gathered(layout.sequence, 1, seen.tokens, seen.output_bytes // seen.tokens // share)
+        else:
+            own = NOTHING
+        if layout.branches > 1 and (not in_turns or call % 2):
+            own += gathered(2, 1, 2, seen.output_bytes // share)
+        expected["output"] = (own.messages, round(own.wire_bytes))
+        found.append(expected)
+        before |= transformers if (call + 1) % turns == 0 else set()
+    return found
+
+
+def branch_rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank() // (dist.get_world_size() // 2)
+
+
+def loaded(name: str):
+    pipeline = CASES[name].build()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(DEVICE)
+
+
+def drawn(pipeline, name: str):
+    return run(pipeline, name)
+
+
+def others(whole: Mesh) -> list[dict]:
+    """Latte, Open-Sora and Open-Sora-Plan in every way; guidance branches of pipelines that call in turns."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        # Of the small ones, only Open-Sora has more frames than four processes need.
+        chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
+        names = [(name, way) for name in chosen for way in (PARALLELS if layout.sequence > 1 else PARALLELS[:1])]
+        if layout.branches == 2 and layout.sequence == 1:
+            names += [(name, "dsp") for name in IN_TURNS]
+        for name, way in names:
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], parallel=way)
+                rows.append({"name": name, **row})
     return rows
 
 
@@ -81,17 +303,14 @@ def lengths(mesh: Mesh) -> list[dict]:
                 "encoder_hidden_states": torch.randn(2, 24, 16),
                 "x_mask": torch.arange(frames)[None] > 0 if masked else None,
             }
-            for parallel in PARALLELS:
-                transformer = make_transformer()
-                with torch.no_grad():
-                    alone = transformer(**arguments).sample
-                    split(transformer, mesh, parallel)
-                    rows.append(
-                        {
-                            "case": [frames, size, masked, parallel],
-                            "error": error(transformer(**arguments).sample, alone),
-                        }
-                    )
+            for axis in AXES:
+                for parallel in PARALLELS:
+                    transformer = make_transformer()
+                    with torch.no_grad():
+                        alone = transformer(**arguments).sample
+                        split(transformer, mesh, parallel, axis)
+                        together = transformer(**arguments).sample
+                    rows.append({"case": [frames, size, masked, parallel, axis], "error": error(together, alone)})
     return rows
 
 
@@ -108,10 +327,11 @@ def ways(mesh: Mesh) -> list[dict]:
             for rotary in (None, rope):
                 expected = padded(module(whole, rotary), 1, processes).chunk(processes, dim=1)[exchange.rank]
                 real = max(0, min(frames - exchange.rank * own.shape[1], own.shape[1]))
+                rest = (own, rotary, frames, exchange, "temporal")
                 found = {
-                    "dsp": by_tokens(module.forward, own, rotary, frames, exchange),
-                    "ulysses": by_heads(module, own, rotary, frames, exchange),
-                    "megatron-sp": by_gathering(module, own, rotary, frames, exchange),
+                    "dsp": by_switching(module.forward, *rest),
+                    "ulysses": by_heads(parts_of(module), *rest),
+                    "megatron-sp": by_gathering(parts_of(module), *rest),
                 }
                 for way, part in found.items():
                     apart = (part[:, :real] - expected[:, :real]).abs().max() if real else torch.zeros(())
@@ -130,10 +350,10 @@ def ways(mesh: Mesh) -> list[dict]:
 def until_stopped(case: str, mesh: Mesh) -> None:
     """Draws with the others until one of them stops, or does not agree."""
     if case == "disagree":
-        mesh.agree({"policy": "same", "prompt": f"a prompt of rank {mesh.sequence_rank}"})
+        mesh.agree({"policy": "same", "prompt": f"a prompt of rank {mesh.ranks['sequence']}"})
     pipeline = make_pipeline()
     split(pipeline, mesh)
-    if case in ("raise", "kill") and mesh.sequence_rank == mesh.layout.sequence - 1:
+    if case in ("raise", "kill") and mesh.ranks["sequence"] == mesh.layout.sequence - 1:
         time.sleep(0.5)
         if case == "kill":
             os.kill(os.getpid(), 9)
@@ -145,8 +365,8 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cases = {"videos": videos, "lengths": lengths, "ways": ways}
-    with Mesh(choose_layout(processes, split_branches=False), DEVICE) as mesh:
+    cases = {each.__name__: each for each in (videos, pipelines, others, lengths, ways)}
+    with Mesh(choose_layout(processes), DEVICE) as mesh:
         if case not in cases:
             until_stopped(case, mesh)
         rows = cases[case](mesh)

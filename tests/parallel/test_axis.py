@@ -1,4 +1,4 @@
-"""Each way of exchanging, on the attention module alone, by real processes."""
+"""Each way of exchanging along a split axis, on the attention module alone, by real processes."""
 
 import pytest
 

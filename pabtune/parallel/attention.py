@@ -1,0 +1,115 @@
+"""What ways of exchanging need to know of an attention module: its projections, norms, rotary embedding and kernel.
+
+Knows the attention modules of spatial-temporal models; knows nothing of processes.
+
+Shapes: B batch, N tokens that attend to each other, D width, h heads, d = D / h.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from pabtune.models.open_sora_plan.transformer import RotaryProcessor, rotate_halves
+from pabtune.models.stdit3 import SelfAttention, attention, rotate
+from pabtune.records.errors import ParallelError
+
+Rotary = tuple[Tensor, Tensor]
+Weights = tuple[Tensor, Tensor | None]
+"""Weight and bias of a linear layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A self-attention module, taken apart.
+
+    Attributes:
+        heads: h.
+        project: x (…, D) to queries, keys and values, (…, h, d) each.
+        weights: of these three projections.
+        normalise: of queries and keys.
+        rotate: queries or keys (B, N, h, d) by a rotary embedding.
+        attend: queries, keys and values (B, N, h, d) to values.
+        finish: values of all heads (…, D) to the output.
+        out: weights of `finish`.
+    """
+
+    heads: int
+    project: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    weights: Callable[[], tuple[Weights, Weights, Weights]]
+    normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    rotate: Callable[[Tensor, Rotary], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    finish: Callable[[Tensor], Tensor]
+    out: Callable[[], Weights]
+
+
+def parts_of(module: nn.Module) -> Parts:
+    """Takes a self-attention module of a spatial-temporal model apart.
+
+    Raises:
+        ParallelError: another class.
+    """
+    if isinstance(module, SelfAttention):
+        return _of_stdit3(module)
+    if isinstance(module, Attention):
+        return _of_latte(module)
+    raise ParallelError(f"the attention of {type(module).__name__} cannot be shared by heads; take dsp")
+
+
+def _of_stdit3(module: SelfAttention) -> Parts:
+    def project(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = module.qkv(x).unflatten(-1, (3, module.num_heads, -1)).unbind(-3)
+        return q, k, v
+
+    def weights() -> tuple[Weights, Weights, Weights]:
+        weight, bias = _plain(module.qkv)
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        q, k, v = zip(weight.chunk(3), biases, strict=True)
+        return q, k, v
+
+    return Parts(
+        heads=module.num_heads,
+        project=project,
+        weights=weights,
+        normalise=lambda q, k: (module.q_norm(q), module.k_norm(k)),
+        rotate=rotate,
+        attend=attention,
+        finish=module.proj,
+        out=lambda: _plain(module.proj),
+    )
+
+
+def _of_latte(module: Attention) -> Parts:
+    layers: tuple[nn.Module, ...] = (module.to_q, module.to_k, module.to_v)
+    parts = module.processor.parts if isinstance(module.processor, RotaryProcessor) else 0
+
+    def project(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (layer(x).unflatten(-1, (module.heads, -1)) for layer in layers)
+        return q, k, v
+
+    def weights() -> tuple[Weights, Weights, Weights]:
+        q, k, v = map(_plain, layers)
+        return q, k, v
+
+    return Parts(
+        heads=module.heads,
+        project=project,
+        weights=weights,
+        normalise=lambda q, k: (q, k),
+        rotate=lambda x, rotary: rotate_halves(x, rotary, parts),
+        attend=dispatch_attention_fn,
+        finish=module.to_out[0],
+        out=lambda: _plain(module.to_out[0]),
+    )
+
+
+def _plain(layer: nn.Module) -> Weights:
+    """Weights of a layer that does nothing but multiply and add."""
+    if type(layer) is not nn.Linear:
+        raise ParallelError(
+            f"megatron-sp shares out weights of plain linear layers, but meets a {type(layer).__name__}; take dsp or ulysses"
+        )
+    return layer.weight, layer.bias

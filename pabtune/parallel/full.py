@@ -1,0 +1,143 @@
+"""Splitting the tokens of a full-attention transformer by a plan: cutting, sharing attention by heads, putting together.
+
+Shapes: N tokens of the whole video, n = N / P of this process (N padded to a multiple of P).
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffusers.hooks import ModelHook
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch import Tensor, nn
+
+from pabtune.models.sites import find_sites
+from pabtune.parallel.collectives import padded
+from pabtune.parallel.heads import SharedKernel
+from pabtune.parallel.plans import Cut, Plan
+from pabtune.parallel.samples import OUTPUT
+from pabtune.records.errors import ParallelError
+from pabtune.runtime.interception import PARALLEL_HOOK
+
+if TYPE_CHECKING:
+    from pabtune.parallel.split import Split
+
+KIND = "full"
+"""Of the sites that exchange; what they send is counted under it."""
+
+
+def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
+    """Splits a transformer by a plan.
+
+    Args:
+        split: takes note of what is to be undone.
+        transformer: of a class with a plan.
+        plan: of it.
+
+    Raises:
+        ParallelError: attention goes through another kernel than torch's.
+    """
+    backend = _AttentionBackendRegistry.get_active_backend()[0]
+    if backend is not AttentionBackendName.NATIVE:
+        raise ParallelError(
+            f"attention over several processes goes through torch's own kernel, but {backend.value} is chosen; take "
+            "--attention sdpa"
+        )
+    cuts: dict[str, list[Cut]] = {}
+    for cut in plan.cuts:
+        cuts.setdefault(cut.module, []).append(cut)
+    for path, own in cuts.items():
+        for module in _modules_at(transformer, path):
+            split.hook(module, _CutHook(split, own), f"{PARALLEL_HOOK}_cut_{path}")
+    if plan.refused:
+        split.hook(transformer, _RefuseHook(split, plan), f"{PARALLEL_HOOK}_refuse")
+    for site in find_sites(transformer).sites:
+        if site.kind == KIND:
+            split.hook(transformer.get_submodule(site.path), _AttentionHook(split, plan))
+    split.hook(transformer.get_submodule(plan.end), _EndHook(split, plan), f"{PARALLEL_HOOK}_end")
+
+
+def _modules_at(transformer: nn.Module, path: str) -> list[nn.Module]:
+    """The module at a path, or all items of the list that it ends with."""
+    if path.endswith(".*"):
+        return list(transformer.get_submodule(path.removesuffix(".*")))  # type: ignore[call-overload]
+    return [transformer.get_submodule(path)]
+
+
+class _CutHook(ModelHook):
+    """Takes this process' tokens of arguments or outputs."""
+
+    def __init__(self, split: "Split", cuts: list[Cut]) -> None:
+        super().__init__()
+        self._split, self._cuts = split, cuts
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Cuts, calls, cuts."""
+        call = self._split.bind(module, args, kwargs)
+        outputs = {cut.of: cut for cut in self._cuts if isinstance(cut.of, int)}
+        for cut in self._cuts:
+            if isinstance(cut.of, str) and call.arguments.get(cut.of) is not None:
+                call.arguments[cut.of] = self._own(call.arguments[cut.of], cut)
+        output = self.fn_ref.original_forward(*call.args, **call.kwargs)
+        return self._own_outputs(output, outputs) if outputs else output
+
+    def _own_outputs(self, output: Any, cuts: Mapping[Any, Cut]) -> Any:
+        if isinstance(output, Tensor):
+            return self._own(output, cuts[0])
+        return tuple(self._own(part, cuts[index]) if index in cuts else part for index, part in enumerate(output))
+
+    def _own(self, value: Any, cut: Cut) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(self._own(part, cut) for part in value)
+        if not isinstance(value, Tensor) or cut.ndim not in (None, value.ndim):
+            return value
+        exchange, self._split.whole = self._split.sequence, value.shape[cut.dim]
+        return padded(value, cut.dim, exchange.size).chunk(exchange.size, dim=cut.dim)[exchange.rank]
+
+
+class _RefuseHook(ModelHook):
+    """Refuses calls that the plan does not hold for."""
+
+    def __init__(self, split: "Split", plan: Plan) -> None:
+        super().__init__()
+        self._split, self._plan = split, plan
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Looks at the arguments."""
+        given = self._split.bind(module, args, kwargs).arguments
+        for name, reason in self._plan.refused:
+            if given.get(name):
+                raise ParallelError(f"{type(module).__name__} with {name}: {reason}")
+        return self.fn_ref.original_forward(*args, **kwargs)
+
+
+class _AttentionHook(ModelHook):
+    """Attention of this process' tokens to all."""
+
+    def __init__(self, split: "Split", plan: Plan) -> None:
+        super().__init__()
+        self._split, self._plan = split, plan
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls with a kernel that is shared."""
+        whole, exchange = self._split.whole, self._split.sequence
+        kernel = SharedKernel(
+            exchange, -(-whole // exchange.size), whole, text_first=self._plan.text_first, purpose=KIND
+        )
+        with kernel:
+            output = self.fn_ref.original_forward(*args, **kwargs)
+        if kernel.calls == 0:
+            raise ParallelError(f"{type(module).__name__} attends by another kernel than torch's; it cannot be shared")
+        return output
+
+
+class _EndHook(ModelHook):
+    """All tokens again."""
+
+    def __init__(self, split: "Split", plan: Plan) -> None:
+        super().__init__()
+        self._split, self._plan = split, plan
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls with this process' tokens, returns those of all."""
+        own = self.fn_ref.original_forward(*args, **kwargs)
+        return self._split.sequence.gather(own, self._plan.dim, OUTPUT).narrow(self._plan.dim, 0, self._split.whole)

@@ -1,0 +1,61 @@
+"""Which axis of a spatial-temporal video is split over processes: the one whose attention then sends least.
+
+Attention along the split axis exchanges, the other does not, and what a policy broadcasts sends nothing. So the attention
+that is broadcast most should be the one that exchanges: temporal attention, with frames split, under the paper's pyramids.
+
+The layout is not changed within a call. Outputs are kept in the layout that they were computed in, so that staying in
+another one after an attention would move what is kept instead: one message for each broadcast that is spared two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pabtune.planning.costs.communication import Communication, Parallel, exchanged
+from pabtune.planning.masks import ComputeMask
+from pabtune.records.sites import Kind
+
+Axis = Literal["frames", "tokens"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+
+EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial"}
+"""Attention that exchanges where an axis is split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video:
+    """Sizes that what is sent depends on.
+
+    Attributes:
+        frames: T, of the latents.
+        tokens: S, of a frame.
+        bytes_per_token: of the hidden state, all samples of a call together.
+        heads: of an attention.
+    """
+
+    frames: int
+    tokens: int
+    bytes_per_token: int
+    heads: int
+
+    def sent(self, axis: Axis, parallel: Parallel, gpus: int, calls: int) -> Communication:
+        """What the attention that exchanges sends over so many calls of it."""
+        along, other = (self.frames, self.tokens) if axis == "frames" else (self.tokens, self.frames)
+        return exchanged(parallel, gpus, calls, along, other, self.bytes_per_token, self.heads)
+
+
+ANY_VIDEO = Video(frames=16, tokens=1024, bytes_per_token=4096, heads=16)
+"""To compare axes by where the size of the video is not known yet: which is better hardly hangs on it."""
+
+
+def choose_axis(mask: ComputeMask, parallel: Parallel, gpus: int, video: Video = ANY_VIDEO) -> Axis:
+    """The axis to split; frames if both send the same.
+
+    Args:
+        mask: without rows for blocks.
+        parallel: how attention exchanges.
+        gpus: that share the sequence.
+        video: its sizes.
+    """
+    calls = mask.calls(computed=True)
+    return min(AXES, key=lambda axis: video.sent(axis, parallel, gpus, calls.get(EXCHANGING[axis], 0)).wire_bytes)
