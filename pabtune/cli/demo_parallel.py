@@ -39,7 +39,7 @@ def command(ctx: click.Context, gpus: int, parallel: Parallel, name: str, as_jso
         ctx.exit(launch(gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]]))
     processes = int(os.environ["WORLD_SIZE"])
     pipeline = load_model("shapes", "cpu", "float32")
-    with Mesh(choose_layout(processes, split_branches=False)) as mesh:
+    with Mesh(choose_layout(processes)) as mesh:
         mesh.agree({"policy": policy.digest, "parallel": parallel})
         rows = [_compare(pipeline, mesh, parallel, each) for each in (find_policy("none"), policy)]
     if is_first() and as_json:
@@ -64,7 +64,6 @@ def _compare(pipeline: Any, mesh: Any, parallel: Parallel, policy: Any) -> dict[
 
     from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
     from pabtune.parallel.split import split
-    from pabtune.parallel.temporal import PURPOSE
     from pabtune.runtime.engine import broadcast
 
     def draw() -> tuple[Any, Any]:
@@ -83,7 +82,7 @@ def _compare(pipeline: Any, mesh: Any, parallel: Parallel, policy: Any) -> dict[
     state = 2 * config.hidden_size * 4  # both guidance branches, 32 bits
     computed = run.summary()["computed_calls"]["temporal"]
     expected = exchanged(parallel, mesh.layout.sequence, computed, FRAMES, tokens, state, config.num_heads)
-    sent = made.traffic.to_document().get(PURPOSE, {"messages": 0, "bytes": 0})
+    sent = made.traffic.to_document().get("temporal", {"messages": 0, "bytes": 0})
     predicted = {"messages": expected.messages, "bytes": round(expected.wire_bytes)}
     error = float(np.linalg.norm(together - alone) / np.linalg.norm(alone))
     return {

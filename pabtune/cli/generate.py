@@ -1,6 +1,6 @@
 """`pabtune generate`: make videos."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -53,7 +53,8 @@ def command(
     """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
     from pabtune.report.videos import check_video_path
     from pabtune.runtime.engine import broadcast
-    from pabtune.tuning.generation import Settings
+    from pabtune.tuning.generation import Settings, batches
+    from pabtune.tuning.sharing import axis_for
 
     policy = find_policy(name, model)
     check_video_path(out)
@@ -74,15 +75,20 @@ def command(
         "options": (replace(run, device="", image=None), content, memory, store, compare),
         "image": run.image and sha256(Path(run.image).read_bytes()).hexdigest(),
     }
-    with sharing.split(pipeline, run.device, agreed) as split, progress_bar("generate") as advance:
-        rows = []
-        for index, prompt in enumerate(prompts):
-            path = out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{index:03d}")
-            own_content = content or (prompt.content if prompt.content in policy.variants else None)
+    choose = partial(axis_for, pipeline, policy, content, run.steps)
+    places = {
+        prompt: out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{i:03d}") for i, prompt in enumerate(prompts)
+    }
+    rows: list[dict[str, Any]] = []
+    with sharing.split(pipeline, run.device, agreed, choose) as split, progress_bar("generate") as advance:
+        for batch in batches(prompts, sharing.split_samples):
+            own_content = content or (batch[0].content if batch[0].content in policy.variants else None)
             enabled = partial(broadcast, pipeline, policy, own_content, memory, store)
             settings = Settings(steps=run.steps, arguments=arguments)
-            rows.append(_draw(pipeline, prompt, settings, enabled, path, compare, split.traffic if split else None))
-            advance(index + 1, len(prompts))
+            paths = [places[prompt] for prompt in batch]
+            rows += _draw(pipeline, batch, settings, enabled, paths, compare, split.traffic if split else None)
+            advance(len(rows), len(prompts))
+    rows.sort(key=lambda row: row["out"])
     if not is_first():
         return
     for row in rows:
@@ -93,38 +99,39 @@ def command(
 
 def _draw(
     pipeline: Any,
-    prompt: Prompt,
+    prompts: Sequence[Prompt],
     settings: Any,
     enabled: Callable[[], Any],
-    path: Path,
+    paths: Sequence[Path],
     compare: bool,
     traffic: Any,
-) -> dict[str, Any]:
-    """Makes one video and saves it; what was computed, and with `compare` what it gained and cost."""
+) -> list[dict[str, Any]]:
+    """Makes the videos of one call and saves them; what was computed, and with `compare` what it gained and cost."""
     from pabtune.quality.fidelity import psnr_db
     from pabtune.report.videos import save_video
-    from pabtune.tuning.generation import generate
+    from pabtune.tuning.generation import WARM_UP_STEPS, generate
 
     if compare:
-        generate(pipeline, [prompt], replace(settings, steps=1))
+        generate(pipeline, prompts, replace(settings, steps=WARM_UP_STEPS))
     if traffic is not None:
         traffic.clear()
     with enabled() as broadcasting:
-        made = generate(pipeline, [prompt], settings)
-    row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), "seconds": made.seconds}
-    row |= broadcasting.summary()
+        made = generate(pipeline, prompts, settings)
+    shared = {"seconds": made.seconds, **broadcasting.summary()}
     if traffic is not None:
-        row["sent_by_first_process"] = traffic.to_document()
-    if compare:
-        plain = generate(pipeline, [prompt], settings)
-        row |= {
-            "plain_seconds": plain.seconds,
-            "speedup": plain.seconds / made.seconds,
-            "psnr_db": psnr_db(made.videos[0], plain.videos[0]),
-        }
-    if is_first():
-        save_video(path, made.videos[0], FRAMES_PER_SECOND)
-    return row
+        shared["sent_by_first_process"] = traffic.to_document()
+    plain = generate(pipeline, prompts, settings) if compare else None
+    if plain is not None:
+        shared |= {"plain_seconds": plain.seconds, "speedup": plain.seconds / made.seconds}
+    rows = []
+    for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+        row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), **shared}
+        if plain is not None:
+            row["psnr_db"] = psnr_db(made.videos[index], plain.videos[index])
+        if is_first():
+            save_video(path, made.videos[index], FRAMES_PER_SECOND)
+        rows.append(row)
+    return rows
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How a verb runs on several processes: started by itself or by torchrun, split over guidance branches and frames."""
+"""How a verb runs on several processes: started by itself or by torchrun, and what of a video they share."""
 
 import os
 import sys
@@ -12,8 +12,11 @@ import click
 
 import pabtune
 from pabtune.planning.costs.communication import PARALLELS, Parallel
+from pabtune.planning.sharding import EXCHANGING, Axis
 
 COMMAND = "from pabtune.cli.main import run; run()"
+
+DECODING = ("frames", "squares", "alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,8 @@ class Sharing:
     gpus: int
     parallel: Parallel
     split_branches: bool
+    split_samples: int
+    decode: str
 
     def start(self) -> int | None:
         """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
@@ -39,13 +44,16 @@ class Sharing:
         return launch(self.gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]])
 
     @contextmanager
-    def split(self, pipeline: Any, device: str, agreed: dict[str, Any]) -> Iterator[Any]:
+    def split(
+        self, pipeline: Any, device: str, agreed: dict[str, Any], choose: Callable[[Parallel, int], Axis]
+    ) -> Iterator[Any]:
         """Splits a pipeline over the processes, if there are several; yields the split, or None.
 
         Args:
             pipeline: loaded the same by every process.
             device: it is on.
             agreed: what all processes must have been told alike.
+            choose: the axis to split of a spatial-temporal model, by how it exchanges and how many share the sequence.
 
         Raises:
             ParallelError: they were not, or the model cannot be split.
@@ -57,24 +65,37 @@ class Sharing:
             return
 
         from pabtune.cli.output import say
+        from pabtune.parallel.decoding import split_decoder
         from pabtune.parallel.mesh import Mesh, choose_layout
+        from pabtune.parallel.spatial_temporal import axes_of
         from pabtune.parallel.split import split
 
         processes = int(os.environ["WORLD_SIZE"])
-        layout = choose_layout(processes, split_branches=self.split_branches)
+        layout = choose_layout(processes, split_branches=self.split_branches, samples=self.split_samples)
+        axes = axes_of(pipeline)
+        axis = choose(self.parallel, layout.sequence) if len(axes) > 1 else "frames"
         with Mesh(layout, device) as mesh:
-            told = {"layout": (self.parallel, self.split_branches), "pabtune": pabtune.__version__}
+            told = {"layout": (self.parallel, layout, axis, self.decode), "pabtune": pabtune.__version__}
             mesh.agree({**agreed, **told})
-            say(f"{processes} processes: {layout}; frames by {self.parallel}")
-            made = split(pipeline, mesh, self.parallel)
+            made = split(pipeline, mesh, self.parallel, axis)
             try:
+                way = (
+                    f"{axis} split, {EXCHANGING[axis]} attention by {self.parallel}"
+                    if axes
+                    else "tokens split, by heads"
+                )
+                decoding = None
+                if self.decode != "alone":
+                    decoding = split_decoder(made, pipeline, squares=self.decode == "squares")
+                told_decoding = f"; decoding shared by {decoding}" if decoding else ""
+                say(f"{processes} processes: {layout}{'; ' + way if layout.sequence > 1 else ''}{told_decoding}")
                 yield made
             finally:
                 made.remove()
 
 
 def sharing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--gpus`, `--parallel` and `--split-branches`, handed over as one argument `sharing`."""
+    """`--gpus` and how a video is shared by them, handed over as one argument `sharing`."""
     names = [each.name for each in fields(Sharing)]
 
     @wraps(command)
@@ -82,10 +103,18 @@ def sharing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, sharing=Sharing(**{name: values.pop(name) for name in names}), **values)
 
     for option in (
+        click.option(
+            "--decode", type=click.Choice(DECODING), default="frames", show_default=True,
+            help="Share the VAE's decoding: frames, where it works on them alone; squares, blended, for any VAE; alone: not.",
+        ),
+        click.option(
+            "--split-samples", type=click.IntRange(min=1), default=1, show_default=True,
+            help="Prompts that are drawn in one call, each by its own part of the processes.",
+        ),
         click.option("--split-branches", is_flag=True, help="Give each guidance branch half of the processes."),
         click.option(
             "--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True,
-            help="How temporal attention exchanges frames.",
+            help="How temporal or spatial attention exchanges; full attention is always shared by heads, as in ulysses.",
         ),
         click.option(
             "--gpus", type=click.IntRange(min=1), default=1, show_default=True,

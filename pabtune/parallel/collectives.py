@@ -4,6 +4,7 @@ Knows tensors and groups; knows nothing of attention.
 """
 
 from collections import Counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,30 @@ class Exchange:
             dist.all_gather(parts, part, group=self._mesh.group(self._dimension))
         self._traffic.note(purpose, part.nbytes * (self.size - 1))
         return torch.cat(parts, dim=dim)
+
+    def spread(  # noqa: PLR0913, PLR0917, what is received has to be known
+        self,
+        part: Tensor | None,
+        owner: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        purpose: str,
+    ) -> Tensor:
+        """Broadcast: what one process has, to all; the others give None."""
+        sent = torch.empty(shape, dtype=dtype, device=device) if part is None else part.contiguous()
+        group = self._mesh.group(self._dimension)
+        with exchanging():
+            dist.broadcast(sent, group_src=owner, group=group)
+        self._traffic.note(purpose, sent.nbytes * (self.size - 1) if part is not None else 0)
+        return sent
+
+    def tell(self, what: Any) -> list[Any]:
+        """What every process says: small things, which are not counted."""
+        told: list[Any] = [None] * self.size
+        with exchanging():
+            dist.all_gather_object(told, what, group=self._mesh.group(self._dimension))
+        return told
 
     def sum_parts(self, whole: Tensor, dim: int, purpose: str) -> Tensor:
         """Reduce-scatter: this process' part, along a dimension, of the sum over all processes."""

@@ -23,10 +23,10 @@ TIMEOUT = timedelta(minutes=5)
 LOST = "another process was lost"
 """How the reason of a process begins that stops because another one did."""
 
-Dimension = Literal["samples", "branches", "sequence"]
-"""What processes of a mesh share."""
+Dimension = Literal["samples", "branches", "sequence", "everything"]
+"""What processes of a mesh share; `everything`: all of them do."""
 
-DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)[:3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,10 @@ class Mesh:
         """
         if self._mesh is None:
             raise ParallelError("the processes have been left: what needs them belongs inside `with Mesh(…)`")
+        if dimension == "everything":
+            world = dist.group.WORLD
+            assert world is not None
+            return world
         return self._mesh.get_group(dimension)
 
     def agree(self, what: dict[str, Any]) -> None:

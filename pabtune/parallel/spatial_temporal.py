@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from inspect import BoundArguments
 from typing import TYPE_CHECKING, Any
 
+from diffusers import DiffusionPipeline
 from diffusers.hooks import ModelHook
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
@@ -20,6 +21,7 @@ from pabtune.parallel.samples import OUTPUT
 from pabtune.planning.sharding import EXCHANGING, Axis
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK
+from pabtune.runtime.targets import Target
 
 if TYPE_CHECKING:
     from pabtune.parallel.split import Split
@@ -30,6 +32,11 @@ AXES_OF: Mapping[str, tuple[Axis, ...]] = {
     "LatteT2VTransformer3DModel": ("frames",),
 }
 """Axes that can be split, by class name of the transformer."""
+
+
+def axes_of(pipeline: DiffusionPipeline) -> tuple[Axis, ...]:
+    """Axes along which a pipeline's transformer can be split; none for full attention."""
+    return next((AXES_OF.get(type(each).__name__, ()) for each in Target.of(pipeline).transformers.values()), ())
 
 
 def split_axis(split: "Split", transformer: nn.Module, axis: Axis) -> None:

@@ -33,7 +33,7 @@ class Split:
         mesh: the processes.
         parallel: how attention along the split axis exchanges.
         traffic: what this process sent.
-        sequence, branches, samples: exchanges with those that share each.
+        sequence, branches, samples, everyone: exchanges with those that share each, and with all.
         batch: samples that the transformer is called with, in this process.
         whole: places along the split axis of the whole video, while a call goes on.
         rotary: rotary embedding of these places, if there is one.
@@ -46,6 +46,7 @@ class Split:
         self.sequence = Exchange(mesh, "sequence", self.traffic)
         self.branches = Exchange(mesh, "branches", self.traffic)
         self.samples = Exchange(mesh, "samples", self.traffic)
+        self.everyone = Exchange(mesh, "everything", self.traffic)
         self.batch = 0
         self.whole = 0
         self.rotary: Rotary | None = None

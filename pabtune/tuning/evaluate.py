@@ -18,7 +18,16 @@ from pabtune.runtime.engine import broadcast
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, count_model_flops, generate
+from pabtune.tuning.generation import (
+    BATCH_SIZE,
+    WARM_UP_STEPS,
+    Generation,
+    Settings,
+    Video,
+    batches,
+    count_model_flops,
+    generate,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -118,7 +127,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     flops = flops or count_model_flops(pipeline, target, prompts[0], settings)
     plan = list(batches(prompts, batch_size))
-    generate(pipeline, plan[0], replace(settings, steps=1))
+    generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
     tallies = [Tally() for _ in policies]
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)

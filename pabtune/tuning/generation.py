@@ -23,6 +23,9 @@ Video = NDArray[np.uint8]
 
 BATCH_SIZE = 4
 
+WARM_UP_STEPS = 4
+"""Of a run that only warms up: PNDM knows no shorter one."""
+
 FRAMES_NAMES = ("num_frames", "video_length", "frames")
 """What pipelines call the number of frames."""
 
@@ -52,7 +55,7 @@ class Generation:
 
 def count_model_flops(pipeline: DiffusionPipeline, target: Target, prompt: Prompt, settings: Settings) -> FlopCount:
     """FLOPs of a denoising step for one prompt: of the first, or, where a second transformer takes over, of all."""
-    steps = 1 if len(target.transformers) == 1 else settings.steps
+    steps = WARM_UP_STEPS if len(target.transformers) == 1 else settings.steps
     return count_flops(target, lambda: generate(pipeline, [prompt], replace(settings, steps=steps)))
 
 

@@ -22,7 +22,16 @@ from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import BATCH_SIZE, Generation, Settings, Video, batches, count_model_flops, generate
+from pabtune.tuning.generation import (
+    BATCH_SIZE,
+    WARM_UP_STEPS,
+    Generation,
+    Settings,
+    Video,
+    batches,
+    count_model_flops,
+    generate,
+)
 
 ALL_CONTENTS = "all"
 """Key of the windows over all content classes."""
@@ -82,7 +91,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     target = Target.of(pipeline)
     flops = count_model_flops(pipeline, target, asked[0], settings)
     plan = list(batches(asked, batch_size))
-    generate(pipeline, plan[0], replace(settings, steps=1))
+    generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
 
     recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), Tally()
     for done, batch in enumerate(plan):

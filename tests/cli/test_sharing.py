@@ -22,7 +22,7 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
     done = call(*DRAW, "--out", str(ours), "--gpus", "2", "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)["videos"][0]
-    assert row["sent_by_first_process"]["temporal attention"]["messages"] > 0
+    assert row["sent_by_first_process"]["temporal"]["messages"] > 0
     assert done.stderr.count("2 processes: 1 for guidance branches x 2 for the sequence") == 1
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = call(*DRAW, "--out", str(torchrun), "--split-branches", launcher=launcher)
@@ -32,6 +32,21 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
     assert torchrun.exists()
 
 
+def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> None:
+    words = (*DRAW, "--prompt", "a blue cross bounces quickly", "--json")
+    done = call(*words, "--out", str(tmp_path / "alone.gif"))
+    assert done.returncode == 0, done.stderr
+    done = call(*words, "--out", str(tmp_path / "shared.gif"), "--gpus", "2", "--split-samples", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 for samples x 1 for guidance branches x 1 for the sequence" in done.stderr
+    rows = json.loads(done.stdout)["videos"]
+    assert [row["prompt"] for row in rows] == [DRAW[-1], "a blue cross bounces quickly"]
+    assert set(rows[0]["sent_by_first_process"]) == {"output"}
+    for index in range(2):
+        alone, shared = (tmp_path / f"{name}-00{index}.gif" for name in ("alone", "shared"))
+        assert alone.read_bytes() == shared.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -39,7 +54,7 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
         (
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
-            "share guidance branches, but a call has 1 samples",
+            "2 parts are made of a call, but it has 1 samples: is guidance on",
         ),
     ],
 )

@@ -20,9 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
+from pabtune.models.tiling import one_by_one
 from pabtune.parallel.attention import parts_of
 from pabtune.parallel.axis import by_gathering, by_heads, by_switching
 from pabtune.parallel.collectives import Exchange, Traffic, padded
+from pabtune.parallel.decoding import _pixels_per_latent as pixels_per_latent
+from pabtune.parallel.decoding import _Squares as Squares
+from pabtune.parallel.decoding import split_decoder
 from pabtune.parallel.mesh import Mesh, choose_layout
 from pabtune.parallel.split import Split, split
 from pabtune.planning.costs.communication import NOTHING, PARALLELS, gathered, shared_by_heads
@@ -291,6 +295,42 @@ def others(whole: Mesh) -> list[dict]:
     return rows
 
 
+DECODED = {
+    "open-sora-1.2": (False, {}), "open-sora-plan-1.1": (False, {"width": 1056}), "latte": (False, {}),
+    "wan-2.1": (True, {"height": 96, "width": 160}), "cogvideox-ddim": (True, {"height": 96, "width": 160}),
+    "hunyuan-distilled": (True, {"height": 96, "width": 160}), "ltx": (True, {"height": 320, "width": 512}),
+}  # fmt: skip
+"""Whether squares are taken, and sizes that have several of them."""
+
+
+def decoding(mesh: Mesh) -> list[dict]:
+    """Frames of one process, and of several that decode together."""
+    rows = []
+    for name, (squares, size) in DECODED.items():
+        pipeline = loaded(name)
+        if name == "open-sora-plan-1.1":
+            pipeline.vae.enable_tiling()
+        changes = {"num_inference_steps": 4, "output_type": "np", **size}
+        plain = run(pipeline, name, **changes)
+        if squares:
+            pixels = pixels_per_latent(pipeline)
+            pipeline.vae.decode = Squares(pipeline.vae, one_by_one, pixels, mesh.layout.sequence)
+        alone = run(pipeline, name, **changes)
+        vars(pipeline.vae).pop("decode", None)
+        made = Split(mesh, "dsp")
+        how = split_decoder(made, pipeline, squares=squares)
+        together = run(pipeline, name, **changes)
+        made.remove()
+        rows.append(
+            {
+                "name": name, "how": how, "error": error(together, alone),
+                "restored": error(run(pipeline, name, **changes), plain),
+                "messages": made.traffic.messages["decoding"], "apart": error(alone, plain),
+            }
+        )  # fmt: skip
+    return rows
+
+
 def lengths(mesh: Mesh) -> list[dict]:
     """Numbers of frames and tokens that the processes do not divide, and given frames."""
     rows = []
@@ -365,7 +405,7 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cases = {each.__name__: each for each in (videos, pipelines, others, lengths, ways)}
+    cases = {each.__name__: each for each in (videos, pipelines, others, decoding, lengths, ways)}
     with Mesh(choose_layout(processes), DEVICE) as mesh:
         if case not in cases:
             until_stopped(case, mesh)

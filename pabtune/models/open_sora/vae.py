@@ -20,6 +20,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from pabtune.models.tiling import MapParts, Work, one_by_one
+
 CHUNK_FRAMES = 17
 """Frames that go through the temporal part together."""
 
@@ -195,10 +197,10 @@ class SpatialVAE(nn.Module):
             parts.append(found.sample(generator) if sample else found.mode())
         return rearrange(torch.cat(parts), "(B F) C H W -> B C F H W", B=len(x_BCFHW)) * SPATIAL_SCALE
 
-    def decode(self, z_BCFHW: Tensor) -> Tensor:
+    def decode(self, z_BCFHW: Tensor, map_parts: MapParts = one_by_one) -> Tensor:
         """Frames (B, 3, F, 8·H, 8·W)."""
         latents = rearrange(z_BCFHW / SPATIAL_SCALE, "B C F H W -> (B F) C H W")
-        parts = [self.module.decode(part, return_dict=False)[0] for part in latents.split(FRAMES_AT_ONCE)]
+        parts = map_parts(lambda part: self.module.decode(part, return_dict=False)[0], latents.split(FRAMES_AT_ONCE))
         return rearrange(torch.cat(parts), "(B F) C H W -> B C F H W", B=len(z_BCFHW))
 
 
@@ -305,9 +307,18 @@ class AutoencoderKLOpenSora(ModelMixin, ConfigMixin):
             raise ValueError(f"{num_frames} frames have {self.latent_frames(num_frames)} latents, but got {z.shape[2]}")
         chunks = list(_chunks(num_frames))
         parts = (z * self.scale + self.shift).split([self.temporal_vae.latent_frames(chunk) for chunk in chunks], dim=2)
-        images = [self.temporal_vae.decode(part, chunk) for part, chunk in zip(parts, chunks, strict=True)]
-        frames = self.spatial_vae.decode(torch.cat(images, dim=2))
+        images = self.map_parts(self._decode_latents, parts)
+        trimmed = [part[:, :, -chunk:] for part, chunk in zip(images, chunks, strict=True)]
+        frames = self.spatial_vae.decode(torch.cat(trimmed, dim=2), self.map_parts)
         return DecoderOutput(sample=frames) if return_dict else (frames,)
+
+    def _decode_latents(self, z: Tensor) -> Tensor:
+        """Image latents of as many frames as the latents can stand for."""
+        return self.temporal_vae.decode(z, z.shape[2] * self.temporal_vae.factor)
+
+    def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""
+        return one_by_one(work, parts)
 
     def forward(self, sample: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encodes, takes a sample, decodes: frames to frames, (B, 3, F, H, W)."""

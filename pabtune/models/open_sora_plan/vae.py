@@ -20,7 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from pabtune.models.open_sora_plan.tiling import Tiling, tiled
+from pabtune.models.tiling import Tiling, Work, one_by_one, tiled
 
 FRAME_LEVELS = 2
 """Outermost levels of the encoder, which see each frame alone."""
@@ -307,6 +307,10 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         """Takes the whole video at once."""
         self.use_tiling = False
 
+    def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""
+        return one_by_one(work, parts)
+
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The distribution of latents (B, E, latent frames, H/8, W/8), not yet scaled.
 
@@ -314,12 +318,12 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
             x: frames (B, 3, F, H, W) in -1..1; F = 1 + 4·n; height and width multiples of `spatial_factor`.
             return_dict: return an `AutoencoderKLOutput` instead of a tuple.
         """
-        steps = (1 / self.temporal_factor, 1 / self.spatial_factor)
 
         def whole(part: Tensor) -> Tensor:
             return self.quant_conv(self.encoder(part))
 
-        found = DiagonalGaussianDistribution(tiled(whole, x, ENCODING, *steps) if self.use_tiling else whole(x))
+        moments = tiled(whole, x, ENCODING, 1 / self.spatial_factor, self.map_parts) if self.use_tiling else whole(x)
+        found = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
@@ -333,8 +337,7 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         def whole(part: Tensor) -> Tensor:
             return self.decoder(self.post_quant_conv(part))
 
-        steps = (float(self.temporal_factor), float(self.spatial_factor))
-        frames = tiled(whole, z, DECODING, *steps) if self.use_tiling else whole(z)
+        frames = tiled(whole, z, DECODING, self.spatial_factor, self.map_parts) if self.use_tiling else whole(z)
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
     def forward(self, sample: Tensor, generator: torch.Generator | None = None) -> Tensor:

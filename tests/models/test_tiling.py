@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pabtune.models.open_sora_plan.tiling import Tiling, tiled
+from pabtune.models.tiling import Tiling, tiled
 
 TILING = Tiling(size=16, frames=5, overlap=0.25)
 
@@ -22,16 +22,23 @@ def double(part: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(9, 16, 16), (5, 20, 16), (6, 40, 33), (1, 17, 50)])
 def test_what_works_on_each_place_alone_has_no_seams(size) -> None:
     video = torch.randn(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(tiled(double, video, TILING, 2.0, 2.0), double(video))
+    torch.testing.assert_close(tiled(double, video, TILING, 2.0), double(video))
+
+
+@pytest.mark.parametrize("size", range(9, 24))
+def test_squares_of_any_size_fit_together(size) -> None:
+    video = torch.randn(1, 2, 1, 17, 45, dtype=torch.float64)
+    tiling = Tiling(size=size, frames=5, overlap=0.25)
+    torch.testing.assert_close(tiled(double, video, tiling, 2.0), double(video))
 
 
 def test_seams_go_over_from_one_square_to_the_next() -> None:
     parts = iter([1.0, 2.0])
-    made = tiled(lambda part: torch.full_like(part, next(parts)), torch.zeros(1, 1, 1, 4, 20), TILING, 1.0, 1.0)
+    made = tiled(lambda part: torch.full_like(part, next(parts)), torch.zeros(1, 1, 1, 4, 20), TILING, 1.0)
     assert made[0, 0, 0, 0].tolist() == [1.0] * 12 + [1.0, 1.25, 1.5, 1.75] + [2.0] * 4
 
 
 def test_what_fits_is_not_cut() -> None:
     calls = []
-    tiled(lambda part: calls.append(part.shape) or part, torch.zeros(1, 1, 5, 16, 16), TILING, 1.0, 1.0)
+    tiled(lambda part: calls.append(part.shape) or part, torch.zeros(1, 1, 5, 16, 16), TILING, 1.0)
     assert calls == [(1, 1, 5, 16, 16)]
