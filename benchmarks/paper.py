@@ -28,6 +28,7 @@ from pabtune.models.workloads import PAPER_RUNS, build_workload
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.sharding import Way
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.files import save_json, write_atomically
 from pabtune.records.policies import Policy, Rule
@@ -98,7 +99,9 @@ def communication_rows() -> list[Row]:
     counted, rows = count_workload(OPEN_SORA, SIZE, STEPS, 12), []
     for parallel, papers in PAPER_GB.items():
         for name, paper in zip(("none", "pab246"), papers, strict=True):
-            sent = predict_cost(counted, find_policy(name, OPEN_SORA), None, 8, parallel)["communication"]
+            sent = predict_cost(counted, find_policy(name, OPEN_SORA), way=Way(gpus=8, parallel=parallel))[
+                "communication"
+            ]
             rows.append(
                 {
                     "parallel": parallel,

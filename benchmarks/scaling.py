@@ -11,10 +11,12 @@ from pathlib import Path
 
 import click
 
-from pabtune.planning.costs.communication import Parallel, exchanged
-from pabtune.planning.costs.latency import LINKS, predicted_latency
+from pabtune.planning.costs.communication import Communication, Parallel
+from pabtune.planning.costs.latency import predicted_latency
 from pabtune.planning.presets import find_policy
+from pabtune.planning.sharding import Way
 from pabtune.records.files import save_json
+from pabtune.records.links import LINKS
 from pabtune.tuning.cost import count_workload, predict_cost
 from pabtune.tuning.profile import versions
 
@@ -37,17 +39,22 @@ PAPER: tuple[tuple[str, int, Parallel, float], ...] = (
 def predictions(link: str) -> list[dict]:
     """A row for each of the paper's."""
     counted = count_workload(MODEL, SIZE, STEPS)
-    workload, serial = counted.workload, counted.parts["vae_decoder"].total
-    per_token = workload.activation_bytes // (workload.frames * workload.tokens)
+    serial = counted.parts["vae_decoder"].total
     rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][-1]
     rows = []
     for index, (name, gpus, parallel, measured) in enumerate(PAPER):
-        found = predict_cost(counted, find_policy(name, MODEL))
-        total, calls = found["flops"]["total_tflops"] * 1e12, found["calls"]["temporal"]["computed"]
-        sent = exchanged(parallel, gpus, calls, workload.frames, workload.tokens, per_token, workload.heads)
+        policy, way = find_policy(name, MODEL), Way(gpus=gpus, parallel=parallel)
+        found = predict_cost(counted, policy, way=way)
+        total = found["flops"]["total_tflops"] * 1e12
+        kinds = found["communication"]["per_kind"].values()
+        sent = Communication(
+            paper_bytes=0.0,
+            wire_bytes=sum(each["wire_gb_per_gpu"] for each in kinds) * 1e9,
+            messages=sum(each["messages"] for each in kinds),
+        )
         row = {"policy": name, "gpus": gpus, "parallel": parallel, "paper_s": measured}
         for title, alone in (("all_shared_s", 0), ("decoder_alone_s", serial)):
-            seconds = predicted_latency(total - alone, alone, gpus, sent, rate, LINKS[link])
+            seconds = predicted_latency((total - alone) / rate, alone / rate, gpus, sent, LINKS[link])
             row[title] = round(seconds, 2)
             if index:
                 row[f"{title.removesuffix('_s')}_error_%"] = round(100 * (seconds / measured - 1), 1)

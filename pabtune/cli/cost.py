@@ -11,13 +11,16 @@ from pabtune.cli.options import Size, json_option
 from pabtune.cli.output import emit
 from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
-from pabtune.planning.costs.latency import LINKS
+from pabtune.planning.costs.latency import Rates, measured_rates
 from pabtune.planning.costs.memory import format_bytes, held_bytes
-from pabtune.planning.masks import resolve
+from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, sent_for, shared_seconds
+from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.sharding import AXES, Axis, Way, ways
 from pabtune.planning.units import units_of
-from pabtune.records.errors import PolicyError
+from pabtune.records.errors import PolicyError, ProfileError
+from pabtune.records.links import LINKS, Link, find_link
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Site
 
@@ -43,12 +46,20 @@ class Counts(click.ParamType):
 @click.option("--size", type=Size(), help="Of the video, for MODEL; default: the paper's.")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps, for MODEL; default: the paper's.")
 @click.option("--text-tokens", type=int, help="Of the prompt, for MODEL; default: as many as it takes.")
+@click.option("--gpus", type=Counts(), default="1", show_default=True, help="That share a video; several: 1,2,4,8.")
 @click.option(
-    "--gpus", type=Counts(), default="1", show_default=True, help="That share a video of MODEL; several: 1,2,4,8."
-)
-@click.option("--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True, help="How they share it.")
+    "--parallel", type=click.Choice(PARALLELS),
+    help="How attention exchanges; default: the way that costs least, guidance branches split too where that helps.",
+)  # fmt: skip
 @click.option("--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL: tells latency too.")
-@click.option("--link", type=click.Choice(list(LINKS)), default="nvlink", show_default=True, help="Between the GPUs.")
+@click.option(
+    "--profile", "profile_file", type=click.Path(path_type=Path),
+    help="Of MODEL: its measured rates, kind by kind, tell latency.",
+)  # fmt: skip
+@click.option(
+    "--link", "link_name", default="nvlink", show_default=True,
+    help=f"Between the GPUs: {', '.join(LINKS)}, or a file of `pabtune bench-links`.",
+)  # fmt: skip
 @json_option
 def command(
     what: str,
@@ -58,40 +69,76 @@ def command(
     steps: int | None,
     text_tokens: int | None,
     gpus: tuple[int, ...],
-    parallel: Parallel,
+    parallel: Parallel | None,
     device_tflops: float | None,
-    link: str,
+    profile_file: Path | None,
+    link_name: str,
     as_json: bool,
 ) -> None:
     """What a policy costs: for the model, size and schedule of a PROFILE, as measured, per prompt; or for a video of a
-    published MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1.
+    MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1, shapes. With several numbers of GPUs, how it
+    scales, and which layout is best.
     """
+    link = find_link(link_name)
     if Path(what).suffix == ".json" or Path(what).exists():
-        if (size, steps, text_tokens, gpus, device_tflops) != (None, None, None, (1,), None):
-            raise PolicyError(
-                f"{what} says for which video it holds; --size, --steps, --text-tokens, --gpus are for MODEL"
-            )
-        _tell_profile(Path(what), name, content, as_json)
+        if (size, steps, text_tokens, device_tflops, profile_file) != (None,) * 5:
+            raise PolicyError(f"{what} says for which video it holds; --size, --steps, --text-tokens are for MODEL")
+        document = _of_profile(Path(what), name, content, gpus, parallel, link)
+        emit(document) if as_json else _tell_profile(Path(what), document)
         return
-    from pabtune.models.workloads import PAPER_RUNS
-    from pabtune.tuning.cost import count_workload, predict_cost
+    from pabtune.models.workloads import USUAL_RUNS
+    from pabtune.tuning.cost import best_way, count_workload, predict_cost
 
     policy = find_policy(name, what)
-    papers_size, papers_steps = PAPER_RUNS.get(what, ((0, 0, 0), 1))
+    papers_size, papers_steps = USUAL_RUNS.get(what, ((0, 0, 0), 1))
     size, steps = size or papers_size, steps or papers_steps
     counted = count_workload(what, size, steps, text_tokens)
-    device = None if device_tflops is None else (device_tflops * 1e12, LINKS[link])
-    found, *more = (predict_cost(counted, policy, content, count, parallel, device) for count in gpus)
+    device = _device(counted, device_tflops, profile_file, link)
+    found, *more = (
+        predict_cost(counted, policy, content, best_way(counted, policy, content, count, device, among), device)
+        for count, among in ((count, _ways(count, parallel, counted.workload.axes)) for count in gpus)
+    )
     if as_json:
-        scaling = {"scaling": [found, *more]} if more else {}
-        emit(
-            {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found, **scaling}
-        )
+        told = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found}
+        emit({**told, **({"scaling": [found, *more], "best": _best([found, *more])} if more else {})})
         return
-    full = predict_cost(counted, find_policy("none"), None, gpus[0], parallel)
+    full = predict_cost(counted, find_policy("none"), None, best_way(counted, policy, content, gpus[0], device))
     click.echo(f"{policy.name} on {what}, {'x'.join(map(str, size))}, {counted.workload.schedule.steps} model calls:")
-    for line in [*_model_lines(found, full, parallel), *_scaling_lines([found, *more])]:
+    for line in [*_model_lines(found, full), *_scaling_lines([found, *more])]:
         click.echo(f"  {line}")
+
+
+def _ways(gpus: int, parallel: Parallel | None, axes: Sequence[Axis]) -> list[Way]:
+    """Those to choose from; one that the user named is not mixed with splitting the branches."""
+    if parallel is None:
+        return ways(gpus, axes)
+    return [Way(gpus=gpus, parallel=parallel, axis=axis) for axis in axes]
+
+
+def _device(counted: Any, tflops: float | None, profile_file: Path | None, link: Link) -> Any:
+    """Rates and link, if the user tells any rate."""
+    from pabtune.tuning.cost import Device
+
+    if tflops is not None and profile_file is not None:
+        raise PolicyError("--device-tflops and --profile both tell the rates of a device: give one of them")
+    if profile_file is not None:
+        profile = Profile.load(profile_file)
+        if profile.made_for.fingerprint != counted.target.fingerprint():
+            raise ProfileError(
+                f"{profile_file}: is of another model ({profile.made_for.model}, or another configuration)"
+            )
+        arrays = profile.arrays
+        facts = (profile.sites, profile.site_flops, profile.total_flops, arrays["seconds"], arrays["step_seconds"])
+        return Device(rates=measured_rates(*facts), link=link)
+    return None if tflops is None else Device(rates=Rates(rest=tflops * 1e12), link=link)
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Number of GPUs and way with the least time; None where no time is told."""
+    if "latency" not in rows[0]:
+        return None
+    best = min(rows, key=lambda row: row["latency"]["seconds"])
+    return {"gpus": best["gpus"], "way": best["way"], "seconds": best["latency"]["seconds"]}
 
 
 def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -100,20 +147,20 @@ def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
         return []
     lines = []
     for row in rows:
-        sent = row["communication"]
+        sent = row.get("communication", {"wire_gb_per_gpu": 0.0, "messages": 0})
         line = f"{row['gpus']:3} GPUs: {sent['wire_gb_per_gpu']:8.2f} GB sent by each in {sent['messages']} messages"
         if "latency" in row:
             line += f", {row['latency']['seconds']:.2f} s, {row['latency']['efficiency']:.0%} of linear"
-        lines.append(line)
-    if "latency" in rows[0]:
-        best = min(rows, key=lambda row: row["latency"]["seconds"])
+        lines.append(f"{line}; {row['way']}")
+    best = _best(rows)
+    if best is not None:
         lines.append(
-            f"fastest on {best['gpus']} GPUs, if all of it is shared and nothing overlaps: a guess, measure it"
+            f"fastest on {best['gpus']} GPUs ({best['way']}), if all of it is shared and nothing overlaps: a guess, measure it"
         )
     return lines
 
 
-def _model_lines(found: dict[str, Any], full: dict[str, Any], parallel: str) -> list[str]:
+def _model_lines(found: dict[str, Any], full: dict[str, Any]) -> list[str]:
     flops, whole = found["flops"], full["flops"]
     lines = [
         f"computes {flops['total_tflops']:.2f} TFLOPs of {whole['total_tflops']:.2f} "
@@ -129,7 +176,8 @@ def _model_lines(found: dict[str, Any], full: dict[str, Any], parallel: str) -> 
         sent, all_sent = found["communication"], full["communication"]
         lines.append(
             f"each of {found['gpus']} GPUs sends {sent['wire_gb_per_gpu']:.2f} GB of {all_sent['wire_gb_per_gpu']:.2f} in "
-            f"{sent['messages']} messages by {parallel} (in the paper's convention {sent['paper_gb_per_gpu']:.2f} GB)"
+            f"{sent['messages']} messages for attention (in the paper's convention {sent['paper_gb_per_gpu']:.2f} GB); "
+            f"{found['way']}"
         )
     return lines
 
@@ -141,7 +189,10 @@ def _sizes_in(block: Site, sites: Sequence[Site], sizes: Sequence[int]) -> list[
     ]
 
 
-def _tell_profile(path: Path, name: str, content: str | None, as_json: bool) -> None:
+def _of_profile(
+    path: Path, name: str, content: str | None, gpus: Sequence[int], parallel: Parallel | None, link: Link
+) -> dict[str, Any]:
+    """What a policy costs for a profile's model, size and schedule."""
     profile = Profile.load(path)
     policy = find_policy(name, profile.model)
     made_for = policy.made_for.fingerprint
@@ -156,26 +207,61 @@ def _tell_profile(path: Path, name: str, content: str | None, as_json: bool) -> 
     mask = whole.inside_blocks()
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
     held = held_bytes(whole, sizes, policy.store) if sizes else None
-    document = {
+    return {
         "policy": policy.name,
         "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops, seconds > 0),
         "predicted_time_fraction": predicted_seconds(mask, seconds, steps) / float(steps.sum()),
         "calls": {"computed": mask.calls(computed=True), "broadcast": mask.calls(computed=False)},
         "memory": None if held is None else {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
+        **({"scaling": _scaling_of(profile, mask, gpus, parallel, link)} if tuple(gpus) != (1,) else {}),
     }
-    if as_json:
-        emit(document)
-        return
+
+
+def _scaling_of(
+    profile: Profile, mask: ComputeMask, gpus: Sequence[int], parallel: Parallel | None, link: Link
+) -> list[dict[str, Any]]:
+    """Seconds in the transformer on so many GPUs, each in the way that takes the least."""
+    if not profile.site_bytes:
+        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
+    measured = Measured(
+        seconds=profile.arrays["seconds"], step_seconds=profile.arrays["step_seconds"], site_bytes=profile.site_bytes
+    )
+    axes = AXES if any(site.kind == "temporal" for site in profile.sites) else AXES[:1]
+    alone = shared_seconds(mask, measured, ALONE)
+    rows = []
+    for count in gpus:
+        way = min(
+            _ways(count, parallel, axes),
+            key=lambda way: shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,))),
+        )
+        taken = shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,)))
+        sent = sent_for(mask, profile.site_bytes, way)
+        rows.append(
+            {
+                "gpus": count,
+                "way": str(way),
+                "communication": {"wire_gb_per_gpu": sent.wire_bytes / 1e9, "messages": sent.messages},
+                "latency": {"seconds": taken, "efficiency": alone / taken / count},
+            }
+        )
+    return rows
+
+
+def _tell_profile(path: Path, document: dict[str, Any]) -> None:
+    profile = Profile.load(path)
     click.echo(
-        f"{policy.name} on {profile.made_for.model}, {profile.steps} steps, {profile.made_for.settings.get('size')}:"
+        f"{document['policy']} on {profile.made_for.model}, {profile.steps} steps, {profile.made_for.settings.get('size')}:"
     )
     click.echo(f"  computes {document['compute_fraction']:.1%} of the FLOPs")
     click.echo(
         f"  takes {document['predicted_time_fraction']:.1%} of the time in the transformer, by the profile's site times"
     )
-    for kind, computed in mask.calls(computed=True).items():
-        click.echo(f"  {kind:8} {computed} computed, {mask.calls(computed=False)[kind]} broadcast, per branch")
+    calls, held = document["calls"], document["memory"]
+    for kind, computed in calls["computed"].items():
+        click.echo(f"  {kind:8} {computed} computed, {calls['broadcast'][kind]} broadcast, per branch")
     if held is None:
         click.echo("  memory: unknown, the profile is of a version that did not note sizes; profile again")
     else:
-        click.echo(f"  holds {format_bytes(held.max())} per prompt at most, in step {int(held.argmax())}")
+        click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
+    for line in _scaling_lines(document.get("scaling", [])) if "scaling" in document else ():
+        click.echo(f"  {line}")

@@ -17,6 +17,7 @@ VERB_LINES = {
     "generate": "Make videos, with or without a policy.",
     "evaluate": "Measure what policies gain and cost.",
     "export": "Write a policy as another library's configuration.",
+    "bench-links": "Measure how fast processes exchange.",
     "cost": "What a policy computes, exchanges, holds and takes, without running the model.",
     "prompts": "Sample captions to measure with.",
     "models": "List the known models.",

@@ -3,6 +3,7 @@
 Knows shapes, schedules and parts of each; knows nothing of policies or costs.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -24,9 +25,12 @@ from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora.pipeline import schedule_shift
 from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan, LatteT2VTransformer3DModel
 from pabtune.models.open_sora_plan.vae import DECODING
-from pabtune.models.registry import LATTE_CONFIG
+from pabtune.models.registry import LATTE_CONFIG, SHAPES_FOLDER
+from pabtune.models.shapes.pipeline import DEFAULT_STEPS
+from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.sharding import AXES, Axis, Video
 from pabtune.records.errors import ModelError
 
 BRANCHES = 2
@@ -60,6 +64,9 @@ class Workload:
         depth: pairs of a spatial and a temporal block.
         padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
         parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
+        output_bytes: of what one call returns, as it is put together where frames are split.
+        patch_bytes: the same where tokens of a frame are split: patches of the last layer.
+        axes: that can be split over GPUs.
         sees_scores: the paper's counter saw the scores of fused attention in this model.
     """
 
@@ -73,7 +80,15 @@ class Workload:
     depth: int
     padding_flops: int
     parts: Mapping[str, Callable[[], object]]
+    output_bytes: int
+    patch_bytes: int
+    axes: tuple[Axis, ...]
     sees_scores: bool
+
+    def video(self, branches: int = 1) -> Video:
+        """Sizes of what GPUs exchange, where guidance branches are split into so many parts."""
+        per_token = self.activation_bytes // branches // (self.frames * self.tokens)
+        return Video(frames=self.frames, tokens=self.tokens, bytes_per_token=per_token, heads=self.heads)
 
     @property
     def activation_bytes(self) -> int:
@@ -85,7 +100,7 @@ def build_workload(model: str, size: tuple[int, int, int], steps: int, text_toke
     """What a video makes a published model compute.
 
     Args:
-        model: `open-sora-1.2`, `latte` or `open-sora-plan-1.1`.
+        model: `open-sora-1.2`, `latte`, `open-sora-plan-1.1` or `shapes`.
         size: frames, height and width in pixels.
         steps: denoising steps.
         text_tokens: of the prompt; None = as many as the model takes.
@@ -143,6 +158,7 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
     vae = _on_meta(AutoencoderKLOpenSora)
     config = transformer.config
     latents = (4, vae.latent_frames(frames), height // 8, width // 8)
+    rows, columns = (-(-side // patch) for side, patch in zip(latents[2:], config.patch_size[1:], strict=True))
     sizes = {name: _meta(1) for name in ("height", "width", "fps")}
 
     def decode() -> object:
@@ -158,13 +174,50 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
         },
         schedule=_flow(steps, schedule_shift(frames, height, width)),
         frames=latents[1],
-        tokens=-(-latents[2] // 2) * -(-latents[3] // 2),
+        tokens=rows * columns,
         width=config.hidden_size,
         heads=config.num_heads,
         depth=config.depth,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
         parts={"text_encoder": _encode_text(most, texts=1), "vae_decoder": decode},
+        # The network returns 32 bits.
+        output_bytes=BRANCHES * transformer.out_channels * latents[1] * latents[2] * latents[3] * 4,
+        patch_bytes=BRANCHES * transformer.out_channels * latents[1] * rows * columns * 4 * 2,
+        axes=AXES,
         sees_scores=False,
+    )
+
+
+def _shapes(size: tuple[int, int, int], steps: int, text_tokens: int, most: int) -> Workload:
+    """The embedded model, which works on pixels and has no VAE."""
+    transformer = _on_meta(
+        lambda: STDiT3Transformer3DModel.from_config(
+            STDiT3Transformer3DModel.load_config(SHAPES_FOLDER, subfolder="transformer")
+        )
+    )
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.load_config(SHAPES_FOLDER, subfolder="scheduler")
+    config = transformer.config
+    rows, columns = (-(-side // patch) for side, patch in zip(size[1:], config.patch_size[1:], strict=True))
+    patches = math.prod(config.patch_size) * transformer.out_channels
+    return Workload(
+        transformer=transformer,
+        arguments={
+            "hidden_states": _meta(BRANCHES, config.in_channels, *size),
+            "timestep": _meta(BRANCHES),
+            "encoder_hidden_states": _meta(BRANCHES, text_tokens, config.caption_channels),
+        },
+        schedule=_flow(steps, scheduler["shift"]),
+        frames=size[0],
+        tokens=rows * columns,
+        width=config.hidden_size,
+        heads=config.num_heads,
+        depth=config.depth,
+        padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
+        parts={},
+        output_bytes=BRANCHES * transformer.out_channels * math.prod(size) * 4,
+        patch_bytes=BRANCHES * size[0] * rows * columns * patches * 2,
+        axes=AXES,
+        sees_scores=True,
     )
 
 
@@ -226,12 +279,16 @@ def _two_dimensional(
         depth=config.num_layers,
         padding_flops=0,
         parts={"text_encoder": _encode_text(most, texts=2), "vae_decoder": decode},
+        output_bytes=BRANCHES * config.out_channels * latents[0] * latents[1] * latents[2] * 2,
+        patch_bytes=0,
+        axes=("frames",),
         sees_scores=True,
     )
 
 
 BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Workload], int]] = {
     "open-sora-1.2": (_open_sora, 300),
+    "shapes": (_shapes, 24),
     "latte": (_latte, 120),
     "open-sora-plan-1.1": (_open_sora_plan, 300),
 }
@@ -243,3 +300,8 @@ PAPER_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
     "open-sora-plan-1.1": ((65, 512, 512), 150),
 }
 """Size and steps of the paper's videos."""
+
+USUAL_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
+    "shapes": ((FRAMES, FRAME_SIZE, FRAME_SIZE), DEFAULT_STEPS), **PAPER_RUNS,
+}  # fmt: skip
+"""What is counted where nobody asks for something else."""

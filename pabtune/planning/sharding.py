@@ -7,12 +7,13 @@ The layout is not changed within a call. Outputs are kept in the layout that the
 another one after an attention would move what is kept instead: one message for each broadcast that is spared two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pabtune.planning.costs.communication import Communication, Parallel, exchanged
+from pabtune.planning.costs.communication import PARALLELS, Communication, Parallel, exchanged
 from pabtune.planning.masks import ComputeMask
+from pabtune.records.errors import PolicyError
 from pabtune.records.sites import Kind
 
 Axis = Literal["frames", "tokens"]
@@ -42,6 +43,58 @@ class Video:
         """What the attention that exchanges sends over so many calls of it."""
         along, other = (self.frames, self.tokens) if axis == "frames" else (self.tokens, self.frames)
         return exchanged(parallel, gpus, calls, along, other, self.bytes_per_token, self.heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How GPUs share a video.
+
+    Attributes:
+        gpus: in all.
+        branches: parts into which guidance branches are split.
+        parallel: how attention along the split axis exchanges.
+        axis: that is split over the GPUs of a branch.
+    """
+
+    gpus: int = 1
+    branches: int = 1
+    parallel: Parallel = "dsp"
+    axis: Axis = "frames"
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or self.gpus % self.branches:
+            raise PolicyError(f"{self.gpus} GPUs cannot share {self.branches} guidance branches")
+
+    @property
+    def sequence(self) -> int:
+        """GPUs that share the sequence of a branch."""
+        return self.gpus // self.branches
+
+    def __str__(self) -> str:
+        if self.gpus == 1:
+            return "alone"
+        branches = "a guidance branch to each half" if self.branches > 1 else ""
+        split = f"{self.axis} split over {self.sequence} by {self.parallel}" if self.sequence > 1 else ""
+        return ", ".join(part for part in (branches, split) if part)
+
+
+def ways(gpus: int, axes: Sequence[Axis], parallels: Sequence[Parallel] = PARALLELS) -> list[Way]:
+    """All ways in which so many GPUs can share a video.
+
+    Args:
+        gpus: in all.
+        axes: of the model that can be split.
+        parallels: in which its attention may exchange.
+    """
+    found = []
+    for branches in (1, 2) if gpus % 2 == 0 else (1,):
+        if gpus == branches:
+            found.append(Way(gpus=gpus, branches=branches))
+            continue
+        found += [
+            Way(gpus=gpus, branches=branches, parallel=parallel, axis=axis) for axis in axes for parallel in parallels
+        ]
+    return found
 
 
 ANY_VIDEO = Video(frames=16, tokens=1024, bytes_per_token=4096, heads=16)

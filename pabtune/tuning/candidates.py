@@ -8,9 +8,11 @@ import numpy as np
 from diffusers import DiffusionPipeline
 from scipy import stats
 
-from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
+from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, shared_seconds
 from pabtune.planning.masks import resolve
+from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.policies import Policy
@@ -88,9 +90,10 @@ class Bench:
         settings: how videos are made.
         references: of the unaccelerated videos.
         memory: bytes that a candidate may hold at most; None = any.
+        sharing: how GPUs will share a video.
     """
 
-    def __init__(  # noqa: PLR0913, all are needed and none has a default
+    def __init__(  # noqa: PLR0913, PLR0917, most are needed and have no default
         self,
         pipeline: DiffusionPipeline,
         profile: Profile,
@@ -100,8 +103,9 @@ class Bench:
         settings: Settings,
         references: References,
         memory: int | None = None,
+        sharing: Sharing = ALONE,
     ) -> None:
-        self._memory = memory
+        self._memory, self._sharing = memory, sharing
         self._pipeline, self._profile, self._space = pipeline, profile, space
         self._budget, self._settings, self._references = budget, settings, references
         self._batches = _interleaved(prompts, settings.batch_size)
@@ -118,10 +122,16 @@ class Bench:
         return float(np.mean(list(self._floor.values())))
 
     def predicted_time(self, policy: Policy) -> float:
-        """Predicted time in the transformer over that of the full run."""
-        mask = resolve(policy, self._profile.sites, self._space.schedule())
-        arrays = self._profile.arrays
-        return predicted_seconds(mask, arrays["seconds"], arrays["step_seconds"]) / float(arrays["step_seconds"].sum())
+        """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
+        schedule, arrays = self._space.schedule(), self._profile.arrays
+        measured = Measured(
+            seconds=arrays["seconds"], step_seconds=arrays["step_seconds"], site_bytes=self._profile.site_bytes
+        )
+        own, full = (
+            shared_seconds(resolve(each, self._profile.sites, schedule), measured, self._sharing)
+            for each in (policy, PRESETS["none"])
+        )
+        return own / full
 
     def over_memory(self, policy: Policy) -> float:
         """Held bytes of a batch over the limit less 1; 0 without a limit."""

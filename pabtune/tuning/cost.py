@@ -1,5 +1,6 @@
 """What a policy costs on a published model at full size: counted on the meta device, without weights and without a run."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from pabtune.models.workloads import Workload, build_workload
-from pabtune.planning.costs.communication import Communication, Parallel, exchanged
-from pabtune.planning.costs.latency import Link, predicted_latency
+from pabtune.planning.costs.communication import NOTHING, Communication, gathered
+from pabtune.planning.costs.latency import Rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.sharding import EXCHANGING, Way, ways
+from pabtune.records.links import Link
 from pabtune.records.policies import Policy
 from pabtune.runtime.fitting import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
@@ -19,6 +22,18 @@ from pabtune.runtime.targets import Target
 TERA, GIGA = 1e12, 1e9
 BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
 """Of a number that is kept: hidden states are in 16 bits."""
+
+
+ALONE = Way()
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a GPU reaches in a model, and the link between several."""
+
+    rates: Rates
+    link: Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +78,8 @@ def predict_cost(
     counted: CountedWorkload,
     policy: Policy,
     content: str | None = None,
-    gpus: int = 1,
-    parallel: Parallel = "dsp",
-    device: tuple[float, Link] | None = None,
+    way: Way = ALONE,
+    device: Device | None = None,
 ) -> dict[str, Any]:
     """FLOPs, communication, memory and calls of one video under a policy, as JSON.
 
@@ -76,9 +90,8 @@ def predict_cost(
         counted: the model and the video.
         policy: what is broadcast.
         content: use the policy's variant for this content class.
-        gpus: that share the video.
-        parallel: how they do.
-        device: FLOPs per second that a GPU reaches in this model, and the link between them; None = latency is not told.
+        way: how GPUs share the video.
+        device: rates of a GPU, and the link between them; None = latency is not told.
 
     Raises:
         PolicyError: the policy does not fit the model.
@@ -88,20 +101,22 @@ def predict_cost(
     check_fits(policy, target, content)
     mask = resolve(policy, target.sites, workload.schedule, content)
     inside = mask.inside_blocks()
-    temporal = sum(
-        int(row.sum()) for site, row in zip(inside.sites, inside.compute, strict=True) if site.kind == "temporal"
-    )
-    per_token = workload.activation_bytes // (workload.frames * workload.tokens)
-    sent = exchanged(parallel, gpus, temporal, workload.frames, workload.tokens, per_token, workload.heads)
+    sent = exchange_per_step(workload, inside, way)
     flops = _flops(counted, inside)
-    latency = {} if device is None else {"latency": _latency(flops["total_tflops"] * TERA, gpus, sent, device)}
+    attention = sum((each for kind, steps in sent.items() if kind != OUTPUT for each in steps), NOTHING)
+    whole = attention + sum(sent.get(OUTPUT, []), NOTHING)
+    latency = {} if device is None else {"latency": _latency(flops, way, whole, device)}
     return {
-        "gpus": gpus,
+        "gpus": way.gpus,
+        "way": str(way),
         "flops": flops,
         "communication": {
-            "paper_gb_per_gpu": sent.paper_bytes / GIGA,
-            "wire_gb_per_gpu": sent.wire_bytes / GIGA,
-            "messages": sent.messages,
+            **_told(attention),
+            "per_kind": {
+                kind: _told(sum(steps, NOTHING))
+                | {"per_step": [[each.messages, round(each.wire_bytes)] for each in steps]}
+                for kind, steps in sent.items()
+            },
         },
         "memory": _memory(workload, mask, policy),
         "calls": {
@@ -112,11 +127,75 @@ def predict_cost(
     }
 
 
-def _latency(flops: float, gpus: int, sent: Communication, device: tuple[float, Link]) -> dict[str, float]:
+def exchange_per_step(workload: Workload, mask: ComputeMask, way: Way) -> dict[str, list[Communication]]:
+    """What each GPU exchanges in each step, by purpose: the attention along the split axis, and putting outputs together.
+
+    Args:
+        workload: the video.
+        mask: without rows for blocks.
+        way: how GPUs share it.
+    """
+    if way.gpus == 1:
+        return {}
+    shared = 1 / way.branches
+    found: dict[str, list[Communication]] = {}
+    length, output = (
+        (workload.frames, workload.output_bytes) if way.axis == "frames" else (workload.tokens, workload.patch_bytes)
+    )
+    end = gathered(way.sequence, 1, length, round(output * shared / length))
+    if way.branches > 1:
+        end += gathered(way.branches, 1, way.branches, round(workload.output_bytes * shared))
+    if way.sequence > 1:
+        kind = EXCHANGING[way.axis]
+        rows = [row for site, row in zip(mask.sites, mask.compute, strict=True) if site.kind == kind]
+        video = workload.video(way.branches)
+        found[kind] = [
+            video.sent(way.axis, way.parallel, way.sequence, sum(int(row[step]) for row in rows))
+            for step in range(mask.steps)
+        ]
+    return found | {OUTPUT: [end] * mask.steps}
+
+
+def best_way(
+    counted: CountedWorkload,
+    policy: Policy,
+    content: str | None,
+    gpus: int,
+    device: Device | None,
+    among: Sequence[Way] | None = None,
+) -> Way:
+    """How so many GPUs best share a video: in the least time, or without a device, with the fewest bytes.
+
+    Args:
+        counted: the model and the video.
+        policy: what is broadcast.
+        content: the variant.
+        gpus: in all.
+        device: rates and link; None = unknown.
+        among: the ways to choose from; None = all.
+    """
+
+    def cost(way: Way) -> float:
+        found = predict_cost(counted, policy, content, way, device)
+        kinds = found["communication"]["per_kind"].values()
+        wire = sum(each["wire_gb_per_gpu"] for each in kinds)
+        return float(found["latency"]["seconds"] if device is not None else wire)
+
+    return min(among or ways(gpus, counted.workload.axes), key=cost)
+
+
+def _told(sent: Communication) -> dict[str, float]:
+    return {
+        "paper_gb_per_gpu": sent.paper_bytes / GIGA, "wire_gb_per_gpu": sent.wire_bytes / GIGA, "messages": sent.messages,
+    }  # fmt: skip
+
+
+def _latency(flops: Mapping[str, Any], way: Way, sent: Communication, device: Device) -> dict[str, float]:
     """Seconds, if all of it is shared, and the share of linear scaling that they are."""
-    alone = predicted_latency(flops, 0.0, 1, Communication(paper_bytes=0, wire_bytes=0, messages=0), *device)
-    seconds = predicted_latency(flops, 0.0, gpus, sent, *device)
-    return {"seconds": seconds, "efficiency": alone / seconds / gpus}
+    per_kind = {kind: own * TERA for kind, own in flops["per_kind"].items()}
+    alone = device.rates.seconds(flops["total_tflops"] * TERA, per_kind)
+    seconds = predicted_latency(alone, 0.0, way.gpus, sent, device.link)
+    return {"seconds": float(seconds), "efficiency": float(alone / seconds / way.gpus)}
 
 
 def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:

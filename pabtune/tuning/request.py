@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pabtune.planning.costs.sharing import ALONE, Sharing
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
 from pabtune.records.policies import Store
@@ -32,6 +33,7 @@ class SearchConfig:
         memory: bytes that candidates may hold at most for one batch; None = any.
         store: how candidates keep outputs; None = exact, or with a limit of memory what each candidate chooses.
         arguments: further arguments of the pipeline's call.
+        sharing: how GPUs will share a video, and the link between them: candidates are ranked by their time on these.
     """
 
     budget: Budget
@@ -46,6 +48,7 @@ class SearchConfig:
     memory: int | None = None
     store: Store | None = None
     arguments: Mapping[str, Any]
+    sharing: Sharing = ALONE
 
     @property
     def stores(self) -> tuple[Store, ...]:

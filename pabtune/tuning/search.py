@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pabtune.planning.costs.sharing import ALONE, Sharing
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
@@ -69,7 +70,7 @@ def search_policy(
     space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory)
+    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory, config.sharing)
     study = _open_study(profile, prompts, space, config)
     if config.floor is not None:
         study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
@@ -99,6 +100,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     folder: str | Path = "runs/search",
     name: str = "found",
     seed: int = 0,
+    sharing: Sharing = ALONE,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -118,6 +120,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder: for reference videos and the journal.
         name: of the policy.
         seed: of the sampler.
+        sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
         on_trial: told of every trial.
 
     Raises:
@@ -137,6 +140,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder=folder,
         name=name,
         seed=seed,
+        sharing=sharing,
         arguments=profile.made_for.settings.get("arguments", {}),
     )
     return search_policy(pipeline, profile, searched, unseen, config, on_trial)
@@ -153,6 +157,8 @@ def _check_request(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
+    if config.sharing.way.gpus > 1 and not profile.site_bytes:
+        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
     if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
     target = Target.of(pipeline)
@@ -178,6 +184,7 @@ def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, confi
         "content": config.content,
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,
+        **({"sharing": config.sharing.to_document()} if config.sharing.way.gpus > 1 else {}),
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],

@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from pabtune.records.profiles import Profile
 from tests.cli.conftest import PROFILE
 
 
@@ -44,7 +47,10 @@ def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     assert set(told) >= {"flops", "communication", "memory", "calls"}
     words = pabtune("cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8").stdout
     assert "8 GPUs" in words
-    assert "messages by dsp" in words
+    assert "messages for attention" in words
+    assert "frames split over 4 by dsp" in words
+    named = pabtune("cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8", "--parallel", "ulysses").stdout
+    assert "frames split over 8 by ulysses" in named
 
 
 def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
@@ -63,9 +69,49 @@ def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
     told = pabtune(*words, "--json").document()
     seconds = [row["latency"]["seconds"] for row in told["scaling"]]
     assert [row["gpus"] for row in told["scaling"]] == [1, 2, 8]
-    assert seconds[0] == told["latency"]["seconds"] == told["flops"]["total_tflops"] / 120
+    assert seconds[0] == told["latency"]["seconds"] == pytest.approx(told["flops"]["total_tflops"] / 120)
+    assert told["best"]["gpus"] == 8
     assert seconds[0] > seconds[1] > seconds[2] > seconds[0] / 8
     assert "fastest on 8 GPUs" in pabtune(*words).stdout
+
+
+def test_a_profiles_rates_tell_latency(pabtune) -> None:
+    """On its own model and video, what was measured; on others, what the same rates make of them."""
+    profile = Profile.load(PROFILE)
+    measured = float(profile.arrays["step_seconds"].sum())
+    told = {
+        name: pabtune("cost", "shapes", "--policy", name, "--profile", PROFILE, "--json").document()["latency"][
+            "seconds"
+        ]
+        for name in ("none", "pab246")
+    }
+    assert told["none"] == pytest.approx(measured, rel=0.1)
+    fraction = pabtune("cost", PROFILE, "--policy", "pab246", "--json").document()["predicted_time_fraction"]
+    assert told["pab246"] / told["none"] == pytest.approx(fraction, rel=0.05)
+    longer = pabtune(
+        "cost", "shapes", "--policy", "none", "--profile", PROFILE, "--size", "16x24x24", "--gpus", "1,2", "--json"
+    ).document()
+    assert longer["latency"]["seconds"] == pytest.approx(2 * told["none"], rel=0.1)
+    assert longer["best"]["gpus"] == 2
+    for words, message in (
+        (("open-sora-1.2", "--profile", PROFILE), "is of another model"),
+        (("shapes", "--profile", PROFILE, "--device-tflops", "3"), "give one of them"),
+        (("shapes", "--device-tflops", "0"), "more than 0 FLOPs per second"),
+        (("shapes", "--link", "string"), "neither a link file nor a kind of link; kinds: nvlink"),
+    ):
+        done = pabtune("cost", *words, "--policy", "none")
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_a_profile_tells_how_a_policy_scales(pabtune) -> None:
+    told = pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4", "--link", "25gbe", "--json").document()
+    rows = told["scaling"]
+    assert [row["gpus"] for row in rows] == [1, 2, 4]
+    assert rows[0]["communication"]["messages"] == 0
+    assert rows[0]["latency"]["efficiency"] == 1
+    assert all(0 < row["latency"]["efficiency"] <= 1 for row in rows)
+    assert "4 GPUs" in pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4").stdout
 
 
 def test_other_schedules_and_sizes_are_counted(pabtune) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from pabtune.planning.costs.communication import PARALLELS, exchanged
+from pabtune.planning.costs.communication import NOTHING, PARALLELS, exchanged, gathered, shared_by_heads
 from pabtune.records.errors import PolicyError
 
 # Open-Sora 1.2, 51 frames of 480x854, 16 bits, two branches; 28 layers, 30 steps (facts: pab.md, section 5).
@@ -41,3 +41,27 @@ def test_other_ways_are_refused() -> None:
         exchanged("ring", 8, 10, **PAPER)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="on 0 GPUs"):
         exchanged("dsp", 0, 10, **PAPER)
+
+
+def test_full_attention_sends_four_hidden_states_and_gathers_its_text() -> None:
+    plain = shared_by_heads(4, calls=10, tokens=64, text_tokens=0, bytes_per_token=100, heads=8)
+    assert plain.messages == 20
+    assert plain.wire_bytes == pytest.approx(10 * 4 * 16 * 100 * 3 / 4)
+    joint = shared_by_heads(4, calls=10, tokens=64, text_tokens=5, bytes_per_token=100, heads=8)
+    assert joint.messages == 30
+    # A quarter of the heads of five words, to three others.
+    assert joint.wire_bytes - plain.wire_bytes == pytest.approx(10 * 5 * 25 * 3)
+    assert shared_by_heads(1, 10, 64, 5, 100, 8) == NOTHING
+
+
+def test_lengths_and_heads_that_are_not_divided_are_padded() -> None:
+    even = shared_by_heads(4, calls=1, tokens=64, text_tokens=0, bytes_per_token=90, heads=8)
+    assert shared_by_heads(4, 1, 61, 0, 90, 8).wire_bytes == even.wire_bytes
+    assert shared_by_heads(4, 1, 64, 0, 90, 9).wire_bytes == pytest.approx(even.wire_bytes * 12 / 9)
+
+
+def test_gathering_gives_everyone_the_parts_of_the_others() -> None:
+    assert gathered(4, 3, 10, 7).wire_bytes == 3 * 3 * 7 * 3
+    assert gathered(4, 3, 10, 7).messages == 3
+    assert gathered(1, 3, 10, 7) == NOTHING
+    assert (gathered(4, 1, 8, 7) + gathered(2, 1, 8, 7)).messages == 2

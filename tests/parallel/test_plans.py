@@ -1,0 +1,39 @@
+import inspect
+
+import pytest
+import torch
+
+from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
+from pabtune.records.errors import ParallelError
+from tests.pipelines.cases import CASES
+
+NAMES = ["wan-2.1", "chronoedit", "hunyuan-distilled", "cogvideox-ddim", "ltx", "skyreels-v2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_names_modules_and_arguments_that_are_there(name) -> None:
+    transformer = CASES[name].build().transformer
+    plan = find_plan(transformer)
+    for cut in plan.cuts:
+        module = transformer.get_submodule(cut.module.removesuffix(".*"))
+        if cut.module.endswith(".*"):
+            module = module[0]
+        if isinstance(cut.of, str):
+            assert cut.of in inspect.signature(type(module).forward).parameters, cut
+    assert isinstance(transformer.get_submodule(plan.end), torch.nn.Linear)
+
+
+def test_every_plan_is_tried_by_test_split() -> None:
+    tried = {type(CASES[name].build().transformer).__name__ for name in NAMES}
+    assert tried == {*PLANS, *BY_DIFFUSERS}
+
+
+def test_others_have_none() -> None:
+    assert find_plan(CASES["mochi"].build().transformer) is None
+
+
+def test_configurations_that_a_plan_does_not_hold_for_are_refused() -> None:
+    transformer = CASES["hunyuan-distilled"].build().transformer
+    transformer.register_to_config(image_condition_type="token_replace")
+    with pytest.raises(ParallelError, match="replaces the tokens of its first frame"):
+        find_plan(transformer)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.sharding import AXES, Video, Way, choose_axis, ways
+from pabtune.records.errors import PolicyError
+from pabtune.records.sites import Kind, Site
+
+KINDS: tuple[Kind, ...] = ("spatial", "temporal", "cross")
+SITES = tuple(Site(path=f"{kind}.{i}.attn", kind=kind, layer=i) for kind in KINDS for i in range(3))
+SCHEDULE = NoiseSchedule(steps=30, sigmas=tuple(1 - step / 30 for step in range(30)))
+
+
+def computing(**steps: int) -> ComputeMask:
+    """So many computed steps of each kind, of ten."""
+    compute = np.array([[step < steps.get(site.kind, 10) for step in range(10)] for site in SITES])
+    return ComputeMask(sites=SITES, compute=compute)
+
+
+@pytest.mark.parametrize(("spatial", "temporal", "axis"), [(10, 4, "frames"), (4, 10, "tokens"), (5, 5, "frames")])
+@pytest.mark.parametrize("parallel", ["dsp", "ulysses", "megatron-sp"])
+def test_the_attention_that_is_broadcast_most_exchanges(spatial, temporal, axis, parallel) -> None:
+    assert choose_axis(computing(spatial=spatial, temporal=temporal), parallel, 4) == axis
+
+
+def test_the_papers_pyramid_splits_frames() -> None:
+    assert choose_axis(resolve(PRESETS["pab246"], SITES, SCHEDULE), "dsp", 8) == "frames"
+
+
+def test_padding_counts() -> None:
+    """5 frames over 4 processes are padded to 8; 64 tokens are not."""
+    video = Video(frames=5, tokens=64, bytes_per_token=100, heads=4)
+    assert video.sent("frames", "dsp", 4, 10).wire_bytes == video.sent("tokens", "dsp", 4, 10).wire_bytes
+    assert video.sent("frames", "megatron-sp", 4, 10).wire_bytes > video.sent("tokens", "megatron-sp", 4, 10).wire_bytes
+    assert choose_axis(computing(spatial=5, temporal=5), "megatron-sp", 4, video) == "tokens"
+
+
+def test_all_ways_of_so_many_gpus() -> None:
+    assert [str(way) for way in ways(1, AXES)] == ["alone"]
+    assert {str(way) for way in ways(2, ("frames",), ("dsp",))} == {
+        "frames split over 2 by dsp", "a guidance branch to each half",
+    }  # fmt: skip
+    assert len(ways(8, AXES)) == 2 * 2 * 3
+    assert all(way.branches == 1 for way in ways(3, AXES))
+    assert Way(gpus=8, branches=2).sequence == 4
+    with pytest.raises(PolicyError, match="3 GPUs cannot share 2 guidance branches"):
+        Way(gpus=3, branches=2)
