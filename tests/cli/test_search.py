@@ -15,6 +15,19 @@ def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) ->
     assert (tmp_path / "log" / "study.journal").exists()
 
 
+def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp_path) -> None:
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
+    words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out), "--trials", "2")
+    words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
+    shared = pabtune(*words, "--gpus", "2", "--parallel", "ulysses", "--link", "25gbe").document()
+    told = json.loads(out.read_text())["evidence"]["predicted_on"]
+    assert (told["gpus"], told["parallel"], told["link"]["name"]) == (2, "ulysses", "25gbe")
+    assert 0 < told["time_fraction"] < 1
+    alone = pabtune(*words).document()
+    assert alone["study"] != shared["study"]
+    assert "predicted_on" not in json.loads(out.read_text())["evidence"]
+
+
 def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
     done = pabtune(

@@ -1,8 +1,10 @@
 """Verbs on several processes, as a user starts them."""
 
 import json
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,6 +47,24 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> 
     for index in range(2):
         alone, shared = (tmp_path / f"{name}-00{index}.gif" for name in ("alone", "shared"))
         assert alone.read_bytes() == shared.read_bytes()
+
+
+def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
+    """Each has one process and meets the other at a place that both were told; the first process of all writes."""
+    alone, both = tmp_path / "alone.gif", tmp_path / "both.gif"
+    assert call(*DRAW, "--out", str(alone)).returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    launcher = (
+        "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "test", "--rdzv-backend",
+        "c10d", "--rdzv-endpoint", f"localhost:{port}",
+    )  # fmt: skip
+    with ThreadPoolExecutor() as machines:
+        done = list(machines.map(lambda _: call(*DRAW, "--out", str(both), "--json", launcher=launcher), range(2)))
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    assert both.read_bytes() == alone.read_bytes()
+    assert sorted(bool(each.stdout) for each in done) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 import pytest
 
-from tests.parallel.test_split import together
-
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_every_way_gives_each_process_its_frames_of_the_whole(processes, tmp_path, monkeypatch) -> None:
+def test_every_way_gives_each_process_its_frames_of_the_whole(processes, together) -> None:
     """Odd frames, tokens and heads, one frame, and more frames than plain products are used for."""
-    for rows in together(processes, "ways", tmp_path, monkeypatch):
+    for rows in together(processes, "ways"):
         assert len(rows) == 4 * 2 * 3
         assert {row["way"] for row in rows} == {"dsp", "ulysses", "megatron-sp"}
         for row in rows:

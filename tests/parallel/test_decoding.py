@@ -5,12 +5,11 @@ import pytest
 from pabtune.models.tiling import one_by_one
 from pabtune.parallel.decoding import choose_squares, split_decoder
 from pabtune.records.errors import ParallelError
-from tests.parallel.test_split import together
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_frames_decoded_together_are_those_of_one_process(processes, tmp_path, monkeypatch) -> None:
-    for rows in together(processes, "decoding", tmp_path, monkeypatch):
+def test_frames_decoded_together_are_those_of_one_process(processes, together) -> None:
+    for rows in together(processes, "decoding"):
         assert {row["how"] for row in rows} == {"frames", "squares"}
         for row in rows:
             assert row["error"] < 1e-5, row

@@ -10,13 +10,11 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
@@ -31,93 +29,18 @@ from pabtune.parallel.mesh import Mesh, choose_layout
 from pabtune.parallel.split import Split, split
 from pabtune.planning.costs.communication import NOTHING, PARALLELS, gathered, shared_by_heads
 from pabtune.planning.sharding import AXES, EXCHANGING, Video
-from pabtune.records.errors import PabtuneError
+from pabtune.records.errors import PabtuneError, ParallelError
 from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
-from tests.pipelines.cases import CASES, policy, run
+from tests.parallel.comparing import compare, error
+from tests.pipelines.cases import CASES, abort, policy, run
+from tests.pipelines.parts import PROMPT
 
 DEVICE = os.environ.get("WORKER_DEVICE", "cpu")
 """`cuda`: each process has a GPU of its own."""
 
 HEADS, WIDTH, TOKENS, FRAMES = 2, 24, 36, 8
 NONE = pabtune.Policy(name="none")
-
-
-def error(found, expected) -> float:
-    found, expected = (torch.as_tensor(each).double() for each in (found, expected))
-    return float((found - expected).norm() / expected.norm())
-
-
-class Dispatched(TorchDispatchMode):
-    """Collectives and the bytes that leave this process, as torch dispatches them.
-
-    Args:
-        size: processes that share the sequence: only they swap.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.messages, self.bytes = size, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function)
-        if "c10d.alltoall_base_" in name:
-            self.messages += 1
-            self.bytes += args[1].nbytes // self.size * (self.size - 1)
-        elif "c10d.allgather_" in name and "coalesced" not in name:
-            self.messages += 1
-            self.bytes += sum(part.nbytes for part in args[1]) * (len(args[0][0]) - 1)
-        return function(*args, **(kwargs or {}))
-
-
-def per_call(made: Split, transformers, drawing) -> list[dict[str, tuple[int, int]]]:
-    """What each call of a transformer sent, by purpose."""
-    totals = []
-
-    def note(*_) -> None:
-        totals.append((Counter(made.traffic.messages), Counter(made.traffic.bytes)))
-
-    handles = [each.register_forward_hook(note, always_call=True) for each in transformers]
-    made.traffic.clear()
-    try:
-        drawing()
-    finally:
-        for handle in handles:
-            handle.remove()
-    before = (Counter(), Counter())
-    calls = []
-    for now in totals:
-        calls.append({name: (now[0][name] - before[0][name], now[1][name] - before[1][name]) for name in now[0]})
-        before = now
-    return calls
-
-
-def compare(make, drawing, mesh: Mesh, used: pabtune.Policy, expected, **how) -> dict:
-    """A video alone and together. `expected(run, split)` gives per call what each purpose sends, as (messages, bytes)."""
-    pipeline = make()
-    with pabtune.broadcast(pipeline, used):
-        alone = drawing(pipeline)
-    made = split(pipeline, mesh, **how)
-    try:
-        with pabtune.broadcast(pipeline, used) as active:
-            transformers = _transformers(pipeline)
-            together = []
-            with Dispatched(mesh.layout.sequence) as dispatched:
-                calls = per_call(made, transformers, lambda: together.append(drawing(pipeline)))
-        predicted = expected(active, made, len(calls))
-    finally:
-        made.remove()
-    return {
-        "layout": [mesh.layout.samples, mesh.layout.branches, mesh.layout.sequence], "policy": used.name, **how,
-        "error": error(together[0], alone), "restored": error(drawing(pipeline), drawing(make())),
-        "sent": [sum(made.traffic.messages.values()), sum(made.traffic.bytes.values())],
-        "dispatched": [dispatched.messages, dispatched.bytes],
-        "calls": calls, "predicted": predicted,
-    }  # fmt: skip
-
-
-def _transformers(pipeline) -> list:
-    return [part for name, part in pipeline.components.items() if name.startswith("transformer") and part is not None]
 
 
 PROMPTS = ["a red square moves slowly to the left", "a blue circle stands still on black"]
@@ -272,8 +195,8 @@ def loaded(name: str):
     return pipeline.to(DEVICE)
 
 
-def drawn(pipeline, name: str):
-    return run(pipeline, name)
+def drawn(pipeline, name: str, **changes):
+    return run(pipeline, name, **changes)
 
 
 def others(whole: Mesh) -> list[dict]:
@@ -292,6 +215,55 @@ def others(whole: Mesh) -> list[dict]:
             for used in (NONE, policy(name)):
                 row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], parallel=way)
                 rows.append({"name": name, **row})
+    return rows
+
+
+IN_BATCHES = ["wan-2.1", "cogvideox-ddim", "hunyuan-true-cfg", "mochi", "kandinsky-5"]
+
+
+def batches(whole: Mesh) -> list[dict]:
+    """Two prompts in one call, each by its own part of the processes."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples == 1 or layout.sequence > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        for name in IN_BATCHES:
+            drawing = partial(drawn, name=name, prompt=[PROMPT, "a dog sleeps"], seed=[0, 1], **CASES[name].batch)
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), drawing, mesh, used, lambda *_: [])
+                rows.append({"name": name, **row})
+    return rows
+
+
+def stopped(whole: Mesh) -> list[dict]:
+    """A run that is stopped between the two calls of a step, or after them, leaves nothing to the next one."""
+    rows, mesh = [], Mesh(choose_layout(whole.layout.processes, split_branches=True), DEVICE)
+    for name in ("wan-2.1", "kandinsky-5"):
+        for at_call in (3, 4):
+            pipeline = loaded(name)
+            alone = run(pipeline, name)
+            made = split(pipeline, mesh)
+            abort(pipeline, name, at_call)
+            rows.append({"name": name, "at": at_call, "error": error(run(pipeline, name), alone)})
+            made.remove()
+    return rows
+
+
+def refusals(whole: Mesh) -> list[dict]:
+    """What is said where branches or samples cannot be shared; every process finds out by itself, before it sends."""
+    rows = []
+    calls = [
+        ("cosmos-1", {"split_branches": True}), ("wan-2.1", {"samples": 2}), ("latte", {"split_branches": True})
+    ]  # fmt: skip
+    for name, how in calls:
+        pipeline = loaded(name)
+        split(pipeline, Mesh(choose_layout(whole.layout.processes, **how), DEVICE))
+        changes = {"guidance_scale": 1.0} if name == "latte" else {}
+        try:
+            run(pipeline, name, **changes)
+        except ParallelError as problem:
+            rows.append({"name": name, "said": str(problem)})
     return rows
 
 
@@ -405,7 +377,9 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cases = {each.__name__: each for each in (videos, pipelines, others, decoding, lengths, ways)}
+    cases = {
+        each.__name__: each for each in (videos, pipelines, others, batches, stopped, refusals, decoding, lengths, ways)
+    }
     with Mesh(choose_layout(processes), DEVICE) as mesh:
         if case not in cases:
             until_stopped(case, mesh)

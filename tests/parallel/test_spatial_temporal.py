@@ -1,0 +1,20 @@
+"""The paper's models, split over frames and over tokens, on several processes."""
+
+import pytest
+
+from tests.parallel.conftest import check
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_papers_models_are_shared_in_every_way(processes, together) -> None:
+    """And guidance branches of pipelines that ask for one after the other."""
+    for rows in together(processes, "others"):
+        check(rows)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_lengths_that_are_not_divided_work(processes, together) -> None:
+    for rows in together(processes, "lengths"):
+        assert len(rows) == 4 * 2 * 3 * 2
+        for row in rows:
+            assert row["error"] < 1e-5, row
