@@ -9,13 +9,12 @@ import click
 
 from pabtune.cli import options
 from pabtune.cli.output import Advance, emit, progress_bar, say
-from pabtune.planning.costs.communication import PARALLELS, Parallel
+from pabtune.cli.sharing import shared_by_options
 from pabtune.planning.costs.sharing import Sharing
-from pabtune.planning.sharding import AXES, Way
+from pabtune.planning.sharding import AXES_OF
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
-from pabtune.records.links import LINKS, find_link
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
@@ -38,24 +37,7 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
     "for models with spatial and temporal attention, else none.",
 )
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
-@click.option(
-    "--gpus",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="GPUs that will share a video: candidates are ranked by their predicted time on these, not on one.",
-)
-@click.option(
-    "--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True, help="How they will exchange."
-)
-@click.option("--split-branches", is_flag=True, help="They will have one guidance branch each.")
-@click.option(
-    "--link",
-    "link_name",
-    default="nvlink",
-    show_default=True,
-    help=f"Between them: {', '.join(LINKS)}, or a file of `pabtune bench-links`.",
-)
+@shared_by_options
 @options.memory_option
 @options.store_option("exact; with --memory exact or int8, whichever is better")
 @options.seed_option
@@ -74,10 +56,7 @@ def command(
     per_content: bool,
     floor: str | None,
     logdir: Path | None,
-    gpus: int,
-    parallel: Parallel,
-    split_branches: bool,
-    link_name: str,
+    shared_by: Sharing,
     memory: int | None,
     store: Store | None,
     seed: int,
@@ -112,11 +91,7 @@ def command(
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
-        sharing=Sharing(
-            way=Way(gpus=gpus, branches=2 if split_branches else 1, parallel=parallel),
-            link=find_link(link_name),
-            axes=AXES if profile.made_for.model == "STDiT3Transformer3DModel" else AXES[:1],
-        ),
+        sharing=replace(shared_by, axes=AXES_OF.get(profile.made_for.model, ("frames",))),
     )
     pipeline = _load_model(profile, device)
 

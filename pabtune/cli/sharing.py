@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 import pabtune
+from pabtune.planning.costs import sharing as costs
 from pabtune.planning.costs.communication import PARALLELS, Parallel
-from pabtune.planning.sharding import EXCHANGING, Axis
+from pabtune.planning.sharding import EXCHANGING, Axis, Way
+from pabtune.records.links import LINKS, find_link
 
 COMMAND = "from pabtune.cli.main import run; run()"
 
@@ -92,6 +94,32 @@ class Sharing:
                 yield made
             finally:
                 made.remove()
+
+
+def shared_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--gpus`, how they will share a video and what lies between them, handed over as one argument `shared_by`."""
+
+    @wraps(command)
+    def folded(*args: Any, gpus: int, parallel: Parallel, split_branches: bool, link: str, **values: Any) -> Any:
+        way = Way(gpus=gpus, branches=2 if split_branches else 1, parallel=parallel)
+        return command(*args, shared_by=costs.Sharing(way=way, link=find_link(link)), **values)
+
+    for option in (
+        click.option(
+            "--link", default="nvlink", show_default=True,
+            help=f"Between them: {', '.join(LINKS)}, or a file of `pabtune bench-links`.",
+        ),
+        click.option("--split-branches", is_flag=True, help="They will have one guidance branch each."),
+        click.option(
+            "--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True, help="How they will exchange.",
+        ),
+        click.option(
+            "--gpus", type=click.IntRange(min=1), default=1, show_default=True,
+            help="GPUs that will share a video: candidates are ranked by their predicted time on these, not on one.",
+        ),
+    ):  # fmt: skip
+        folded = option(folded)
+    return folded
 
 
 def sharing_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,20 +18,13 @@ from pabtune.parallel.attention import Rotary, parts_of
 from pabtune.parallel.axis import by_gathering, by_heads, by_switching
 from pabtune.parallel.collectives import padded
 from pabtune.parallel.samples import OUTPUT
-from pabtune.planning.sharding import EXCHANGING, Axis
+from pabtune.planning.sharding import AXES_OF, EXCHANGING, Axis
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.targets import Target
 
 if TYPE_CHECKING:
     from pabtune.parallel.split import Split
-
-AXES_OF: Mapping[str, tuple[Axis, ...]] = {
-    "STDiT3Transformer3DModel": ("frames", "tokens"),
-    "LatteTransformer3DModel": ("frames",),
-    "LatteT2VTransformer3DModel": ("frames",),
-}
-"""Axes that can be split, by class name of the transformer."""
 
 
 def axes_of(pipeline: DiffusionPipeline) -> tuple[Axis, ...]:

@@ -18,9 +18,9 @@ from pabtune.parallel.full import split_tokens
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
 from pabtune.parallel.samples import SamplesHook
-from pabtune.parallel.spatial_temporal import AXES_OF, split_axis
+from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.planning.costs.communication import PARALLELS, Parallel
-from pabtune.planning.sharding import Axis
+from pabtune.planning.sharding import AXES_OF, Axis
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.targets import Target

@@ -22,6 +22,13 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial"}
 """Attention that exchanges where an axis is split."""
 
+AXES_OF: Mapping[str, tuple[Axis, ...]] = {
+    "STDiT3Transformer3DModel": ("frames", "tokens"),
+    "LatteTransformer3DModel": ("frames",),
+    "LatteT2VTransformer3DModel": ("frames",),
+}
+"""Axes that can be split, by class name of the transformer; full attention has none, its tokens are shared out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from pabtune.records.links import Link
 from tests.cli.test_sharing import call
 
@@ -25,14 +23,3 @@ def test_links_are_measured_and_serve_the_cost_model(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "8 GPUs" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(("--gpus", "1"), "is not in the range x>=2"), (("--out", "/proc/x.json"), "cannot write here")],
-)
-def test_mistakes_end_in_one_line(words, message, tmp_path) -> None:
-    done = call("bench-links", "--out", str(tmp_path / "l.json"), *words)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
