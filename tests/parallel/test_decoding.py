@@ -7,7 +7,7 @@ from pabtune.parallel.decoding import choose_squares, split_decoder
 from pabtune.records.errors import ParallelError
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_frames_decoded_together_are_those_of_one_process(processes, together) -> None:
     for rows in together(processes, "decoding"):
         assert {row["how"] for row in rows} == {"frames", "squares"}
