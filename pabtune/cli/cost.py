@@ -148,7 +148,9 @@ def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         sent = row.get("communication", {"wire_gb_per_gpu": 0.0, "messages": 0})
-        line = f"{row['gpus']:3} GPUs: {sent['wire_gb_per_gpu']:8.2f} GB each for attention in {sent['messages']} messages"
+        line = (
+            f"{row['gpus']:3} GPUs: {sent['wire_gb_per_gpu']:8.2f} GB each for attention in {sent['messages']} messages"
+        )
         if "latency" in row:
             line += f", {row['latency']['seconds']:.2f} s, {row['latency']['efficiency']:.0%} of linear"
         lines.append(f"{line}; {row['way']}")

@@ -70,7 +70,7 @@ class Sharing:
         from pabtune.parallel.decoding import split_decoder
         from pabtune.parallel.mesh import Mesh, choose_layout
         from pabtune.parallel.spatial_temporal import axes_of
-        from pabtune.parallel.split import split
+        from pabtune.parallel.split import describe_split, split
 
         processes = int(os.environ["WORLD_SIZE"])
         layout = choose_layout(processes, split_branches=self.split_branches, samples=self.split_samples)
@@ -84,7 +84,7 @@ class Sharing:
                 way = (
                     f"{axis} split, {EXCHANGING[axis]} attention by {self.parallel}"
                     if axes
-                    else "tokens split, by heads"
+                    else describe_split(pipeline)
                 )
                 decoding = None
                 if self.decode != "alone":

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import ModelHook
-from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import Tensor, nn
 
 from pabtune.models.sites import find_sites
 from pabtune.parallel.collectives import padded
-from pabtune.parallel.heads import SharedKernel
+from pabtune.parallel.heads import SharedKernel, check_kernel
 from pabtune.parallel.plans import Cut, Plan
 from pabtune.parallel.samples import OUTPUT
 from pabtune.records.errors import ParallelError
@@ -36,12 +35,7 @@ def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
     Raises:
         ParallelError: attention goes through another kernel than torch's.
     """
-    backend = _AttentionBackendRegistry.get_active_backend()[0]
-    if backend is not AttentionBackendName.NATIVE:
-        raise ParallelError(
-            f"attention over several processes goes through torch's own kernel, but {backend.value} is chosen; take "
-            "--attention sdpa"
-        )
+    check_kernel()
     cuts: dict[str, list[Cut]] = {}
     for cut in plan.cuts:
         cuts.setdefault(cut.module, []).append(cut)

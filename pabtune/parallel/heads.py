@@ -15,6 +15,7 @@ heads, h = H / P (H padded likewise), d width of a head.
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,6 +23,20 @@ from torch.overrides import TorchFunctionMode
 
 from pabtune.parallel.collectives import Exchange, padded
 from pabtune.records.errors import ParallelError
+
+
+def check_kernel() -> None:
+    """Refuses other kernels than torch's, which is the one that is intercepted.
+
+    Raises:
+        ParallelError: another one is chosen.
+    """
+    backend = _AttentionBackendRegistry.get_active_backend()[0]
+    if backend is not AttentionBackendName.NATIVE:
+        raise ParallelError(
+            f"attention over several processes goes through torch's own kernel, but {backend.value} is chosen; take "
+            "--attention sdpa"
+        )
 
 
 class SharedKernel(TorchFunctionMode):

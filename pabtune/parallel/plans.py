@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from torch import nn
 
-from pabtune.records.errors import ParallelError
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -41,6 +39,7 @@ class Plan:
         dim: of that output, with the tokens.
         text_first: in a sequence of text and video, text comes first.
         refused: arguments of the transformer's call under which the plan does not hold, and why.
+        apart_from: how names of pipelines begin that always give such arguments.
     """
 
     cuts: tuple[Cut, ...]
@@ -48,6 +47,7 @@ class Plan:
     dim: int = 1
     text_first: bool = False
     refused: tuple[tuple[str, str], ...] = ()
+    apart_from: str | None = None
 
 
 _ROPE = tuple(Cut(module="rope", of=index, dim=1) for index in (0, 1))
@@ -73,6 +73,7 @@ PLANS: Mapping[str, Plan] = {
     "SkyReelsV2Transformer3DModel": Plan(
         cuts=(*_ROPE, Cut(module="blocks.0", of="hidden_states", dim=1)),
         refused=(("enable_diffusion_forcing", "frames at steps of their own cannot be split"),),
+        apart_from="SkyReelsV2DiffusionForcing",
     ),
 }
 """By class name of the transformer."""
@@ -81,19 +82,20 @@ BY_DIFFUSERS = ("WanTransformer3DModel", "ChronoEditTransformer3DModel")
 """Classes whose plan in diffusers cuts the video's tokens alone, in one place."""
 
 
-def find_plan(transformer: nn.Module) -> Plan | None:
-    """The plan of a transformer; None if there is none.
+def find_plan(transformer: nn.Module, pipeline: str = "") -> Plan | None:
+    """The plan of a transformer; None if there is none, or it does not hold for a configuration or a pipeline.
 
-    Raises:
-        ParallelError: its configuration is one that the plan does not hold for.
+    Args:
+        transformer: any.
+        pipeline: class name of the pipeline that calls it, if known.
     """
     name = type(transformer).__name__
-    config = getattr(transformer, "config", {})
-    if getattr(config, "image_condition_type", None) == "token_replace":
-        raise ParallelError(f"{name} that replaces the tokens of its first frame cannot be split over processes")
-    if name in PLANS:
-        return PLANS[name]
-    return _from_diffusers(transformer._cp_plan) if name in BY_DIFFUSERS else None  # type: ignore[arg-type]
+    if getattr(getattr(transformer, "config", {}), "image_condition_type", None) == "token_replace":
+        return None  # HunyuanVideo from an image: tokens of the first frame are modulated apart
+    plan = PLANS.get(name)
+    if plan is not None and plan.apart_from and pipeline.startswith(plan.apart_from):
+        return None
+    return _from_diffusers(transformer._cp_plan) if name in BY_DIFFUSERS else plan  # type: ignore[arg-type]
 
 
 def _from_diffusers(theirs: Mapping[str, object]) -> Plan:

@@ -15,8 +15,9 @@ from torch import nn
 from pabtune.parallel.attention import Rotary
 from pabtune.parallel.collectives import Exchange, Traffic
 from pabtune.parallel.full import split_tokens
+from pabtune.parallel.inside import split_inside
 from pabtune.parallel.mesh import Mesh
-from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
+from pabtune.parallel.plans import Plan, find_plan
 from pabtune.parallel.samples import SamplesHook
 from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.planning.costs.communication import PARALLELS, Parallel
@@ -87,11 +88,12 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
         model: a pipeline or a transformer.
         mesh: the processes.
         parallel: how attention along the split axis of spatial-temporal models exchanges: `dsp`, `ulysses` or `megatron-sp`.
-            Full attention is shared by heads, as in `ulysses`.
+            Full attention is shared by heads: with tokens cut through the network where its class has a plan, else inside
+            each site.
         axis: of spatial-temporal models, which is split: `frames` or `tokens`.
 
     Raises:
-        ParallelError: the sequence of a transformer cannot be split, another way or axis, or a policy is enabled already.
+        ParallelError: nothing of a transformer can be shared, another way or axis, or a policy is enabled already.
     """
     if parallel not in PARALLELS:
         raise ParallelError(f"unknown way {parallel!r}; known: {', '.join(PARALLELS)}")
@@ -105,7 +107,7 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
     try:
         for transformer in transformers.values():
             if mesh.layout.sequence > 1:
-                _split_sequence(made, transformer, axis)
+                _split_sequence(made, transformer, axis, find_plan(transformer, type(model).__name__))
             made.hook(transformer, SamplesHook(made))
     except BaseException:
         made.remove()
@@ -113,13 +115,18 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
     return made
 
 
-def _split_sequence(made: Split, transformer: nn.Module, axis: Axis) -> None:
-    name = type(transformer).__name__
-    plan = find_plan(transformer)
-    if name in AXES_OF:
+def _split_sequence(made: Split, transformer: nn.Module, axis: Axis, plan: Plan | None) -> None:
+    if type(transformer).__name__ in AXES_OF:
         split_axis(made, transformer, axis)
     elif plan is not None:
         split_tokens(made, transformer, plan)
     else:
-        known = ", ".join([*AXES_OF, *PLANS, *BY_DIFFUSERS])
-        raise ParallelError(f"the sequence of {name} cannot be split over processes yet; known: {known}")
+        split_inside(made, transformer)
+
+
+def describe_split(pipeline: DiffusionPipeline) -> str:
+    """How the sequence of a full-attention model is split, in words."""
+    name = type(pipeline).__name__
+    if all(find_plan(each, name) is not None for each in Target.of(pipeline).transformers.values()):
+        return "tokens split, attention by heads"
+    return "attention split by heads and MLPs by tokens, inside each"

@@ -25,5 +25,6 @@ def test_what_cannot_be_shared_is_said_by_every_process(together) -> None:
     for rows in together(2, "refusals"):
         said = {row["name"]: row["said"] for row in rows}
         assert "the branches of CosmosTransformer3DModel cannot be shared" in said["cosmos-1"]
+        assert "attends by another kernel than torch's; it cannot be shared" in said["sana-video"]
         for name in ("wan-2.1", "latte"):
             assert "2 parts are made of a call, but it has 1 samples: is guidance on" in said[name]

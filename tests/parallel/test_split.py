@@ -5,6 +5,7 @@ import torch
 
 import pabtune
 from pabtune.parallel import split as split_module
+from pabtune.parallel.inside import split_inside
 from pabtune.parallel.mesh import Layout
 from pabtune.parallel.split import split
 from pabtune.records.errors import ParallelError
@@ -44,10 +45,8 @@ class Shared:
 
 def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
-    with pytest.raises(
-        ParallelError, match="the sequence of MochiTransformer3DModel cannot be split over processes yet; known"
-    ):
-        split(CASES["mochi"].build(), Shared())
+    with pytest.raises(ParallelError, match="Linear has no attention and no MLP whose work could be shared"):
+        split_inside(None, torch.nn.Linear(2, 2))
     with pytest.raises(ParallelError, match="unknown way 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
     with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):

@@ -33,6 +33,7 @@ from pabtune.records.errors import PabtuneError, ParallelError
 from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.parallel.comparing import compare, error
+from tests.parallel.inside import predict_inside, shapes_inside
 from tests.pipelines.cases import CASES, abort, policy, run
 from tests.pipelines.parts import PROMPT
 
@@ -218,6 +219,20 @@ def others(whole: Mesh) -> list[dict]:
     return rows
 
 
+def inside(mesh: Mesh) -> list[dict]:
+    """Models without a plan: kernels by heads, MLPs by tokens."""
+    rows = []
+    names = os.environ.get("WORKER_CASES", "").split(",")
+    for name in names:
+        pipeline = loaded(name)
+        seen = shapes_inside(pipeline, name)
+        for used in (NONE, policy(name)):
+            predict = partial(predict_inside, seen=seen, processes=mesh.layout.sequence, name=name)
+            row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, predict)
+            rows.append({"name": name, **row})
+    return rows
+
+
 IN_BATCHES = ["wan-2.1", "cogvideox-ddim", "hunyuan-true-cfg", "mochi", "kandinsky-5"]
 
 
@@ -254,7 +269,8 @@ def refusals(whole: Mesh) -> list[dict]:
     """What is said where branches or samples cannot be shared; every process finds out by itself, before it sends."""
     rows = []
     calls = [
-        ("cosmos-1", {"split_branches": True}), ("wan-2.1", {"samples": 2}), ("latte", {"split_branches": True})
+        ("cosmos-1", {"split_branches": True}), ("wan-2.1", {"samples": 2}), ("latte", {"split_branches": True}),
+        ("sana-video", {}),
     ]  # fmt: skip
     for name, how in calls:
         pipeline = loaded(name)
@@ -377,13 +393,12 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 def main() -> None:
     out, case = Path(sys.argv[1]), sys.argv[2]
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cases = {
-        each.__name__: each for each in (videos, pipelines, others, batches, stopped, refusals, decoding, lengths, ways)
-    }
+    cases = (videos, pipelines, others, inside, batches, stopped, refusals, decoding, lengths, ways)
     with Mesh(choose_layout(processes), DEVICE) as mesh:
-        if case not in cases:
+        draw_case = next((each for each in cases if each.__name__ == case), None)
+        if draw_case is None:
             until_stopped(case, mesh)
-        rows = cases[case](mesh)
+        rows = draw_case(mesh)
     out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
 
 

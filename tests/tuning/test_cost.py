@@ -100,7 +100,9 @@ def test_latte_and_open_sora_plan_are_counted(model) -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(ModelError, match="no workload is known for 'sora'; known: open-sora-1.2, shapes, latte, open-sora-plan-1.1"):
+    with pytest.raises(
+        ModelError, match="no workload is known for 'sora'; known: open-sora-1.2, shapes, latte, open-sora-plan-1.1"
+    ):
         count_workload("sora", PAPER_SIZE, 30)
 
 

@@ -1,0 +1,30 @@
+"""Models without a plan, whose work is shared inside sites: on several processes, against one and against the prediction."""
+
+import pytest
+
+from tests.parallel.conftest import check
+from tests.parallel.inside import UNPREDICTED
+
+FAST = ["mochi", "kandinsky-5", "wan-vace"]
+SLOW = [
+    "allegro", "consisid", "cosmos-1", "cosmos-2", "easyanimate", "helios", "hunyuan-1.5", "hunyuan-framepack", "ltx-2",
+    "ltx-2.3", "motif", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("processes", "names"), [(2, FAST), pytest.param(3, FAST, marks=pytest.mark.slow)]
+    + [pytest.param(2, [name], marks=pytest.mark.slow) for name in SLOW],
+)  # fmt: skip
+def test_kernels_by_heads_and_tokens_of_mlps_give_the_same_video(processes, names, together, monkeypatch) -> None:
+    """A broadcast sends nothing, and leaves the counts at those of what computes."""
+    monkeypatch.setenv("WORKER_CASES", ",".join(names))
+    for rows in together(processes, "inside"):
+        check(rows)
+        assert {row["name"] for row in rows} == set(names)
+        for row in rows:
+            assert row["predicted"] or row["name"] in UNPREDICTED
+        full, under = (
+            [row["sent"][1] for row in rows if (row["policy"] == "none") == is_full] for is_full in (True, False)
+        )
+        assert all(0 < few < many for few, many in zip(under, full, strict=True))
