@@ -17,7 +17,7 @@ from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, sent_for, s
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES_OF, Axis, Way, ways
+from pabtune.planning.sharding import Axis, Way, axes_of_class, ways
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError, ProfileError
 from pabtune.records.links import LINKS, Link, find_link
@@ -228,7 +228,7 @@ def _scaling_of(
     measured = Measured(
         seconds=profile.arrays["seconds"], step_seconds=profile.arrays["step_seconds"], site_bytes=profile.site_bytes
     )
-    axes = AXES_OF.get(profile.made_for.model, ("frames",))
+    axes = axes_of_class(profile.made_for.model, max(gpus))
     alone = shared_seconds(mask, measured, ALONE)
     rows = []
     for count in gpus:

@@ -11,7 +11,7 @@ from pabtune.cli import options
 from pabtune.cli.output import Advance, emit, progress_bar, say
 from pabtune.cli.sharing import shared_by_options
 from pabtune.planning.costs.sharing import Sharing
-from pabtune.planning.sharding import AXES_OF
+from pabtune.planning.sharding import axes_of_class
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
@@ -91,7 +91,7 @@ def command(
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
-        sharing=replace(shared_by, axes=AXES_OF.get(profile.made_for.model, ("frames",))),
+        sharing=replace(shared_by, axes=axes_of_class(profile.made_for.model, shared_by.way.gpus)),
     )
     pipeline = _load_model(profile, device)
 

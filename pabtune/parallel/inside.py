@@ -42,17 +42,17 @@ def split_inside(split: "Split", transformer: nn.Module) -> None:
         ParallelError: it has no site whose work could be shared, or attention goes through another kernel than torch's.
     """
     check_kernel()
-    shared = 0
+    hooked, shared = 0, set[str]()
     for site in find_sites(transformer).sites:
         module = transformer.get_submodule(site.path)
         if site.kind in SELF_ATTENTION:
-            split.hook(module, _HeadsHook(split.sequence, site.kind))
+            split.hook(module, _HeadsHook(split.sequence, site.kind, shared))
         elif isinstance(module, POINTWISE):
             split.hook(module, _TokensHook(split))
         else:
             continue
-        shared += 1
-    if not shared:
+        hooked += 1
+    if not hooked:
         raise ParallelError(f"{type(transformer).__name__} has no attention and no MLP whose work could be shared")
 
 
@@ -96,18 +96,26 @@ class KernelByHeads(TorchFunctionMode):
 
 
 class _HeadsHook(ModelHook):
-    """Sits on a self-attention."""
+    """Sits on a self-attention.
 
-    def __init__(self, exchange: Exchange, purpose: str) -> None:
+    Args:
+        exchange: with the other processes.
+        purpose: that the traffic is counted under.
+        shared: where all these hooks of a transformer take note that a kernel was shared.
+    """
+
+    def __init__(self, exchange: Exchange, purpose: str, shared: set[str]) -> None:
         super().__init__()
-        self._exchange, self._purpose = exchange, purpose
+        self._exchange, self._purpose, self._shared = exchange, purpose, shared
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Calls with a kernel that is shared."""
         kernel = KernelByHeads(self._exchange, self._purpose)
         with kernel:
             output = self.fn_ref.original_forward(*args, **kwargs)
-        if kernel.calls == 0:
+        if kernel.calls:
+            self._shared.add(self._purpose)
+        elif not self._shared:  # a model that attends by the kernel may have passes that leave it out
             raise ParallelError(f"{type(module).__name__} attends by another kernel than torch's; it cannot be shared")
         return output
 

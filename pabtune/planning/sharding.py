@@ -29,6 +29,30 @@ AXES_OF: Mapping[str, tuple[Axis, ...]] = {
 }
 """Axes that can be split, by class name of the transformer; full attention has none, its tokens are shared out."""
 
+BY_TOKENS = (
+    "WanTransformer3DModel", "ChronoEditTransformer3DModel", "HunyuanVideoTransformer3DModel", "CogVideoXTransformer3DModel",
+    "LTXVideoTransformer3DModel", "SkyReelsV2Transformer3DModel",
+)  # fmt: skip
+"""Transformers with full attention whose tokens are cut through the whole network (`parallel/plans.py`)."""
+
+
+def axes_of_class(name: str, gpus: int) -> tuple[Axis, ...]:
+    """Axes to choose from when the time of a transformer on so many GPUs is predicted; the first stands for tokens too.
+
+    Args:
+        name: class name of the transformer.
+        gpus: that share it.
+
+    Raises:
+        PolicyError: its work is shared inside sites, of which only a part is: how much cannot be told from a profile.
+    """
+    if gpus > 1 and name not in AXES_OF and name not in BY_TOKENS:
+        raise PolicyError(
+            f"what {gpus} GPUs take for {name} is not predicted: its work is shared inside sites alone; measure "
+            "it with `pabtune generate --gpus --compare`"
+        )
+    return AXES_OF.get(name, AXES[:1])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:

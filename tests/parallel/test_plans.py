@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
+from pabtune.planning.sharding import BY_TOKENS
 from tests.pipelines.cases import CASES
 
 NAMES = ["wan-2.1", "chronoedit", "hunyuan-distilled", "cogvideox-ddim", "ltx", "skyreels-v2"]
@@ -24,7 +25,13 @@ def test_a_plan_names_modules_and_arguments_that_are_there(name) -> None:
 
 def test_every_plan_is_tried_by_test_split() -> None:
     tried = {type(CASES[name].build().transformer).__name__ for name in NAMES}
-    assert tried == {*PLANS, *BY_DIFFUSERS}
+    assert tried == {*PLANS, *BY_DIFFUSERS} == set(BY_TOKENS)
+
+
+def test_a_plan_that_a_pipeline_never_holds_to_is_not_its_plan() -> None:
+    transformer = CASES["skyreels-v2"].build().transformer
+    assert find_plan(transformer, "SkyReelsV2Pipeline") is not None
+    assert find_plan(transformer, "SkyReelsV2DiffusionForcingImageToVideoPipeline") is None
 
 
 def test_others_have_none() -> None:

@@ -45,8 +45,10 @@ class Shared:
 
 def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
-    with pytest.raises(ParallelError, match="Linear has no attention and no MLP whose work could be shared"):
-        split_inside(None, torch.nn.Linear(2, 2))
+    blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
+    network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
+    with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
+        split_inside(None, network)
     with pytest.raises(ParallelError, match="unknown way 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
     with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):

@@ -4,7 +4,7 @@ import pytest
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Video, Way, choose_axis, ways
+from pabtune.planning.sharding import AXES, Video, Way, axes_of_class, choose_axis, ways
 from pabtune.records.errors import PolicyError
 from pabtune.records.sites import Kind, Site
 
@@ -47,3 +47,11 @@ def test_all_ways_of_so_many_gpus() -> None:
     assert Way(gpus=8, branches=2).sequence == 4
     with pytest.raises(PolicyError, match="3 GPUs cannot share 2 guidance branches"):
         Way(gpus=3, branches=2)
+
+
+def test_only_what_is_cut_through_the_network_is_predicted() -> None:
+    assert axes_of_class("STDiT3Transformer3DModel", 8) == AXES
+    assert axes_of_class("LatteTransformer3DModel", 8) == axes_of_class("WanTransformer3DModel", 8) == ("frames",)
+    assert axes_of_class("MochiTransformer3DModel", 1) == ("frames",)
+    with pytest.raises(PolicyError, match="what 2 GPUs take for MochiTransformer3DModel is not predicted"):
+        axes_of_class("MochiTransformer3DModel", 2)
