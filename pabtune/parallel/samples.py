@@ -42,7 +42,7 @@ class SamplesHook(ModelHook):
     def __init__(self, split: "Split") -> None:
         super().__init__()
         self._split = split
-        self._waiting: tuple[Any, Any] | None = None
+        self._waiting: tuple[Any, tuple[Any, Any]] | None = None
         self._foreseen: dict[Any, Any] = {}
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -50,12 +50,14 @@ class SamplesHook(ModelHook):
         call, values = self._split.bind(module, args, kwargs), variables_of_call()
         calls = calls_per_step(type(module).__name__, values["self"], values) if "self" in values else 1
         if self._split.branches.size > 1 and calls > 1:
-            if type(module).__name__ not in IN_TURNS:
+            if type(module).__name__ not in IN_TURNS or calls != 2:
                 raise ParallelError(
-                    f"the branches of {type(module).__name__} cannot be shared: its pipelines call it {calls:g} times per "
-                    "step, and look at the first result before the last call"
+                    f"the branches of {type(module).__name__} cannot be shared: its pipeline calls it {calls:g} times per "
+                    "step, and these are not two calls of which it looks at the results after the second"
                 )
-            return self._in_turns(module, call)
+            return self._in_turns(
+                module, call, (values.get("timesteps"), values.get("t", call.arguments.get("timestep")))
+            )
         return self._own_part(call, [self._split.samples, self._split.branches])
 
     def _own_part(self, call: BoundArguments, exchanges: Sequence[Exchange]) -> Any:
@@ -83,16 +85,21 @@ class SamplesHook(ModelHook):
 
         return tree_map_only(Tensor, whole, output)
 
-    def _in_turns(self, module: nn.Module, call: BoundArguments) -> Any:
-        """The first or the second branch of a step."""
-        split, timestep = self._split, call.arguments.get("timestep")
-        (first, firsts_timestep), self._waiting = self._waiting or (None, None), None
-        # The two calls of a step are given the very same timestep: a run that was stopped between them leaves nothing behind.
-        is_second = first is not None and timestep is firsts_timestep
+    def _in_turns(self, module: nn.Module, call: BoundArguments, step: tuple[Any, Any]) -> Any:
+        """The first or the second branch of a step, which is told by its run's and its own timestep: the very same objects."""
+        split = self._split
+        (first, firsts_step), self._waiting = self._waiting or (None, (None, None)), None
+        is_same_run = first is not None and step[0] is firsts_step[0]
+        # A run that was stopped between two calls leaves nothing behind.
+        is_second = is_same_run and step[1] is firsts_step[1]
+        if is_same_run and step[0] is not None and not is_second:
+            raise ParallelError(
+                f"a step of {type(module).__name__} ended after one call of two; its branches cannot be shared"
+            )
         is_own = split.branches.rank == int(is_second)
         output = self._own_part(call, [split.samples]) if is_own else self._placeholder(module, call)
         if not is_second:
-            self._waiting = (output, timestep)
+            self._waiting = (output, step)
             return output
         own, other = (output, first) if is_own else (first, output)
         for mine, theirs in zip(_tensors(own), _tensors(other), strict=True):

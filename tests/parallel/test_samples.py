@@ -16,9 +16,10 @@ def test_two_prompts_are_drawn_by_two_processes(processes, together) -> None:
 
 def test_a_run_that_is_stopped_between_two_branches_leaves_nothing(together) -> None:
     for rows in together(2, "stopped"):
-        assert len(rows) == 4
+        assert len(rows) == 6
         for row in rows:
             assert row["error"] < 1e-5, row
+            assert row["messages"] == row["steps"], row
 
 
 def test_what_cannot_be_shared_is_said_by_every_process(together) -> None:
