@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
-from pabtune.planning.costs.communication import Communication, Parallel
-from pabtune.planning.costs.latency import predicted_latency
+from pabtune.planning.costs.communication import Parallel
+from pabtune.planning.costs.latency import Rates
 from pabtune.planning.presets import find_policy
 from pabtune.planning.sharding import Way
 from pabtune.records.files import save_json
 from pabtune.records.links import LINKS
-from pabtune.tuning.cost import count_workload, predict_cost
+from pabtune.tuning.cost import Device, count_workload, predict_cost
 from pabtune.tuning.profile import versions
 
 MODEL, SIZE, STEPS = "open-sora-1.2", (204, 480, 854), 30
@@ -41,20 +41,14 @@ def predictions(link: str) -> list[dict]:
     counted = count_workload(MODEL, SIZE, STEPS)
     serial = counted.parts["vae_decoder"].total
     rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][-1]
+    device = Device(rates=Rates.even(rate), link=LINKS[link])
     rows = []
     for index, (name, gpus, parallel, measured) in enumerate(PAPER):
         policy, way = find_policy(name, MODEL), Way(gpus=gpus, parallel=parallel)
-        found = predict_cost(counted, policy, way=way)
-        total = found["flops"]["total_tflops"] * 1e12
-        kinds = found["communication"]["per_kind"].values()
-        sent = Communication(
-            paper_bytes=0.0,
-            wire_bytes=sum(each["wire_gb_per_gpu"] for each in kinds) * 1e9,
-            messages=sum(each["messages"] for each in kinds),
-        )
+        shared = predict_cost(counted, policy, way=way, device=device)["latency"]["seconds"]
         row = {"policy": name, "gpus": gpus, "parallel": parallel, "paper_s": measured}
-        for title, alone in (("all_shared_s", 0), ("decoder_alone_s", serial)):
-            seconds = predicted_latency((total - alone) / rate, alone / rate, gpus, sent, LINKS[link])
+        for title, waiting in (("all_shared_s", 0.0), ("decoder_alone_s", serial / rate * (1 - 1 / gpus))):
+            seconds = shared + waiting
             row[title] = round(seconds, 2)
             if index:
                 row[f"{title.removesuffix('_s')}_error_%"] = round(100 * (seconds / measured - 1), 1)

@@ -17,7 +17,7 @@ from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, sent_for, s
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import Axis, Way, axes_of_class, ways
+from pabtune.planning.sharding import Axis, Way, axes_of_profile, branches_of, ways
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError, ProfileError
 from pabtune.records.links import LINKS, Link, find_link
@@ -49,7 +49,7 @@ class Counts(click.ParamType):
 @click.option("--gpus", type=Counts(), default="1", show_default=True, help="That share a video; several: 1,2,4,8.")
 @click.option(
     "--parallel", type=click.Choice(PARALLELS),
-    help="How attention exchanges; default: the way that costs least, guidance branches split too where that helps.",
+    help="How temporal or spatial attention exchanges; default: the way that costs least, guidance branches split too.",
 )  # fmt: skip
 @click.option("--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL: tells latency too.")
 @click.option(
@@ -94,25 +94,22 @@ def command(
     size, steps = size or papers_size, steps or papers_steps
     counted = count_workload(what, size, steps, text_tokens)
     device = _device(counted, device_tflops, profile_file, link)
-    found, *more = (
-        predict_cost(counted, policy, content, best_way(counted, policy, content, count, device, among), device)
-        for count, among in ((count, _ways(count, parallel, counted.workload.axes)) for count in gpus)
-    )
+    axes = counted.workload.axes
+    chosen = [best_way(counted, policy, content, count, device, _ways(count, parallel, axes)) for count in gpus]
+    found, *more = (predict_cost(counted, policy, content, way, device) for way in chosen)
     if as_json:
         told = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found}
         emit({**told, **({"scaling": [found, *more], "best": _best([found, *more])} if more else {})})
         return
-    full = predict_cost(counted, find_policy("none"), None, best_way(counted, policy, content, gpus[0], device))
+    full = predict_cost(counted, find_policy("none"), None, chosen[0])
     click.echo(f"{policy.name} on {what}, {'x'.join(map(str, size))}, {counted.workload.schedule.steps} model calls:")
     for line in [*_model_lines(found, full), *_scaling_lines([found, *more])]:
         click.echo(f"  {line}")
 
 
-def _ways(gpus: int, parallel: Parallel | None, axes: Sequence[Axis]) -> list[Way]:
+def _ways(gpus: int, parallel: Parallel | None, axes: Sequence[Axis], branches: int = 2) -> list[Way]:
     """Those to choose from; one that the user named is not mixed with splitting the branches."""
-    if parallel is None:
-        return ways(gpus, axes)
-    return [Way(gpus=gpus, parallel=parallel, axis=axis) for axis in axes]
+    return ways(gpus, axes, branches=branches) if parallel is None else ways(gpus, axes, (parallel,), branches=1)
 
 
 def _device(counted: Any, tflops: float | None, profile_file: Path | None, link: Link) -> Any:
@@ -130,7 +127,7 @@ def _device(counted: Any, tflops: float | None, profile_file: Path | None, link:
         arrays = profile.arrays
         facts = (profile.sites, profile.site_flops, profile.total_flops, arrays["seconds"], arrays["step_seconds"])
         return Device(rates=measured_rates(*facts), link=link)
-    return None if tflops is None else Device(rates=Rates(rest=tflops * 1e12), link=link)
+    return None if tflops is None else Device(rates=Rates.even(tflops * 1e12), link=link)
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -215,29 +212,28 @@ def _of_profile(
         "predicted_time_fraction": predicted_seconds(mask, seconds, steps) / float(steps.sum()),
         "calls": {"computed": mask.calls(computed=True), "broadcast": mask.calls(computed=False)},
         "memory": None if held is None else {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
-        **({"scaling": _scaling_of(profile, mask, gpus, parallel, link)} if tuple(gpus) != (1,) else {}),
+        **_scaling_of(profile, mask, gpus, parallel, link),
     }
 
 
 def _scaling_of(
     profile: Profile, mask: ComputeMask, gpus: Sequence[int], parallel: Parallel | None, link: Link
-) -> list[dict[str, Any]]:
-    """Seconds in the transformer on so many GPUs, each in the way that takes the least."""
+) -> dict[str, Any]:
+    """Seconds in the transformer on so many GPUs, each in the way that takes the least; nothing for one GPU."""
+    if tuple(gpus) == (1,):
+        return {}
     if not profile.site_bytes:
         raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    measured = Measured(
-        seconds=profile.arrays["seconds"], step_seconds=profile.arrays["step_seconds"], site_bytes=profile.site_bytes
-    )
-    axes = axes_of_class(profile.made_for.model, max(gpus))
+    measured, axes = Measured.of(profile), axes_of_profile(profile, max(gpus))
     alone = shared_seconds(mask, measured, ALONE)
     rows = []
     for count in gpus:
         way = min(
-            _ways(count, parallel, axes),
+            _ways(count, parallel, axes, branches_of(profile)),
             key=lambda way: shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,))),
         )
         taken = shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,)))
-        sent = sent_for(mask, profile.site_bytes, way)
+        sent = sent_for(mask, measured, way)
         rows.append(
             {
                 "gpus": count,
@@ -246,7 +242,7 @@ def _scaling_of(
                 "latency": {"seconds": taken, "efficiency": alone / taken / count},
             }
         )
-    return rows
+    return {"scaling": rows, "best": _best(rows)}
 
 
 def _tell_profile(path: Path, document: dict[str, Any]) -> None:

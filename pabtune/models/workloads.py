@@ -30,7 +30,7 @@ from pabtune.models.shapes.pipeline import DEFAULT_STEPS
 from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Axis, Video
+from pabtune.planning.sharding import AXES, Axis, Video, Way
 from pabtune.records.errors import ModelError
 
 BRANCHES = 2
@@ -61,7 +61,6 @@ class Workload:
         tokens: S, tokens of a frame.
         width: D.
         heads: of an attention.
-        depth: pairs of a spatial and a temporal block.
         padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
         parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
         output_bytes: of what one call returns, as it is put together where frames are split.
@@ -77,7 +76,6 @@ class Workload:
     tokens: int
     width: int
     heads: int
-    depth: int
     padding_flops: int
     parts: Mapping[str, Callable[[], object]]
     output_bytes: int
@@ -89,6 +87,15 @@ class Workload:
         """Sizes of what GPUs exchange, where guidance branches are split into so many parts."""
         per_token = self.activation_bytes // branches // (self.frames * self.tokens)
         return Video(frames=self.frames, tokens=self.tokens, bytes_per_token=per_token, heads=self.heads)
+
+    def busiest_share(self, way: Way) -> float:
+        """Of what the transformer computes, that of the GPU with the most: lengths are padded to what divides."""
+        length = self.frames if way.axis == "frames" else self.tokens
+        return -(-length // way.sequence) / length / way.branches
+
+    def can_share(self, way: Way) -> bool:
+        """Whether the video is long enough: Latte and its kin take no single frames of longer videos."""
+        return self.axes != ("frames",) or self.frames == 1 or -(-self.frames // way.sequence) > 1
 
     @property
     def activation_bytes(self) -> int:
@@ -177,7 +184,6 @@ def _open_sora(size: tuple[int, int, int], steps: int, text_tokens: int, most: i
         tokens=rows * columns,
         width=config.hidden_size,
         heads=config.num_heads,
-        depth=config.depth,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
         parts={"text_encoder": _encode_text(most, texts=1), "vae_decoder": decode},
         # The network returns 32 bits.
@@ -211,7 +217,6 @@ def _shapes(size: tuple[int, int, int], steps: int, text_tokens: int, most: int)
         tokens=rows * columns,
         width=config.hidden_size,
         heads=config.num_heads,
-        depth=config.depth,
         padding_flops=_padding_flops(most - text_tokens, config.caption_channels, config.hidden_size),
         parts={},
         output_bytes=BRANCHES * transformer.out_channels * math.prod(size) * 4,
@@ -276,7 +281,6 @@ def _two_dimensional(
         tokens=latents[1] // config.patch_size * (latents[2] // config.patch_size),
         width=inner,
         heads=config.num_attention_heads,
-        depth=config.num_layers,
         padding_flops=0,
         parts={"text_encoder": _encode_text(most, texts=2), "vae_decoder": decode},
         output_bytes=BRANCHES * config.out_channels * latents[0] * latents[1] * latents[2] * 2,

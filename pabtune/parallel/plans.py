@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from torch import nn
 
+from pabtune.planning.sharding import are_tokens_cut
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -39,7 +41,6 @@ class Plan:
         dim: of that output, with the tokens.
         text_first: in a sequence of text and video, text comes first.
         refused: arguments of the transformer's call under which the plan does not hold, and why.
-        apart_from: how names of pipelines begin that always give such arguments.
     """
 
     cuts: tuple[Cut, ...]
@@ -47,7 +48,6 @@ class Plan:
     dim: int = 1
     text_first: bool = False
     refused: tuple[tuple[str, str], ...] = ()
-    apart_from: str | None = None
 
 
 _ROPE = tuple(Cut(module="rope", of=index, dim=1) for index in (0, 1))
@@ -73,7 +73,6 @@ PLANS: Mapping[str, Plan] = {
     "SkyReelsV2Transformer3DModel": Plan(
         cuts=(*_ROPE, Cut(module="blocks.0", of="hidden_states", dim=1)),
         refused=(("enable_diffusion_forcing", "frames at steps of their own cannot be split"),),
-        apart_from="SkyReelsV2DiffusionForcing",
     ),
 }
 """By class name of the transformer."""
@@ -90,12 +89,9 @@ def find_plan(transformer: nn.Module, pipeline: str = "") -> Plan | None:
         pipeline: class name of the pipeline that calls it, if known.
     """
     name = type(transformer).__name__
-    if getattr(getattr(transformer, "config", {}), "image_condition_type", None) == "token_replace":
-        return None  # HunyuanVideo from an image: tokens of the first frame are modulated apart
-    plan = PLANS.get(name)
-    if plan is not None and plan.apart_from and pipeline.startswith(plan.apart_from):
+    if not are_tokens_cut(name, getattr(transformer, "config", {}), pipeline):
         return None
-    return _from_diffusers(transformer._cp_plan) if name in BY_DIFFUSERS else plan  # type: ignore[arg-type]
+    return _from_diffusers(transformer._cp_plan) if name in BY_DIFFUSERS else PLANS[name]  # type: ignore[arg-type]
 
 
 def _from_diffusers(theirs: Mapping[str, object]) -> Plan:

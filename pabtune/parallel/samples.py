@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pabtune.models.calls import calls_per_step
 from pabtune.parallel.collectives import Exchange
+from pabtune.planning.sharding import IN_TURNS
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.clock import variables_of_call
 from pabtune.runtime.twin import foresee_output
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 
 OUTPUT = "output"
 """Purpose of the exchange at the end of a call, which no policy saves."""
-
-IN_TURNS = (
-    "WanTransformer3DModel", "WanVACETransformer3DModel", "ChronoEditTransformer3DModel", "SkyReelsV2Transformer3DModel",
-    "HeliosTransformer3DModel", "HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel",
-    "HunyuanVideo15Transformer3DModel", "Kandinsky5Transformer3DModel",
-)  # fmt: skip
-"""Transformers whose pipelines ask for both guidance branches before they look at the first."""
 
 
 class SamplesHook(ModelHook):

@@ -9,17 +9,21 @@ another one after an attention would move what is kept instead: one message for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from pabtune.planning.costs.communication import PARALLELS, Communication, Parallel, exchanged
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
+from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind
 
-Axis = Literal["frames", "tokens"]
-AXES: tuple[Axis, ...] = get_args(Axis)
+Axis = Literal["frames", "tokens", "sequence"]
+"""Frames of the latents, tokens of each frame, or under full attention the tokens of the whole video."""
 
-EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial"}
+AXES: tuple[Axis, ...] = ("frames", "tokens")
+"""Between which a spatial-temporal model may leave a choice."""
+
+EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial", "sequence": "full"}
 """Attention that exchanges where an axis is split."""
 
 AXES_OF: Mapping[str, tuple[Axis, ...]] = {
@@ -27,7 +31,7 @@ AXES_OF: Mapping[str, tuple[Axis, ...]] = {
     "LatteTransformer3DModel": ("frames",),
     "LatteT2VTransformer3DModel": ("frames",),
 }
-"""Axes that can be split, by class name of the transformer; full attention has none, its tokens are shared out."""
+"""Axes that can be split, by class name of a spatial-temporal transformer."""
 
 BY_TOKENS = (
     "WanTransformer3DModel", "ChronoEditTransformer3DModel", "HunyuanVideoTransformer3DModel", "CogVideoXTransformer3DModel",
@@ -36,22 +40,57 @@ BY_TOKENS = (
 """Transformers with full attention whose tokens are cut through the whole network (`parallel/plans.py`)."""
 
 
-def axes_of_class(name: str, gpus: int) -> tuple[Axis, ...]:
-    """Axes to choose from when the time of a transformer on so many GPUs is predicted; the first stands for tokens too.
+IN_TURNS = (
+    "WanTransformer3DModel", "WanVACETransformer3DModel", "ChronoEditTransformer3DModel", "SkyReelsV2Transformer3DModel",
+    "HeliosTransformer3DModel", "HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel",
+    "HunyuanVideo15Transformer3DModel", "Kandinsky5Transformer3DModel",
+)  # fmt: skip
+"""Transformers whose pipelines call them once for each guidance branch, and look at the first result after the second."""
+
+FORCING = "SkyReelsV2DiffusionForcing"
+"""How names of pipelines begin that give each frame a timestep of its own."""
+
+
+def are_tokens_cut(name: str, config: Mapping[str, Any], pipeline: str) -> bool:
+    """Whether the tokens of a full-attention transformer are cut through the whole network.
 
     Args:
         name: class name of the transformer.
+        config: of it.
+        pipeline: class name of the pipeline that calls it; empty if not known.
+    """
+    # HunyuanVideo from an image modulates tokens of the first frame apart.
+    return (
+        name in BY_TOKENS and config.get("image_condition_type") != "token_replace" and not pipeline.startswith(FORCING)
+    )
+
+
+def axes_of_profile(profile: Profile, gpus: int) -> tuple[Axis, ...]:
+    """Axes to choose from when the time of a profiled model on so many GPUs is predicted.
+
+    Args:
+        profile: of the model.
         gpus: that share it.
 
     Raises:
         PolicyError: its work is shared inside sites, of which only a part is: how much cannot be told from a profile.
     """
-    if gpus > 1 and name not in AXES_OF and name not in BY_TOKENS:
+    name, pipeline = profile.made_for.model or "", profile.provenance.get("pipeline", "")
+    if gpus == 1 or name in AXES_OF:
+        return AXES_OF.get(name, ("sequence",))
+    if name == "SkyReelsV2Transformer3DModel" and not pipeline:
+        raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
+    if not all(are_tokens_cut(name, config, pipeline) for config in (*profile.made_for.config.values(), {})):
         raise PolicyError(
             f"what {gpus} GPUs take for {name} is not predicted: its work is shared inside sites alone; measure "
             "it with `pabtune generate --gpus --compare`"
         )
-    return AXES_OF.get(name, AXES[:1])
+    return ("sequence",)
+
+
+def branches_of(profile: Profile) -> int:
+    """Guidance branches that GPUs could share: 2, or 1 if there was no guidance."""
+    return 2 if len(profile.branches) > 1 or any("uncond" in name for name in profile.branches) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,26 +144,32 @@ class Way:
         if self.gpus == 1:
             return "alone"
         branches = "a guidance branch to each half" if self.branches > 1 else ""
-        split = f"{self.axis} split over {self.sequence} by {self.parallel}" if self.sequence > 1 else ""
+        by = (
+            "tokens split over {}, attention by heads"
+            if self.axis == "sequence"
+            else f"{self.axis} split over {{}} by {self.parallel}"
+        )
+        split = by.format(self.sequence) if self.sequence > 1 else ""
         return ", ".join(part for part in (branches, split) if part)
 
 
-def ways(gpus: int, axes: Sequence[Axis], parallels: Sequence[Parallel] = PARALLELS) -> list[Way]:
+def ways(gpus: int, axes: Sequence[Axis], parallels: Sequence[Parallel] = PARALLELS, branches: int = 2) -> list[Way]:
     """All ways in which so many GPUs can share a video.
 
     Args:
         gpus: in all.
         axes: of the model that can be split.
-        parallels: in which its attention may exchange.
+        parallels: in which its attention may exchange; full attention exchanges in one way only.
+        branches: guidance branches that the model has.
     """
     found = []
-    for branches in (1, 2) if gpus % 2 == 0 else (1,):
-        if gpus == branches:
-            found.append(Way(gpus=gpus, branches=branches))
+    for parts in (1, 2) if branches == 2 and gpus % 2 == 0 else (1,):
+        if gpus == parts:
+            found.append(Way(gpus=gpus, branches=parts))
             continue
-        found += [
-            Way(gpus=gpus, branches=branches, parallel=parallel, axis=axis) for axis in axes for parallel in parallels
-        ]
+        for axis in axes:
+            several = ("ulysses",) if axis == "sequence" else parallels
+            found += [Way(gpus=gpus, branches=parts, parallel=parallel, axis=axis) for parallel in several]
     return found
 
 

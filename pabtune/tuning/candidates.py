@@ -123,10 +123,7 @@ class Bench:
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
-        schedule, arrays = self._space.schedule(), self._profile.arrays
-        measured = Measured(
-            seconds=arrays["seconds"], step_seconds=arrays["step_seconds"], site_bytes=self._profile.site_bytes
-        )
+        schedule, measured = self._space.schedule(), Measured.of(self._profile)
         own, full = (
             shared_seconds(resolve(each, self._profile.sites, schedule), measured, self._sharing)
             for each in (policy, PRESETS["none"])

@@ -13,6 +13,7 @@ from pabtune.planning.costs.latency import Rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.sharding import EXCHANGING, Way, ways
+from pabtune.records.errors import PolicyError
 from pabtune.records.links import Link
 from pabtune.records.policies import Policy
 from pabtune.runtime.fitting import check_fits
@@ -26,6 +27,8 @@ BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
 
 ALONE = Way()
 OUTPUT = "output"
+TEXT_ENCODER = "text_encoder"
+"""The part that every GPU computes by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def predict_cost(
     flops = _flops(counted, inside)
     attention = sum((each for kind, steps in sent.items() if kind != OUTPUT for each in steps), NOTHING)
     whole = attention + sum(sent.get(OUTPUT, []), NOTHING)
-    latency = {} if device is None else {"latency": _latency(flops, way, whole, device)}
+    latency = {} if device is None else {"latency": _latency(flops, workload.busiest_share(way), way, whole, device)}
     return {
         "gpus": way.gpus,
         "way": str(way),
@@ -173,6 +176,9 @@ def best_way(
         gpus: in all.
         device: rates and link; None = unknown.
         among: the ways to choose from; None = all.
+
+    Raises:
+        PolicyError: the video is too short for so many.
     """
 
     def cost(way: Way) -> float:
@@ -181,7 +187,13 @@ def best_way(
         wire = sum(each["wire_gb_per_gpu"] for each in kinds)
         return float(found["latency"]["seconds"] if device is not None else wire)
 
-    return min(among or ways(gpus, counted.workload.axes), key=cost)
+    workload = counted.workload
+    possible = [way for way in among or ways(gpus, workload.axes) if workload.can_share(way)]
+    if not possible:
+        raise PolicyError(
+            f"{workload.frames} frames over {gpus} GPUs leave one to each, which this model does not take"
+        )
+    return min(possible, key=cost)
 
 
 def _told(sent: Communication) -> dict[str, float]:
@@ -190,11 +202,15 @@ def _told(sent: Communication) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _latency(flops: Mapping[str, Any], way: Way, sent: Communication, device: Device) -> dict[str, float]:
-    """Seconds, if all of it is shared, and the share of linear scaling that they are."""
+def _latency(flops: Mapping[str, Any], share: float, way: Way, sent: Communication, device: Device) -> dict[str, float]:
+    """Seconds, if all but the text's encoding is shared, and the share of linear scaling that they are."""
     per_kind = {kind: own * TERA for kind, own in flops["per_kind"].items()}
-    alone = device.rates.seconds(flops["total_tflops"] * TERA, per_kind)
-    seconds = predicted_latency(alone, 0.0, way.gpus, sent, device.link)
+    transformer = device.rates.seconds(flops["transformer_tflops"] * TERA, per_kind)
+    parts = {name: own * TERA / device.rates.overall for name, own in flops["parts"].items()}
+    serial = parts.pop(TEXT_ENCODER, 0.0)
+    decoding = sum(parts.values())
+    seconds = predicted_latency(transformer, serial + decoding / way.gpus, share, sent, device.link)
+    alone = transformer + serial + decoding
     return {"seconds": float(seconds), "efficiency": float(alone / seconds / way.gpus)}
 
 

@@ -106,7 +106,8 @@ def profile(  # noqa: PLR0913, the public surface names them all
         if progress:
             progress(done + 1, len(plan))
     made_for = describe_run(pipeline, target, settings, made.videos[0])
-    return tally.profile(name, model, made_for, target.sites, flops, {"prompts": digest_prompts(asked), **versions()})
+    provenance = {"prompts": digest_prompts(asked), "pipeline": type(pipeline).__name__, **versions()}
+    return tally.profile(name, model, made_for, target.sites, flops, provenance)
 
 
 def _generate_recorded(

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,9 @@ def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     assert "frames split over 4 by dsp" in words
     named = pabtune("cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8", "--parallel", "ulysses").stdout
     assert "frames split over 8 by ulysses" in named
+    sent, full = map(float, re.search(r"sends ([0-9.]+) GB of ([0-9.]+) in", named).groups())
+    # The same way without a policy: 17 of 30 steps compute temporal attention.
+    assert sent / full == pytest.approx(17 / 30, rel=0.01)
 
 
 def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
@@ -111,6 +115,8 @@ def test_a_profile_tells_how_a_policy_scales(pabtune) -> None:
     assert rows[0]["communication"]["messages"] == 0
     assert rows[0]["latency"]["efficiency"] == 1
     assert all(0 < row["latency"]["efficiency"] <= 1 for row in rows)
+    fastest = min(rows, key=lambda row: row["latency"]["seconds"])
+    assert told["best"] == {**{key: fastest[key] for key in ("gpus", "way")}, "seconds": fastest["latency"]["seconds"]}
     assert "4 GPUs" in pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4").stdout
 
 

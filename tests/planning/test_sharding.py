@@ -1,13 +1,19 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Video, Way, axes_of_class, choose_axis, ways
+from pabtune.planning.sharding import AXES, Video, Way, axes_of_profile, branches_of, choose_axis, ways
 from pabtune.records.errors import PolicyError
+from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind, Site
 
+PROFILE = Path(__file__).parents[2] / "profiles" / "shapes-30steps.json"
 KINDS: tuple[Kind, ...] = ("spatial", "temporal", "cross")
 SITES = tuple(Site(path=f"{kind}.{i}.attn", kind=kind, layer=i) for kind in KINDS for i in range(3))
 SCHEDULE = NoiseSchedule(steps=30, sigmas=tuple(1 - step / 30 for step in range(30)))
@@ -49,9 +55,43 @@ def test_all_ways_of_so_many_gpus() -> None:
         Way(gpus=3, branches=2)
 
 
+def test_full_attention_has_one_way() -> None:
+    assert [str(way) for way in ways(4, ("sequence",), branches=1)] == ["tokens split over 4, attention by heads"]
+    assert [str(way) for way in ways(4, ("sequence",))][1:] == [
+        "a guidance branch to each half, tokens split over 2, attention by heads"
+    ]
+    assert [way.branches for way in ways(2, ("sequence",), branches=1)] == [1]
+
+
+def profile_of(model: str, pipeline: str = "", **config: Any) -> Profile:
+    shapes = Profile.load(PROFILE)
+    provenance = {"pipeline": pipeline} if pipeline else {}
+    return replace(
+        shapes, provenance=provenance, made_for=replace(shapes.made_for, model=model, config={"transformer": config})
+    )
+
+
 def test_only_what_is_cut_through_the_network_is_predicted() -> None:
-    assert axes_of_class("STDiT3Transformer3DModel", 8) == AXES
-    assert axes_of_class("LatteTransformer3DModel", 8) == axes_of_class("WanTransformer3DModel", 8) == ("frames",)
-    assert axes_of_class("MochiTransformer3DModel", 1) == ("frames",)
-    with pytest.raises(PolicyError, match="what 2 GPUs take for MochiTransformer3DModel is not predicted"):
-        axes_of_class("MochiTransformer3DModel", 2)
+    assert axes_of_profile(profile_of("STDiT3Transformer3DModel"), 8) == AXES
+    assert axes_of_profile(profile_of("LatteTransformer3DModel"), 8) == ("frames",)
+    assert axes_of_profile(profile_of("WanTransformer3DModel"), 8) == ("sequence",)
+    assert axes_of_profile(profile_of("MochiTransformer3DModel"), 1) == ("sequence",)
+    for other in (
+        profile_of("MochiTransformer3DModel"),
+        profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"),
+        profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2DiffusionForcingPipeline"),
+    ):
+        with pytest.raises(PolicyError, match="what 2 GPUs take for .* is not predicted"):
+            axes_of_profile(other, 2)
+    assert axes_of_profile(profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2Pipeline"), 2) == ("sequence",)
+    with pytest.raises(PolicyError, match="does not say which pipeline it was made with; profile again"):
+        axes_of_profile(profile_of("SkyReelsV2Transformer3DModel"), 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"), [(("cond", "uncond"), 2), (("cond_uncond",), 2), (("call",), 1), (("cond",), 1)]
+)
+def test_branches_that_could_be_split(names, count) -> None:
+    shapes = Profile.load(PROFILE)
+    arrays = {name: array[:, : len(names)] if array.ndim > 2 else array for name, array in shapes.arrays.items()}
+    assert branches_of(replace(shapes, branches=names, arrays=arrays)) == count

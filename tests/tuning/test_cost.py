@@ -1,15 +1,20 @@
 """FLOPs, memory and calls of the paper's models at full size, and the count against torch's own at small size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pabtune.models.workloads import PAPER_RUNS
+from pabtune.planning.costs.latency import Rates
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
-from pabtune.records.errors import ModelError
+from pabtune.planning.sharding import Way
+from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.links import Link
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.flops import count_on_meta
-from pabtune.tuning.cost import count_workload, predict_cost
+from pabtune.tuning.cost import Device, best_way, count_workload, predict_cost
 from tests.conftest import make_transformer
 
 PAPER_SIZE = (51, 480, 854)
@@ -97,6 +102,48 @@ def test_latte_and_open_sora_plan_are_counted(model) -> None:
     full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
     for name, policy in MODEL_PRESETS[model].items():
         assert predict_cost(counted, policy)["flops"]["total_tflops"] < full, name
+
+
+SLOW_BETWEEN = Device(
+    rates=Rates(
+        overall=100e12, rest=1e9, kinds={"spatial": 100e12, "temporal": 100e12, "cross": 100e12, "mlp": 100e12}
+    ),
+    link=Link(name="fast", seconds=0.0, bytes_per_second=1e30),
+)
+"""What lies between sites takes its time, though hardly any FLOPs."""
+
+
+def test_what_runs_outside_the_transformer_computes_at_the_overall_rate() -> None:
+    """Not at that of what lies between the sites."""
+    found = predict_cost(count_workload("open-sora-1.2", PAPER_SIZE, 30, 12), PRESETS["none"], device=SLOW_BETWEEN)
+    flops = found["flops"]
+    between = flops["transformer_tflops"] - sum(flops["per_kind"].values())
+    expected = (sum(flops["per_kind"].values()) + sum(flops["parts"].values())) / 100 + between * 1e3
+    assert found["latency"]["seconds"] == pytest.approx(expected)
+
+
+def test_padded_frames_are_computed_and_text_is_encoded_by_all() -> None:
+    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
+    device = replace(SLOW_BETWEEN, rates=Rates.even(100e12))
+    frames, flops = counted.workload.frames, predict_cost(counted, PRESETS["none"])["flops"]
+    assert frames == 15
+    text = flops["parts"]["text_encoder"] / 100
+    for gpus, busiest in ((1, 15), (2, 8), (4, 4), (8, 2), (16, 1)):
+        seconds = predict_cost(counted, PRESETS["none"], way=Way(gpus=gpus), device=device)["latency"]["seconds"]
+        decoder = flops["parts"]["vae_decoder"] / 100 / gpus
+        assert seconds == pytest.approx(flops["transformer_tflops"] / 100 * busiest / 15 + decoder + text), gpus
+    halves = predict_cost(counted, PRESETS["none"], way=Way(gpus=4, branches=2), device=device)["latency"]["seconds"]
+    decoder = flops["parts"]["vae_decoder"] / 100 / 4
+    assert halves == pytest.approx(flops["transformer_tflops"] / 100 * 8 / 15 / 2 + decoder + text)
+
+
+def test_ways_that_a_run_would_refuse_are_not_offered() -> None:
+    """16 frames over 16 GPUs leave Latte one to each; with the branches split they are two."""
+    counted = count_workload("latte", *PAPER_RUNS["latte"])
+    assert counted.workload.frames == 16
+    assert best_way(counted, PRESETS["none"], None, 16, None).branches == 2
+    with pytest.raises(PolicyError, match="16 frames over 16 GPUs leave one to each"):
+        best_way(counted, PRESETS["none"], None, 16, None, [Way(gpus=16)])
 
 
 def test_an_unknown_model_is_refused() -> None:

@@ -48,7 +48,7 @@ NOTHING = Communication(paper_bytes=0.0, wire_bytes=0.0, messages=0)
 
 
 def exchanged(
-    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: int, heads: int
+    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: float, heads: int
 ) -> Communication:
     """What temporal attention exchanges over a run.
 
@@ -84,7 +84,7 @@ def exchanged(
 
 
 def shared_by_heads(
-    gpus: int, calls: int, tokens: int, text_tokens: int, bytes_per_token: int, heads: int
+    gpus: int, calls: int, tokens: int, text_tokens: int, bytes_per_token: float, heads: int
 ) -> Communication:
     """What full attention exchanges over a run: queries, keys and values in one all-to-all, the output in another.
 

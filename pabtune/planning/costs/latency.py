@@ -1,11 +1,13 @@
 """Seconds of a run: what is computed, at the rates of a device, shared by so many, and what is exchanged over a link.
 
-Where a profile was measured, each kind of site computes at the rate that it was measured at; else all at one rate. The
-model knows nothing of memory, of how well a smaller part still fills a device, or of exchanges that overlap with computing.
+Where a profile was measured, each kind of site computes at the rate that it was measured at; else all at one rate. What runs
+outside the transformer was not measured, and computes at the transformer's overall rate. The model knows nothing of memory,
+of how well a smaller part still fills a device, or of exchanges that overlap with computing.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +24,27 @@ class Rates:
     """FLOPs per second that a device reaches in a model.
 
     Attributes:
-        rest: in everything that no kind is named for.
+        overall: in the whole transformer, and in everything else.
+        rest: in what lies between sites of the kinds that are named.
         kinds: in sites of a kind.
     """
 
+    overall: float
     rest: float
     kinds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for rate in (self.rest, *self.kinds.values()):
+        for rate in (self.overall, self.rest, *self.kinds.values()):
             if rate <= 0:
                 raise PolicyError(f"a device computes at more than 0 FLOPs per second, not {rate}")
 
+    @classmethod
+    def even(cls, rate: float) -> Self:
+        """One rate for everything."""
+        return cls(overall=rate, rest=rate)
+
     def seconds(self, flops: float, per_kind: Mapping[str, float]) -> float:
-        """Of so many FLOPs in all, of which so many are in sites of each kind."""
+        """Of so many FLOPs in the transformer, of which so many are in sites of each kind."""
         rest = flops - sum(per_kind.values())
         return rest / self.rest + sum(own / self.kinds.get(kind, self.rest) for kind, own in per_kind.items())
 
@@ -67,21 +76,23 @@ def measured_rates(
     rest_flops = float(total_flops - flops.sum())
     whole = float(total_flops / np.median(step_seconds))
     # What lies between the sites is hardly FLOPs, but takes time.
-    return Rates(rest=rest_flops / rest_seconds if rest_flops > 0 < rest_seconds else whole, kinds=kinds)
+    return Rates(overall=whole, rest=rest_flops / rest_seconds if rest_flops > 0 < rest_seconds else whole, kinds=kinds)
 
 
-def predicted_latency(seconds_alone: float, serial_seconds: float, gpus: int, sent: Communication, link: Link) -> float:
+def predicted_latency(
+    seconds_alone: float, serial_seconds: float, share: float, sent: Communication, link: Link
+) -> float:
     """Seconds of a run on several devices.
 
     Args:
         seconds_alone: that one device takes for what they share.
         serial_seconds: of what one does while the others wait.
-        gpus: that share.
+        share: of that, which the busiest has: one part in as many as there are, or more where lengths are padded.
         sent: what each exchanges.
         link: between them.
     """
     exchanging = sent.messages * link.seconds + sent.wire_bytes / link.bytes_per_second
-    return seconds_alone / gpus + serial_seconds + exchanging
+    return seconds_alone * share + serial_seconds + exchanging
 
 
 def fit_link(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:

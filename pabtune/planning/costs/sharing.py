@@ -1,23 +1,24 @@
 """Time of a profiled model on several GPUs: measured times of what computes, shared, and what is exchanged over a link.
 
-Sizes are those of the sites' measured outputs, so that padding is not counted.
+Sizes are those of the sites' measured outputs, so that padding is not counted, and text that attends beside the video is taken
+for video. Of the messages that put outputs together only the time that each takes by itself is known, not the bytes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pabtune.planning.costs.communication import MESSAGES, NOTHING, Communication
+from pabtune.planning.costs.communication import NOTHING, Communication, exchanged, shared_by_heads
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import EXCHANGING, Axis, Way
+from pabtune.planning.sharding import EXCHANGING, IN_TURNS, Axis, Way, branches_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import LINKS, Link
-from pabtune.records.sites import Kind
+from pabtune.records.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,50 +53,64 @@ class Measured:
     """What a profile measured of a model.
 
     Attributes:
-        seconds: (sites, steps) time in each site.
+        seconds: (sites, steps) time in each site; 0 where it is not called.
         step_seconds: (steps,) time of each step.
         site_bytes: of one output of each site, all branches together.
+        calls: of the transformer in a step: one, or one for each branch.
     """
 
     seconds: NDArray[np.floating]
     step_seconds: NDArray[np.floating]
     site_bytes: Sequence[float]
+    calls: int = 1
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """Of a profile."""
+        return cls(
+            seconds=profile.arrays["seconds"],
+            step_seconds=profile.arrays["step_seconds"],
+            site_bytes=profile.site_bytes,
+            calls=branches_of(profile) if profile.made_for.model in IN_TURNS else 1,
+        )
 
 
-def exchanging_kind(kinds: Sequence[Kind], way: Way) -> Kind:
-    """The attention that exchanges.
-
-    Raises:
-        PolicyError: a model has none that could.
-    """
-    for kind in (EXCHANGING[way.axis], "full"):
-        if kind in kinds:
-            return kind
-    raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no attention that several GPUs can share")
-
-
-def sent_for(mask: ComputeMask, site_bytes: Sequence[float], way: Way) -> Communication:
+def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
     """What each GPU sends over a run under a mask.
 
     Args:
         mask: without rows for blocks.
-        site_bytes: of one output of each site, all branches together.
+        measured: of the model, on one GPU.
         way: how GPUs share the video.
+
+    Raises:
+        PolicyError: no attention exchanges along the axis of the way.
     """
-    if way.sequence == 1:
+    if way.gpus == 1:
         return NOTHING
-    kind = exchanging_kind([site.kind for site in mask.sites], way)
-    own = [index for index, site in enumerate(mask.sites) if site.kind == kind]
-    calls = mask.compute[own].sum(axis=1)
-    output = float(calls @ np.asarray(site_bytes, dtype=float)[own]) / way.branches
-    # Full attention sends queries, keys and values in one message, and as much as four hidden states in all.
-    messages, states = (2, 4) if kind == "full" else (MESSAGES[way.parallel], MESSAGES[way.parallel])
-    part = 1 if way.parallel == "megatron-sp" and kind != "full" else way.sequence
-    return Communication(
-        paper_bytes=states * output / part,
-        wire_bytes=states * output / part * (way.sequence - 1) / way.sequence,
-        messages=messages * int(calls.sum()),
-    )
+    calls = 1 if way.branches > 1 else measured.calls
+    together = (calls if way.sequence > 1 else 0) + (1 if way.branches > 1 else 0)
+    sent = Communication(paper_bytes=0.0, wire_bytes=0.0, messages=together * len(measured.step_seconds))
+    if way.sequence == 1:
+        return sent
+    kinds = [site.kind for site in mask.sites]
+    if EXCHANGING[way.axis] not in kinds:
+        raise PolicyError(
+            f"a model with {', '.join(dict.fromkeys(kinds))} has no {EXCHANGING[way.axis]} attention to share"
+        )
+    called = mask.compute & (measured.seconds > 0)
+    for kind, row, size in zip(kinds, called, measured.site_bytes, strict=True):
+        if kind == EXCHANGING[way.axis]:
+            sent += _sent_by_site(way, int(row.sum()) * calls, size / max(way.branches, measured.calls))
+    return sent
+
+
+def _sent_by_site(way: Way, calls: int, output_bytes: float) -> Communication:
+    """Of so many calls of an attention, with lengths and heads that the GPUs divide."""
+    gpus = way.sequence
+    if way.axis == "sequence":
+        return shared_by_heads(gpus, calls, gpus, 0, output_bytes / gpus, gpus)
+    return exchanged(way.parallel, gpus, calls, gpus, gpus, output_bytes / gpus**2, gpus)
 
 
 def shared_seconds(mask: ComputeMask, measured: Measured, sharing: Sharing) -> float:
@@ -107,5 +122,5 @@ def shared_seconds(mask: ComputeMask, measured: Measured, sharing: Sharing) -> f
         sharing: how GPUs share the video.
     """
     alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
-    sent = [sent_for(mask, measured.site_bytes, replace(sharing.way, axis=axis)) for axis in sharing.axes]
-    return min(predicted_latency(alone, 0.0, sharing.way.gpus, each, sharing.link) for each in sent)
+    sent = [sent_for(mask, measured, replace(sharing.way, axis=axis)) for axis in sharing.axes]
+    return min(predicted_latency(alone, 0.0, 1 / sharing.way.gpus, each, sharing.link) for each in sent)

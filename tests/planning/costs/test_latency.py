@@ -12,26 +12,26 @@ LINK = Link(name="slow", seconds=1e-3, bytes_per_second=1e9)
 
 def test_shared_work_is_divided_and_the_rest_is_not() -> None:
     assert predicted_latency(8, 1, 1, NOTHING, LINK) == pytest.approx(9.0)
-    assert predicted_latency(8, 1, 8, NOTHING, LINK) == pytest.approx(2.0)
+    assert predicted_latency(8, 1, 1 / 8, NOTHING, LINK) == pytest.approx(2.0)
 
 
 def test_messages_take_their_time_and_their_bytes() -> None:
     sent = Communication(paper_bytes=0, wire_bytes=2e9, messages=500)
-    assert predicted_latency(0, 0, 2, sent, LINK) == pytest.approx(0.5 + 2.0)
+    assert predicted_latency(0, 0, 1 / 2, sent, LINK) == pytest.approx(0.5 + 2.0)
 
 
 def test_slower_links_are_slower() -> None:
     sent = Communication(paper_bytes=0, wire_bytes=12e9, messages=1000)
-    seconds = [predicted_latency(10, 0, 8, sent, link) for link in LINKS.values()]
+    seconds = [predicted_latency(10, 0, 1 / 8, sent, link) for link in LINKS.values()]
     assert seconds[0] == min(seconds)
     assert seconds[-1] == max(seconds)
 
 
 def test_kinds_compute_at_their_own_rates() -> None:
-    rates = Rates(rest=2.0, kinds={"temporal": 1.0})
+    rates = Rates(overall=3.0, rest=2.0, kinds={"temporal": 1.0})
     assert rates.seconds(10.0, {"temporal": 4.0, "mlp": 2.0}) == pytest.approx(4.0 + 1.0 + 2.0)
     with pytest.raises(PolicyError, match="more than 0 FLOPs per second, not 0"):
-        Rates(rest=0)
+        Rates(overall=1, rest=0)
 
 
 def test_the_rates_of_a_profile_give_back_its_times() -> None:
@@ -39,6 +39,7 @@ def test_the_rates_of_a_profile_give_back_its_times() -> None:
     seconds = np.array([[2.0, 2.0, 9.0], [1.0, 1.0, 1.0], [3.0, 3.0, 3.0]])
     rates = measured_rates(sites, (10, 40, 40), 100, seconds, np.array([8.0, 8.0, 8.0]))
     assert rates.kinds == {"spatial": 5.0, "mlp": 20.0}
+    assert rates.overall == 100 / 8
     assert rates.seconds(100, {"spatial": 10, "mlp": 80}) == pytest.approx(8.0)
 
 
