@@ -65,7 +65,8 @@ def command(
         raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
     check_writable(out)
     policy.rules_for(content)
-    code = sharing.start()
+    plan = list(batches(prompts, sharing.split_samples))
+    code = sharing.start(plan)
     if code is not None:
         click.get_current_context().exit(code)
     pipeline, arguments = run.load(model)
@@ -81,7 +82,7 @@ def command(
     }
     rows: list[dict[str, Any]] = []
     with sharing.split(pipeline, run.device, agreed, choose) as split, progress_bar("generate") as advance:
-        for batch in batches(prompts, sharing.split_samples):
+        for batch in plan:
             own_content = content or (batch[0].content if batch[0].content in policy.variants else None)
             enabled = partial(broadcast, pipeline, policy, own_content, memory, store)
             settings = Settings(steps=run.steps, arguments=arguments)

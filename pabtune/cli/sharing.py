@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -14,6 +14,7 @@ import pabtune
 from pabtune.planning.costs import sharing as costs
 from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.planning.sharding import EXCHANGING, Axis, Way
+from pabtune.records.errors import ParallelError
 from pabtune.records.links import LINKS, find_link
 
 COMMAND = "from pabtune.cli.main import run; run()"
@@ -31,14 +32,41 @@ class Sharing:
     split_samples: int
     decode: str
 
-    def start(self) -> int | None:
-        """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
+    @property
+    def processes(self) -> int:
+        """That share each video: as many as a launcher started, or as the user asks for."""
+        from pabtune.parallel.mesh import is_launched
+
+        return int(os.environ["WORLD_SIZE"]) if is_launched() else self.gpus
+
+    def layout(self) -> Any:
+        """How they stand.
 
         Raises:
-            ParallelError: a process failed.
+            ParallelError: so many cannot stand so.
+        """
+        from pabtune.parallel.mesh import choose_layout
+
+        return choose_layout(self.processes, split_branches=self.split_branches, samples=self.split_samples)
+
+    def start(self, batches: Sequence[Sequence[Any]]) -> int | None:
+        """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
+
+        Args:
+            batches: prompts of each call.
+
+        Raises:
+            ParallelError: a process failed, or they could not share the work; then none was started.
         """
         from pabtune.parallel.mesh import is_launched
 
+        self.layout()
+        for batch in batches:
+            if len(batch) % self.split_samples:
+                raise ParallelError(
+                    f"--split-samples {self.split_samples} needs as many prompts of a content class in each call, but "
+                    f"{len(batch)} of {batch[0].content!r} are left"
+                )
         if self.gpus == 1 or is_launched():
             return None
         from pabtune.parallel.launch import launch
@@ -68,12 +96,11 @@ class Sharing:
 
         from pabtune.cli.output import say
         from pabtune.parallel.decoding import split_decoder
-        from pabtune.parallel.mesh import Mesh, choose_layout
+        from pabtune.parallel.mesh import Mesh
         from pabtune.parallel.spatial_temporal import axes_of
         from pabtune.parallel.split import describe_split, split
 
-        processes = int(os.environ["WORLD_SIZE"])
-        layout = choose_layout(processes, split_branches=self.split_branches, samples=self.split_samples)
+        layout = self.layout()
         axes = axes_of(pipeline)
         axis = choose(self.parallel, layout.sequence) if len(axes) > 1 else "frames"
         with Mesh(layout, device) as mesh:
@@ -90,7 +117,7 @@ class Sharing:
                 if self.decode != "alone":
                     decoding = split_decoder(made, pipeline, squares=self.decode == "squares")
                 told_decoding = f"; decoding shared by {decoding}" if decoding else ""
-                say(f"{processes} processes: {layout}{'; ' + way if layout.sequence > 1 else ''}{told_decoding}")
+                say(f"{self.processes} processes: {layout}{'; ' + way if layout.sequence > 1 else ''}{told_decoding}")
                 yield made
             finally:
                 made.remove()

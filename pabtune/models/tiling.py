@@ -31,9 +31,11 @@ class Tiling:
         """From one square to the next."""
         return int(self.size * (1 - self.overlap))
 
-    def squares(self, length: int) -> Iterator[slice]:
-        """Places of the squares along a side."""
-        return (slice(start, start + self.size) for start in range(0, length, self.stride))
+    def places(self, length: int) -> list[slice]:
+        """Places of the squares along a side; one if it fits into a square."""
+        if length <= self.size:
+            return [slice(0, length)]
+        return [slice(start, min(start + self.size, length)) for start in range(0, length, self.stride)]
 
     def runs(self, frames: int) -> Iterator[slice]:
         """Runs of frames; each but the first begins with the last frame of the one before."""
@@ -65,15 +67,11 @@ def tiled(work: Work, x_BCFHW: Tensor, tiling: Tiling, scale: float, map_parts: 
         map_parts: does the work on all parts.
     """
     runs = list(tiling.runs(x_BCFHW.shape[2]))
-    rows, columns = (_places(tiling, length) for length in x_BCFHW.shape[-2:])
+    rows, columns = (tiling.places(length) for length in x_BCFHW.shape[-2:])
     parts = [x_BCFHW[:, :, run, down, across] for run in runs for down in rows for across in columns]
     made = iter(map_parts(work, parts))
     whole = [_join([[next(made) for _ in columns] for _ in rows], tiling, scale) for _ in runs]
     return torch.cat([frames if index == 0 else frames[:, :, 1:] for index, frames in enumerate(whole)], dim=2)
-
-
-def _places(tiling: Tiling, length: int) -> list[slice]:
-    return [slice(None)] if length <= tiling.size else list(tiling.squares(length))
 
 
 def _join(squares: list[list[Tensor]], tiling: Tiling, scale: float) -> Tensor:

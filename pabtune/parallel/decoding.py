@@ -7,6 +7,7 @@ Shapes: B batch, C channels, F latent frames, H and W height and width of latent
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +31,14 @@ WHOLE_LENGTH = 2**30
 OVERLAP = 0.25
 LEAST_SQUARE = 8
 """Latents; smaller squares would be all seam."""
+WORTH_SHARING = 0.9
+"""Of the whole, which the busiest process may have at most: seams cost a little of the video."""
+HARDLY_MORE = 1.05
+"""Times the least load: fewer seams are worth it."""
 
 
 class SharedParts:
-    """Parts of a video by turns: the first to the first process, the second to the second.
+    """Parts of a video, to each process about as much as to the others.
 
     Args:
         exchange: with all processes.
@@ -45,11 +50,12 @@ class SharedParts:
     def __call__(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
         """The work on all parts; each process does its own and gets those of the others."""
         exchange = self._exchange
-        own = {index: work(part) for index, part in enumerate(parts) if index % exchange.size == exchange.rank}
+        ranks = shared_out([part.numel() for part in parts], exchange.size)
+        own = {index: work(part) for index, part in enumerate(parts) if ranks[index] == exchange.rank}
         shapes = exchange.tell({index: (tuple(made.shape), made.dtype) for index, made in own.items()})
         known = {index: shape for told in shapes for index, shape in told.items()}
         return [
-            exchange.spread(own.get(index), index % exchange.size, *known[index], parts[0].device, PURPOSE)
+            exchange.spread(own.get(index), ranks[index], *known[index], parts[0].device, PURPOSE)
             for index in range(len(parts))
         ]
 
@@ -67,9 +73,9 @@ def split_decoder(split: "Split", pipeline: DiffusionPipeline, *, squares: bool 
     """
     vae = getattr(pipeline, "vae", None)
     share = SharedParts(split.everyone)
-    if isinstance(vae, AutoencoderKLOpenSora | AutoencoderKLOpenSoraPlan):
+    if isinstance(vae, AutoencoderKLOpenSora) or (isinstance(vae, AutoencoderKLOpenSoraPlan) and vae.use_tiling):
         split.patch(vae, "map_parts", share)
-        return "squares" if isinstance(vae, AutoencoderKLOpenSoraPlan) and vae.use_tiling else "frames"
+        return "frames" if isinstance(vae, AutoencoderKLOpenSora) else "squares"
     if isinstance(vae, AutoencoderKL):
         split.patch(vae, "decode", _Images(vae, share))
         return "frames"
@@ -116,25 +122,45 @@ class _Squares(_Decode):
 
 
 def choose_squares(height: int, width: int, processes: int) -> Tiling:
-    """The largest squares of which there are as many as processes.
+    """The largest squares with which the busiest process has hardly more to do than with any; one where sharing brings little.
 
     Args:
         height: of the latents.
         width: likewise.
         processes: that share them.
     """
-    for size in range(max(height, width), LEAST_SQUARE, -1):
-        tiling = Tiling(size=size, frames=WHOLE_LENGTH, overlap=OVERLAP)
-        counts = [len(list(tiling.squares(side))) if side > size else 1 for side in (height, width)]
-        if counts[0] * counts[1] >= processes:
-            return tiling
-    return Tiling(size=LEAST_SQUARE, frames=WHOLE_LENGTH, overlap=OVERLAP)
+    whole = Tiling(size=max(height, width), frames=WHOLE_LENGTH, overlap=OVERLAP)
+    tilings = [replace(whole, size=size) for size in range(whole.size - 1, LEAST_SQUARE - 1, -1)]
+    loads = [busiest_load(tiling, height, width, processes) for tiling in tilings]
+    limit = min(HARDLY_MORE * min(loads, default=0), WORTH_SHARING * height * width)
+    return next((tiling for tiling, load in zip(tilings, loads, strict=True) if load <= limit), whole)
+
+
+def busiest_load(tiling: Tiling, height: int, width: int, processes: int) -> int:
+    """Latents that the busiest process decodes."""
+    rows, columns = ([place.stop - place.start for place in tiling.places(side)] for side in (height, width))
+    areas = [down * across for down in rows for across in columns]
+    loads = [0] * processes
+    for area, rank in zip(areas, shared_out(areas, processes), strict=True):
+        loads[rank] += area
+    return max(loads)
+
+
+def shared_out(sizes: Sequence[int], processes: int) -> list[int]:
+    """Which process does each part: the largest first, each by who has least to do."""
+    loads, ranks = [0] * processes, [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        ranks[index] = min(range(processes), key=loads.__getitem__)
+        loads[ranks[index]] += sizes[index]
+    return ranks
 
 
 def _pixels_per_latent(pipeline: DiffusionPipeline) -> int:
     for name in ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor"):
         if hasattr(pipeline, name):
             return int(getattr(pipeline, name))
+    if hasattr(pipeline.vae, "spatial_factor"):
+        return int(pipeline.vae.spatial_factor)
     raise ParallelError(
         f"nothing tells how many pixels a latent of {type(pipeline).__name__} has; its VAE is not split"
     )

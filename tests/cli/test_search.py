@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+from pabtune.records.profiles import Profile
 from tests.cli.conftest import write_prompts
 
 
@@ -26,6 +28,17 @@ def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp
     alone = pabtune(*words).document()
     assert alone["study"] != shared["study"]
     assert "predicted_on" not in json.loads(out.read_text())["evidence"]
+
+
+def test_branches_are_split_only_where_there_are_two(pabtune, short_profile, tmp_path) -> None:
+    profile = Profile.load(short_profile)
+    arrays = {name: array[:, :1] if array.ndim > 2 else array for name, array in profile.arrays.items()}
+    alone = tmp_path / "alone.json"
+    replace(profile, branches=profile.branches[:1], arrays=arrays).save(alone)
+    words = ("search", str(alone), "--budget", "shapes>=-80", "--out", str(tmp_path / "found.json"), "--gpus", "2")
+    done = pabtune(*words, "--split-branches")
+    assert done.returncode == 2
+    assert "was made without guidance; there are no branches to split" in done.stderr
 
 
 def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pabtune.parallel import launch as launching
 from tests.cli.conftest import ROOT
 
 DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
@@ -71,6 +72,24 @@ def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
     ("words", "message"),
     [
         (["--gpus", "3", "--split-branches"], "two guidance branches need an even number of processes, not 3"),
+        (["--split-branches"], "two guidance branches need an even number of processes, not 1"),
+        (["--gpus", "3", "--split-samples", "2"], "2 parts of the samples do not fit 3 processes for each branch"),
+        (
+            ["--gpus", "2", "--split-samples", "2", "--prompt", "a blue cross rises", "--prompt", "a red disc sinks"],
+            "--split-samples 2 needs as many prompts of a content class in each call, but 1 of 'any' are left",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(launching, "launch", lambda *_: 1 / 0)
+    done = pabtune(*DRAW, "--out", str(tmp_path / "v.gif"), *words)
+    assert (done.returncode, done.stderr.count("error:")) == (2, 1)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
         (
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],

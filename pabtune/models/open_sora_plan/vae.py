@@ -260,6 +260,8 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         embed_dim: channels E of the latents.
         num_groups: of the group norms.
         scaling_factor: latents are multiplied by it before they are denoised.
+        use_tiling: takes `ENCODING` or `DECODING` at once, with seams that are blended: bounds memory, changes results a
+            little.
     """
 
     _supports_gradient_checkpointing = False
@@ -274,6 +276,7 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         embed_dim: int = 4,
         num_groups: int = 32,
         scaling_factor: float = 0.18215,
+        use_tiling: bool = False,
     ) -> None:
         super().__init__()
         if len(hidden_size_mult) <= max(TIME_LEVELS) + 1:
@@ -283,7 +286,11 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         self.decoder = Decoder(widths, z_channels, num_res_blocks, num_groups)
         self.quant_conv = _cube(2 * z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = _cube(embed_dim, z_channels, 1)
-        self.use_tiling = False
+
+    @property
+    def use_tiling(self) -> bool:
+        """Whether a video is taken in tiles; saved with the configuration."""
+        return bool(self.config.use_tiling)
 
     @property
     def spatial_factor(self) -> int:
@@ -300,12 +307,12 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         return -(-(num_frames - 1) // self.temporal_factor) + 1
 
     def enable_tiling(self) -> None:
-        """Takes `ENCODING` or `DECODING` at once, with seams that are blended: bounds memory, changes results a little."""
-        self.use_tiling = True
+        """Takes a video in tiles: see `use_tiling`."""
+        self.register_to_config(use_tiling=True)
 
     def disable_tiling(self) -> None:
         """Takes the whole video at once."""
-        self.use_tiling = False
+        self.register_to_config(use_tiling=False)
 
     def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
         """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan
 from pabtune.models.open_sora_plan.published import load_open_sora_plan
 from tests.models.open_sora_plan.test_pipeline import TRANSFORMER, VAE, draw, make_pipeline
 
@@ -28,8 +29,10 @@ def test_the_published_parts_make_the_pipeline(published) -> None:
     pipeline, parts = published
     loaded = load_open_sora_plan(**parts)
     loaded.set_progress_bar_config(disable=True)
-    assert loaded.vae.use_tiling
     assert (draw(loaded) == draw(pipeline)).all()
+    assert loaded.vae.use_tiling
+    loaded.save_pretrained(published[1]["repository"] / "saved")
+    assert AutoencoderKLOpenSoraPlan.from_pretrained(published[1]["repository"] / "saved" / "vae").use_tiling
 
 
 def test_a_length_that_was_not_published_is_named(published) -> None:
