@@ -3,7 +3,6 @@
 Shapes: N tokens of the whole video, n = N / P of this process (N padded to a multiple of P).
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import ModelHook
@@ -41,7 +40,14 @@ def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
         cuts.setdefault(cut.module, []).append(cut)
     for path, own in cuts.items():
         for module in _modules_at(transformer, path):
-            split.hook(module, _CutHook(split, own), f"{PARALLEL_HOOK}_cut_{path}")
+            cutting = _Cutting(split, own)
+            if not path:
+                split.hook(module, _CutHook(cutting), f"{PARALLEL_HOOK}_cut")
+                continue
+            if any(isinstance(cut.of, str) for cut in own):
+                split.before(module, cutting.arguments)
+            if cutting.outputs:
+                split.hook(module, _CutHook(cutting), f"{PARALLEL_HOOK}_cut_{path}")
     if plan.refused:
         split.hook(transformer, _RefuseHook(split, plan), f"{PARALLEL_HOOK}_refuse")
     for site in find_sites(transformer).sites:
@@ -57,27 +63,38 @@ def _modules_at(transformer: nn.Module, path: str) -> list[nn.Module]:
     return [transformer.get_submodule(path)]
 
 
-class _CutHook(ModelHook):
-    """Takes this process' tokens of arguments or outputs."""
+class _Cutting:
+    """This process' tokens of a module's arguments and outputs."""
 
     def __init__(self, split: "Split", cuts: list[Cut]) -> None:
-        super().__init__()
-        self._split, self._cuts = split, cuts
+        self._split = split
+        self._arguments = {cut.of: cut for cut in cuts if isinstance(cut.of, str)}
+        self.outputs = {cut.of: cut for cut in cuts if isinstance(cut.of, int)}
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Cuts, calls, cuts."""
-        call = self._split.bind(module, args, kwargs)
-        outputs = {cut.of: cut for cut in self._cuts if isinstance(cut.of, int)}
-        for cut in self._cuts:
-            if isinstance(cut.of, str) and call.arguments.get(cut.of) is not None:
-                call.arguments[cut.of] = self._own(call.arguments[cut.of], cut)
-        output = self.fn_ref.original_forward(*call.args, **call.kwargs)
-        return self._own_outputs(output, outputs) if outputs else output
+    def arguments(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Those of a call, cut; what was given by name stays so."""
+        given, own = self._split.bind(module, args, kwargs).arguments, [*args]
+        for name, cut in self._arguments.items():
+            if given.get(name) is None:
+                continue
+            part = self._own(given[name], cut)
+            if name in kwargs:
+                kwargs = {**kwargs, name: part}
+            else:
+                own[list(given).index(name)] = part
+        return tuple(own), kwargs
 
-    def _own_outputs(self, output: Any, cuts: Mapping[Any, Cut]) -> Any:
+    def output(self, output: Any) -> Any:
+        """What a call returned, cut."""
+        if not self.outputs:
+            return output
         if isinstance(output, Tensor):
-            return self._own(output, cuts[0])
-        return tuple(self._own(part, cuts[index]) if index in cuts else part for index, part in enumerate(output))
+            return self._own(output, self.outputs[0])
+        return tuple(
+            self._own(part, self.outputs[index]) if index in self.outputs else part for index, part in enumerate(output)
+        )
 
     def _own(self, value: Any, cut: Cut) -> Any:
         if isinstance(value, tuple | list):
@@ -86,6 +103,20 @@ class _CutHook(ModelHook):
             return value
         exchange, self._split.whole = self._split.sequence, value.shape[cut.dim]
         return padded(value, cut.dim, exchange.size).chunk(exchange.size, dim=cut.dim)[exchange.rank]
+
+
+class _CutHook(ModelHook):
+    """Cuts what a module returns; of the transformer itself, what it gets, behind whoever looks at its calls."""
+
+    def __init__(self, cutting: _Cutting) -> None:
+        super().__init__()
+        self._cutting = cutting
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls, cuts."""
+        if not self._cutting.outputs:
+            args, kwargs = self._cutting.arguments(module, args, kwargs)
+        return self._cutting.output(self.fn_ref.original_forward(*args, **kwargs))
 
 
 class _RefuseHook(ModelHook):

@@ -5,6 +5,7 @@ Shapes: B batch, T frames and S tokens of the whole video; t, s those of this pr
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import BoundArguments
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def _split_stdit3(split: "Split", transformer: Any, axis: Axis) -> None:
         for block in transformer.temporal_blocks:
             split.hook(block.attn, _AxisHook(split, axis))
         return
-    split.hook(transformer.spatial_blocks[0], _TokensHook(split))
+    split.before(transformer.spatial_blocks[0], partial(_own_tokens, split))
     split.hook(transformer.final_layer, _TokensEndHook(split))
     for block in transformer.spatial_blocks:
         split.hook(block.attn, _AxisHook(split, axis))
@@ -144,18 +145,13 @@ class _FramesHook(ModelHook):
             self._positions.temp_pos_embed = buffer
 
 
-class _TokensHook(ModelHook):
-    """Sits on the first block: own tokens of each frame in."""
-
-    def __init__(self, split: "Split") -> None:
-        super().__init__()
-        self._split = split
-
-    def new_forward(self, module: nn.Module, x_BTSD: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' tokens."""
-        split = self._split
-        split.batch, split.whole, split.rotary = len(x_BTSD), x_BTSD.shape[2], None
-        return self.fn_ref.original_forward(_own(split, x_BTSD, 2), *args, **kwargs)
+def _own_tokens(
+    split: "Split", _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the first block, (B, T, S, D) and others: this process' tokens of each frame."""
+    x_BTSD, *rest = args
+    split.batch, split.whole, split.rotary = len(x_BTSD), x_BTSD.shape[2], None
+    return (_own(split, x_BTSD, 2), *rest), kwargs
 
 
 class _TokensEndHook(ModelHook):

@@ -26,6 +26,9 @@ from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.targets import Target
 
+ChangeArguments = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+"""From a module and the arguments of its call to those that it gets."""
+
 
 class Split:
     """A model that is split over the processes of a mesh. Made by `split`.
@@ -69,6 +72,10 @@ class Split:
                 vars(module).pop("forward", None)
 
         self._undo.append(undo)
+
+    def before(self, module: nn.Module, change: ChangeArguments) -> None:
+        """Changes the arguments of a module's calls until `remove`, also of those that a policy answers by itself."""
+        self._undo.append(module.register_forward_pre_hook(change, with_kwargs=True).remove)
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
         """Shadows an attribute of an object until `remove`."""

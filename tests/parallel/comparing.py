@@ -1,13 +1,29 @@
 """A video alone and together: how far apart, what was sent, by the code's own count and by torch's dispatcher."""
 
+import os
 from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
-from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.mesh import Mesh, choose_layout
 from pabtune.parallel.split import Split, split
+
+DEVICE = os.environ.get("WORKER_DEVICE", "cpu")
+"""`cuda`: each process has a GPU of its own."""
+
+NONE = pabtune.Policy(name="none")
+
+
+def layouts(processes: int) -> list:
+    """All ways to share out so many processes."""
+    found = [choose_layout(processes)]
+    if processes % 2 == 0:
+        found += [choose_layout(processes, samples=2), choose_layout(processes, split_branches=True)]
+    if processes % 4 == 0:
+        found.append(choose_layout(processes, split_branches=True, samples=2))
+    return found
 
 
 def error(found, expected) -> float:

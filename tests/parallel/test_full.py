@@ -2,7 +2,17 @@
 
 import pytest
 
+from pabtune.records.sites import UNITS
 from tests.parallel.conftest import check
+from tests.parallel.models import WITH_BLOCKS
+
+
+def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -> None:
+    for rows in together(2, "blocks"):
+        check(rows)
+        assert {(row["name"], row["policy"]) for row in rows} == {
+            (name, kind) for name in WITH_BLOCKS for kind in UNITS
+        }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""Pipelines of all kinds of models on several processes."""
+
+import os
+from functools import partial
+from tempfile import TemporaryDirectory
+
+import torch
+
+import pabtune
+from pabtune.models.tiling import one_by_one
+from pabtune.parallel.decoding import _pixels_per_latent as pixels_per_latent
+from pabtune.parallel.decoding import _Squares as Squares
+from pabtune.parallel.decoding import split_decoder
+from pabtune.parallel.mesh import Mesh, choose_layout
+from pabtune.parallel.split import Split, split
+from pabtune.planning.costs.communication import NOTHING, PARALLELS, gathered, shared_by_heads
+from pabtune.records.errors import ParallelError
+from pabtune.records.policies import Rule
+from pabtune.records.sites import UNITS
+from pabtune.runtime.targets import Target
+from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
+from tests.parallel.inside import predict_inside, shapes_inside
+from tests.pipelines.cases import CASES, abort, policy, run
+from tests.pipelines.parts import PROMPT
+
+FULL = [
+    "wan-2.1", "wan-2.2", "wan-2.1-image", "wan-2.2-text-image", "chronoedit", "skyreels-v2", "hunyuan-true-cfg",
+    "hunyuan-distilled", "cogvideox-ddim", "cogvideox-i2v", "ltx", "ltx-image",
+]  # fmt: skip
+SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
+IN_TURNS = ["wan-vace", "kandinsky-5", "hunyuan-1.5", "hunyuan-framepack", "helios", "skyreels-v2-forcing-long"]
+
+
+class Seen:
+    """What the first exchanging site of a pipeline is called with, alone: the sizes that a prediction needs."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        pipeline = CASES[name].build()
+        pipeline.set_progress_bar_config(disable=True)
+        site = next(site for site in Target.of(pipeline).sites if site.kind == kind)
+        module = getattr(pipeline, site.transformer).get_submodule(site.path)
+        module.register_forward_pre_hook(self.look, with_kwargs=True)
+        pipeline.transformer.register_forward_hook(self.look_at_output)
+        self.text = self.output_bytes = 0
+        run(pipeline, name)
+        self.heads = getattr(module, "heads", None) or module.num_heads
+
+    def look(self, module, args, kwargs) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        text = kwargs.get("encoder_hidden_states")
+        self.tokens, self.width = hidden.shape[1:]
+        self.per_token = hidden.shape[0] * self.width * 4
+        self.text = 0 if text is None else text.shape[1]
+
+    def look_at_output(self, module, args, output) -> None:
+        self.output_bytes = output[0].nbytes
+
+
+def pipelines(whole: Mesh) -> list[dict]:
+    """Full-attention models: tokens split, branches split, both; each against its prediction, call by call."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        for name in FULL:
+            if name == "hunyuan-distilled" and layout.branches > 1:
+                continue  # it has one branch
+            seen, turns = Seen(name, "full"), len({branch for _, branch in CASES[name].branches})
+
+            predict = partial(predict_full, seen=seen, layout=layout, turns=turns)
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, predict)
+                rows.append({"name": name, **row})
+    return rows
+
+
+def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> list[dict]:
+    """Per call of a transformer; without a policy's mask all sites compute."""
+    in_turns = turns == 2
+    share = 1 if in_turns else layout.branches
+    found, before = [], set()
+    for call in range(calls):
+        step = call // turns
+        is_own = not in_turns or layout.branches == 1 or call % 2 == branch_rank()
+        expected = {}
+        transformers = {
+            site.transformer for site in active.mask.sites if active.called[active.mask.sites.index(site), step]
+        }
+        # A transformer that takes over has nothing kept: its first step computes.
+        computed = sum(
+            int(row[step] or site.transformer not in before)
+            for site, row in zip(active.mask.sites, active.mask.compute, strict=True)
+            if site.kind == "full" and site.transformer in transformers
+        )
+        if is_own and layout.sequence > 1:
+            sent = shared_by_heads(
+                layout.sequence, computed, seen.tokens, seen.text, seen.per_token // share, seen.heads
+            )
+            expected["full"] = (sent.messages, round(sent.wire_bytes))
+            own = gathered(layout.sequence, 1, seen.tokens, seen.output_bytes // seen.tokens // share)
+        else:
+            own = NOTHING
+        if layout.branches > 1 and (not in_turns or call % 2):
+            own += gathered(2, 1, 2, seen.output_bytes // share)
+        expected["output"] = (own.messages, round(own.wire_bytes))
+        found.append(expected)
+        before |= transformers if (call + 1) % turns == 0 else set()
+    return found
+
+
+def branch_rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank() // (dist.get_world_size() // 2)
+
+
+def loaded(name: str):
+    pipeline = CASES[name].build()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(DEVICE)
+
+
+def in_dtype(pipeline, dtype: torch.dtype):
+    """With its transformer as `from_pretrained` loads it, which leaves some modules in 32 bits."""
+    with TemporaryDirectory() as folder:
+        pipeline.transformer.save_pretrained(folder)
+        transformer = type(pipeline.transformer).from_pretrained(folder, torch_dtype=dtype)
+    pipeline.register_modules(transformer=transformer)
+    return pipeline
+
+
+def drawn(pipeline, name: str, **changes):
+    return run(pipeline, name, **changes)
+
+
+def others(whole: Mesh) -> list[dict]:
+    """Latte, Open-Sora and Open-Sora-Plan in every way; guidance branches of pipelines that call in turns."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        # Of the small ones, only Open-Sora has more frames than four processes need.
+        chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
+        names = [(name, way) for name in chosen for way in (PARALLELS if layout.sequence > 1 else PARALLELS[:1])]
+        if layout.branches == 2 and layout.sequence == 1:
+            names += [(name, "dsp") for name in IN_TURNS]
+        for name, way in names:
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], parallel=way)
+                rows.append({"name": name, **row})
+    return rows
+
+
+def inside(mesh: Mesh) -> list[dict]:
+    """Models without a plan: kernels by heads, MLPs by tokens."""
+    rows = []
+    names = os.environ.get("WORKER_CASES", "").split(",")
+    for name in names:
+        pipeline = loaded(name)
+        seen = shapes_inside(pipeline, name)
+        for used in (NONE, policy(name)):
+            predict = partial(predict_inside, seen=seen, processes=mesh.layout.sequence, name=name)
+            row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, predict)
+            rows.append({"name": name, **row})
+    return rows
+
+
+WITH_BLOCKS = ["wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "open-sora-1.2"]
+
+
+def blocks(mesh: Mesh) -> list[dict]:
+    """Residuals of whole blocks and of stacks, the first block among them, where tokens are cut."""
+    rows = []
+    for name in WITH_BLOCKS:
+        how = {"axis": "tokens"} if name == "open-sora-1.2" else {}
+        window = (1, CASES[name].call["num_inference_steps"])
+        for kind in UNITS:
+            rules = (Rule(kind=kind, range=2, window=window, layers=(0,) if kind == "block" else None),)
+            used = pabtune.Policy(name=kind, rules=rules)
+            row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], **how)
+            rows.append({"name": name, **row})
+    return rows
+
+
+IN_BATCHES = ["wan-2.1", "cogvideox-ddim", "hunyuan-true-cfg", "mochi", "kandinsky-5"]
+
+
+def batches(whole: Mesh) -> list[dict]:
+    """Two prompts in one call, each by its own part of the processes."""
+    rows = []
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples == 1 or layout.sequence > 1:
+            continue
+        mesh = Mesh(layout, DEVICE)
+        for name in IN_BATCHES:
+            drawing = partial(drawn, name=name, prompt=[PROMPT, "a dog sleeps"], seed=[0, 1], **CASES[name].batch)
+            for used in (NONE, policy(name)):
+                row = compare(partial(loaded, name), drawing, mesh, used, lambda *_: [])
+                rows.append({"name": name, **row})
+    return rows
+
+
+def stopped(whole: Mesh) -> list[dict]:
+    """A run that is stopped between the two calls of a step, or after them, leaves nothing to the next one."""
+    rows, mesh = [], Mesh(choose_layout(whole.layout.processes, split_branches=True), DEVICE)
+    # In 16 bits Kandinsky gives each call a timestep of its own.
+    for name, dtype in (("wan-2.1", torch.float32), ("kandinsky-5", torch.float32), ("kandinsky-5", torch.float16)):
+        for at_call in (3, 4):
+            pipeline = in_dtype(loaded(name), dtype)
+            alone = run(pipeline, name)
+            made = split(pipeline, mesh)
+            abort(pipeline, name, at_call)
+            made.traffic.clear()
+            row = {"name": name, "at": at_call, "error": error(run(pipeline, name), alone)}
+            rows.append(
+                {**row, "messages": made.traffic.messages["output"], "steps": len(pipeline.scheduler.timesteps)}
+            )
+            made.remove()
+    return rows
+
+
+def refusals(whole: Mesh) -> list[dict]:
+    """What is said where branches or samples cannot be shared; every process finds out by itself, before it sends."""
+    rows = []
+    calls = [
+        ("cosmos-1", {"split_branches": True}), ("wan-2.1", {"samples": 2}), ("latte", {"split_branches": True}),
+        ("sana-video", {}),
+    ]  # fmt: skip
+    for name, how in calls:
+        pipeline = loaded(name)
+        split(pipeline, Mesh(choose_layout(whole.layout.processes, **how), DEVICE))
+        changes = {"guidance_scale": 1.0} if name == "latte" else {}
+        try:
+            run(pipeline, name, **changes)
+        except ParallelError as problem:
+            rows.append({"name": name, "said": str(problem)})
+    return rows
+
+
+DECODED = {
+    "open-sora-1.2": (False, {}), "open-sora-plan-1.1": (False, {"width": 1056}), "latte": (False, {}),
+    "open-sora-plan-1.1, whole": (True, {"height": 128, "width": 224}),
+    "wan-2.1": (True, {"height": 96, "width": 160}), "cogvideox-ddim": (True, {"height": 96, "width": 160}),
+    "hunyuan-distilled": (True, {"height": 96, "width": 160}), "ltx": (True, {"height": 320, "width": 512}),
+}  # fmt: skip
+"""Whether squares are taken, and sizes that have several of them."""
+
+
+def decoding(mesh: Mesh) -> list[dict]:
+    """Frames of one process, and of several that decode together."""
+    rows = []
+    for case, (squares, size) in DECODED.items():
+        name = case.split(",")[0]
+        pipeline = loaded(name)
+        if case == "open-sora-plan-1.1":
+            pipeline.vae.enable_tiling()
+        changes = {"num_inference_steps": 4, "output_type": "np", **size}
+        plain = run(pipeline, name, **changes)
+        if squares:
+            pixels = pixels_per_latent(pipeline)
+            pipeline.vae.decode = Squares(pipeline.vae, one_by_one, pixels, mesh.layout.sequence)
+        alone = run(pipeline, name, **changes)
+        vars(pipeline.vae).pop("decode", None)
+        made = Split(mesh, "dsp")
+        how = split_decoder(made, pipeline, squares=squares)
+        together = run(pipeline, name, **changes)
+        made.remove()
+        rows.append(
+            {
+                "name": case, "how": how, "error": error(together, alone),
+                "restored": error(run(pipeline, name, **changes), plain),
+                "messages": made.traffic.messages["decoding"], "apart": error(alone, plain),
+            }
+        )  # fmt: skip
+    return rows
