@@ -23,7 +23,7 @@ from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.planning.sharding import AXES_OF, Axis
 from pabtune.records.errors import ParallelError
-from pabtune.runtime.interception import PARALLEL_HOOK
+from pabtune.runtime.interception import PARALLEL_HOOK, remove_hook
 from pabtune.runtime.targets import Target
 
 ChangeArguments = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -63,12 +63,16 @@ class Split:
 
     def hook(self, module: nn.Module, hook: ModelHook, name: str = PARALLEL_HOOK) -> None:
         """Puts a hook on a module until `remove`."""
+        had_registry, had_forward = hasattr(module, "_diffusers_hook"), "forward" in vars(module)
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+        forward = module.forward
 
         def undo() -> None:
-            module._diffusers_hook.remove_hook(name, recurse=False)
-            if not module._diffusers_hook.hooks:
-                del module._diffusers_hook
+            remove_hook(module, name, forward)
+            if had_registry or module._diffusers_hook.hooks:
+                return
+            del module._diffusers_hook
+            if not had_forward and not hasattr(module, "_hf_hook"):
                 vars(module).pop("forward", None)
 
         self._undo.append(undo)
@@ -79,8 +83,14 @@ class Split:
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
         """Shadows an attribute of an object until `remove`."""
+        before = {name: vars(owner)[name]} if name in vars(owner) else {}
         setattr(owner, name, value)
-        self._undo.append(lambda: vars(owner).pop(name, None))
+
+        def undo() -> None:
+            vars(owner).pop(name, None)
+            vars(owner).update(before)
+
+        self._undo.append(undo)
 
     @staticmethod
     def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:

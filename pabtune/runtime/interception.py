@@ -244,7 +244,7 @@ class Interception:
     def detach(self) -> None:
         """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
         for module, hook_name, had_registry, had_forward, forward in reversed(self._attached):
-            _remove_hook(module, hook_name, forward)
+            remove_hook(module, hook_name, forward)
             vars(module).pop("_pabtune_hook", None)
             if module._diffusers_hook.hooks:
                 continue  # somebody else came after us
@@ -330,8 +330,14 @@ class Interception:
                 transformer._diffusers_hook.invalidate_child_registries_cache()
 
 
-def _remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
-    """Removes the hook that made `forward`, also from under accelerate's offloading, which keeps the forward it found."""
+def remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
+    """Removes a hook, also from under accelerate's offloading, which keeps the forward it found.
+
+    Args:
+        module: that it is on.
+        hook_name: of it.
+        forward: the module's, when the hook had been put there.
+    """
     outer = vars(module).get("forward")
     is_under_offloading = outer is not forward and getattr(module, "_old_forward", None) is forward
     module._diffusers_hook.remove_hook(hook_name, recurse=False)

@@ -5,6 +5,8 @@ from functools import partial
 from tempfile import TemporaryDirectory
 
 import torch
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
 
 import pabtune
 from pabtune.models.tiling import one_by_one
@@ -182,6 +184,52 @@ def blocks(mesh: Mesh) -> list[dict]:
             row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], **how)
             rows.append({"name": name, **row})
     return rows
+
+
+def offloading(mesh: Mesh) -> list[dict]:
+    """Weights that accelerate moves to the device for each call, from before the split on or from after it."""
+    rows = []
+    for name in ("wan-2.1", "latte", "mochi"):
+        for first in ("split", "offload"):
+            pipeline = loaded(name)
+            alone = run(pipeline, name)
+            if first == "offload":
+                cpu_offload_with_hook(pipeline.transformer, torch.device(DEVICE))
+            made = split(pipeline, mesh)
+            if first == "split":
+                cpu_offload_with_hook(pipeline.transformer, torch.device(DEVICE))
+            moved = count_moves(pipeline.transformer)
+            together, calls = run(pipeline, name), len(moved)
+            made.remove()
+            restored = run(pipeline, name)
+            rows.append(
+                {
+                    "name": name, "first": first, "error": error(together, alone), "restored": error(restored, alone),
+                    "moved": [calls, len(moved) - calls], "left": marks_left(pipeline.transformer),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def count_moves(transformer) -> list[int]:
+    """Grows with every call before which accelerate had its turn."""
+    moved, hook = [], transformer._hf_hook
+    original = hook.pre_forward
+
+    def pre_forward(module, *args, **kwargs):
+        moved.append(1)
+        return original(module, *args, **kwargs)
+
+    hook.pre_forward = pre_forward
+    return moved
+
+
+def marks_left(transformer) -> list[str]:
+    """Hooks that are left when accelerate's is gone too; diffusers makes empty registries, accelerate leaves forwards."""
+    remove_hook_from_module(transformer, recurse=True)
+    modules = list(transformer.modules())
+    hooks = [name for module in modules for name in getattr(getattr(module, "_diffusers_hook", None), "hooks", ())]
+    return hooks + [mark for module in modules for mark in ("_old_forward", "_hf_hook") if mark in vars(module)]
 
 
 IN_BATCHES = ["wan-2.1", "cogvideox-ddim", "hunyuan-true-cfg", "mochi", "kandinsky-5"]

@@ -7,7 +7,7 @@ import pabtune
 from pabtune.parallel import split as split_module
 from pabtune.parallel.inside import split_inside
 from pabtune.parallel.mesh import Layout
-from pabtune.parallel.split import split
+from pabtune.parallel.split import Split, split
 from pabtune.records.errors import ParallelError
 from tests.conftest import make_pipeline, pyramid
 from tests.parallel.conftest import check
@@ -37,6 +37,17 @@ def test_several_gpus_draw_the_same_video_by_nccl(case, together, monkeypatch) -
         check(rows, tolerance=1e-4)
 
 
+def test_weights_that_are_moved_for_each_call_are_shared_too(together) -> None:
+    """And accelerate goes on when the split is gone."""
+    for rows in together(2, "offloading"):
+        assert len(rows) == 6
+        for row in rows:
+            assert row["error"] < 1e-5, row
+            assert row["restored"] == 0, row
+            assert all(row["moved"]), row
+            assert row["left"] == [], row
+
+
 class Shared:
     """A mesh of two processes that share the sequence."""
 
@@ -59,6 +70,19 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
         pytest.raises(ParallelError, match="has hooks: split it once, and before a policy"),
     ):
         split(pipeline, Shared())
+
+
+def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
+    monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
+    pipeline = make_pipeline()
+    pipeline.vae = torch.nn.Identity()
+    pipeline.vae.decode = own = object()
+    made = Split(Shared(), "dsp")
+    made.patch(pipeline.vae, "decode", object())
+    made.patch(pipeline.vae, "encode", object())
+    made.remove()
+    assert pipeline.vae.decode is own
+    assert not hasattr(pipeline.vae, "encode")
 
 
 def test_a_split_that_fails_leaves_nothing(monkeypatch) -> None:
