@@ -96,7 +96,7 @@ def command(
     device = _device(counted, device_tflops, profile_file, link)
     axes = counted.workload.axes
     chosen = [best_way(counted, policy, content, count, device, _ways(count, parallel, axes)) for count in gpus]
-    found, *more = (predict_cost(counted, policy, content, way, device) for way in chosen)
+    found, *more = ({**predict_cost(counted, policy, content, way, device), "options": _options(way)} for way in chosen)
     if as_json:
         told = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found}
         emit({**told, **({"scaling": [found, *more], "best": _best([found, *more])} if more else {})})
@@ -110,6 +110,17 @@ def command(
 def _ways(gpus: int, parallel: Parallel | None, axes: Sequence[Axis], branches: int = 2) -> list[Way]:
     """Those to choose from; one that the user named is not mixed with splitting the branches."""
     return ways(gpus, axes, branches=branches) if parallel is None else ways(gpus, axes, (parallel,), branches=1)
+
+
+def _options(way: Way) -> str:
+    """What makes `pabtune generate` share a video so."""
+    if way.gpus == 1:
+        return ""
+    options = [f"--gpus {way.gpus}"]
+    options += ["--split-branches"] if way.branches > 1 else []
+    if way.sequence > 1 and way.axis != "sequence":
+        options += [f"--split-axis {way.axis}", f"--parallel {way.parallel}"]
+    return " ".join(options)
 
 
 def _device(counted: Any, tflops: float | None, profile_file: Path | None, link: Link) -> Any:
@@ -135,7 +146,9 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if "latency" not in rows[0]:
         return None
     best = min(rows, key=lambda row: row["latency"]["seconds"])
-    return {"gpus": best["gpus"], "way": best["way"], "seconds": best["latency"]["seconds"]}
+    return {
+        **{key: best[key] for key in ("gpus", "way", "options")}, "seconds": best["latency"]["seconds"],
+    }  # fmt: skip
 
 
 def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -145,17 +158,15 @@ def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         sent = row.get("communication", {"wire_gb_per_gpu": 0.0, "messages": 0})
-        line = (
-            f"{row['gpus']:3} GPUs: {sent['wire_gb_per_gpu']:8.2f} GB each for attention in {sent['messages']} messages"
-        )
+        gpus = f"{row['gpus']:3} GPU{'s' if row['gpus'] > 1 else ' '}"
+        line = f"{gpus}: {sent['wire_gb_per_gpu']:8.2f} GB each for attention in {sent['messages']} messages"
         if "latency" in row:
             line += f", {row['latency']['seconds']:.2f} s, {row['latency']['efficiency']:.0%} of linear"
         lines.append(f"{line}; {row['way']}")
     best = _best(rows)
     if best is not None:
-        lines.append(
-            f"fastest on {best['gpus']} GPUs ({best['way']}), if all of it is shared and nothing overlaps: a guess, measure it"
-        )
+        how = f"with `generate {best['options']}`" if best["options"] else "on one GPU"
+        lines.append(f"fastest {how}, if all of it is shared and nothing overlaps: a guess, measure it")
     return lines
 
 
@@ -238,6 +249,7 @@ def _scaling_of(
             {
                 "gpus": count,
                 "way": str(way),
+                "options": _options(way),
                 "communication": {"wire_gb_per_gpu": sent.wire_bytes / 1e9, "messages": sent.messages},
                 "latency": {"seconds": taken, "efficiency": alone / taken / count},
             }

@@ -13,7 +13,7 @@ import click
 import pabtune
 from pabtune.planning.costs import sharing as costs
 from pabtune.planning.costs.communication import PARALLELS, Parallel
-from pabtune.planning.sharding import EXCHANGING, Axis, Way
+from pabtune.planning.sharding import AXES, EXCHANGING, Axis, Way
 from pabtune.records.errors import ParallelError
 from pabtune.records.links import LINKS, find_link
 
@@ -28,6 +28,7 @@ class Sharing:
 
     gpus: int
     parallel: Parallel
+    split_axis: Axis | None
     split_branches: bool
     split_samples: int
     decode: str
@@ -73,6 +74,26 @@ class Sharing:
 
         return launch(self.gpus, [sys.executable, "-c", COMMAND, *sys.argv[1:]])
 
+    def axis_of(self, pipeline: Any, choose: Callable[[Parallel, int], Axis]) -> Axis:
+        """The axis of a pipeline that is split.
+
+        Args:
+            pipeline: of any model.
+            choose: among several axes, by how attention exchanges and how many share the sequence.
+
+        Raises:
+            ParallelError: the user named one that it does not have.
+        """
+        from pabtune.parallel.spatial_temporal import axes_of
+
+        axes = axes_of(pipeline)
+        if self.split_axis is None:
+            return choose(self.parallel, self.layout().sequence) if len(axes) > 1 else "frames"
+        if self.split_axis not in axes:
+            able = f"its {' or '.join(axes)}" if axes else "no axis"
+            raise ParallelError(f"--split-axis {self.split_axis}: {type(pipeline).__name__} can be split along {able}")
+        return self.split_axis
+
     @contextmanager
     def split(
         self, pipeline: Any, device: str, agreed: dict[str, Any], choose: Callable[[Parallel, int], Axis]
@@ -101,8 +122,7 @@ class Sharing:
         from pabtune.parallel.split import describe_split, split
 
         layout = self.layout()
-        axes = axes_of(pipeline)
-        axis = choose(self.parallel, layout.sequence) if len(axes) > 1 else "frames"
+        axis = self.axis_of(pipeline, choose)
         with Mesh(layout, device) as mesh:
             told = {"layout": (self.parallel, layout, axis, self.decode), "pabtune": pabtune.__version__}
             mesh.agree({**agreed, **told})
@@ -110,7 +130,7 @@ class Sharing:
             try:
                 way = (
                     f"{axis} split, {EXCHANGING[axis]} attention by {self.parallel}"
-                    if axes
+                    if axes_of(pipeline)
                     else describe_split(pipeline)
                 )
                 decoding = None
@@ -167,6 +187,10 @@ def sharing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Prompts that are drawn in one call, each by its own part of the processes.",
         ),
         click.option("--split-branches", is_flag=True, help="Give each guidance branch half of the processes."),
+        click.option(
+            "--split-axis", type=click.Choice(AXES),
+            help="What of a spatial-temporal model is split; default: what lets the policy send least.",
+        ),
         click.option(
             "--parallel", type=click.Choice(PARALLELS), default="dsp", show_default=True,
             help="How temporal or spatial attention exchanges; full attention is always shared by heads, as in ulysses.",

@@ -76,7 +76,7 @@ def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
     assert seconds[0] == told["latency"]["seconds"] == pytest.approx(told["flops"]["total_tflops"] / 120)
     assert told["best"]["gpus"] == 8
     assert seconds[0] > seconds[1] > seconds[2] > seconds[0] / 8
-    assert "fastest on 8 GPUs" in pabtune(*words).stdout
+    assert "fastest with `generate --gpus 8" in pabtune(*words).stdout
 
 
 def test_a_profiles_rates_tell_latency(pabtune) -> None:
@@ -116,7 +116,10 @@ def test_a_profile_tells_how_a_policy_scales(pabtune) -> None:
     assert rows[0]["latency"]["efficiency"] == 1
     assert all(0 < row["latency"]["efficiency"] <= 1 for row in rows)
     fastest = min(rows, key=lambda row: row["latency"]["seconds"])
-    assert told["best"] == {**{key: fastest[key] for key in ("gpus", "way")}, "seconds": fastest["latency"]["seconds"]}
+    assert told["best"] == {
+        **{key: fastest[key] for key in ("gpus", "way", "options")},
+        "seconds": fastest["latency"]["seconds"],
+    }
     assert "4 GPUs" in pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4").stdout
 
 

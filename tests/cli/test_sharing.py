@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pabtune.cli.sharing import Sharing
 from pabtune.parallel import launch as launching
+from pabtune.records.errors import ParallelError
 from tests.cli.conftest import ROOT
+from tests.pipelines.cases import CASES
 
 DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
 
@@ -26,7 +29,7 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)["videos"][0]
     assert row["sent_by_first_process"]["temporal"]["messages"] > 0
-    assert done.stderr.count("2 processes: 1 for guidance branches x 2 for the sequence") == 1
+    assert done.stderr.count("2 processes: 1 for guidance branches x 2 for the sequence; frames split") == 1
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = call(*DRAW, "--out", str(torchrun), "--split-branches", launcher=launcher)
     assert done.returncode == 0, done.stderr
@@ -48,6 +51,19 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> 
     for index in range(2):
         alone, shared = (tmp_path / f"{name}-00{index}.gif" for name in ("alone", "shared"))
         assert alone.read_bytes() == shared.read_bytes()
+
+
+def test_a_model_is_split_along_the_axis_that_the_user_names(tmp_path) -> None:
+    done = call(*DRAW, "--out", str(tmp_path / "v.gif"), "--gpus", "2", "--split-axis", "tokens", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "tokens split, spatial attention by dsp" in done.stderr
+    assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
+    sharing = Sharing(
+        gpus=2, parallel="dsp", split_axis="tokens", split_branches=False, split_samples=1, decode="alone"
+    )
+    for name, able in (("latte", "its frames"), ("wan-2.1", "no axis")):
+        with pytest.raises(ParallelError, match=f"--split-axis tokens: .* can be split along {able}"):
+            sharing.axis_of(CASES[name].build(), lambda *_: "frames")
 
 
 def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
@@ -90,6 +106,7 @@ def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--gpus", "2", "--split-axis", "tokens", "--parallel", "ring"], "'ring' is not one of"),
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
         (
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
