@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pabtune.models.workloads import PAPER_RUNS
 from pabtune.planning.costs.latency import Rates
+from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.planning.sharding import Way
 from pabtune.records.errors import ModelError, PolicyError
@@ -144,6 +146,18 @@ def test_ways_that_a_run_would_refuse_are_not_offered() -> None:
     assert best_way(counted, PRESETS["none"], None, 16, None).branches == 2
     with pytest.raises(PolicyError, match="16 frames over 16 GPUs leave one to each"):
         best_way(counted, PRESETS["none"], None, 16, None, [Way(gpus=16)])
+
+
+@pytest.mark.parametrize(("name", "share"), [("pab246", 0.0), ("pab357", 0.088), ("pab579", 0.067)])
+def test_keeping_a_layout_between_layers_would_save_little(name, share) -> None:
+    """One of two messages of a temporal attention that computes beside a spatial one that is broadcast."""
+    counted, policy = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12), find_policy(name, "open-sora-1.2")
+    mask = resolve(policy, counted.target.under(policy, None).sites, counted.workload.schedule).inside_blocks()
+    spatial, temporal = (
+        np.array([row for site, row in zip(mask.sites, mask.compute, strict=True) if site.kind == kind])
+        for kind in ("spatial", "temporal")
+    )
+    assert (temporal & ~spatial).sum() / (2 * temporal.sum()) == pytest.approx(share, abs=0.001)
 
 
 def test_an_unknown_model_is_refused() -> None:
