@@ -3,6 +3,8 @@
 Shapes: N tokens of the whole video, n = N / P of this process (N padded to a multiple of P).
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import ModelHook
@@ -44,23 +46,30 @@ def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
             if not path:
                 split.hook(module, _CutHook(cutting), f"{PARALLEL_HOOK}_cut")
                 continue
-            if any(isinstance(cut.of, str) for cut in own):
-                split.before(module, cutting.arguments)
-            if cutting.outputs:
-                split.hook(module, _CutHook(cutting), f"{PARALLEL_HOOK}_cut_{path}")
+            split.before(module, cutting.arguments)
+            split.after(module, cutting.output)
     if plan.refused:
         split.hook(transformer, _RefuseHook(split, plan), f"{PARALLEL_HOOK}_refuse")
     for site in find_sites(transformer).sites:
         if site.kind == KIND:
             split.hook(transformer.get_submodule(site.path), _AttentionHook(split, plan))
-    split.hook(transformer.get_submodule(plan.end), _EndHook(split, plan), f"{PARALLEL_HOOK}_end")
+    (end,) = _modules_at(transformer, plan.end)
+    split.after(end, partial(_whole, split, plan.dim))
 
 
 def _modules_at(transformer: nn.Module, path: str) -> list[nn.Module]:
-    """The module at a path, or all items of the list that it ends with."""
-    if path.endswith(".*"):
-        return list(transformer.get_submodule(path.removesuffix(".*")))  # type: ignore[call-overload]
+    """The module at a path, all items of the list that it ends with, or the last one."""
+    for end, which in ((".*", slice(None)), (".-1", slice(-1, None))):
+        if path.endswith(end):
+            return list(transformer.get_submodule(path.removesuffix(end)))[which]  # type: ignore[call-overload]
     return [transformer.get_submodule(path)]
+
+
+def _whole(split: "Split", dim: int, output: Any) -> Any:
+    """All tokens of what a module returned, or of the first that it returned."""
+    own, *rest = (output,) if isinstance(output, Tensor) else output
+    whole = split.sequence.gather(own, dim, OUTPUT).narrow(dim, 0, split.whole)
+    return whole if isinstance(output, Tensor) else (whole, *rest)
 
 
 class _Cutting:
@@ -69,7 +78,7 @@ class _Cutting:
     def __init__(self, split: "Split", cuts: list[Cut]) -> None:
         self._split = split
         self._arguments = {cut.of: cut for cut in cuts if isinstance(cut.of, str)}
-        self.outputs = {cut.of: cut for cut in cuts if isinstance(cut.of, int)}
+        self._outputs = {cut.of: cut for cut in cuts if isinstance(cut.of, int)}
 
     def arguments(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -88,17 +97,19 @@ class _Cutting:
 
     def output(self, output: Any) -> Any:
         """What a call returned, cut."""
-        if not self.outputs:
+        if not self._outputs:
             return output
         if isinstance(output, Tensor):
-            return self._own(output, self.outputs[0])
+            return self._own(output, self._outputs[0])
         return tuple(
-            self._own(part, self.outputs[index]) if index in self.outputs else part for index, part in enumerate(output)
+            self._own(part, self._outputs[index]) if index in self._outputs else part
+            for index, part in enumerate(output)
         )
 
     def _own(self, value: Any, cut: Cut) -> Any:
         if isinstance(value, tuple | list):
-            return tuple(self._own(part, cut) for part in value)
+            inner = replace(cut, item=None)
+            return tuple(self._own(part, inner) if cut.item in (None, at) else part for at, part in enumerate(value))
         if not isinstance(value, Tensor) or cut.ndim not in (None, value.ndim):
             return value
         exchange, self._split.whole = self._split.sequence, value.shape[cut.dim]
@@ -106,17 +117,16 @@ class _Cutting:
 
 
 class _CutHook(ModelHook):
-    """Cuts what a module returns; of the transformer itself, what it gets, behind whoever looks at its calls."""
+    """Cuts what the transformer itself gets, behind whoever looks at its calls."""
 
     def __init__(self, cutting: _Cutting) -> None:
         super().__init__()
         self._cutting = cutting
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls, cuts."""
-        if not self._cutting.outputs:
-            args, kwargs = self._cutting.arguments(module, args, kwargs)
-        return self._cutting.output(self.fn_ref.original_forward(*args, **kwargs))
+        """Cuts, calls."""
+        args, kwargs = self._cutting.arguments(module, args, kwargs)
+        return self.fn_ref.original_forward(*args, **kwargs)
 
 
 class _RefuseHook(ModelHook):
@@ -130,7 +140,7 @@ class _RefuseHook(ModelHook):
         """Looks at the arguments."""
         given = self._split.bind(module, args, kwargs).arguments
         for name, reason in self._plan.refused:
-            if given.get(name):
+            if given.get(name) is not None and given[name] is not False:
                 raise ParallelError(f"{type(module).__name__} with {name}: {reason}")
         return self.fn_ref.original_forward(*args, **kwargs)
 
@@ -146,23 +156,11 @@ class _AttentionHook(ModelHook):
         """Calls with a kernel that is shared."""
         whole, exchange = self._split.whole, self._split.sequence
         kernel = SharedKernel(
-            exchange, -(-whole // exchange.size), whole, text_first=self._plan.text_first, purpose=KIND
-        )
+            exchange, -(-whole // exchange.size), whole, text_first=self._plan.text_first,
+            mask_of_own=self._plan.mask_of_own, purpose=KIND,
+        )  # fmt: skip
         with kernel:
             output = self.fn_ref.original_forward(*args, **kwargs)
         if kernel.calls == 0:
             raise ParallelError(f"{type(module).__name__} attends by another kernel than torch's; it cannot be shared")
         return output
-
-
-class _EndHook(ModelHook):
-    """All tokens again."""
-
-    def __init__(self, split: "Split", plan: Plan) -> None:
-        super().__init__()
-        self._split, self._plan = split, plan
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' tokens, returns those of all."""
-        own = self.fn_ref.original_forward(*args, **kwargs)
-        return self._split.sequence.gather(own, self._plan.dim, OUTPUT).narrow(self._plan.dim, 0, self._split.whole)

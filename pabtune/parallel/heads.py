@@ -47,17 +47,20 @@ class SharedKernel(TorchFunctionMode):
         own: tokens n of the video in this process.
         whole: tokens N of the video.
         text_first: text comes before the video in the sequence, not after it.
+        mask_of_own: masks are made over this process' tokens of the video, and are the same for all of these.
         purpose: that the traffic is counted under.
 
     Attributes:
         calls: of the kernel, so far.
     """
 
-    def __init__(self, exchange: Exchange, own: int, whole: int, *, text_first: bool, purpose: str) -> None:
+    def __init__(
+        self, exchange: Exchange, own: int, whole: int, *, text_first: bool, mask_of_own: bool = False, purpose: str
+    ) -> None:
         super().__init__()
         self.calls = 0
         self._exchange, self._own, self._whole = exchange, own, whole
-        self._text_first, self._purpose = text_first, purpose
+        self._text_first, self._mask_of_own, self._purpose = text_first, mask_of_own, purpose
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,6 +81,8 @@ class SharedKernel(TorchFunctionMode):
         """(B, H, n + L, d), where the mask, if any, is over all N + L tokens."""
         exchange, heads = self._exchange, q.shape[1]
         text = q.shape[2] - self._own
+        if mask is not None and self._mask_of_own:
+            mask = self._mask_of_all(mask, text)
         if mask is not None and (mask.shape[-1] != self._whole + text or mask.shape[-2] not in (1, self._whole + text)):
             raise ParallelError(f"a mask of {tuple(mask.shape)} is not over {self._whole + text} tokens")
         if mask is not None and mask.ndim > 3 and mask.shape[1] == heads and heads > 1:
@@ -93,6 +98,14 @@ class SharedKernel(TorchFunctionMode):
         ]
         out = scaled_dot_product_attention(*whole, attn_mask=mask, **options)
         return self._back(out, text, heads)
+
+    def _mask_of_all(self, mask: Tensor, text: int) -> Tensor:
+        """(…, N + L, N + L) of (…, n + L, n + L): all tokens of the video see, and are seen, as the first one of them."""
+        video, first = torch.full((self._whole,), text if self._text_first else 0), 0 if self._text_first else self._own
+        words = torch.arange(first, first + text)
+        places = torch.cat([words, video] if self._text_first else [video, words]).to(mask.device)
+        mask = mask.index_select(-1, places)
+        return mask if mask.shape[-2] == 1 else mask.index_select(-2, places)
 
     def _back(self, out_BhNd: Tensor, text: int, heads: int) -> Tensor:
         """What this process' heads made of all tokens, for all heads of this process' tokens; of the text, of all heads."""

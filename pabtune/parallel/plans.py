@@ -23,12 +23,14 @@ class Cut:
         of: name of the argument, or place among the outputs; of a tuple, every tensor is cut.
         dim: dimension with the tokens.
         ndim: it is cut only if it has so many dimensions; None = always.
+        item: of a tuple, the only one that is cut.
     """
 
     module: str
     of: str | int
     dim: int
     ndim: int | None = None
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,10 @@ class Plan:
 
     Attributes:
         cuts: what is cut.
-        end: path of the module whose output is put together.
+        end: path of the module whose output, or the first of its outputs, is put together; `-1` for the last of a list.
         dim: of that output, with the tokens.
         text_first: in a sequence of text and video, text comes first.
+        mask_of_own: attention makes its mask itself, over the tokens that it gets, and the same for all of the video's.
         refused: arguments of the transformer's call under which the plan does not hold, and why.
     """
 
@@ -47,33 +50,89 @@ class Plan:
     end: str = "proj_out"
     dim: int = 1
     text_first: bool = False
+    mask_of_own: bool = False
     refused: tuple[tuple[str, str], ...] = ()
 
 
-_ROPE = tuple(Cut(module="rope", of=index, dim=1) for index in (0, 1))
+def _tokens(module: str, *names: str, dim: int = 1) -> tuple[Cut, ...]:
+    """Arguments of a module."""
+    return tuple(Cut(module=module, of=name, dim=dim) for name in names)
+
+
+def _outputs(module: str, dim: int) -> tuple[Cut, ...]:
+    """Cosine and sine of a rotary embedding."""
+    return tuple(Cut(module=module, of=index, dim=dim) for index in (0, 1))
+
+
+_HUNYUAN = (
+    *_tokens("transformer_blocks.0", "hidden_states"), *_tokens("transformer_blocks.*", "freqs_cis", dim=0),
+    *_tokens("single_transformer_blocks.*", "image_rotary_emb", dim=0),
+)  # fmt: skip
+_COGVIDEOX = Plan(
+    cuts=(
+        *_tokens("transformer_blocks.0", "hidden_states"), *_tokens("transformer_blocks.*", "image_rotary_emb", dim=0),
+    ),
+    text_first=True,
+)  # fmt: skip
+_OF_FRAMES = ("embedded_timestep", "temb")
+"""Cosmos has these for each token where frames have timesteps of their own, else for a sample."""
 
 PLANS: Mapping[str, Plan] = {
-    "HunyuanVideoTransformer3DModel": Plan(
+    "AllegroTransformer3DModel": Plan(
         cuts=(
-            Cut(module="transformer_blocks.0", of="hidden_states", dim=1),
-            Cut(module="transformer_blocks.*", of="freqs_cis", dim=0),
-            Cut(module="single_transformer_blocks.*", of="image_rotary_emb", dim=0),
+            *_tokens("transformer_blocks.0", "hidden_states"),
+            Cut(module="transformer_blocks.*", of="image_rotary_emb", dim=1, item=1),
+        ),
+        refused=(("attention_mask", "masks over tokens of the video cannot be split"),),
+    ),
+    "CogVideoXTransformer3DModel": _COGVIDEOX,
+    "ConsisIDTransformer3DModel": _COGVIDEOX,
+    "CosmosTransformer3DModel": Plan(
+        cuts=(
+            *_outputs("rope", 0),
+            *_tokens("transformer_blocks.0", "hidden_states"),
+            *_tokens("transformer_blocks.*", "extra_pos_emb", "controlnet_residual"),
+            *(
+                Cut(module=at, of=name, dim=1, ndim=3)
+                for at in ("transformer_blocks.*", "norm_out")
+                for name in _OF_FRAMES
+            ),
         ),
     ),
-    "CogVideoXTransformer3DModel": Plan(
-        cuts=(
-            Cut(module="transformer_blocks.0", of="hidden_states", dim=1),
-            Cut(module="transformer_blocks.*", of="image_rotary_emb", dim=0),
-        ),
-        text_first=True,
+    "EasyAnimateTransformer3DModel": Plan(
+        cuts=(*_outputs("rope_embedding", 0), *_tokens("transformer_blocks.0", "hidden_states")), text_first=True
     ),
+    "HunyuanVideoTransformer3DModel": Plan(cuts=_HUNYUAN),
+    "HunyuanVideoFramepackTransformer3DModel": Plan(cuts=_HUNYUAN, end="single_transformer_blocks.-1"),
+    "HunyuanVideo15Transformer3DModel": Plan(
+        cuts=(*_outputs("rope", 0), *_tokens("transformer_blocks.0", "hidden_states")), mask_of_own=True
+    ),
+    "Kandinsky5Transformer3DModel": Plan(
+        cuts=(
+            *_tokens("visual_transformer_blocks.0", "visual_embed"),
+            *_tokens("visual_transformer_blocks.*", "rope"),
+        ),
+        end="visual_transformer_blocks.-1",
+        refused=(("sparse_params", "sparse attention looks at neighbours of a token in space"),),
+    ),  # fmt: skip
     "LTXVideoTransformer3DModel": Plan(
-        cuts=(*_ROPE, Cut(module="proj_in", of=0, dim=1), Cut(module="", of="timestep", dim=1, ndim=2)),
+        cuts=(*_outputs("rope", 1), Cut(module="proj_in", of=0, dim=1), Cut(module="", of="timestep", dim=1, ndim=2)),
+    ),
+    "MochiTransformer3DModel": Plan(
+        cuts=(*_outputs("rope", 0), *_tokens("transformer_blocks.0", "hidden_states")),
     ),
     "SkyReelsV2Transformer3DModel": Plan(
-        cuts=(*_ROPE, Cut(module="blocks.0", of="hidden_states", dim=1)),
+        cuts=(*_outputs("rope", 1), *_tokens("blocks.0", "hidden_states")),
         refused=(("enable_diffusion_forcing", "frames at steps of their own cannot be split"),),
     ),
+    "WanVACETransformer3DModel": Plan(
+        cuts=(
+            *_outputs("rope", 1),
+            *_tokens("vace_blocks.*", "hidden_states"),
+            *_tokens("vace_blocks.0", "control_hidden_states"),
+            *_tokens("blocks.0", "hidden_states"),
+        ),
+    ),  # fmt: skip
 }
 """By class name of the transformer."""
 

@@ -29,6 +29,9 @@ from pabtune.runtime.targets import Target
 ChangeArguments = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 """From a module and the arguments of its call to those that it gets."""
 
+ChangeOutput = Callable[[Any], Any]
+"""From what a module's call returns to what its caller gets."""
+
 
 class Split:
     """A model that is split over the processes of a mesh. Made by `split`.
@@ -80,6 +83,10 @@ class Split:
     def before(self, module: nn.Module, change: ChangeArguments) -> None:
         """Changes the arguments of a module's calls until `remove`, also of those that a policy answers by itself."""
         self._undo.append(module.register_forward_pre_hook(change, with_kwargs=True).remove)
+
+    def after(self, module: nn.Module, change: ChangeOutput) -> None:
+        """Changes what a module's calls return until `remove`, also of those that a policy answers by itself."""
+        self._undo.append(module.register_forward_hook(lambda _module, _args, output: change(output)).remove)
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
         """Shadows an attribute of an object until `remove`."""

@@ -34,8 +34,11 @@ AXES_OF: Mapping[str, tuple[Axis, ...]] = {
 """Axes that can be split, by class name of a spatial-temporal transformer."""
 
 BY_TOKENS = (
-    "WanTransformer3DModel", "ChronoEditTransformer3DModel", "HunyuanVideoTransformer3DModel", "CogVideoXTransformer3DModel",
-    "LTXVideoTransformer3DModel", "SkyReelsV2Transformer3DModel",
+    "AllegroTransformer3DModel", "ChronoEditTransformer3DModel", "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel",
+    "CosmosTransformer3DModel", "EasyAnimateTransformer3DModel", "HunyuanVideo15Transformer3DModel",
+    "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoTransformer3DModel", "Kandinsky5Transformer3DModel",
+    "LTXVideoTransformer3DModel", "MochiTransformer3DModel", "SkyReelsV2Transformer3DModel", "WanTransformer3DModel",
+    "WanVACETransformer3DModel",
 )  # fmt: skip
 """Transformers with full attention whose tokens are cut through the whole network (`parallel/plans.py`)."""
 

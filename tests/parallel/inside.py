@@ -40,10 +40,8 @@ def _look(module: nn.Module, args, kwargs, seen: Seen, path: str, kind: str) -> 
     seen[-1][path] = (heads, batch * (tokens + (0 if text is None else text.shape[1])) * inner // heads * 4)
 
 
-UNPREDICTED = {
-    "mochi", "helios", "hunyuan-framepack", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous", "ltx-2.3",
-}  # fmt: skip
-"""One kernel per prompt (Mochi), several loops, steps that overlap, calls that differ: counted, not foretold here."""
+UNPREDICTED = {"helios", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous", "ltx-2.3"}
+"""Several loops, steps that overlap, calls that differ: counted, not foretold here."""
 
 
 def predict_inside(active, made, calls: int, seen: Seen, processes: int, name: str) -> list[dict]:

@@ -7,13 +7,17 @@ from tempfile import TemporaryDirectory
 import torch
 from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 import pabtune
 from pabtune.models.tiling import one_by_one
 from pabtune.parallel.decoding import _pixels_per_latent as pixels_per_latent
 from pabtune.parallel.decoding import _Squares as Squares
 from pabtune.parallel.decoding import split_decoder
+from pabtune.parallel.full import _modules_at as modules_at
 from pabtune.parallel.mesh import Mesh, choose_layout
+from pabtune.parallel.plans import find_plan
 from pabtune.parallel.split import Split, split
 from pabtune.planning.costs.communication import NOTHING, PARALLELS, gathered, shared_by_heads
 from pabtune.records.errors import ParallelError
@@ -26,36 +30,69 @@ from tests.pipelines.cases import CASES, abort, policy, run
 from tests.pipelines.parts import PROMPT
 
 FULL = [
-    "wan-2.1", "wan-2.2", "wan-2.1-image", "wan-2.2-text-image", "chronoedit", "skyreels-v2", "hunyuan-true-cfg",
-    "hunyuan-distilled", "cogvideox-ddim", "cogvideox-i2v", "ltx", "ltx-image",
+    "wan-2.1", "wan-2.2", "wan-2.1-image", "wan-2.2-text-image", "wan-vace", "chronoedit", "skyreels-v2", "hunyuan-true-cfg",
+    "hunyuan-distilled", "hunyuan-1.5", "hunyuan-framepack", "cogvideox-ddim", "cogvideox-i2v", "consisid", "ltx", "ltx-image",
+    "mochi", "allegro", "easyanimate", "kandinsky-5", "cosmos-1", "cosmos-2",
 ]  # fmt: skip
+WHOLE_BRANCHES = ("hunyuan-distilled", "cosmos-1", "cosmos-2")
+"""They have one, or look at the first before they ask for the second."""
+UNPREDICTED = ("hunyuan-framepack",)
+"""Sections of other lengths: counted, not foretold here."""
 SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
-IN_TURNS = ["wan-vace", "kandinsky-5", "hunyuan-1.5", "hunyuan-framepack", "helios", "skyreels-v2-forcing-long"]
+IN_TURNS = ["helios", "skyreels-v2-forcing-long"]
+
+
+class Kernels(TorchFunctionMode):
+    """Shapes (B, H, N, d) of the queries of attention kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is scaled_dot_product_attention:
+            self.shapes.append(tuple((args[0] if args else kwargs["query"]).shape))
+        return function(*args, **(kwargs or {}))
 
 
 class Seen:
-    """What the first exchanging site of a pipeline is called with, alone: the sizes that a prediction needs."""
+    """What the first exchanging site of a pipeline computes in each call, alone: the sizes that a prediction needs.
 
-    def __init__(self, name: str, kind: str) -> None:
-        pipeline = CASES[name].build()
-        pipeline.set_progress_bar_config(disable=True)
-        site = next(site for site in Target.of(pipeline).sites if site.kind == kind)
-        module = getattr(pipeline, site.transformer).get_submodule(site.path)
-        module.register_forward_pre_hook(self.look, with_kwargs=True)
-        pipeline.transformer.register_forward_hook(self.look_at_output)
-        self.text = self.output_bytes = 0
+    Attributes:
+        kernels: of each call of the transformer.
+        tokens: of the video.
+        end_bytes: of what the plan puts together.
+        output_bytes: of a call.
+    """
+
+    def __init__(self, name: str) -> None:
+        pipeline = loaded(name)
+        site = next(site for site in Target.of(pipeline).sites if site.kind == "full")
+        transformer = getattr(pipeline, site.transformer)
+        module, plan = transformer.get_submodule(site.path), find_plan(transformer, type(pipeline).__name__)
+        self.kernels: list[list[tuple[int, ...]]] = []
+        self.tokens = self.end_bytes = self.output_bytes = 0
+        original = module.forward
+
+        def watched(*args, **kwargs):
+            self.tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
+            with Kernels() as seen:
+                output = original(*args, **kwargs)
+            self.kernels.append(seen.shapes)
+            return output
+
+        module.forward = watched
+        (end,) = modules_at(transformer, plan.end)
+        end.register_forward_hook(lambda _module, _args, output: self.note(end_bytes=first(output).nbytes))
+        transformer.register_forward_hook(lambda _module, _args, output: self.note(output_bytes=first(output).nbytes))
         run(pipeline, name)
-        self.heads = getattr(module, "heads", None) or module.num_heads
 
-    def look(self, module, args, kwargs) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        text = kwargs.get("encoder_hidden_states")
-        self.tokens, self.width = hidden.shape[1:]
-        self.per_token = hidden.shape[0] * self.width * 4
-        self.text = 0 if text is None else text.shape[1]
+    def note(self, **sizes: int) -> None:
+        vars(self).update(sizes)
 
-    def look_at_output(self, module, args, output) -> None:
-        self.output_bytes = output[0].nbytes
+
+def first(output):
+    return output if isinstance(output, torch.Tensor) else output[0]
 
 
 def pipelines(whole: Mesh) -> list[dict]:
@@ -65,16 +102,21 @@ def pipelines(whole: Mesh) -> list[dict]:
         if layout.samples > 1:
             continue
         mesh = Mesh(layout, DEVICE)
-        for name in FULL:
-            if name == "hunyuan-distilled" and layout.branches > 1:
-                continue  # it has one branch
-            seen, turns = Seen(name, "full"), len({branch for _, branch in CASES[name].branches})
-
+        for name in os.environ["WORKER_CASES"].split(","):
+            if name in WHOLE_BRANCHES and layout.branches > 1:
+                continue
+            seen, turns = Seen(name), len({branch for _, branch in CASES[name].branches})
             predict = partial(predict_full, seen=seen, layout=layout, turns=turns)
+            if name in UNPREDICTED:
+                predict = nothing
             for used in (NONE, policy(name)):
                 row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, predict)
                 rows.append({"name": name, **row})
     return rows
+
+
+def nothing(*_) -> list[dict]:
+    return []
 
 
 def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> list[dict]:
@@ -95,20 +137,33 @@ def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> li
             for site, row in zip(active.mask.sites, active.mask.compute, strict=True)
             if site.kind == "full" and site.transformer in transformers
         )
+        own = NOTHING
         if is_own and layout.sequence > 1:
-            sent = shared_by_heads(
-                layout.sequence, computed, seen.tokens, seen.text, seen.per_token // share, seen.heads
+            sent = sum(
+                (
+                    shared_by_heads(layout.sequence, computed, seen.tokens, length - seen.tokens, b * h * d * 4, h)
+                    for b, h, length, d in own_kernels(seen.kernels[call % len(seen.kernels)], share)
+                ),
+                NOTHING,
             )
             expected["full"] = (sent.messages, round(sent.wire_bytes))
-            own = gathered(layout.sequence, 1, seen.tokens, seen.output_bytes // seen.tokens // share)
-        else:
-            own = NOTHING
+            own = gathered(layout.sequence, 1, seen.tokens, seen.end_bytes // seen.tokens // share)
         if layout.branches > 1 and (not in_turns or call % 2):
             own += gathered(2, 1, 2, seen.output_bytes // share)
         expected["output"] = (own.messages, round(own.wire_bytes))
         found.append(expected)
         before |= transformers if (call + 1) % turns == 0 else set()
     return found
+
+
+def own_kernels(kernels: list[tuple[int, ...]], share: int) -> list[tuple[int, ...]]:
+    """Those of this process' samples: some attend to each sample by itself."""
+    if share == 1:
+        return kernels
+    if len(kernels) > 1:
+        half = len(kernels) // share
+        return kernels[branch_rank() * half :][:half]
+    return [(batch // share, *rest) for batch, *rest in kernels]
 
 
 def branch_rank() -> int:
@@ -169,7 +224,9 @@ def inside(mesh: Mesh) -> list[dict]:
     return rows
 
 
-WITH_BLOCKS = ["wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "open-sora-1.2"]
+WITH_BLOCKS = [
+    "wan-2.1", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "open-sora-1.2", "mochi", "kandinsky-5", "hunyuan-framepack",
+]  # fmt: skip
 
 
 def blocks(mesh: Mesh) -> list[dict]:

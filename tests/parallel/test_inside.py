@@ -5,11 +5,8 @@ import pytest
 from tests.parallel.conftest import check
 from tests.parallel.inside import UNPREDICTED
 
-FAST = ["mochi", "kandinsky-5", "wan-vace"]
-SLOW = [
-    "allegro", "consisid", "cosmos-1", "cosmos-2", "easyanimate", "helios", "hunyuan-1.5", "hunyuan-framepack", "ltx-2",
-    "ltx-2.3", "motif", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous",
-]  # fmt: skip
+FAST = ["motif", "ltx-2"]
+SLOW = ["helios", "ltx-2.3", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous"]
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,9 @@ def test_only_what_is_cut_through_the_network_is_predicted() -> None:
     assert axes_of_profile(profile_of("STDiT3Transformer3DModel"), 8) == AXES
     assert axes_of_profile(profile_of("LatteTransformer3DModel"), 8) == ("frames",)
     assert axes_of_profile(profile_of("WanTransformer3DModel"), 8) == ("sequence",)
-    assert axes_of_profile(profile_of("MochiTransformer3DModel"), 1) == ("sequence",)
+    assert axes_of_profile(profile_of("MotifVideoTransformer3DModel"), 1) == ("sequence",)
     for other in (
-        profile_of("MochiTransformer3DModel"),
+        profile_of("MotifVideoTransformer3DModel"),
         profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"),
         profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2DiffusionForcingPipeline"),
     ):
