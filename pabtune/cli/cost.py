@@ -13,11 +13,11 @@ from pabtune.planning.costs.communication import PARALLELS, Parallel
 from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
 from pabtune.planning.costs.latency import Rates, measured_rates
 from pabtune.planning.costs.memory import format_bytes, held_bytes
-from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, sent_for, shared_seconds
+from pabtune.planning.costs.sharing import Measured, seconds_in, sent_for
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import Axis, Way, axes_of_profile, branches_of, ways
+from pabtune.planning.sharding import Axis, Way, branches_of, can_share, ways
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError, ProfileError
 from pabtune.records.links import LINKS, Link, find_link
@@ -94,22 +94,37 @@ def command(
     size, steps = size or papers_size, steps or papers_steps
     counted = count_workload(what, size, steps, text_tokens)
     device = _device(counted, device_tflops, profile_file, link)
-    axes = counted.workload.axes
-    chosen = [best_way(counted, policy, content, count, device, _ways(count, parallel, axes)) for count in gpus]
+    choices, left_out = _ways(gpus, parallel, counted.workload.axes, 2, counted.workload.frames)
+    chosen = [best_way(counted, policy, content, among, device) for among in choices]
     found, *more = ({**predict_cost(counted, policy, content, way, device), "options": _options(way)} for way in chosen)
     if as_json:
         told = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found}
-        emit({**told, **({"scaling": [found, *more], "best": _best([found, *more])} if more else {})})
+        scaling = {"scaling": [found, *more], "best": _best([found, *more]), "too_many_gpus": left_out}
+        emit({**told, **(scaling if len(gpus) > 1 else {})})
         return
     full = predict_cost(counted, find_policy("none"), None, chosen[0])
     click.echo(f"{policy.name} on {what}, {'x'.join(map(str, size))}, {counted.workload.schedule.steps} model calls:")
-    for line in [*_model_lines(found, full), *_scaling_lines([found, *more])]:
+    for line in [*_model_lines(found, full), *_scaling_lines([found, *more], left_out)]:
         click.echo(f"  {line}")
 
 
-def _ways(gpus: int, parallel: Parallel | None, axes: Sequence[Axis], branches: int = 2) -> list[Way]:
-    """Those to choose from; one that the user named is not mixed with splitting the branches."""
-    return ways(gpus, axes, branches=branches) if parallel is None else ways(gpus, axes, (parallel,), branches=1)
+def _ways(
+    gpus: Sequence[int], parallel: Parallel | None, axes: Sequence[Axis], branches: int, frames: int
+) -> tuple[list[list[Way]], list[int]]:
+    """For each number of GPUs the ways to choose from; one that the user named is not mixed with splitting the branches.
+
+    Beside them the numbers that are too large for so few frames.
+    """
+    parallels, branches = (PARALLELS, branches) if parallel is None else ((parallel,), 1)
+    choices = {
+        count: [way for way in ways(count, axes, parallels, branches) if can_share(way, axes, frames)] for count in gpus
+    }
+    left_out = [count for count, among in choices.items() if not among]
+    if len(left_out) == len(gpus):
+        raise PolicyError(
+            f"{frames} frames over {', '.join(map(str, left_out))} GPUs leave one to each, which this model does not take"
+        )
+    return [among for among in choices.values() if among], left_out
 
 
 def _options(way: Way) -> str:
@@ -151,9 +166,9 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
+def _scaling_lines(rows: list[dict[str, Any]], left_out: list[int]) -> list[str]:
     """A line for each number of GPUs, and which is the fastest."""
-    if len(rows) == 1 and "latency" not in rows[0]:
+    if len(rows) + len(left_out) == 1 and "latency" not in rows[0]:
         return []
     lines = []
     for row in rows:
@@ -163,6 +178,7 @@ def _scaling_lines(rows: list[dict[str, Any]]) -> list[str]:
         if "latency" in row:
             line += f", {row['latency']['seconds']:.2f} s, {row['latency']['efficiency']:.0%} of linear"
         lines.append(f"{line}; {row['way']}")
+    lines += [f"{count:3} GPUs: too many, one frame would be left to each" for count in left_out]
     best = _best(rows)
     if best is not None:
         how = f"with `generate {best['options']}`" if best["options"] else "on one GPU"
@@ -235,26 +251,23 @@ def _scaling_of(
         return {}
     if not profile.site_bytes:
         raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    measured, axes = Measured.of(profile), axes_of_profile(profile, max(gpus))
-    alone = shared_seconds(mask, measured, ALONE)
+    measured = Measured.of(profile, max(gpus))
+    alone = seconds_in(mask, measured, Way(axis=measured.axes[0]), link)
     rows = []
-    for count in gpus:
-        way = min(
-            _ways(count, parallel, axes, branches_of(profile)),
-            key=lambda way: shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,))),
-        )
-        taken = shared_seconds(mask, measured, Sharing(way=way, link=link, axes=(way.axis,)))
-        sent = sent_for(mask, measured, way)
+    choices, left_out = _ways(gpus, parallel, measured.axes, branches_of(profile), measured.frames)
+    for among in choices:
+        way = min(among, key=lambda way: seconds_in(mask, measured, way, link))
+        taken, sent = seconds_in(mask, measured, way, link), sent_for(mask, measured, way)
         rows.append(
             {
-                "gpus": count,
+                "gpus": way.gpus,
                 "way": str(way),
                 "options": _options(way),
                 "communication": {"wire_gb_per_gpu": sent.wire_bytes / 1e9, "messages": sent.messages},
-                "latency": {"seconds": taken, "efficiency": alone / taken / count},
+                "latency": {"seconds": taken, "efficiency": alone / taken / way.gpus},
             }
         )
-    return {"scaling": rows, "best": _best(rows)}
+    return {"scaling": rows, "best": _best(rows), "too_many_gpus": left_out}
 
 
 def _tell_profile(path: Path, document: dict[str, Any]) -> None:
@@ -273,5 +286,5 @@ def _tell_profile(path: Path, document: dict[str, Any]) -> None:
         click.echo("  memory: unknown, the profile is of a version that did not note sizes; profile again")
     else:
         click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
-    for line in _scaling_lines(document.get("scaling", [])) if "scaling" in document else ():
+    for line in _scaling_lines(document["scaling"], document["too_many_gpus"]) if "scaling" in document else ():
         click.echo(f"  {line}")

@@ -11,9 +11,8 @@ from pabtune.cli import options
 from pabtune.cli.output import Advance, emit, progress_bar, say
 from pabtune.cli.sharing import shared_by_options
 from pabtune.planning.costs.sharing import Sharing
-from pabtune.planning.sharding import axes_of_profile, branches_of
 from pabtune.quality.budget import Budget
-from pabtune.records.errors import PolicyError, ProfileError, StudyError
+from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
@@ -74,8 +73,6 @@ def command(
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
     profile = _load_profile(profile_file)
-    if shared_by.way.branches > branches_of(profile):
-        raise PolicyError(f"{profile_file}: was made without guidance; there are no branches to split")
     logdir = logdir or Path("runs") / out.stem
     from pabtune.tuning.request import SearchConfig
     from pabtune.tuning.results import combine
@@ -93,7 +90,7 @@ def command(
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
-        sharing=replace(shared_by, axes=axes_of_profile(profile, shared_by.way.gpus)),
+        sharing=shared_by,
     )
     pipeline = _load_model(profile, device)
 

@@ -30,7 +30,7 @@ from pabtune.models.shapes.pipeline import DEFAULT_STEPS
 from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Axis, Video, Way
+from pabtune.planning.sharding import AXES, Axis, Video, Way, busiest_share
 from pabtune.records.errors import ModelError
 
 BRANCHES = 2
@@ -89,13 +89,8 @@ class Workload:
         return Video(frames=self.frames, tokens=self.tokens, bytes_per_token=per_token, heads=self.heads)
 
     def busiest_share(self, way: Way) -> float:
-        """Of what the transformer computes, that of the GPU with the most: lengths are padded to what divides."""
-        length = self.frames if way.axis == "frames" else self.tokens
-        return -(-length // way.sequence) / length / way.branches
-
-    def can_share(self, way: Way) -> bool:
-        """Whether the video is long enough: Latte and its kin take no single frames of longer videos."""
-        return self.axes != ("frames",) or self.frames == 1 or -(-self.frames // way.sequence) > 1
+        """Of what the transformer computes, that of the GPU with the most."""
+        return busiest_share(way, self.frames if way.axis == "frames" else self.tokens)
 
     @property
     def activation_bytes(self) -> int:

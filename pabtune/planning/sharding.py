@@ -92,8 +92,24 @@ def axes_of_profile(profile: Profile, gpus: int) -> tuple[Axis, ...]:
 
 
 def branches_of(profile: Profile) -> int:
-    """Guidance branches that GPUs could share: 2, or 1 if there was no guidance."""
-    return 2 if len(profile.branches) > 1 or any("uncond" in name for name in profile.branches) else 1
+    """Guidance branches that GPUs could share: 2, or 1 without guidance, or where one branch waits for the other."""
+    call = profile.call
+    if call is None:
+        return min(len(profile.branches), 2)
+    return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
+
+
+def calls_of(profile: Profile) -> int:
+    """Calls of the transformer in a step."""
+    if profile.call is not None:
+        return profile.call.per_step
+    return branches_of(profile) if profile.made_for.model in IN_TURNS else 1
+
+
+def frames_of(profile: Profile) -> int:
+    """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
+    is_known = profile.call is not None and profile.made_for.model in AXES_OF and len(profile.call.shape) == 4
+    return profile.call.shape[1] if is_known and profile.call is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +170,28 @@ class Way:
         )
         split = by.format(self.sequence) if self.sequence > 1 else ""
         return ", ".join(part for part in (branches, split) if part)
+
+
+def busiest_share(way: Way, length: int) -> float:
+    """Of what one GPU would compute, that of the busiest of several: the split axis is padded to what they divide.
+
+    Args:
+        way: how they share.
+        length: of the split axis; 0 = unknown, taken to be divided.
+    """
+    length = length or way.sequence
+    return -(-length // way.sequence) / length / way.branches
+
+
+def can_share(way: Way, axes: Sequence[Axis], frames: int) -> bool:
+    """Whether a video is long enough: Latte and its kin, which have frames alone, take no single ones of longer videos.
+
+    Args:
+        way: how GPUs would share it.
+        axes: of the model that can be split.
+        frames: of its latents; 0 = unknown.
+    """
+    return tuple(axes) != ("frames",) or frames in {0, 1} or -(-frames // way.sequence) > 1
 
 
 def ways(gpus: int, axes: Sequence[Axis], parallels: Sequence[Parallel] = PARALLELS, branches: int = 2) -> list[Way]:

@@ -1,6 +1,7 @@
 """A profile: what was measured of a model while it denoised. Facts only; costs and predictions are computed from it.
 
-Arrays, by name (c content classes, b branches, s sites, n steps); the first step has no predecessor and holds 0:
+Arrays, by name (c content classes, b branches, s sites, n steps); the first step has no predecessor and holds 0, NaN stands
+where nothing can be compared: a site was not called, or its output had another shape before:
 
 - `mse` (c, b, s, n): mean squared difference of a site's output from the step before (the measure of the PAB paper);
 - `change` (c, b, s, n): the same over the mean square of the output, without unit;
@@ -48,6 +49,21 @@ class StableWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """How the transformer is called for one prompt.
+
+    Attributes:
+        per_step: calls in a step.
+        samples: that go through it in a step, over these calls: 2 with guidance.
+        shape: of its first argument, without the samples.
+    """
+
+    per_step: int
+    samples: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """Measurements of one model with one schedule on some prompts.
 
@@ -71,6 +87,7 @@ class Profile:
         provenance: versions, prompts' digest, device.
         site_bytes: of one output of each site for one prompt, all branches together; empty in profiles of old.
         site_int8_bytes: the same for outputs that are kept in 8 bits.
+        call: of the transformer; None in profiles of old.
     """
 
     name: str
@@ -91,6 +108,7 @@ class Profile:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     site_bytes: tuple[int, ...] = ()
     site_int8_bytes: tuple[int, ...] = ()
+    call: Call | None = None
 
     def __post_init__(self) -> None:
         c, b, s, n = (len(self.contents), len(self.branches), len(self.sites), self.steps)
@@ -160,6 +178,7 @@ class Profile:
             windows=windows,
             site_bytes=tuple(document.get("site_bytes", ())),
             site_int8_bytes=tuple(document.get("site_int8_bytes", ())),
+            call=_call(document.get("call")),
             **values,
         )
 
@@ -185,6 +204,7 @@ class Profile:
             "site_flops": list(self.site_flops),
             "total_flops": self.total_flops,
             **{name: list(sizes) for name, sizes in self._sizes().items() if sizes},
+            **({} if self.call is None else {"call": {**asdict(self.call), "shape": list(self.call.shape)}}),
             "windows": {
                 content: {kind: asdict(window) for kind, window in kinds.items()}
                 for content, kinds in self.windows.items()
@@ -194,6 +214,10 @@ class Profile:
             "overhead": self.overhead,
             "provenance": dict(self.provenance),
         }
+
+
+def _call(document: Mapping[str, Any] | None) -> Call | None:
+    return None if document is None else Call(**{**document, "shape": tuple(document["shape"])})
 
 
 def _checksum(arrays: Mapping[str, NDArray[np.float32]]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pabtune.records.profiles import Profile
-from pabtune.tuning.profile import ALL_CONTENTS, kind_curves
+from pabtune.tuning.profile import ALL_CONTENTS, kind_curves, mean_of_known
 from pabtune.tuning.results import Candidate, pareto_front
 
 KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "mlp": "C3"}
@@ -15,7 +15,7 @@ KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "
 def draw_curves(profile: Profile, content: str | None = None) -> Figure:
     """Change of each kind's outputs from the step before, over the steps, with its stable window as a bar below."""
     rows = [profile.contents.index(content)] if content else list(range(len(profile.contents)))
-    change = profile.arrays["change"][rows].mean((0, 1))
+    change = mean_of_known(profile.arrays["change"][rows], (0, 1))
     windows = profile.windows[content or ALL_CONTENTS]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     curves_axes, windows_axes = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -44,7 +44,7 @@ def draw_curves(profile: Profile, content: str | None = None) -> Figure:
 def draw_heat_map(profile: Profile, kind: str) -> Figure:
     """Change of one kind's outputs, layer by step, all contents and branches."""
     rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-    change = profile.arrays["change"].mean((0, 1))[rows, 1:]
+    change = mean_of_known(profile.arrays["change"], (0, 1))[rows, 1:]
     figure = Figure(figsize=(8, 0.35 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(
@@ -60,7 +60,7 @@ def draw_heat_map(profile: Profile, kind: str) -> Figure:
 def draw_distances(profile: Profile, kind: str) -> Figure:
     """Relative squared distance of one kind's outputs between any two steps."""
     rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-    distance = profile.arrays["distance"].mean((0, 1))[rows].mean(0)
+    distance = mean_of_known(mean_of_known(profile.arrays["distance"], (0, 1))[rows], 0)
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(distance, vmin=0)

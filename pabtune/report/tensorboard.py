@@ -12,7 +12,7 @@ from pabtune.records.errors import FileError
 from pabtune.records.profiles import Profile
 from pabtune.report.figures import draw_curves, draw_distances, draw_heat_map, draw_pareto
 from pabtune.report.videos import encode_gif, enlarge
-from pabtune.tuning.profile import kind_curves
+from pabtune.tuning.profile import kind_curves, mean_of_known
 from pabtune.tuning.results import Candidate
 
 
@@ -32,7 +32,7 @@ def open_writer(folder: Path) -> SummaryWriter:
 def write_profile(writer: SummaryWriter, profile: Profile) -> None:
     """Curves per kind and content class as scalars and with their windows, heat maps, distances, times."""
     for index, content in enumerate(profile.contents):
-        change = profile.arrays["change"][index].mean(0)
+        change = mean_of_known(profile.arrays["change"][index], 0)
         for kind, curve in kind_curves(change, profile.sites).items():
             for step in range(1, profile.steps):
                 writer.add_scalar(f"change/{content}/{kind}", float(curve[step]), step)

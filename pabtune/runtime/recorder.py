@@ -6,6 +6,7 @@ estimate those of the outputs (Johnson-Lindenstrauss); the error on neighbouring
 is measured.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,24 +23,38 @@ BRANCH_SEPARATOR = "+"
 """Joins the names of branches that share one batched call: `cond+uncond` = first half, second half."""
 
 
-@dataclass(slots=True)
-class Trace:
-    """What was seen of one site in one branch during the current run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was seen of a site's output in one step.
 
-    `sketches` holds one (samples, projections, width) tensor per step, `squares` the mean square of the output of every
-    sample, `change` the exact mean squared difference from the step before, (samples,) each.
+    Attributes:
+        shape: of the output, (samples, tokens, width).
+        sketch: (samples, projections, width).
+        square: mean square of every sample, (samples,).
+        change: exact mean squared difference from the step before, (samples,); None if nothing comparable came before.
     """
+
+    shape: tuple[int, ...]
+    sketch: Tensor
+    square: Tensor
+    change: Tensor | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """What was seen of one site in one branch during the current run: a look per step in which it was called."""
 
     previous: Tensor | None = None
     is_near: bool = True
-    sketches: list[Tensor] = field(default_factory=list)
-    squares: list[Tensor] = field(default_factory=list)
-    change: list[Tensor] = field(default_factory=list)
+    looks: dict[int, Look] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """Measurements of one run, averaged over its samples; by branch, then (sites, steps[, steps]) tensors.
+
+    NaN stands where there is nothing to compare: a site was not called, or its output had another shape before. The first
+    step has no predecessor and holds 0.
 
     Attributes:
         mse: mean squared difference from the step before.
@@ -50,6 +65,9 @@ class Recording:
         site_bytes: of one output of each site, all branches together, for the whole batch.
         site_int8_bytes: the same for outputs that are kept in 8 bits.
         step_seconds: (steps,), all branches together, for the whole batch, without the recorder's own work.
+        calls: of the transformer in the last step.
+        samples: that went through it in that step, over its calls.
+        shape: of its first argument, without the samples.
     """
 
     mse: dict[str, Tensor]
@@ -60,6 +78,9 @@ class Recording:
     step_seconds: Tensor
     site_bytes: tuple[int, ...]
     site_int8_bytes: tuple[int, ...]
+    calls: int
+    samples: int
+    shape: tuple[int, ...]
 
 
 class Recorder(CallListener):
@@ -97,6 +118,7 @@ class Recorder(CallListener):
             self._run = moment.run
         super().begin(transformer, moment, shape)
         self._step = moment.step
+        self._calls.append((moment.step, shape))
         self._names = moment.branch.split(BRANCH_SEPARATOR)
         self._root = self._watch.time("root")
         self._root.__enter__()
@@ -135,26 +157,27 @@ class Recorder(CallListener):
         names = list(dict.fromkeys(name for name, _ in self._traces))
         mse, change, distance, errors = {}, {}, {}, []
         for name in names:
-            traces = [self._traces[name, index] for index in range(self._sites)]
-            exact = torch.stack([torch.stack(trace.change) for trace in traces])
-            squares = torch.stack([torch.stack(trace.squares) for trace in traces])
-            mse[name] = exact.mean(-1)
-            change[name] = (exact / squares.clamp_min(1e-30)).mean(-1)
-            pairs = torch.stack([_pair_distances(torch.stack(trace.sketches)) for trace in traces])
-            between = (squares[:, :, None] + squares[:, None, :]) / 2
-            distance[name] = (pairs / between.clamp_min(1e-30)).mean(-1)
-            neighbours = torch.stack([pairs[:, step, step - 1] for step in range(1, steps)], dim=1)
-            known = exact[:, 1:]
-            errors.append(((neighbours / known - 1).abs())[known > 0])
+            traces = [self._traces.get((name, index), Trace()) for index in range(self._sites)]
+            mse[name] = torch.stack([_curve(trace, steps, lambda look: look.change) for trace in traces])
+            change[name] = torch.stack(
+                [_curve(trace, steps, lambda look: look.change / look.square.clamp_min(1e-30)) for trace in traces]
+            )
+            pairs = [_distances(trace, steps) for trace in traces]
+            distance[name] = torch.stack([relative for relative, _ in pairs])
+            errors += [error for _, found in pairs for error in found]
+        shapes = [shape for step, shape in self._calls if step == steps - 1]
         return Recording(
             mse=mse,
             change=change,
             distance=distance,
-            sketch_error=torch.cat(errors).cpu(),
+            sketch_error=torch.cat(errors).cpu() if errors else torch.zeros(0),
             seconds=self._site_seconds(steps),
             step_seconds=self._step_seconds(steps),
             site_bytes=self._weights(0),
             site_int8_bytes=self._weights(1),
+            calls=len(shapes),
+            samples=sum(shape[0] for shape in shapes),
+            shape=shapes[-1][1:] if shapes else (),
         )
 
     def _weights(self, way: int) -> tuple[int, ...]:
@@ -167,19 +190,22 @@ class Recorder(CallListener):
         self._bytes: dict[tuple[int, str], tuple[int, int]] = {}
         self._traces: dict[tuple[str, int], Trace] = {}
         self._step_marks: list[tuple[int, float, float]] = []
+        self._calls: list[tuple[int, tuple[int, ...]]] = []
 
     def _measure(self, trace: Trace, output: Tensor) -> None:
+        if self._step in trace.looks:
+            return  # called again in the same step
         own = output.flatten(1, -2)
-        tokens = own.float()
-        trace.squares.append(tokens.square().mean((1, 2)))
-        if trace.previous is None:
-            trace.change.append(torch.zeros_like(trace.squares[-1]))
-        else:
-            trace.change.append((tokens - trace.previous.to(tokens.device).float()).square().mean((1, 2)))
+        tokens, before = own.float(), trace.previous
+        change = None
+        if before is not None and before.shape == own.shape:
+            change = (tokens - before.to(tokens.device).float()).square().mean((1, 2))
         self._hold(trace, own)
         # Scaled such that the summed square of a sketch estimates the mean square of the output.
-        matrix = self._matrix(tokens.shape[1])
-        trace.sketches.append(matrix @ tokens / (self._projections * tokens[0].numel()) ** 0.5)
+        sketch = self._matrix(tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
+        trace.looks[self._step] = Look(
+            shape=tuple(own.shape), sketch=sketch, square=tokens.square().mean((1, 2)), change=change
+        )
 
     def _hold(self, trace: Trace, output: Tensor) -> None:
         """Keeps an output for the next step, in the type it has, where there is room for it."""
@@ -212,6 +238,37 @@ class Recorder(CallListener):
             seconds[step] += root - recorder - spent
             spent = root - recorder
         return seconds
+
+
+def _curve(trace: Trace, steps: int, measure: Callable[[Any], Tensor]) -> Tensor:
+    """A measure of each look's change, (steps,), averaged over samples."""
+    curve = torch.full((steps,), torch.nan)
+    for step, look in trace.looks.items():
+        if look.change is not None:
+            curve[step] = measure(look).mean()
+        elif step == 0:
+            curve[step] = 0
+    return curve
+
+
+def _distances(trace: Trace, steps: int) -> tuple[Tensor, list[Tensor]]:
+    """Relative squared distances of the outputs of any two steps, (steps, steps), and how far sketches are from exact ones."""
+    distances, errors = torch.full((steps, steps), torch.nan), []
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for step, look in trace.looks.items():
+        groups.setdefault(look.shape, []).append(step)
+    for group in groups.values():
+        looks = [trace.looks[step] for step in group]
+        squares_nb = torch.stack([look.square for look in looks])
+        pairs_nnb = _pair_distances(torch.stack([look.sketch for look in looks]))
+        between = (squares_nb[:, None] + squares_nb[None]) / 2
+        places = torch.tensor(group)
+        distances[places[:, None], places] = (pairs_nnb / between.clamp_min(1e-30)).mean(-1).cpu()
+        for place in range(1, len(group)):
+            known = looks[place].change
+            if known is not None:
+                errors.append(((pairs_nnb[place, place - 1] / known - 1).abs())[known > 0])
+    return distances, errors
 
 
 def _pair_distances(sketches_nbkw: Tensor) -> Tensor:

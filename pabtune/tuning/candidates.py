@@ -123,7 +123,7 @@ class Bench:
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
-        schedule, measured = self._space.schedule(), Measured.of(self._profile)
+        schedule, measured = self._space.schedule(), Measured.of(self._profile, self._sharing.way.gpus)
         own, full = (
             shared_seconds(resolve(each, self._profile.sites, schedule), measured, self._sharing)
             for each in (policy, PRESETS["none"])

@@ -12,8 +12,7 @@ from pabtune.planning.costs.communication import NOTHING, Communication, gathere
 from pabtune.planning.costs.latency import Rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.planning.sharding import EXCHANGING, Way, ways
-from pabtune.records.errors import PolicyError
+from pabtune.planning.sharding import EXCHANGING, Way
 from pabtune.records.links import Link
 from pabtune.records.policies import Policy
 from pabtune.runtime.fitting import check_fits
@@ -160,25 +159,16 @@ def exchange_per_step(workload: Workload, mask: ComputeMask, way: Way) -> dict[s
 
 
 def best_way(
-    counted: CountedWorkload,
-    policy: Policy,
-    content: str | None,
-    gpus: int,
-    device: Device | None,
-    among: Sequence[Way] | None = None,
+    counted: CountedWorkload, policy: Policy, content: str | None, among: Sequence[Way], device: Device | None
 ) -> Way:
-    """How so many GPUs best share a video: in the least time, or without a device, with the fewest bytes.
+    """How GPUs best share a video: in the least time, or without a device, with the fewest bytes.
 
     Args:
         counted: the model and the video.
         policy: what is broadcast.
         content: the variant.
-        gpus: in all.
+        among: the ways to choose from, at least one.
         device: rates and link; None = unknown.
-        among: the ways to choose from; None = all.
-
-    Raises:
-        PolicyError: the video is too short for so many.
     """
 
     def cost(way: Way) -> float:
@@ -187,13 +177,7 @@ def best_way(
         wire = sum(each["wire_gb_per_gpu"] for each in kinds)
         return float(found["latency"]["seconds"] if device is not None else wire)
 
-    workload = counted.workload
-    possible = [way for way in among or ways(gpus, workload.axes) if workload.can_share(way)]
-    if not possible:
-        raise PolicyError(
-            f"{workload.frames} frames over {gpus} GPUs leave one to each, which this model does not take"
-        )
-    return min(possible, key=cost)
+    return min(among, key=cost)
 
 
 def _told(sent: Communication) -> dict[str, float]:

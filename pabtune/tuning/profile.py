@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pabtune.planning.windows import find_window, rank_kinds
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
-from pabtune.records.profiles import Profile
+from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
@@ -121,9 +121,23 @@ def _generate_recorded(
 
 
 def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[str, NDArray[np.floating]]:
-    """Mean curve per kind, (steps,), from one curve per site, (sites, steps)."""
-    kinds = dict.fromkeys(site.kind for site in sites)
-    return {kind: change_sn[[site.kind == kind for site in sites]].mean(0) for kind in kinds}
+    """Mean curve per kind, (steps,), from one curve per site, (sites, steps).
+
+    Where no site of a kind can be compared, everything may have changed: there stands the largest change of the curve.
+    """
+    curves = {}
+    for kind in dict.fromkeys(site.kind for site in sites):
+        curve = mean_of_known(change_sn[[site.kind == kind for site in sites]], 0)
+        curves[kind] = np.where(np.isnan(curve), np.max(curve, initial=0.0, where=~np.isnan(curve)), curve)
+    return curves
+
+
+def mean_of_known(values: NDArray[np.floating], axis: int | tuple[int, ...]) -> NDArray[np.floating]:
+    """The mean of those that are not NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    count = known.sum(axis)
+    total = np.where(known, values, 0.0).sum(axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings, video: Video) -> MadeFor:
@@ -171,6 +185,7 @@ class Tally:
         self._site_bytes: tuple[int, ...] = ()
         self._site_int8_bytes: tuple[int, ...] = ()
         self._batch_size = 1
+        self._call: Call | None = None
         self._plain_seconds = self._recorded_seconds = 0.0
         self.prompts: dict[str, int] = {}
 
@@ -188,6 +203,7 @@ class Tally:
         self._errors.append(recording.sketch_error)
         self._site_bytes, self._site_int8_bytes = recording.site_bytes, recording.site_int8_bytes
         self._batch_size = prompts
+        self._call = Call(per_step=recording.calls, samples=-(-recording.samples // prompts), shape=recording.shape)
 
     def note_overhead(self, plain_seconds: float, recorded_seconds: float) -> None:
         """Adds the times of one batch without and with the recorder."""
@@ -253,19 +269,20 @@ class Tally:
             site_flops=flops.sites,
             total_flops=flops.total,
             windows=_windows(arrays["change"], self.contents, sites),
-            ranking=tuple(rank_kinds(kind_curves(arrays["change"].mean((0, 1)), sites))),
+            ranking=tuple(rank_kinds(kind_curves(mean_of_known(arrays["change"], (0, 1)), sites))),
             sketch=self.sketch(),
             overhead=self._recorded_seconds / self._plain_seconds,
             provenance=provenance,
             site_bytes=tuple(-(-count // self._batch_size) for count in self._site_bytes),
             site_int8_bytes=tuple(-(-count // self._batch_size) for count in self._site_int8_bytes),
+            call=self._call,
         )
 
 
 def _windows(change_cbsn: NDArray[np.floating], contents: Sequence[str], sites: Sequence[Site]) -> dict[str, Any]:
     """Windows per content class and kind; over all contents as well."""
-    per_content = {content: change_cbsn[index].mean(0) for index, content in enumerate(contents)}
-    per_content[ALL_CONTENTS] = change_cbsn.mean((0, 1))
+    per_content = {content: mean_of_known(change_cbsn[index], 0) for index, content in enumerate(contents)}
+    per_content[ALL_CONTENTS] = mean_of_known(change_cbsn, (0, 1))
     return {
         content: {kind: find_window(curve) for kind, curve in kind_curves(change, sites).items()}
         for content, change in per_content.items()

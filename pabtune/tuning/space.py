@@ -16,7 +16,7 @@ from pabtune.records.errors import ProfileError
 from pabtune.records.policies import Anchor, Policy, Rule, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind
-from pabtune.tuning.profile import ALL_CONTENTS
+from pabtune.tuning.profile import ALL_CONTENTS, mean_of_known
 
 LARGEST_RANGE = 9
 """Largest broadcast range that is tried: the largest of the paper's presets."""
@@ -145,17 +145,18 @@ class Space:
         profile = self._profile
         windows = profile.windows[self._content or ALL_CONTENTS]
         contents = [profile.contents.index(self._content)] if self._content else slice(None)
-        distance_snn = profile.arrays["distance"][contents].mean((0, 1))
+        distance_snn = mean_of_known(profile.arrays["distance"][contents], (0, 1))
         rules = {}
         for kind in self._kinds:
             window = windows[kind]
             if window.start is None or window.stop is None:
                 continue
             rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-            distance = distance_snn[rows].mean(0)
+            distance = mean_of_known(distance_snn[rows], 0)
             n = 1
             while n < min(LARGEST_RANGE, window.stop - window.start):
                 apart = [distance[step, step - n] for step in range(window.start, window.stop) if step >= n]
+                apart = [each for each in apart if not np.isnan(each)]
                 if not apart or float(np.mean(apart)) > limit:
                     break
                 n += 1

@@ -1,10 +1,11 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pabtune.records.profiles import Profile
+from pabtune.records.profiles import Call, Profile
 from tests.cli.conftest import PROFILE
 
 
@@ -121,6 +122,28 @@ def test_a_profile_tells_how_a_policy_scales(pabtune) -> None:
         "seconds": fastest["latency"]["seconds"],
     }
     assert "4 GPUs" in pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4").stdout
+
+
+def test_numbers_of_gpus_that_are_too_large_are_left_out(pabtune) -> None:
+    """16 frames over 16 GPUs would leave Latte one to each; with the branches split they are two."""
+    words = ("cost", "latte", "--policy", "none", "--gpus")
+    told = pabtune(*words, "1,16,32", "--json").document()
+    assert [row["gpus"] for row in told["scaling"]] == [1, 16]
+    assert "guidance branch" in told["scaling"][1]["way"]
+    assert told["too_many_gpus"] == [32]
+    assert "32 GPUs: too many, one frame would be left to each" in pabtune(*words, "1,16,32").stdout
+    done = pabtune(*words, "16", "--parallel", "dsp")
+    assert done.returncode == 2
+    assert "16 frames over 16 GPUs leave one to each" in done.stderr
+
+
+def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune, tmp_path) -> None:
+    profile = Profile.load(PROFILE)
+    known = replace(profile, call=Call(per_step=1, samples=1, shape=(4, 8, 24, 24)))
+    known.save(tmp_path / "known.json")
+    words = ("cost", str(tmp_path / "known.json"), "--policy", "none", "--gpus", "8,64", "--parallel", "dsp", "--json")
+    rows = pabtune(*words).document()["scaling"]
+    assert rows[1]["way"].startswith("tokens split over 64")
 
 
 def test_other_schedules_and_sizes_are_counted(pabtune) -> None:

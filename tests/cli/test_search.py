@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from pabtune.records.profiles import Profile
+from pabtune.records.profiles import Call, Profile
 from tests.cli.conftest import write_prompts
 
 
@@ -34,11 +34,13 @@ def test_branches_are_split_only_where_there_are_two(pabtune, short_profile, tmp
     profile = Profile.load(short_profile)
     arrays = {name: array[:, :1] if array.ndim > 2 else array for name, array in profile.arrays.items()}
     alone = tmp_path / "alone.json"
-    replace(profile, branches=profile.branches[:1], arrays=arrays).save(alone)
+    replace(profile, branches=profile.branches[:1], arrays=arrays, call=Call(per_step=1, samples=1, shape=())).save(
+        alone
+    )
     words = ("search", str(alone), "--budget", "shapes>=-80", "--out", str(tmp_path / "found.json"), "--gpus", "2")
     done = pabtune(*words, "--split-branches")
     assert done.returncode == 2
-    assert "was made without guidance; there are no branches to split" in done.stderr
+    assert "has no guidance branches that GPUs could share" in done.stderr
 
 
 def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:

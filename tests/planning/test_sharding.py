@@ -8,9 +8,21 @@ import pytest
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Video, Way, axes_of_profile, branches_of, choose_axis, ways
+from pabtune.planning.sharding import (
+    AXES,
+    Video,
+    Way,
+    axes_of_profile,
+    branches_of,
+    busiest_share,
+    calls_of,
+    can_share,
+    choose_axis,
+    frames_of,
+    ways,
+)
 from pabtune.records.errors import PolicyError
-from pabtune.records.profiles import Profile
+from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Kind, Site
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "shapes-30steps.json"
@@ -89,9 +101,43 @@ def test_only_what_is_cut_through_the_network_is_predicted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(("cond", "uncond"), 2), (("cond_uncond",), 2), (("call",), 1), (("cond",), 1)]
+    ("model", "per_step", "samples", "branches"),
+    [
+        ("WanTransformer3DModel", 2, 2, 2),
+        ("WanTransformer3DModel", 1, 1, 1),
+        ("CogVideoXTransformer3DModel", 1, 2, 2),
+        ("CogVideoXTransformer3DModel", 1, 1, 1),
+        ("CosmosTransformer3DModel", 2, 2, 1),  # its pipeline looks at the first before it asks for the second
+        ("LTX2VideoTransformer3DModel", 3, 4, 1),
+    ],
 )
-def test_branches_that_could_be_split(names, count) -> None:
-    shapes = Profile.load(PROFILE)
-    arrays = {name: array[:, : len(names)] if array.ndim > 2 else array for name, array in shapes.arrays.items()}
-    assert branches_of(replace(shapes, branches=names, arrays=arrays)) == count
+def test_branches_that_could_be_split(model, per_step, samples, branches) -> None:
+    made = replace(profile_of(model), call=Call(per_step=per_step, samples=samples, shape=(4, 8, 24, 24)))
+    assert (branches_of(made), calls_of(made)) == (branches, per_step)
+
+
+def test_profiles_of_old_tell_branches_by_their_names() -> None:
+    old = replace(profile_of("WanTransformer3DModel"), call=None)
+    assert (branches_of(old), calls_of(old), frames_of(old)) == (2, 2, 0)
+    assert calls_of(replace(old, made_for=replace(old.made_for, model="STDiT3Transformer3DModel"))) == 1
+
+
+def test_frames_are_those_of_the_latents() -> None:
+    call = Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
+    assert frames_of(replace(profile_of("LatteTransformer3DModel"), call=call)) == 8
+    assert frames_of(replace(profile_of("WanTransformer3DModel"), call=call)) == 0
+
+
+@pytest.mark.parametrize(
+    ("axes", "frames", "gpus", "can"),
+    [(("frames",), 16, 8, True), (("frames",), 16, 16, False), (AXES, 16, 16, True), (("frames",), 1, 2, True)],
+)
+def test_some_models_need_two_frames_on_each_gpu(axes, frames, gpus, can) -> None:
+    assert can_share(Way(gpus=gpus), axes, frames) == can
+    assert can_share(Way(gpus=gpus), axes, 0)
+
+
+def test_the_busiest_has_a_share_of_padded_lengths() -> None:
+    assert busiest_share(Way(gpus=4), 9) == pytest.approx(1 / 3)
+    assert busiest_share(Way(gpus=8, branches=2), 9) == pytest.approx(1 / 6)
+    assert busiest_share(Way(gpus=8), 0) == pytest.approx(1 / 8)

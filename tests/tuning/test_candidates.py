@@ -72,18 +72,18 @@ def test_a_candidate_over_the_limit_of_memory_is_not_run(profile, tmp_path) -> N
 
 
 def test_what_is_worth_most_on_one_gpu_is_not_on_eight(profile, tmp_path) -> None:
-    """On a slow link, eight GPUs wait for temporal attention, whatever else costs."""
+    """On a slow link, eight GPUs wait for the attention that exchanges, whatever else costs."""
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="shapes", largest_drop=50.0)
     link = Link(name="slow", seconds=0.0, bytes_per_second=1e6)
-    temporal, others = (
+    attention, others = (
         Policy(name="p", rules=tuple(Rule(kind=kind, range=number, window=(1, 7)) for kind in kinds))
-        for kinds, number in ((("temporal",), 2), (("spatial", "cross", "mlp"), 6))
+        for kinds, number in ((("spatial", "temporal"), 2), (("cross", "mlp"), 6))
     )
     predicted = []
-    for sharing in (ALONE, Sharing(way=Way(gpus=8), link=link, axes=("frames",))):
+    for sharing in (ALONE, Sharing(way=Way(gpus=8), link=link)):
         rest = (pipeline, profile, Space(profile), PROMPTS, budget, settings, references, None, sharing)
-        predicted.append([Bench(*rest).predicted_time(policy) for policy in (others, temporal)])
+        predicted.append([Bench(*rest).predicted_time(policy) for policy in (others, attention)])
     assert predicted[0][0] < predicted[0][1] < 1
     assert predicted[1][1] < predicted[1][0] < 1

@@ -1,7 +1,7 @@
 """Time of a profiled model on several GPUs: measured times of what computes, shared, and what is exchanged over a link.
 
-Sizes are those of the sites' measured outputs, so that padding is not counted, and text that attends beside the video is taken
-for video. Of the messages that put outputs together only the time that each takes by itself is known, not the bytes.
+Sizes are those of the sites' measured outputs: padding is not counted in what is sent (of frames it is in what is computed),
+and text that attends beside the video is taken for video. Of the messages that put outputs together only the number is known.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,15 @@ from pabtune.planning.costs.communication import NOTHING, Communication, exchang
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import EXCHANGING, IN_TURNS, Axis, Way, branches_of
+from pabtune.planning.sharding import (
+    EXCHANGING,
+    Axis,
+    Way,
+    axes_of_profile,
+    busiest_share,
+    calls_of,
+    frames_of,
+)
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import LINKS, Link
 from pabtune.records.profiles import Profile
@@ -26,21 +34,18 @@ class Sharing:
     """How GPUs share a video.
 
     Attributes:
-        way: how they do.
+        way: how they do; each policy along the axis on which it takes least.
         link: between them.
-        axes: of the model that can be split; each policy is split along the one that takes least.
     """
 
     way: Way
     link: Link
-    axes: tuple[Axis, ...] = ("frames",)
 
     def to_document(self) -> dict[str, Any]:
         """As JSON."""
         way = {name: getattr(self.way, name) for name in ("gpus", "branches", "parallel")}
         return {
             **way,
-            "axes": list(self.axes),
             "link": {key: value for key, value in self.link.to_document().items() if key != "provenance"},
         }
 
@@ -56,27 +61,41 @@ class Measured:
         seconds: (sites, steps) time in each site; 0 where it is not called.
         step_seconds: (steps,) time of each step.
         site_bytes: of one output of each site, all branches together.
+        axes: that can be split.
         calls: of the transformer in a step: one, or one for each branch.
+        frames: of the latents, if they can be split; 0 = unknown.
     """
 
     seconds: NDArray[np.floating]
     step_seconds: NDArray[np.floating]
     site_bytes: Sequence[float]
+    axes: tuple[Axis, ...] = ("frames",)
     calls: int = 1
+    frames: int = 0
 
     @classmethod
-    def of(cls, profile: Profile) -> Self:
-        """Of a profile."""
+    def of(cls, profile: Profile, gpus: int = 1) -> Self:
+        """Of a profile.
+
+        Args:
+            profile: any.
+            gpus: that will share a video.
+
+        Raises:
+            PolicyError: what so many take for the model cannot be told.
+        """
         return cls(
             seconds=profile.arrays["seconds"],
             step_seconds=profile.arrays["step_seconds"],
             site_bytes=profile.site_bytes,
-            calls=branches_of(profile) if profile.made_for.model in IN_TURNS else 1,
+            axes=axes_of_profile(profile, gpus),
+            calls=calls_of(profile),
+            frames=frames_of(profile),
         )
 
 
 def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
-    """What each GPU sends over a run under a mask.
+    """What each GPU sends for attention over a run under a mask.
 
     Args:
         mask: without rows for blocks.
@@ -86,23 +105,26 @@ def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
     Raises:
         PolicyError: no attention exchanges along the axis of the way.
     """
-    if way.gpus == 1:
-        return NOTHING
-    calls = 1 if way.branches > 1 else measured.calls
-    together = (calls if way.sequence > 1 else 0) + (1 if way.branches > 1 else 0)
-    sent = Communication(paper_bytes=0.0, wire_bytes=0.0, messages=together * len(measured.step_seconds))
     if way.sequence == 1:
-        return sent
+        return NOTHING
     kinds = [site.kind for site in mask.sites]
     if EXCHANGING[way.axis] not in kinds:
         raise PolicyError(
             f"a model with {', '.join(dict.fromkeys(kinds))} has no {EXCHANGING[way.axis]} attention to share"
         )
+    sent, calls = NOTHING, 1 if way.branches > 1 else measured.calls
     called = mask.compute & (measured.seconds > 0)
     for kind, row, size in zip(kinds, called, measured.site_bytes, strict=True):
         if kind == EXCHANGING[way.axis]:
             sent += _sent_by_site(way, int(row.sum()) * calls, size / max(way.branches, measured.calls))
     return sent
+
+
+def outputs_sent(measured: Measured, way: Way) -> Communication:
+    """What putting outputs together takes over a run: messages, whose bytes are not known."""
+    calls = 1 if way.branches > 1 else measured.calls
+    together = (calls if way.sequence > 1 else 0) + (1 if way.branches > 1 else 0)
+    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=together * len(measured.step_seconds))
 
 
 def _sent_by_site(way: Way, calls: int, output_bytes: float) -> Communication:
@@ -113,6 +135,20 @@ def _sent_by_site(way: Way, calls: int, output_bytes: float) -> Communication:
     return exchanged(way.parallel, gpus, calls, gpus, gpus, output_bytes / gpus**2, gpus)
 
 
+def seconds_in(mask: ComputeMask, measured: Measured, way: Way, link: Link) -> float:
+    """Seconds in the transformer over a run.
+
+    Args:
+        mask: without rows for blocks.
+        measured: of the model, on one GPU.
+        way: how GPUs share the video.
+        link: between them.
+    """
+    alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
+    share = busiest_share(way, measured.frames if way.axis == "frames" else 0)
+    return predicted_latency(alone, 0.0, share, sent_for(mask, measured, way) + outputs_sent(measured, way), link)
+
+
 def shared_seconds(mask: ComputeMask, measured: Measured, sharing: Sharing) -> float:
     """Seconds in the transformer over a run, split along the axis that takes least.
 
@@ -121,6 +157,5 @@ def shared_seconds(mask: ComputeMask, measured: Measured, sharing: Sharing) -> f
         measured: of the model, on one GPU.
         sharing: how GPUs share the video.
     """
-    alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
-    sent = [sent_for(mask, measured, replace(sharing.way, axis=axis)) for axis in sharing.axes]
-    return min(predicted_latency(alone, 0.0, 1 / sharing.way.gpus, each, sharing.link) for each in sent)
+    along = [replace(sharing.way, axis=axis) for axis in measured.axes]
+    return min(seconds_in(mask, measured, way, sharing.link) for way in along)

@@ -1,19 +1,24 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, sent_for, shared_seconds
+from pabtune.planning.costs.sharing import (
+    ALONE,
+    Measured,
+    Sharing,
+    outputs_sent,
+    seconds_in,
+    sent_for,
+    shared_seconds,
+)
 from pabtune.planning.masks import ComputeMask
 from pabtune.planning.sharding import Way
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import Link
-from pabtune.records.profiles import Profile
 from pabtune.records.sites import Site
 
 STEPS = 6
-PROFILE = Path(__file__).parents[3] / "profiles" / "shapes-30steps.json"
 SITES = tuple(
     Site(path=f"{kind}.{i}.x", kind=kind, layer=i) for kind in ("spatial", "temporal", "mlp") for i in range(2)
 )
@@ -35,9 +40,9 @@ def test_alone_it_is_the_predicted_time() -> None:
 
 
 def test_what_is_sent_is_what_the_exchanging_attention_computes() -> None:
-    way, end = Way(gpus=4), STEPS  # at the end of each call outputs are put together
-    assert sent_for(mask(), MEASURED, way).messages == 2 * 2 * STEPS + end
-    assert sent_for(mask(temporal=4), MEASURED, way).messages == 2 * 2 * 2 + end
+    way = Way(gpus=4)
+    assert sent_for(mask(), MEASURED, way).messages == 2 * 2 * STEPS
+    assert sent_for(mask(temporal=4), MEASURED, way).messages == 2 * 2 * 2
     assert sent_for(mask(spatial=4), MEASURED, way) == sent_for(mask(), MEASURED, way)
     # Two all-to-alls of a quarter, of which three quarters leave.
     assert sent_for(mask(), MEASURED, way).wire_bytes == pytest.approx(12 * 2 * 2000 * 3 / 4)
@@ -45,8 +50,29 @@ def test_what_is_sent_is_what_the_exchanging_attention_computes() -> None:
     assert sent_for(mask(), MEASURED, Way(gpus=4, parallel="megatron-sp")).wire_bytes == pytest.approx(
         12 * 2 * 8000 * 3 / 4
     )
-    assert sent_for(mask(), MEASURED, Way(gpus=2, branches=2)).messages == end
-    assert sent_for(mask(), MEASURED, Way()).messages == 0
+    assert sent_for(mask(), MEASURED, Way(gpus=2, branches=2)).messages == 0
+
+
+@pytest.mark.parametrize(
+    ("way", "calls", "messages"),
+    [
+        (Way(), 1, 0), (Way(gpus=4), 1, 1), (Way(gpus=4), 2, 2), (Way(gpus=2, branches=2), 2, 1),
+        (Way(gpus=4, branches=2), 2, 2), (Way(gpus=4, branches=2), 1, 2),
+    ],
+)  # fmt: skip
+def test_outputs_are_put_together_at_the_end_of_each_call(way, calls, messages) -> None:
+    assert outputs_sent(replace(MEASURED, calls=calls), way).messages == messages * STEPS
+
+
+def test_padded_frames_take_their_time() -> None:
+    """Nine frames over four GPUs: the busiest computes three, a third of all."""
+    fast = Link(name="fast", seconds=0.0, bytes_per_second=1e30)
+    nine = replace(MEASURED, frames=9)
+    alone = seconds_in(mask(), nine, Way(), fast)
+    assert seconds_in(mask(), nine, Way(gpus=4), fast) == pytest.approx(alone / 3)
+    assert seconds_in(mask(), nine, Way(gpus=4, axis="tokens"), fast) == pytest.approx(alone / 4)
+    assert seconds_in(mask(), nine, Way(gpus=64), fast) == seconds_in(mask(), nine, Way(gpus=9), fast)
+    assert seconds_in(mask(), MEASURED, Way(gpus=4), fast) == pytest.approx(alone / 4)
 
 
 def test_sites_that_are_not_called_send_nothing() -> None:
@@ -56,7 +82,7 @@ def test_sites_that_are_not_called_send_nothing() -> None:
     way = Way(gpus=4)
     halves = replace(MEASURED, seconds=seconds)
     assert sent_for(mask(), halves, way).wire_bytes == pytest.approx(sent_for(mask(), MEASURED, way).wire_bytes / 2)
-    assert sent_for(mask(), halves, way).messages == 2 * STEPS + STEPS
+    assert sent_for(mask(), halves, way).messages == 2 * STEPS
 
 
 def test_branches_that_come_in_turns_send_as_much_in_twice_the_messages() -> None:
@@ -75,34 +101,17 @@ def test_a_policy_for_many_gpus_may_be_another_than_for_one() -> None:
     spatial, temporal = mask(spatial=4), mask(temporal=4)
     assert shared_seconds(spatial, MEASURED, ALONE) == shared_seconds(temporal, MEASURED, ALONE)
     assert shared_seconds(temporal, MEASURED, sharing) < shared_seconds(spatial, MEASURED, sharing)
-    both = Sharing(way=Way(gpus=4), link=LINK, axes=("frames", "tokens"))
-    assert shared_seconds(spatial, MEASURED, both) == shared_seconds(temporal, MEASURED, both)
+    both = replace(MEASURED, axes=("frames", "tokens"))
+    assert shared_seconds(spatial, both, sharing) == shared_seconds(temporal, both, sharing)
 
 
 def test_full_attention_sends_queries_keys_values_and_output() -> None:
     full = ComputeMask(sites=(Site(path="b.0.attn", kind="full", layer=0),), compute=np.ones((1, 3), dtype=bool))
     measured = Measured(seconds=np.ones((1, 3)), step_seconds=np.ones(3), site_bytes=[1000.0])
     sent = sent_for(full, measured, Way(gpus=2, axis="sequence"))
-    assert (sent.messages, sent.wire_bytes) == (3 * 2 + 3, pytest.approx(3 * 4 * 500 / 2))
+    assert (sent.messages, sent.wire_bytes) == (3 * 2, pytest.approx(3 * 4 * 500 / 2))
     with pytest.raises(PolicyError, match="a model with full has no temporal attention to share"):
         sent_for(full, measured, Way(gpus=2))
-
-
-def test_a_profile_tells_how_often_its_transformer_is_called(shapes_profile) -> None:
-    assert Measured.of(shapes_profile).calls == 1
-    in_turns = replace(shapes_profile, made_for=replace(shapes_profile.made_for, model="WanTransformer3DModel"))
-    assert Measured.of(in_turns).calls == 2
-    assert Measured.of(replace(in_turns, **without_guidance(in_turns))).calls == 1
-
-
-def without_guidance(profile: Profile) -> dict:
-    arrays = {name: array[:, :1] if array.ndim > 2 else array for name, array in profile.arrays.items()}
-    return {"branches": profile.branches[:1], "arrays": arrays}
-
-
-@pytest.fixture
-def shapes_profile() -> Profile:
-    return Profile.load(PROFILE)
 
 
 def test_sharing_is_told_as_json() -> None:
