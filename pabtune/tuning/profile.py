@@ -1,5 +1,6 @@
 """Profiling: runs the model on prompts, measures, and makes a `Profile` of it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -162,7 +163,8 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
         "size": f"{frames}x{height}x{width}",
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "arguments": dict(settings.arguments),
+        # What has no place in a file, an image for example, is named.
+        "arguments": json.loads(json.dumps(dict(settings.arguments), default=str)),
         # What is not written is torch's own attention.
         **({} if attention_in_use() == "sdpa" else {"attention": attention_in_use()}),
     }
