@@ -36,7 +36,7 @@ class Traffic:
 
 
 class Exchange:
-    """Collectives of the processes that share one dimension of a mesh.
+    """Collectives of the processes that share one dimension of a mesh. Graphs break at each: traced, they would not wait.
 
     Args:
         mesh: the processes.
@@ -49,6 +49,7 @@ class Exchange:
         self.rank = dist.get_rank(mesh.group(dimension))
         self._mesh, self._dimension, self._traffic = mesh, dimension, traffic
 
+    @torch.compiler.disable
     def swap(self, parts: Tensor, purpose: str) -> Tensor:
         """All-to-all: part i (of the first dimension) goes to process i; returns what the others sent."""
         parts = parts.contiguous()
@@ -58,6 +59,7 @@ class Exchange:
         self._traffic.note(purpose, parts.nbytes // self.size * (self.size - 1))
         return received
 
+    @torch.compiler.disable
     def gather(self, part: Tensor, dim: int, purpose: str) -> Tensor:
         """All-gather: every process' part, along a dimension."""
         part = part.contiguous()

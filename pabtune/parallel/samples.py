@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pabtune.models.calls import calls_per_step
@@ -61,7 +62,7 @@ class SamplesHook(ModelHook):
             place += exchange.rank * count
             count *= exchange.size
         if count == 1:
-            return self.fn_ref.original_forward(*call.args, **call.kwargs)
+            return self._forward(call)
         batch = next(len(value) for value in call.arguments.values() if isinstance(value, Tensor))
         if batch % count:
             raise ParallelError(
@@ -70,7 +71,7 @@ class SamplesHook(ModelHook):
             )
         for name, value in call.arguments.items():
             call.arguments[name] = _samples(value, batch, count, place)
-        output = self.fn_ref.original_forward(*call.args, **call.kwargs)
+        output = self._forward(call)
 
         def whole(part: Tensor) -> Tensor:
             for exchange in exchanges:
@@ -78,6 +79,15 @@ class SamplesHook(ModelHook):
             return part
 
         return tree_map_only(Tensor, whole, output)
+
+    def _forward(self, call: BoundArguments) -> Any:
+        try:
+            return self.fn_ref.original_forward(*call.args, **call.kwargs)
+        except Unsupported as error:
+            raise ParallelError(
+                "processes cannot exchange inside a compiled graph; compile blocks with fullgraph=False: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     def _in_turns(self, module: nn.Module, call: BoundArguments, step: tuple[Any, Any]) -> Any:
         """The first or the second branch of a step, which is told by its run's and its own timestep: the very same objects."""

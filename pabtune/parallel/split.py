@@ -117,16 +117,19 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
         axis: of spatial-temporal models, which is split: `frames` or `tokens`.
 
     Raises:
-        ParallelError: nothing of a transformer can be shared, another way or axis, or a policy is enabled already.
+        ParallelError: nothing of a transformer can be shared, another way or axis; a policy or offloading is enabled
+            already, or the transformer is compiled as a whole.
     """
     if parallel not in PARALLELS:
         raise ParallelError(f"unknown way {parallel!r}; known: {', '.join(PARALLELS)}")
-    transformers = Target.of(model).transformers
-    for transformer in transformers.values():
+    target = Target.of(model)
+    transformers = target.transformers
+    for name, transformer in transformers.items():
         if getattr(transformer, "_diffusers_hook", None) is not None and transformer._diffusers_hook.hooks:
             raise ParallelError(
                 "the transformer has hooks: split it once, and before a policy, a cache or offloading is enabled"
             )
+        _check_plain(transformer, target.callers[name])
     made = Split(mesh, parallel)
     try:
         for transformer in transformers.values():
@@ -137,6 +140,17 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
         made.remove()
         raise
     return made
+
+
+def _check_plain(transformer: nn.Module, caller: nn.Module) -> None:
+    """Refuses what would take the split's hooks away, or skip them."""
+    if caller is not transformer or transformer._compiled_call_impl is not None:
+        raise ParallelError(
+            "the transformer is compiled as a whole, and processes cannot exchange inside; compile its blocks: "
+            "compile_repeated_blocks(fullgraph=False)"
+        )
+    if any(hasattr(module, "_hf_hook") for module in transformer.modules()):
+        raise ParallelError("weights of the transformer are offloaded: split it first, then enable offloading")
 
 
 def _split_sequence(made: Split, transformer: nn.Module, axis: Axis, plan: Plan | None) -> None:

@@ -5,7 +5,6 @@ from functools import partial
 from tempfile import TemporaryDirectory
 
 import torch
-from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -244,27 +243,47 @@ def blocks(mesh: Mesh) -> list[dict]:
 
 
 def offloading(mesh: Mesh) -> list[dict]:
-    """Weights that accelerate moves to the device for each call, from before the split on or from after it."""
+    """Weights that accelerate moves to the device for each call, as diffusers asks it to after every run anew."""
     rows = []
-    for name in ("wan-2.1", "latte", "mochi"):
-        for first in ("split", "offload"):
-            pipeline = loaded(name)
-            alone = run(pipeline, name)
-            if first == "offload":
-                cpu_offload_with_hook(pipeline.transformer, torch.device(DEVICE))
-            made = split(pipeline, mesh)
-            if first == "split":
-                cpu_offload_with_hook(pipeline.transformer, torch.device(DEVICE))
+    for name in ("wan-2.1", "latte", "motif"):
+        pipeline = loaded(name)
+        alone = run(pipeline, name)
+        made = split(pipeline, mesh)
+        pipeline.enable_model_cpu_offload(device=DEVICE)
+        for again in range(2):
             moved = count_moves(pipeline.transformer)
-            together, calls = run(pipeline, name), len(moved)
-            made.remove()
-            restored = run(pipeline, name)
+            together = run(pipeline, name)
+            rows.append({"name": name, "run": again, "error": error(together, alone), "moved": len(moved)})
+        made.remove()
+        rows[-1] |= {"restored": error(run(pipeline, name), alone), "left": marks_left(pipeline.transformer)}
+    return rows
+
+
+def compiled(mesh: Mesh) -> list[dict]:
+    """Blocks that are compiled, with breaks where processes exchange; and what is said where none are allowed."""
+    rows = []
+    for name in os.environ["WORKER_CASES"].split(","):
+        for used in (NONE, policy(name)):
+            pipeline = loaded(name)
+            with pabtune.broadcast(pipeline, used):
+                alone = run(pipeline, name)
+            pipeline.transformer.compile_repeated_blocks(fullgraph=False, dynamic=False, backend="eager")
+            made = split(pipeline, mesh)
+            with pabtune.broadcast(pipeline, used) as active:
+                together = run(pipeline, name)
             rows.append(
                 {
-                    "name": name, "first": first, "error": error(together, alone), "restored": error(restored, alone),
-                    "moved": [calls, len(moved) - calls], "left": marks_left(pipeline.transformer),
+                    "name": name, "error": error(together, alone), "messages": made.traffic.messages["full"],
+                    "broadcast": sum(active.summary()["broadcast_calls"].values()),
                 }
             )  # fmt: skip
+    pipeline = loaded("wan-2.1")
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
+    split(pipeline, mesh)
+    try:
+        run(pipeline, "wan-2.1")
+    except ParallelError as problem:
+        rows.append({"said": str(problem)})
     return rows
 
 
