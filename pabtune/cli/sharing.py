@@ -62,6 +62,8 @@ class Sharing:
         from pabtune.parallel.mesh import is_launched
 
         self.layout()
+        if self.split_axis is not None and self.processes == 1:
+            raise ParallelError(f"--split-axis {self.split_axis} needs several processes: --gpus 2 or more")
         for batch in batches:
             if len(batch) % self.split_samples:
                 raise ParallelError(
@@ -136,7 +138,8 @@ class Sharing:
                 decoding = None
                 if self.decode != "alone":
                     decoding = split_decoder(made, pipeline, squares=self.decode == "squares")
-                told_decoding = f"; decoding shared by {decoding}" if decoding else ""
+                worth = " where that is faster" if decoding == "squares" and self.decode == "squares" else ""
+                told_decoding = f"; decoding shared by {decoding}{worth}" if decoding else ""
                 say(f"{self.processes} processes: {layout}{'; ' + way if layout.sequence > 1 else ''}{told_decoding}")
                 yield made
             finally:

@@ -20,11 +20,13 @@ class Tiling:
         size: height and width of a square.
         frames: of a run.
         overlap: share of a square's size that it has in common with its neighbour.
+        keeps_rests: a last square is kept that lies wholly in the one before, as published decoders have it.
     """
 
     size: int
     frames: int
     overlap: float
+    keeps_rests: bool = True
 
     @property
     def stride(self) -> int:
@@ -35,7 +37,10 @@ class Tiling:
         """Places of the squares along a side; one if it fits into a square."""
         if length <= self.size:
             return [slice(0, length)]
-        return [slice(start, min(start + self.size, length)) for start in range(0, length, self.stride)]
+        starts = range(0, length, self.stride)
+        if not self.keeps_rests:
+            starts = range(0, length - (self.size - self.stride), self.stride)
+        return [slice(start, min(start + self.size, length)) for start in starts]
 
     def runs(self, frames: int) -> Iterator[slice]:
         """Runs of frames; each but the first begins with the last frame of the one before."""
@@ -83,13 +88,14 @@ def _join(squares: list[list[Tensor]], tiling: Tiling, scale: float) -> Tensor:
                 row[across] = _blend(squares[down - 1][across], row[across], seam, dim=3)
             if across > 0:
                 row[across] = _blend(row[across - 1], row[across], seam, dim=4)
-    several_down, several_across = len(squares) > 1, len(squares[0]) > 1
-
-    def own(square: Tensor) -> Tensor:
-        square = square[:, :, :, :kept] if several_down else square
-        return square[:, :, :, :, :kept] if several_across else square
-
-    return torch.cat([torch.cat([own(square) for square in row], dim=4) for row in squares], dim=3)
+    own = [
+        [
+            square[:, :, :, : kept if down < len(squares) - 1 else None, : kept if across < len(row) - 1 else None]
+            for across, square in enumerate(row)
+        ]
+        for down, row in enumerate(squares)
+    ]
+    return torch.cat([torch.cat(row, dim=4) for row in own], dim=3)
 
 
 def _blend(before: Tensor, after: Tensor, seam: int, dim: int) -> Tensor:

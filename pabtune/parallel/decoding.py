@@ -35,6 +35,8 @@ WORTH_SHARING = 0.9
 """Of the whole, which the busiest process may have at most: seams cost a little of the video."""
 HARDLY_MORE = 1.05
 """Times the least load: fewer seams are worth it."""
+MOST_SQUARES = 3
+"""For each process."""
 
 
 class SharedParts:
@@ -129,8 +131,9 @@ def choose_squares(height: int, width: int, processes: int) -> Tiling:
         width: likewise.
         processes: that share them.
     """
-    whole = Tiling(size=max(height, width), frames=WHOLE_LENGTH, overlap=OVERLAP)
-    tilings = [replace(whole, size=size) for size in range(whole.size - 1, LEAST_SQUARE - 1, -1)]
+    whole = Tiling(size=max(height, width), frames=WHOLE_LENGTH, overlap=OVERLAP, keeps_rests=False)
+    sizes = (replace(whole, size=size) for size in range(whole.size - 1, LEAST_SQUARE - 1, -1))
+    tilings = [each for each in sizes if len(each.places(height)) * len(each.places(width)) <= MOST_SQUARES * processes]
     loads = [busiest_load(tiling, height, width, processes) for tiling in tilings]
     limit = min(HARDLY_MORE * min(loads, default=0), WORTH_SHARING * height * width)
     return next((tiling for tiling, load in zip(tilings, loads, strict=True) if load <= limit), whole)

@@ -72,9 +72,10 @@ class Split:
 
         def undo() -> None:
             remove_hook(module, name, forward)
-            if had_registry or module._diffusers_hook.hooks:
+            if module._diffusers_hook.hooks:
                 return
-            del module._diffusers_hook
+            if not had_registry:
+                del module._diffusers_hook
             if not had_forward and not hasattr(module, "_hf_hook"):
                 vars(module).pop("forward", None)
 

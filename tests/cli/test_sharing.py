@@ -89,6 +89,7 @@ def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
     [
         (["--gpus", "3", "--split-branches"], "two guidance branches need an even number of processes, not 3"),
         (["--split-branches"], "two guidance branches need an even number of processes, not 1"),
+        (["--split-axis", "tokens"], "--split-axis tokens needs several processes: --gpus 2 or more"),
         (["--gpus", "3", "--split-samples", "2"], "2 parts of the samples do not fit 3 processes for each branch"),
         (
             ["--gpus", "2", "--split-samples", "2", "--prompt", "a blue cross rises", "--prompt", "a red disc sinks"],

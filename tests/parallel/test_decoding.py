@@ -16,15 +16,21 @@ def test_frames_decoded_together_are_those_of_one_process(processes, together) -
             assert row["error"] < 1e-5, row
             assert row["restored"] == 0, row
             assert row["messages"] > 1, row
-            assert row["apart"] < 0.1, row
+            assert row["apart"] < 0.15, row
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 7, 8, 16])
 @pytest.mark.parametrize(("height", "width"), [(60, 106), (64, 64), (90, 160), (32, 32)])
 def test_the_busiest_process_decodes_about_its_share(height, width, processes) -> None:
-    """Overlaps cost: as much as 2 times the share, where there are many small squares."""
-    load = busiest_load(choose_squares(height, width, processes), height, width, processes) / (height * width)
-    assert load < min(0.76, 2.2 / processes)
+    """Overlaps cost: up to twice the share, where there are many small squares."""
+    tiling = choose_squares(height, width, processes)
+    assert busiest_load(tiling, height, width, processes) / (height * width) < min(0.76, 2.0 / processes)
+    for side in (height, width):
+        places = tiling.places(side)
+        assert places[-1].stop == side
+        # None lies in the one before: it would fade into what was made of a strip without surroundings.
+        assert all(place.stop < side for place in places[:-1])
+    assert len(tiling.places(height)) * len(tiling.places(width)) <= 3 * processes
 
 
 @pytest.mark.parametrize(("side", "processes"), [(64, 1), (8, 2), (5, 4)])

@@ -286,11 +286,7 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
         self.decoder = Decoder(widths, z_channels, num_res_blocks, num_groups)
         self.quant_conv = _cube(2 * z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = _cube(embed_dim, z_channels, 1)
-
-    @property
-    def use_tiling(self) -> bool:
-        """Whether a video is taken in tiles; saved with the configuration."""
-        return bool(self.config.use_tiling)
+        self.use_tiling = use_tiling
 
     @property
     def spatial_factor(self) -> int:
@@ -308,11 +304,17 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
 
     def enable_tiling(self) -> None:
         """Takes a video in tiles: see `use_tiling`."""
-        self.register_to_config(use_tiling=True)
+        self._set_tiling(True)
 
     def disable_tiling(self) -> None:
         """Takes the whole video at once."""
-        self.register_to_config(use_tiling=False)
+        self._set_tiling(False)
+
+    def _set_tiling(self, use_tiling: bool) -> None:  # noqa: FBT001, the two above give it its name
+        """In the configuration too, so that it is saved."""
+        defaults = [name for name in self.config.get("_use_default_values", ()) if name != "use_tiling"]
+        self.register_to_config(use_tiling=use_tiling, _use_default_values=defaults)
+        self.use_tiling = use_tiling
 
     def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
         """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""

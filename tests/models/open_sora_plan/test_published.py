@@ -33,6 +33,10 @@ def test_the_published_parts_make_the_pipeline(published) -> None:
     assert loaded.vae.use_tiling
     loaded.save_pretrained(published[1]["repository"] / "saved")
     assert AutoencoderKLOpenSoraPlan.from_pretrained(published[1]["repository"] / "saved" / "vae").use_tiling
+    pipeline.vae.enable_tiling()
+    assert AutoencoderKLOpenSoraPlan.from_config(pipeline.vae.config).use_tiling
+    pipeline.vae.disable_tiling()
+    assert not AutoencoderKLOpenSoraPlan.from_config(pipeline.vae.config).use_tiling
 
 
 def test_a_length_that_was_not_published_is_named(published) -> None:
