@@ -17,7 +17,7 @@ from pabtune.planning.costs.sharing import Measured, seconds_in, sent_for
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import find_policy
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import Axis, Way, branches_of, can_share, ways
+from pabtune.planning.sharding import Axis, Way, can_share, ways
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError, ProfileError
 from pabtune.records.links import LINKS, Link, find_link
@@ -254,7 +254,7 @@ def _scaling_of(
     measured = Measured.of(profile, max(gpus))
     alone = seconds_in(mask, measured, Way(axis=measured.axes[0]), link)
     rows = []
-    choices, left_out = _ways(gpus, parallel, measured.axes, branches_of(profile), measured.frames)
+    choices, left_out = _ways(gpus, parallel, measured.axes, measured.branches, measured.frames)
     for among in choices:
         way = min(among, key=lambda way: seconds_in(mask, measured, way, link))
         taken, sent = seconds_in(mask, measured, way, link), sent_for(mask, measured, way)

@@ -1,10 +1,10 @@
-"""Which axis of a spatial-temporal video is split over processes: the one whose attention then sends least.
+"""How GPUs can share a video: which classes along which axis, and of several axes the one whose attention then sends least.
 
 Attention along the split axis exchanges, the other does not, and what a policy broadcasts sends nothing. So the attention
 that is broadcast most should be the one that exchanges: temporal attention, with frames split, under the paper's pyramids.
 
-The layout is not changed within a call. Outputs are kept in the layout that they were computed in, so that staying in
-another one after an attention would move what is kept instead: one message for each broadcast that is spared two.
+The layout is not changed within a call. Outputs are kept in the layout that they were computed in: to stay in another one
+after an attention would save a message only where the next one is broadcast, and then what is kept has to be moved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from typing import Any, Literal
 from pabtune.planning.costs.communication import PARALLELS, Communication, Parallel, exchanged
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
-from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind
 
 Axis = Literal["frames", "tokens", "sequence"]
@@ -42,7 +41,6 @@ BY_TOKENS = (
 )  # fmt: skip
 """Transformers with full attention whose tokens are cut through the whole network (`parallel/plans.py`)."""
 
-
 IN_TURNS = (
     "WanTransformer3DModel", "WanVACETransformer3DModel", "ChronoEditTransformer3DModel", "SkyReelsV2Transformer3DModel",
     "HeliosTransformer3DModel", "HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel",
@@ -66,50 +64,6 @@ def are_tokens_cut(name: str, config: Mapping[str, Any], pipeline: str) -> bool:
     return (
         name in BY_TOKENS and config.get("image_condition_type") != "token_replace" and not pipeline.startswith(FORCING)
     )
-
-
-def axes_of_profile(profile: Profile, gpus: int) -> tuple[Axis, ...]:
-    """Axes to choose from when the time of a profiled model on so many GPUs is predicted.
-
-    Args:
-        profile: of the model.
-        gpus: that share it.
-
-    Raises:
-        PolicyError: its work is shared inside sites, of which only a part is: how much cannot be told from a profile.
-    """
-    name, pipeline = profile.made_for.model or "", profile.provenance.get("pipeline", "")
-    if gpus == 1 or name in AXES_OF:
-        return AXES_OF.get(name, ("sequence",))
-    if name == "SkyReelsV2Transformer3DModel" and not pipeline:
-        raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
-    if not all(are_tokens_cut(name, config, pipeline) for config in (*profile.made_for.config.values(), {})):
-        raise PolicyError(
-            f"what {gpus} GPUs take for {name} is not predicted: its work is shared inside sites alone; measure "
-            "it with `pabtune generate --gpus --compare`"
-        )
-    return ("sequence",)
-
-
-def branches_of(profile: Profile) -> int:
-    """Guidance branches that GPUs could share: 2, or 1 without guidance, or where one branch waits for the other."""
-    call = profile.call
-    if call is None:
-        return min(len(profile.branches), 2)
-    return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
-
-
-def calls_of(profile: Profile) -> int:
-    """Calls of the transformer in a step."""
-    if profile.call is not None:
-        return profile.call.per_step
-    return branches_of(profile) if profile.made_for.model in IN_TURNS else 1
-
-
-def frames_of(profile: Profile) -> int:
-    """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
-    is_known = profile.call is not None and profile.made_for.model in AXES_OF and len(profile.call.shape) == 4
-    return profile.call.shape[1] if is_known and profile.call is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from optuna.trial import TrialState
 
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
 from pabtune.planning.presets import PRESETS
-from pabtune.planning.sharding import branches_of
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable, digest
@@ -160,8 +159,7 @@ def _check_request(
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
     if config.sharing.way.gpus > 1 and not profile.site_bytes:
         raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    Measured.of(profile, config.sharing.way.gpus)  # refuses what cannot be told
-    if config.sharing.way.branches > branches_of(profile):
+    if config.sharing.way.branches > Measured.of(profile, config.sharing.way.gpus).branches:
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
     if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")

@@ -1,7 +1,3 @@
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -12,20 +8,14 @@ from pabtune.planning.sharding import (
     AXES,
     Video,
     Way,
-    axes_of_profile,
-    branches_of,
     busiest_share,
-    calls_of,
     can_share,
     choose_axis,
-    frames_of,
     ways,
 )
 from pabtune.records.errors import PolicyError
-from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Kind, Site
 
-PROFILE = Path(__file__).parents[2] / "profiles" / "shapes-30steps.json"
 KINDS: tuple[Kind, ...] = ("spatial", "temporal", "cross")
 SITES = tuple(Site(path=f"{kind}.{i}.attn", kind=kind, layer=i) for kind in KINDS for i in range(3))
 SCHEDULE = NoiseSchedule(steps=30, sigmas=tuple(1 - step / 30 for step in range(30)))
@@ -73,59 +63,6 @@ def test_full_attention_has_one_way() -> None:
         "a guidance branch to each half, tokens split over 2, attention by heads"
     ]
     assert [way.branches for way in ways(2, ("sequence",), branches=1)] == [1]
-
-
-def profile_of(model: str, pipeline: str = "", **config: Any) -> Profile:
-    shapes = Profile.load(PROFILE)
-    provenance = {"pipeline": pipeline} if pipeline else {}
-    return replace(
-        shapes, provenance=provenance, made_for=replace(shapes.made_for, model=model, config={"transformer": config})
-    )
-
-
-def test_only_what_is_cut_through_the_network_is_predicted() -> None:
-    assert axes_of_profile(profile_of("STDiT3Transformer3DModel"), 8) == AXES
-    assert axes_of_profile(profile_of("LatteTransformer3DModel"), 8) == ("frames",)
-    assert axes_of_profile(profile_of("WanTransformer3DModel"), 8) == ("sequence",)
-    assert axes_of_profile(profile_of("MotifVideoTransformer3DModel"), 1) == ("sequence",)
-    for other in (
-        profile_of("MotifVideoTransformer3DModel"),
-        profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"),
-        profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2DiffusionForcingPipeline"),
-    ):
-        with pytest.raises(PolicyError, match="what 2 GPUs take for .* is not predicted"):
-            axes_of_profile(other, 2)
-    assert axes_of_profile(profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2Pipeline"), 2) == ("sequence",)
-    with pytest.raises(PolicyError, match="does not say which pipeline it was made with; profile again"):
-        axes_of_profile(profile_of("SkyReelsV2Transformer3DModel"), 2)
-
-
-@pytest.mark.parametrize(
-    ("model", "per_step", "samples", "branches"),
-    [
-        ("WanTransformer3DModel", 2, 2, 2),
-        ("WanTransformer3DModel", 1, 1, 1),
-        ("CogVideoXTransformer3DModel", 1, 2, 2),
-        ("CogVideoXTransformer3DModel", 1, 1, 1),
-        ("CosmosTransformer3DModel", 2, 2, 1),  # its pipeline looks at the first before it asks for the second
-        ("LTX2VideoTransformer3DModel", 3, 4, 1),
-    ],
-)
-def test_branches_that_could_be_split(model, per_step, samples, branches) -> None:
-    made = replace(profile_of(model), call=Call(per_step=per_step, samples=samples, shape=(4, 8, 24, 24)))
-    assert (branches_of(made), calls_of(made)) == (branches, per_step)
-
-
-def test_profiles_of_old_tell_branches_by_their_names() -> None:
-    old = replace(profile_of("WanTransformer3DModel"), call=None)
-    assert (branches_of(old), calls_of(old), frames_of(old)) == (2, 2, 0)
-    assert calls_of(replace(old, made_for=replace(old.made_for, model="STDiT3Transformer3DModel"))) == 1
-
-
-def test_frames_are_those_of_the_latents() -> None:
-    call = Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
-    assert frames_of(replace(profile_of("LatteTransformer3DModel"), call=call)) == 8
-    assert frames_of(replace(profile_of("WanTransformer3DModel"), call=call)) == 0
 
 
 @pytest.mark.parametrize(

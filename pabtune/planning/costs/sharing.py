@@ -15,15 +15,7 @@ from pabtune.planning.costs.communication import NOTHING, Communication, exchang
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import (
-    EXCHANGING,
-    Axis,
-    Way,
-    axes_of_profile,
-    busiest_share,
-    calls_of,
-    frames_of,
-)
+from pabtune.planning.sharding import AXES_OF, EXCHANGING, IN_TURNS, Axis, Way, are_tokens_cut, busiest_share
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import LINKS, Link
 from pabtune.records.profiles import Profile
@@ -62,6 +54,7 @@ class Measured:
         step_seconds: (steps,) time of each step.
         site_bytes: of one output of each site, all branches together.
         axes: that can be split.
+        branches: of guidance that GPUs could share: 2, or 1 without guidance, or where one branch waits for the other.
         calls: of the transformer in a step: one, or one for each branch.
         frames: of the latents, if they can be split; 0 = unknown.
     """
@@ -70,6 +63,7 @@ class Measured:
     step_seconds: NDArray[np.floating]
     site_bytes: Sequence[float]
     axes: tuple[Axis, ...] = ("frames",)
+    branches: int = 2
     calls: int = 1
     frames: int = 0
 
@@ -88,10 +82,55 @@ class Measured:
             seconds=profile.arrays["seconds"],
             step_seconds=profile.arrays["step_seconds"],
             site_bytes=profile.site_bytes,
-            axes=axes_of_profile(profile, gpus),
-            calls=calls_of(profile),
-            frames=frames_of(profile),
+            axes=_axes(profile, gpus),
+            branches=_branches(profile),
+            calls=_calls(profile),
+            frames=_frames(profile),
         )
+
+
+def _axes(profile: Profile, gpus: int) -> tuple[Axis, ...]:
+    """Axes to choose from when the time of a profiled model on so many GPUs is predicted.
+
+    Args:
+        profile: of the model.
+        gpus: that share it.
+
+    Raises:
+        PolicyError: its work is shared inside sites, of which only a part is: how much cannot be told from a profile.
+    """
+    name, pipeline = profile.made_for.model or "", profile.provenance.get("pipeline", "")
+    if gpus == 1 or name in AXES_OF:
+        return AXES_OF.get(name, ("sequence",))
+    if name == "SkyReelsV2Transformer3DModel" and not pipeline:
+        raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
+    if not all(are_tokens_cut(name, config, pipeline) for config in (*profile.made_for.config.values(), {})):
+        raise PolicyError(
+            f"what {gpus} GPUs take for {name} is not predicted: its work is shared inside sites alone; measure "
+            "it with `pabtune generate --gpus --compare`"
+        )
+    return ("sequence",)
+
+
+def _branches(profile: Profile) -> int:
+    """Guidance branches that GPUs could share."""
+    call = profile.call
+    if call is None:
+        return min(len(profile.branches), 2)
+    return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
+
+
+def _calls(profile: Profile) -> int:
+    """Calls of the transformer in a step."""
+    if profile.call is not None:
+        return profile.call.per_step
+    return _branches(profile) if profile.made_for.model in IN_TURNS else 1
+
+
+def _frames(profile: Profile) -> int:
+    """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
+    is_known = profile.call is not None and profile.made_for.model in AXES_OF and len(profile.call.shape) == 4
+    return profile.call.shape[1] if is_known and profile.call is not None else 0
 
 
 def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:

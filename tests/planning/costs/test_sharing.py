@@ -1,4 +1,6 @@
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from pabtune.planning.costs.sharing import (
     shared_seconds,
 )
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import Way
+from pabtune.planning.sharding import AXES, Way
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import Link
+from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Site
 
 STEPS = 6
+PROFILE = Path(__file__).parents[3] / "profiles" / "shapes-30steps.json"
 SITES = tuple(
     Site(path=f"{kind}.{i}.x", kind=kind, layer=i) for kind in ("spatial", "temporal", "mlp") for i in range(2)
 )
@@ -112,6 +116,60 @@ def test_full_attention_sends_queries_keys_values_and_output() -> None:
     assert (sent.messages, sent.wire_bytes) == (3 * 2, pytest.approx(3 * 4 * 500 / 2))
     with pytest.raises(PolicyError, match="a model with full has no temporal attention to share"):
         sent_for(full, measured, Way(gpus=2))
+
+
+def profile_of(model: str, pipeline: str = "", **config: Any) -> Profile:
+    shapes = Profile.load(PROFILE)
+    provenance = {"pipeline": pipeline} if pipeline else {}
+    return replace(
+        shapes, provenance=provenance, made_for=replace(shapes.made_for, model=model, config={"transformer": config})
+    )
+
+
+def test_only_what_is_cut_through_the_network_is_predicted() -> None:
+    assert Measured.of(profile_of("STDiT3Transformer3DModel"), 8).axes == AXES
+    assert Measured.of(profile_of("LatteTransformer3DModel"), 8).axes == ("frames",)
+    assert Measured.of(profile_of("WanTransformer3DModel"), 8).axes == ("sequence",)
+    assert Measured.of(profile_of("MotifVideoTransformer3DModel"), 1).axes == ("sequence",)
+    for other in (
+        profile_of("MotifVideoTransformer3DModel"),
+        profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"),
+        profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2DiffusionForcingPipeline"),
+    ):
+        with pytest.raises(PolicyError, match="what 2 GPUs take for .* is not predicted"):
+            Measured.of(other, 2)
+    assert Measured.of(profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2Pipeline"), 2).axes == ("sequence",)
+    with pytest.raises(PolicyError, match="does not say which pipeline it was made with; profile again"):
+        Measured.of(profile_of("SkyReelsV2Transformer3DModel"), 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "per_step", "samples", "branches"),
+    [
+        ("WanTransformer3DModel", 2, 2, 2),
+        ("WanTransformer3DModel", 1, 1, 1),
+        ("CogVideoXTransformer3DModel", 1, 2, 2),
+        ("CogVideoXTransformer3DModel", 1, 1, 1),
+        ("CosmosTransformer3DModel", 2, 2, 1),  # its pipeline looks at the first before it asks for the second
+        ("LTX2VideoTransformer3DModel", 3, 4, 1),
+    ],
+)
+def test_branches_that_could_be_split(model, per_step, samples, branches) -> None:
+    made = replace(profile_of(model), call=Call(per_step=per_step, samples=samples, shape=(4, 8, 24, 24)))
+    assert (Measured.of(made).branches, Measured.of(made).calls) == (branches, per_step)
+
+
+def test_profiles_of_old_tell_branches_by_their_names() -> None:
+    old = replace(profile_of("WanTransformer3DModel"), call=None)
+    told = Measured.of(old)
+    assert (told.branches, told.calls, told.frames) == (2, 2, 0)
+    assert Measured.of(replace(old, made_for=replace(old.made_for, model="STDiT3Transformer3DModel"))).calls == 1
+
+
+def test_frames_are_those_of_the_latents() -> None:
+    call = Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
+    assert Measured.of(replace(profile_of("LatteTransformer3DModel"), call=call)).frames == 8
+    assert Measured.of(replace(profile_of("WanTransformer3DModel"), call=call)).frames == 0
 
 
 def test_sharing_is_told_as_json() -> None:
