@@ -120,7 +120,7 @@ def _ways(
         count: [way for way in ways(count, axes, parallels, branches) if can_share(way, axes, frames)] for count in gpus
     }
     left_out = [count for count, among in choices.items() if not among]
-    if len(left_out) == len(gpus):
+    if not any(choices.values()):
         raise PolicyError(
             f"{frames} frames over {', '.join(map(str, left_out))} GPUs leave one to each, which this model does not take"
         )
@@ -267,7 +267,8 @@ def _scaling_of(
                 "latency": {"seconds": taken, "efficiency": alone / taken / way.gpus},
             }
         )
-    return {"scaling": rows, "best": _best(rows), "too_many_gpus": left_out}
+    notes = {"padding_counted": measured.frames > 0} if "frames" in measured.axes else {}
+    return {"scaling": rows, "best": _best(rows), "too_many_gpus": left_out, **notes}
 
 
 def _tell_profile(path: Path, document: dict[str, Any]) -> None:
@@ -288,3 +289,5 @@ def _tell_profile(path: Path, document: dict[str, Any]) -> None:
         click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
     for line in _scaling_lines(document["scaling"], document["too_many_gpus"]) if "scaling" in document else ():
         click.echo(f"  {line}")
+    if not document.get("padding_counted", True):
+        click.echo("  how many frames there are is unknown, so that padding is not counted: profile again")

@@ -138,7 +138,7 @@ class Sharing:
                 decoding = None
                 if self.decode != "alone":
                     decoding = split_decoder(made, pipeline, squares=self.decode == "squares")
-                worth = " where that is faster" if decoding == "squares" and self.decode == "squares" else ""
+                worth = " where that is faster" if decoding == "squares" else ""
                 told_decoding = f"; decoding shared by {decoding}{worth}" if decoding else ""
                 say(f"{self.processes} processes: {layout}{'; ' + way if layout.sequence > 1 else ''}{told_decoding}")
                 yield made

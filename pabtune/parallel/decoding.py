@@ -77,7 +77,7 @@ def split_decoder(split: "Split", pipeline: DiffusionPipeline, *, squares: bool 
     share = SharedParts(split.everyone)
     if isinstance(vae, AutoencoderKLOpenSora) or (isinstance(vae, AutoencoderKLOpenSoraPlan) and vae.use_tiling):
         split.patch(vae, "map_parts", share)
-        return "frames" if isinstance(vae, AutoencoderKLOpenSora) else "squares"
+        return "frames" if isinstance(vae, AutoencoderKLOpenSora) else "tiles"
     if isinstance(vae, AutoencoderKL):
         split.patch(vae, "decode", _Images(vae, share))
         return "frames"

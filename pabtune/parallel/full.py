@@ -77,7 +77,7 @@ class _Cutting:
 
     def __init__(self, split: "Split", cuts: list[Cut]) -> None:
         self._split = split
-        self._arguments = {cut.of: cut for cut in cuts if isinstance(cut.of, str)}
+        self._arguments = [(cut.of, cut) for cut in cuts if isinstance(cut.of, str)]
         self._outputs = {cut.of: cut for cut in cuts if isinstance(cut.of, int)}
 
     def arguments(
@@ -85,14 +85,14 @@ class _Cutting:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Those of a call, cut; what was given by name stays so."""
         given, own = self._split.bind(module, args, kwargs).arguments, [*args]
-        for name, cut in self._arguments.items():
+        for name, cut in self._arguments:
             if given.get(name) is None:
                 continue
-            part = self._own(given[name], cut)
+            given[name] = self._own(given[name], cut)
             if name in kwargs:
-                kwargs = {**kwargs, name: part}
+                kwargs = {**kwargs, name: given[name]}
             else:
-                own[list(given).index(name)] = part
+                own[list(given).index(name)] = given[name]
         return tuple(own), kwargs
 
     def output(self, output: Any) -> Any:
@@ -110,7 +110,9 @@ class _Cutting:
         if isinstance(value, tuple | list):
             inner = replace(cut, item=None)
             return tuple(self._own(part, inner) if cut.item in (None, at) else part for at, part in enumerate(value))
-        if not isinstance(value, Tensor) or cut.ndim not in (None, value.ndim):
+        if not isinstance(value, Tensor) or (
+            cut.ndim is not None and (value.ndim != cut.ndim or value.shape[cut.dim] == 1)
+        ):
             return value
         exchange, self._split.whole = self._split.sequence, value.shape[cut.dim]
         return padded(value, cut.dim, exchange.size).chunk(exchange.size, dim=cut.dim)[exchange.rank]

@@ -100,12 +100,12 @@ class SharedKernel(TorchFunctionMode):
         return self._back(out, text, heads)
 
     def _mask_of_all(self, mask: Tensor, text: int) -> Tensor:
-        """(…, N + L, N + L) of (…, n + L, n + L): all tokens of the video see, and are seen, as the first one of them."""
-        video, first = torch.full((self._whole,), text if self._text_first else 0), 0 if self._text_first else self._own
-        words = torch.arange(first, first + text)
-        places = torch.cat([words, video] if self._text_first else [video, words]).to(mask.device)
-        mask = mask.index_select(-1, places)
-        return mask if mask.shape[-2] == 1 else mask.index_select(-2, places)
+        """(…, 1, N + L) of (…, n + L, n + L): what the first token of the video sees, and all that count see the same."""
+        first = text if self._text_first else 0
+        row = mask.narrow(-2, min(first, mask.shape[-2] - 1), 1)
+        video = row.narrow(-1, first, 1).expand(*row.shape[:-1], self._whole)
+        words = row.narrow(-1, 0 if self._text_first else self._own, text)
+        return torch.cat([words, video] if self._text_first else [video, words], dim=-1)
 
     def _back(self, out_BhNd: Tensor, text: int, heads: int) -> Tensor:
         """What this process' heads made of all tokens, for all heads of this process' tokens; of the text, of all heads."""

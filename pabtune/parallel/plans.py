@@ -22,7 +22,7 @@ class Cut:
         module: path of the module that takes or returns it; `*` for every item of a list, empty for the transformer.
         of: name of the argument, or place among the outputs; of a tuple, every tensor is cut.
         dim: dimension with the tokens.
-        ndim: it is cut only if it has so many dimensions; None = always.
+        ndim: it is cut only if it has so many dimensions, and a place for more than one token; None = always.
         item: of a tuple, the only one that is cut.
     """
 
@@ -116,7 +116,11 @@ PLANS: Mapping[str, Plan] = {
         refused=(("sparse_params", "sparse attention looks at neighbours of a token in space"),),
     ),  # fmt: skip
     "LTXVideoTransformer3DModel": Plan(
-        cuts=(*_outputs("rope", 1), Cut(module="proj_in", of=0, dim=1), Cut(module="", of="timestep", dim=1, ndim=2)),
+        cuts=(
+            *_outputs("rope", 1),
+            Cut(module="proj_in", of=0, dim=1),
+            *(Cut(module="", of="timestep", dim=1, ndim=ndim) for ndim in (2, 3)),
+        ),
     ),
     "MochiTransformer3DModel": Plan(
         cuts=(*_outputs("rope", 0), *_tokens("transformer_blocks.0", "hidden_states")),

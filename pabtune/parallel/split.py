@@ -151,7 +151,10 @@ def _check_plain(transformer: nn.Module, caller: nn.Module) -> None:
             "compile_repeated_blocks(fullgraph=False)"
         )
     if any(hasattr(module, "_hf_hook") for module in transformer.modules()):
-        raise ParallelError("weights of the transformer are offloaded: split it first, then enable offloading")
+        raise ParallelError(
+            "weights of the transformer are offloaded, or spread over devices: load it as a whole, split it, then enable "
+            "offloading"
+        )
 
 
 def _split_sequence(made: Split, transformer: nn.Module, axis: Axis, plan: Plan | None) -> None:

@@ -60,10 +60,9 @@ def are_tokens_cut(name: str, config: Mapping[str, Any], pipeline: str) -> bool:
         config: of it.
         pipeline: class name of the pipeline that calls it; empty if not known.
     """
-    # HunyuanVideo from an image modulates tokens of the first frame apart.
-    return (
-        name in BY_TOKENS and config.get("image_condition_type") != "token_replace" and not pipeline.startswith(FORCING)
-    )
+    # HunyuanVideo from an image modulates tokens of the first frame apart; Kandinsky's sparse attention looks at neighbours.
+    is_apart = config.get("image_condition_type") == "token_replace" or config.get("attention_type") == "nabla"
+    return name in BY_TOKENS and not is_apart and not pipeline.startswith(FORCING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,8 +132,9 @@ class Profile:
 
     @property
     def digest(self) -> str:
-        """Checksum of everything but the name."""
-        return digest(self._document("", _checksum(self.arrays)))
+        """Checksum of everything but the name, and of `call`, which files of old do not tell."""
+        document = self._document("", _checksum(self.arrays))
+        return digest({key: value for key, value in document.items() if key != "call"})
 
     def save(self, path: str | Path) -> None:
         """Writes `path` and, beside it, the arrays as `.safetensors`; each atomically.

@@ -198,7 +198,7 @@ class Recorder(CallListener):
         own = output.flatten(1, -2)
         tokens, before = own.float(), trace.previous
         change = None
-        if before is not None and before.shape == own.shape:
+        if self._step - 1 in trace.looks and before is not None and before.shape == own.shape:
             change = (tokens - before.to(tokens.device).float()).square().mean((1, 2))
         self._hold(trace, own)
         # Scaled such that the summed square of a sketch estimates the mean square of the output.

@@ -23,7 +23,7 @@ MARKS = (
 )  # fmt: skip
 """Attributes of a module in which hooks are."""
 
-KNOWN_VALUES = 2**20
+KNOWN_VALUES = 2**22
 """Arguments with at most so many numbers keep their values: networks look at those of masks to choose their way."""
 
 FILLED = (torch.ops.aten.zeros, torch.ops.aten.ones, torch.ops.aten.full, torch.ops.aten.arange)

@@ -164,7 +164,9 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         # What has no place in a file, an image for example, is named.
-        "arguments": json.loads(json.dumps(dict(settings.arguments), default=str)),
+        "arguments": json.loads(
+            json.dumps(dict(settings.arguments), default=lambda value: f"<{type(value).__name__}>")
+        ),
         # What is not written is torch's own attention.
         **({} if attention_in_use() == "sdpa" else {"attention": attention_in_use()}),
     }
@@ -240,7 +242,9 @@ class Tally:
 
     def sketch(self) -> dict[str, float]:
         """How far sketched distances are from exact ones."""
-        errors = torch.cat(self._errors).double()
+        errors = torch.cat([*self._errors, torch.zeros(0)]).double()
+        if not len(errors):
+            errors = torch.zeros(1).double()  # no two steps could be compared
         return {
             "projections": PROJECTIONS,
             "median_relative_error": float(errors.quantile(0.5)),

@@ -6,10 +6,11 @@ the search's prompts is confirmed on prompts that the search never saw, measured
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 from diffusers import DiffusionPipeline
@@ -19,6 +20,7 @@ from optuna.trial import TrialState
 
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
 from pabtune.planning.presets import PRESETS
+from pabtune.planning.sharding import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable, digest
@@ -101,6 +103,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     name: str = "found",
     seed: int = 0,
     sharing: Sharing = ALONE,
+    arguments: Mapping[str, Any] | None = None,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -121,6 +124,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         name: of the policy.
         seed: of the sampler.
         sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
+        arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
         on_trial: told of every trial.
 
     Raises:
@@ -141,7 +145,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         name=name,
         seed=seed,
         sharing=sharing,
-        arguments=profile.made_for.settings.get("arguments", {}),
+        arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
     )
     return search_policy(pipeline, profile, searched, unseen, config, on_trial)
 
@@ -159,7 +163,13 @@ def _check_request(
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
     if config.sharing.way.gpus > 1 and not profile.site_bytes:
         raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    if config.sharing.way.branches > Measured.of(profile, config.sharing.way.gpus).branches:
+    measured = Measured.of(profile, config.sharing.way.gpus)
+    if not can_share(config.sharing.way, measured.axes, measured.frames):
+        raise ProfileError(
+            f"{measured.frames} frames over {config.sharing.way.sequence} GPUs leave one to each, which this model does not "
+            "take"
+        )
+    if config.sharing.way.branches > measured.branches:
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
     if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")

@@ -132,18 +132,19 @@ def test_numbers_of_gpus_that_are_too_large_are_left_out(pabtune) -> None:
     assert "guidance branch" in told["scaling"][1]["way"]
     assert told["too_many_gpus"] == [32]
     assert "32 GPUs: too many, one frame would be left to each" in pabtune(*words, "1,16,32").stdout
-    done = pabtune(*words, "16", "--parallel", "dsp")
-    assert done.returncode == 2
-    assert "16 frames over 16 GPUs leave one to each" in done.stderr
+    for numbers in ("16", "16,16"):
+        done = pabtune(*words, numbers, "--parallel", "dsp")
+        assert done.returncode == 2
+        assert "16 frames over 16 GPUs leave one to each" in done.stderr
 
 
 def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune, tmp_path) -> None:
     profile = Profile.load(PROFILE)
-    known = replace(profile, call=Call(per_step=1, samples=1, shape=(4, 8, 24, 24)))
-    known.save(tmp_path / "known.json")
-    words = ("cost", str(tmp_path / "known.json"), "--policy", "none", "--gpus", "8,64", "--parallel", "dsp", "--json")
-    rows = pabtune(*words).document()["scaling"]
-    assert rows[1]["way"].startswith("tokens split over 64")
+    assert profile.call == Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
+    words = ("--policy", "none", "--gpus", "8,64", "--parallel", "dsp")
+    assert pabtune("cost", PROFILE, *words, "--json").document()["scaling"][1]["way"].startswith("tokens split over 64")
+    replace(profile, call=None).save(tmp_path / "old.json")
+    assert "padding is not counted: profile again" in pabtune("cost", str(tmp_path / "old.json"), *words).stdout
 
 
 def test_other_schedules_and_sizes_are_counted(pabtune) -> None:

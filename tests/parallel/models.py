@@ -1,5 +1,6 @@
 """Pipelines of all kinds of models on several processes."""
 
+import math
 import os
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -123,6 +124,27 @@ def blocks(mesh: Mesh) -> list[dict]:
             used = pabtune.Policy(name=kind, rules=rules)
             row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], **how)
             rows.append({"name": name, **row})
+    return rows
+
+
+def timesteps(mesh: Mesh) -> list[dict]:
+    """LTX with timesteps of all shapes that its pipelines give: of a sample, of one place, of each token."""
+    rows, seen = [], {}
+    pipeline = loaded("ltx")
+    handle = pipeline.transformer.register_forward_pre_hook(
+        lambda _module, args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    run(pipeline, "ltx")
+    handle.remove()
+    batch, tokens, _ = seen["hidden_states"].shape
+    for shape in ((batch,), (batch, 1), (batch, tokens), (batch, tokens, 1)):
+        timestep = torch.linspace(200, 900, math.prod(shape)).view(shape)
+        with torch.no_grad():
+            alone = pipeline.transformer(**{**seen, "timestep": timestep})[0]
+            made = split(pipeline, mesh)
+            together = pipeline.transformer(**{**seen, "timestep": timestep})[0]
+            made.remove()
+        rows.append({"shape": list(shape), "error": error(together, alone)})
     return rows
 
 

@@ -11,7 +11,7 @@ from tests.pipelines.cases import CASES
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_frames_decoded_together_are_those_of_one_process(processes, together) -> None:
     for rows in together(processes, "decoding"):
-        assert {row["how"] for row in rows} == {"frames", "squares"}
+        assert {row["how"] for row in rows} == {"frames", "tiles", "squares"}
         for row in rows:
             assert row["error"] < 1e-5, row
             assert row["restored"] == 0, row

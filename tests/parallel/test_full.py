@@ -21,6 +21,13 @@ def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -
         }
 
 
+def test_each_token_has_its_timestep(together) -> None:
+    for rows in together(2, "timesteps"):
+        assert len(rows) == 4
+        for row in rows:
+            assert row["error"] < 1e-5, row
+
+
 @pytest.mark.parametrize(
     ("processes", "names"),
     [(2, FULL), pytest.param(3, FULL, marks=pytest.mark.slow), pytest.param(4, FULL, marks=pytest.mark.slow)],

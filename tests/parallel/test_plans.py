@@ -47,3 +47,7 @@ def test_configurations_that_a_plan_does_not_hold_for_have_none() -> None:
     transformer = CASES["hunyuan-distilled"].build().transformer
     transformer.register_to_config(image_condition_type="token_replace")
     assert find_plan(transformer) is None
+    transformer = CASES["kandinsky-5"].build().transformer
+    assert find_plan(transformer) is not None
+    transformer.register_to_config(attention_type="nabla")
+    assert find_plan(transformer) is None

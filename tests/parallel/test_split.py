@@ -89,7 +89,7 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
             split(compiled, Shared())
     pipeline = make_pipeline()
     pipeline.enable_model_cpu_offload(device="cpu")
-    with pytest.raises(ParallelError, match="split it first, then enable offloading"):
+    with pytest.raises(ParallelError, match="load it as a whole, split it, then enable offloading"):
         split(pipeline, Shared())
     pipeline = make_pipeline()
     with (

@@ -15,11 +15,14 @@ CHANGING = ("chronoedit-reasoning", "skyreels-v2-forcing-long", "skyreels-v2-for
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def profile_of(pipeline, name: str) -> pabtune.Profile:
-    case = CASES[name]
+def arguments_of(name: str) -> dict:
     given = ("num_inference_steps", "output_type")
-    arguments = {key: value for key, value in case.call.items() if key not in given}
-    return pabtune.profile(pipeline, ["a cat"], case.call["num_inference_steps"], batch_size=1, arguments=arguments)
+    return {key: value for key, value in CASES[name].call.items() if key not in given}
+
+
+def profile_of(pipeline, name: str) -> pabtune.Profile:
+    steps = CASES[name].call["num_inference_steps"]
+    return pabtune.profile(pipeline, ["a cat"], steps, batch_size=1, arguments=arguments_of(name))
 
 
 @pytest.mark.parametrize("name", cases(FAST, [name for name, case in CASES.items() if case.takes_prompt]))
@@ -39,3 +42,11 @@ def test_every_pipeline_can_be_profiled(name, load, tmp_path) -> None:
     profile.save(tmp_path / "p.json")
     assert pabtune.Profile.load(tmp_path / "p.json").digest == profile.digest
     assert profile.call.per_step == len({branch for _, branch in CASES[name].branches}) or name in CHANGING
+
+
+def test_two_steps_of_two_transformers_leave_nothing_to_compare(load) -> None:
+    profile = pabtune.profile(
+        load("wan-2.2"), ["a cat"], 2, arguments={**arguments_of("wan-2.2"), "guidance_scale": 1.0}
+    )
+    assert np.isnan(profile.arrays["change"][..., 1]).all()
+    assert profile.call.samples == profile.call.per_step == 1

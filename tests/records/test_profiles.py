@@ -6,7 +6,7 @@ import pytest
 
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
-from pabtune.records.profiles import Profile, StableWindow
+from pabtune.records.profiles import Call, Profile, StableWindow
 from pabtune.records.sites import Site
 
 N = 5
@@ -77,3 +77,13 @@ def test_arrays_of_the_wrong_shape_are_refused() -> None:
         replace(profile, arrays={**profile.arrays, "seconds": np.zeros((3, N), np.float32)})
     with pytest.raises(ProfileError, match="need as many FLOP counts"):
         replace(profile, site_flops=(1,))
+
+
+def test_how_the_transformer_is_called_may_be_told_later(tmp_path) -> None:
+    """A file of old that gets it is still the profile that policies name."""
+    old = make_profile()
+    told = replace(old, call=Call(per_step=2, samples=2, shape=(16, 3, 4, 4)))
+    assert told.digest == old.digest
+    told.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json").call == told.call
+    assert Profile.load(tmp_path / "p.json").digest == old.digest

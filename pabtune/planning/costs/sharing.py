@@ -116,7 +116,9 @@ def _branches(profile: Profile) -> int:
     """Guidance branches that GPUs could share."""
     call = profile.call
     if call is None:
-        return min(len(profile.branches), 2)
+        is_guided = len(profile.branches) > 1 or any("uncond" in name for name in profile.branches)
+        may_be_split = len(profile.branches) == 1 or profile.made_for.model in (*IN_TURNS, *AXES_OF)
+        return 2 if is_guided and may_be_split else 1
     return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
 
 
