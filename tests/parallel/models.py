@@ -174,13 +174,16 @@ def compiled(mesh: Mesh) -> list[dict]:
             with pabtune.broadcast(pipeline, used):
                 alone = run(pipeline, name)
             pipeline.transformer.compile_repeated_blocks(fullgraph=False, dynamic=False, backend="eager")
+            before = run(pipeline, name)
             made = split(pipeline, mesh)
             with pabtune.broadcast(pipeline, used) as active:
                 together = run(pipeline, name)
+            made.remove()
             rows.append(
                 {
                     "name": name, "error": error(together, alone), "messages": made.traffic.messages["full"],
                     "broadcast": sum(active.summary()["broadcast_calls"].values()),
+                    "restored": error(run(pipeline, name), before),
                 }
             )  # fmt: skip
     pipeline = loaded("wan-2.1")

@@ -16,7 +16,8 @@ def test_frames_decoded_together_are_those_of_one_process(processes, together) -
             assert row["error"] < 1e-5, row
             assert row["restored"] == 0, row
             assert row["messages"] > 1, row
-            assert row["apart"] < 0.15, row
+            # Networks without training feel the edges of squares; parts in the wrong place are 1 or more apart.
+            assert row["apart"] < 0.3, row
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 7, 8, 16])

@@ -59,6 +59,7 @@ def test_compiled_blocks_exchange_outside_of_their_graphs(names, together, monke
         for row in rows:
             assert row["error"] < (1e-4 if row["name"] == "kandinsky-5" else 1e-5), row
             assert row["messages"], row
+            assert row["restored"] == 0, row
         assert rows[1]["messages"] < rows[0]["messages"]
         assert rows[1]["broadcast"] > 0
         assert "compile blocks with fullgraph=False" in refused["said"]
