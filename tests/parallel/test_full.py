@@ -6,6 +6,18 @@ from pabtune.records.sites import UNITS
 from tests.parallel.conftest import check
 from tests.parallel.models import FULL, UNPREDICTED, WITH_BLOCKS
 
+FAST = [
+    "wan-2.2",
+    "wan-vace",
+    "hunyuan-true-cfg",
+    "hunyuan-1.5",
+    "cogvideox-ddim",
+    "ltx-image",
+    "mochi",
+    "kandinsky-5",
+    "cosmos-2",
+]
+
 
 def check_each(rows: list[dict]) -> None:
     """Kandinsky's rotary embeddings are in 16 bits, whatever the weights are in."""
@@ -30,7 +42,7 @@ def test_each_token_has_its_timestep(together) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "names"),
-    [(2, FULL), pytest.param(3, FULL, marks=pytest.mark.slow), pytest.param(4, FULL, marks=pytest.mark.slow)],
+    [(2, FAST), *(pytest.param(processes, FULL, marks=pytest.mark.slow) for processes in (2, 3, 4))],
 )
 def test_full_attention_is_shared_by_heads(processes, names, together, monkeypatch) -> None:
     """With text beside the video and without, on lengths and heads that are not divided; a broadcast sends nothing."""
