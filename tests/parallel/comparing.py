@@ -95,7 +95,7 @@ def compare(make, drawing, mesh: Mesh, used: pabtune.Policy, expected, **how) ->
         "error": error(together[0], alone), "restored": error(drawing(pipeline), drawing(make())),
         "sent": [sum(made.traffic.messages.values()), sum(made.traffic.bytes.values())],
         "dispatched": [dispatched.messages, dispatched.bytes],
-        "calls": calls, "predicted": predicted,
+        "calls": calls, "predicted": predicted, "broadcast": sum(active.summary()["broadcast_calls"].values()),
     }  # fmt: skip
 
 

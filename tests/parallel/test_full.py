@@ -28,6 +28,7 @@ def check_each(rows: list[dict]) -> None:
 def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -> None:
     for rows in together(2, "blocks"):
         check_each(rows)
+        assert all(row["broadcast"] for row in rows)
         assert {(row["name"], row["policy"]) for row in rows} == {
             (name, kind) for name in WITH_BLOCKS for kind in UNITS
         }

@@ -97,7 +97,7 @@ def _axes(profile: Profile, gpus: int) -> tuple[Axis, ...]:
         gpus: that share it.
 
     Raises:
-        PolicyError: its work is shared inside sites, of which only a part is: how much cannot be told from a profile.
+        PolicyError: its tokens are not cut through the whole network: how much is shared cannot be told from a profile.
     """
     name, pipeline = profile.made_for.model or "", profile.provenance.get("pipeline", "")
     if gpus == 1 or name in AXES_OF:
@@ -106,7 +106,7 @@ def _axes(profile: Profile, gpus: int) -> tuple[Axis, ...]:
         raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
     if not all(are_tokens_cut(name, config, pipeline) for config in (*profile.made_for.config.values(), {})):
         raise PolicyError(
-            f"what {gpus} GPUs take for {name} is not predicted: its work is shared inside sites alone; measure "
+            f"what {gpus} GPUs take for {name} is not predicted: its tokens are not cut through the whole network; measure "
             "it with `pabtune generate --gpus --compare`"
         )
     return ("sequence",)
