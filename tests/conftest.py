@@ -12,7 +12,7 @@ from pabtune.models.shapes.text import WordEncoder
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.prompts import Prompt
-from pabtune.runtime.clock import noise_levels
+from pabtune.runtime.noise_levels import noise_levels
 
 STEPS = 8
 PROMPT = "a red square moves slowly to the left"

@@ -5,6 +5,10 @@ class PabtuneError(Exception):
     """Bad usage or bad input. The command line prints the message and exits with code 2."""
 
 
+class PabtuneWarning(UserWarning):
+    """Something that works, but hardly as the user meant it."""
+
+
 class PromptError(PabtuneError):
     """A prompt that the model cannot understand."""
 

@@ -1,7 +1,7 @@
 """FLOPs of every site and of a whole step, counted on the running model by torch's own counter."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import CallListener, Forward, Interception
+from pabtune.records.errors import ModelError
+from pabtune.runtime.listeners import Forward, Measurement
+from pabtune.runtime.locator import CallPosition
+from pabtune.runtime.recorder import record
 from pabtune.runtime.targets import Target
+from pabtune.runtime.torch_internals import CPU_FLASH_ATTENTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +27,14 @@ class FlopCount:
         total: of the transformers, all branches together.
         site_scores: per site, those of `sites` that fused attention kernels spend on scores; known on the meta device only.
         scores: those of `total`.
+        calls: of every call that was counted.
     """
 
     sites: tuple[int, ...]
     total: int
     site_scores: tuple[int, ...] = ()
     scores: int = 0
+    calls: "tuple[CallFlops, ...]" = ()
 
 
 def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
@@ -39,15 +44,11 @@ def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
         return sdpa_flop_count(q, k, v)
 
     # torch counts its fused attention on CUDA, but not the one for the CPU.
-    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_on_cpu}
+    missing = {CPU_FLASH_ATTENTION: attention_on_cpu}
     with FlopCounterMode(display=False, custom_mapping=missing) as mode:
-        listener = FlopListener(mode, len(target.sites))
-        interception = Interception(target, listener)
-        try:
-            run()
-        finally:
-            interception.detach()
-    return listener.count
+        counter = FlopListener(mode, len(target.sites))
+        record(target, counter, run)
+    return counter.count
 
 
 class MetaCounter(FlopCounterMode):
@@ -97,12 +98,12 @@ def count_on_meta(transformer: nn.Module, arguments: Mapping[str, Any]) -> tuple
     target = Target.of(transformer)
     with MetaCounter() as counter, torch.no_grad():
         listener = FlopListener(counter, len(target.sites))
-        interception = Interception(target, listener)
-        try:
+
+        def call() -> None:
             with transformer.cache_context("cond+uncond", step_index=0, num_inference_steps=1):  # type: ignore[operator]
                 transformer(**arguments)
-        finally:
-            interception.detach()
+
+        record(target, listener, call)
     return target, listener.count
 
 
@@ -113,28 +114,52 @@ def count_call_on_meta(call: Callable[[], object]) -> FlopCount:
     return FlopCount(sites=(), total=counter.get_total_flops(), scores=counter.scores)
 
 
-class FlopListener(CallListener):
-    """Attributes what a `FlopCounterMode` counts to sites, over the first step in which it sees each transformer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFlops:
+    """FLOPs of one call of a transformer.
+
+    Attributes:
+        total: of the call.
+        sites: of each site of the target, feeders included.
+    """
+
+    total: int
+    sites: tuple[int, ...]
+
+
+class FlopListener(Measurement):
+    """Attributes what a `FlopCounterMode` counts to calls and sites.
+
+    Args:
+        mode: active while the model runs.
+        sites: number of sites.
+
+    Attributes:
+        calls: of the transformers, in their order.
+    """
 
     def __init__(self, mode: FlopCounterMode, sites: int) -> None:
+        self.calls: list[CallFlops] = []
         self._mode = mode
         self._sites = [0] * sites
         self._site_scores = [0] * sites
+        self._of_call = [0] * sites
         self._totals: Counter[str] = Counter()
         self._steps: dict[str, list[int]] = {}
         self._began = 0
-        self._is_counting = False
+        self._is_first_step = False
 
     @property
     def count(self) -> FlopCount:
-        """What was counted; the total is the mean over the steps that were seen."""
+        """FLOPs of the first step in which each transformer was called; the total is the mean over all steps."""
         total = sum(self._totals[name] * len(steps) for name, steps in self._steps.items())
-        seen = len({step for steps in self._steps.values() for step in steps})
+        count = len({step for steps in self._steps.values() for step in steps})
         return FlopCount(
             sites=tuple(self._sites),
-            total=round(total / max(seen, 1)),
+            total=round(total / max(count, 1)),
             site_scores=tuple(self._site_scores),
             scores=self._scores,
+            calls=tuple(self.calls),
         )
 
     @property
@@ -142,30 +167,57 @@ class FlopListener(CallListener):
         """FLOPs of fused attention so far, which only the counter for the meta device knows."""
         return self._mode.scores if isinstance(self._mode, MetaCounter) else 0
 
-    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
-        """Notes the step; counts during a transformer's first one only (see `Listener`)."""
-        super().begin(transformer, moment, shape)
-        steps = self._steps.setdefault(transformer, [])
-        if moment.step not in steps:
-            steps.append(moment.step)
-        self._is_counting = moment.step == steps[0]
+    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+        """Notes the step (see `Session`)."""
+        super().begin(position, shape)
+        steps = self._steps.setdefault(position.transformer, [])
+        if position.step not in steps:
+            steps.append(position.step)
+        self._is_first_step = position.step == steps[0]
         self._began = self._mode.get_total_flops()
+        self._of_call = [0] * len(self._sites)
 
-    def end(self, transformer: str) -> None:
-        """Adds the call to the total (see `Listener`)."""
-        if self._is_counting:
-            self._totals[transformer] += self._mode.get_total_flops() - self._began
+    def end(self, position: CallPosition) -> None:
+        """Adds the call to the total (see `Session`)."""
+        super().end(position)
+        total = self._mode.get_total_flops() - self._began
+        self.calls.append(CallFlops(total=total, sites=tuple(self._of_call)))
+        if self._is_first_step:
+            self._totals[position.transformer] += total
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Computes, and adds to the site (see `Listener`)."""
+        """Computes, and adds to the site (see `Measurement`)."""
         before, scores_before = self._mode.get_total_flops(), self._scores
         output = forward(*args, **kwargs)
-        if self._is_counting:
-            self._sites[index] += self._mode.get_total_flops() - before
+        flops = self._mode.get_total_flops() - before
+        self._of_call[index] += flops
+        if self._is_first_step:
+            self._sites[index] += flops
             self._site_scores[index] += self._scores - scores_before
         return output
 
-    feed = site
+    feeder = site
 
-    def reset(self) -> None:
-        """Nothing is held (see `Listener`)."""
+
+def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[int]]) -> float:
+    """FLOPs that a run computed over those of the same run without a policy, call by call.
+
+    Args:
+        calls: of the run without a policy, in their order.
+        computed: indices of the sites that computed in each call of the run with one.
+
+    Raises:
+        ModelError: the two runs do not have the same calls.
+    """
+    if len(calls) != len(computed):
+        raise ModelError(
+            f"a run without a policy calls the transformers {len(calls)} times, with one {len(computed)} times; the FLOPs "
+            "that a policy saves cannot be counted"
+        )
+    saved = sum(
+        flops
+        for call, indices in zip(calls, computed, strict=True)
+        for index, flops in enumerate(call.sites)
+        if index not in indices
+    )
+    return 1.0 - saved / sum(call.total for call in calls)

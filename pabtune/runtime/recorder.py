@@ -1,35 +1,45 @@
 """Measures a running model: how much each site's output changes from step to step, and how long it takes.
 
-Of every output the recorder keeps the previous step's (for the exact change) and, per step, a sketch: the output times a
-fixed random matrix over its tokens, so what is kept per step does not grow with the video. Squared distances of sketches
-estimate those of the outputs (Johnson-Lindenstrauss); the error on neighbouring steps, where the exact value is known,
-is measured.
+Of every output the recorder keeps the previous step's (for the exact change) and, per step, a sketch: the output between two
+fixed random matrices, over its tokens and over its width, so that a sketch takes 32 KiB however large the video or the model.
+Squared distances of sketches estimate those of the outputs (Johnson-Lindenstrauss); the error on neighbouring steps, where
+the exact value is known, is measured. When a call is over its sketches go to the host's memory.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from pabtune.runtime.clock import Moment
-from pabtune.runtime.interception import CallListener, Forward, tensors_of
-from pabtune.runtime.storing import kept_bytes
+from pabtune.records.policies import Store
+from pabtune.runtime.interception import Interception
+from pabtune.runtime.listeners import Forward, Measurement, tensors_of
+from pabtune.runtime.locator import CallPosition
+from pabtune.runtime.stores import kept_bytes
+from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import Stopwatch
 
 PROJECTIONS = 64
+"""Rows of a sketch."""
+
+WIDTH_PROJECTIONS = 128
+"""Columns of a sketch; narrower outputs keep their width."""
+
+T = TypeVar("T")
+
 BRANCH_SEPARATOR = "+"
 """Joins the names of branches that share one batched call: `cond+uncond` = first half, second half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Observation:
     """What was seen of a site's output in one step.
 
     Attributes:
         shape: of the output, (samples, tokens, width).
-        sketch: (samples, projections, width).
+        sketch: (samples, rows, columns).
         square: mean square of every sample, (samples,).
         change: exact mean squared difference from the step before, (samples,); None if nothing comparable came before.
     """
@@ -41,12 +51,12 @@ class Look:
 
 
 @dataclass(slots=True, kw_only=True)
-class Trace:
-    """What was seen of one site in one branch during the current run: a look per step in which it was called."""
+class SiteHistory:
+    """What was seen of one site in one branch during the current run: an observation per step in which it was called."""
 
     previous: Tensor | None = None
     is_near: bool = True
-    looks: dict[int, Look] = field(default_factory=dict)
+    observations: dict[int, Observation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +93,15 @@ class Recording:
     shape: tuple[int, ...]
 
 
-class Recorder(CallListener):
+class Recorder(Measurement):
     """A listener that measures one run after another. After each, take its `recording()`.
 
     Args:
         sites: number of sites.
         device: where the model runs.
-        memory: bytes of the step before that may be held there; the rest is held by the host. None = any.
-        projections: rows of the random matrix.
-        seed: of the random matrix.
+        memory: bytes of outputs that may be held there between calls; the rest is held by the host. None = any.
+        projections: rows of a sketch.
+        seed: of the random matrices.
     """
 
     def __init__(
@@ -107,62 +117,68 @@ class Recorder(CallListener):
         self._device = device
         self._projections = projections
         self._seed = seed
-        self._matrices: dict[int, Tensor] = {}
-        self._run: object = None
+        self._matrices: dict[tuple[int, int], Tensor] = {}
         self._clear()
 
-    def begin(self, transformer: str, moment: Moment, shape: tuple[int, ...]) -> None:
-        """Notes step and branches (see `Listener`)."""
-        if moment.run is not self._run:
+    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+        """Notes step and branches (see `Session`)."""
+        super().begin(position, shape)
+        if position.is_new_loop:
             self._clear()
-            self._run = moment.run
-        super().begin(transformer, moment, shape)
-        self._step = moment.step
-        self._calls.append((moment.step, shape))
-        self._names = moment.branch.split(BRANCH_SEPARATOR)
-        self._root = self._watch.time("root")
-        self._root.__enter__()
+        self._step = position.step
+        self._calls.append((position.step, shape))
+        self._names = position.branch.split(BRANCH_SEPARATOR)
+        self._watch.start("root")
 
-    def end(self, transformer: str) -> None:
-        """Adds the call to the step's time (see `Listener`)."""
-        self._root.__exit__(None, None, None)
+    def end(self, position: CallPosition) -> None:
+        """Adds the call to the step's time, and moves its sketches to the host (see `Session`)."""
+        super().end(position)
+        self._watch.stop("root")
+        for history in self._fresh:
+            seen = history.observations[self._step]
+            change = None if seen.change is None else seen.change.cpu()
+            history.observations[self._step] = replace(
+                seen, sketch=seen.sketch.cpu(), square=seen.square.cpu(), change=change
+            )
+        self._fresh.clear()
         total = self._watch.seconds() if self._device.type == "cpu" else {}
         self._step_marks.append((self._step, total.get("root", 0.0), total.get("recorder", 0.0)))
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Computes, times and measures (see `Listener`)."""
+        """Computes, times and measures (see `Measurement`)."""
         with self._watch.time((index, self._step)):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
             tensors = tensors_of(output)
-            self._bytes[index, "+".join(self._names)] = (kept_bytes(tensors, "exact"), kept_bytes(tensors, "int8"))
+            sizes: dict[Store, int] = {store: kept_bytes(tensors, store) for store in ("exact", "int8")}
+            self._bytes[index, BRANCH_SEPARATOR.join(self._names)] = sizes
             tensor = output if isinstance(output, Tensor) else output[0]
             for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
-                self._measure(self._traces.setdefault((name, index), Trace()), part)
+                self._measure(self._histories.setdefault((name, index), SiteHistory()), part)
         return output
 
-    def feed(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Adds a feeder's time to its site (see `Listener`)."""
+    def feeder(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Adds a feeder's time to its site (see `Measurement`)."""
         with self._watch.time((index, self._step)):
             return forward(*args, **kwargs)
 
-    def reset(self) -> None:
-        """Frees the outputs that are held; measurements stay (see `Listener`)."""
-        for trace in self._traces.values():
-            trace.previous = None
+    def finish(self) -> None:
+        """Frees the outputs that are held; measurements stay (see `Session`)."""
+        for history in self._histories.values():
+            history.previous = None
 
     def recording(self) -> Recording:
         """The measurements of the run that is over."""
         steps = max((step for step, _, _ in self._step_marks), default=-1) + 1
-        names = list(dict.fromkeys(name for name, _ in self._traces))
+        names = list(dict.fromkeys(name for name, _ in self._histories))
         mse, change, distance, errors = {}, {}, {}, []
         for name in names:
-            traces = [self._traces.get((name, index), Trace()) for index in range(self._sites)]
-            mse[name] = torch.stack([_curve(trace, steps, lambda look: look.change) for trace in traces])
+            histories = [self._histories.get((name, index), SiteHistory()) for index in range(self._sites)]
+            mse[name] = torch.stack([_curve(history, steps, lambda seen: seen.change) for history in histories])
             change[name] = torch.stack(
-                [_curve(trace, steps, lambda look: look.change / look.square.clamp_min(1e-30)) for trace in traces]
+                [_curve(history, steps, lambda seen: seen.change / seen.square.clamp_min(1e-30)) for history in histories]
             )
-            pairs = [_distances(trace, steps) for trace in traces]
+            pairs = [_distances(history, steps) for history in histories]
             distance[name] = torch.stack([relative for relative, _ in pairs])
             errors += [error for _, found in pairs for error in found]
         shapes = [shape for step, shape in self._calls if step == steps - 1]
@@ -173,52 +189,60 @@ class Recorder(CallListener):
             sketch_error=torch.cat(errors).cpu() if errors else torch.zeros(0),
             seconds=self._site_seconds(steps),
             step_seconds=self._step_seconds(steps),
-            site_bytes=self._weights(0),
-            site_int8_bytes=self._weights(1),
+            site_bytes=self._site_bytes("exact"),
+            site_int8_bytes=self._site_bytes("int8"),
             calls=len(shapes),
             samples=sum(shape[0] for shape in shapes),
             shape=shapes[-1][1:] if shapes else (),
         )
 
-    def _weights(self, way: int) -> tuple[int, ...]:
-        return tuple(
-            sum(each[way] for (index, _), each in self._bytes.items() if index == site) for site in range(self._sites)
-        )
+    def _site_bytes(self, store: Store) -> tuple[int, ...]:
+        """Bytes of one output of each site as it is kept, all branches together."""
+        totals = [0] * self._sites
+        for (index, _), sizes in self._bytes.items():
+            totals[index] += sizes[store]
+        return tuple(totals)
 
     def _clear(self) -> None:
         self._watch = Stopwatch(self._device)
-        self._bytes: dict[tuple[int, str], tuple[int, int]] = {}
-        self._traces: dict[tuple[str, int], Trace] = {}
+        self._bytes: dict[tuple[int, str], dict[Store, int]] = {}
+        self._histories: dict[tuple[str, int], SiteHistory] = {}
         self._step_marks: list[tuple[int, float, float]] = []
         self._calls: list[tuple[int, tuple[int, ...]]] = []
+        self._fresh: list[SiteHistory] = []
 
-    def _measure(self, trace: Trace, output: Tensor) -> None:
-        if self._step in trace.looks:
+    def _measure(self, history: SiteHistory, output: Tensor) -> None:
+        if self._step in history.observations:
             return  # called again in the same step
-        own = output.flatten(1, -2)
-        tokens, before = own.float(), trace.previous
+        # A block may go on to change its attention's output in place.
+        current = output.flatten(1, -2).clone()
+        tokens, before = current.float(), history.previous
         change = None
-        if self._step - 1 in trace.looks and before is not None and before.shape == own.shape:
+        if self._step - 1 in history.observations and before is not None and before.shape == current.shape:
             change = (tokens - before.to(tokens.device).float()).square().mean((1, 2))
-        self._hold(trace, own)
+        self._hold(history, current)
         # Scaled such that the summed square of a sketch estimates the mean square of the output.
-        sketch = self._matrix(tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
-        trace.looks[self._step] = Look(
-            shape=tuple(own.shape), sketch=sketch, square=tokens.square().mean((1, 2)), change=change
+        columns = min(tokens.shape[2], WIDTH_PROJECTIONS)
+        rows = self._matrix(self._projections, tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
+        sketch = rows if columns == tokens.shape[2] else rows @ self._matrix(columns, tokens.shape[2], 1).T / columns**0.5
+        self._fresh.append(history)
+        history.observations[self._step] = Observation(
+            shape=tuple(current.shape), sketch=sketch, square=tokens.square().mean((1, 2)), change=change
         )
 
-    def _hold(self, trace: Trace, output: Tensor) -> None:
+    def _hold(self, history: SiteHistory, output: Tensor) -> None:
         """Keeps an output for the next step, in the type it has, where there is room for it."""
-        held = sum(each.previous.nbytes for each in self._traces.values() if each.previous is not None and each.is_near)
-        held -= trace.previous.nbytes if trace.previous is not None and trace.is_near else 0
-        trace.is_near = self._memory is None or held + output.nbytes <= self._memory
-        trace.previous = output if trace.is_near else output.cpu()
+        held = sum(each.previous.nbytes for each in self._histories.values() if each.previous is not None and each.is_near)
+        held -= history.previous.nbytes if history.previous is not None and history.is_near else 0
+        history.is_near = self._memory is None or held + output.nbytes <= self._memory
+        history.previous = output if history.is_near else output.cpu()
 
-    def _matrix(self, tokens: int) -> Tensor:
-        if tokens not in self._matrices:
-            generator = torch.Generator().manual_seed(self._seed)
-            self._matrices[tokens] = torch.randn(self._projections, tokens, generator=generator).to(self._device)
-        return self._matrices[tokens]
+    def _matrix(self, rows: int, columns: int, offset: int = 0) -> Tensor:
+        """A fixed random matrix of that shape; another one for each offset of the seed."""
+        if (rows, columns) not in self._matrices:
+            generator = torch.Generator().manual_seed(self._seed + offset)
+            self._matrices[rows, columns] = torch.randn(rows, columns, generator=generator).to(self._device)
+        return self._matrices[rows, columns]
 
     def _site_seconds(self, steps: int) -> Tensor:
         seconds = torch.zeros(self._sites, steps)
@@ -240,34 +264,34 @@ class Recorder(CallListener):
         return seconds
 
 
-def _curve(trace: Trace, steps: int, measure: Callable[[Any], Tensor]) -> Tensor:
-    """A measure of each look's change, (steps,), averaged over samples."""
+def _curve(history: SiteHistory, steps: int, measure: Callable[[Any], Tensor]) -> Tensor:
+    """A measure of each observation's change, (steps,), averaged over samples."""
     curve = torch.full((steps,), torch.nan)
-    for step, look in trace.looks.items():
-        if look.change is not None:
-            curve[step] = measure(look).mean()
+    for step, seen in history.observations.items():
+        if seen.change is not None:
+            curve[step] = measure(seen).mean()
         elif step == 0:
             curve[step] = 0
     return curve
 
 
-def _distances(trace: Trace, steps: int) -> tuple[Tensor, list[Tensor]]:
+def _distances(history: SiteHistory, steps: int) -> tuple[Tensor, list[Tensor]]:
     """Relative squared distances of the outputs of any two steps, (steps, steps), and how far sketches are from exact ones."""
     distances, errors = torch.full((steps, steps), torch.nan), []
     groups: dict[tuple[int, ...], list[int]] = {}
-    for step, look in trace.looks.items():
-        groups.setdefault(look.shape, []).append(step)
+    for step, seen in history.observations.items():
+        groups.setdefault(seen.shape, []).append(step)
     for group in groups.values():
-        looks = [trace.looks[step] for step in group]
-        squares_nb = torch.stack([look.square for look in looks])
-        pairs_nnb = _pair_distances(torch.stack([look.sketch for look in looks]))
+        observations = [history.observations[step] for step in group]
+        squares_nb = torch.stack([seen.square for seen in observations])
+        pairs_nnb = _pair_distances(torch.stack([seen.sketch for seen in observations]))
         between = (squares_nb[:, None] + squares_nb[None]) / 2
         places = torch.tensor(group)
         distances[places[:, None], places] = (pairs_nnb / between.clamp_min(1e-30)).mean(-1).cpu()
         for place in range(1, len(group)):
-            known = looks[place].change
-            if known is not None:
-                errors.append(((pairs_nnb[place, place - 1] / known - 1).abs())[known > 0])
+            exact = observations[place].change
+            if exact is not None:
+                errors.append(((pairs_nnb[place, place - 1] / exact - 1).abs())[exact > 0])
     return distances, errors
 
 
@@ -275,3 +299,18 @@ def _pair_distances(sketches_nbkw: Tensor) -> Tensor:
     """Squared distances (steps, steps, samples) of sketches (steps, samples, projections, width)."""
     flat_bnv = sketches_nbkw.flatten(2).transpose(0, 1)
     return torch.cdist(flat_bnv, flat_bnv, compute_mode="donot_use_mm_for_euclid_dist").square().permute(1, 2, 0)
+
+
+def record(target: Target, listener: Measurement, run: Callable[[], T]) -> T:
+    """What `run` returns, measured: the listener is attached to the target for as long as it takes.
+
+    Args:
+        target: the model.
+        listener: what measures.
+        run: makes the pipeline's call.
+    """
+    interception = Interception(target, listener)
+    try:
+        return run()
+    finally:
+        interception.detach()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -17,21 +18,27 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._seconds: dict[object, float] = {}
-        self._events: list[tuple[object, torch.cuda.Event, torch.cuda.Event]] = []
+        self._began: dict[object, Any] = {}
+        self._events: list[tuple[object, Any, Any]] = []
+
+    def start(self, key: object) -> None:
+        """Starts to time `key`, until `stop`."""
+        self._began[key] = self._mark()
+
+    def stop(self, key: object) -> None:
+        """Adds the time since `start` to `key`."""
+        began, ended = self._began.pop(key), self._mark()
+        if isinstance(began, float) and isinstance(ended, float):
+            self._seconds[key] = self._seconds.get(key, 0.0) + ended - began
+        else:
+            self._events.append((key, began, ended))
 
     @contextmanager
     def time(self, key: object) -> Iterator[None]:
         """Adds the time of the block to `key`."""
-        if self._is_cuda:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self._events.append((key, begin, end))
-            return
-        began = time.perf_counter()
+        self.start(key)
         yield
-        self._seconds[key] = self._seconds.get(key, 0.0) + time.perf_counter() - began
+        self.stop(key)
 
     def seconds(self) -> dict[object, float]:
         """Time per key so far."""
@@ -41,6 +48,14 @@ class Stopwatch:
                 self._seconds[key] = self._seconds.get(key, 0.0) + begin.elapsed_time(end) / 1000
             self._events.clear()
         return dict(self._seconds)
+
+    def _mark(self) -> Any:
+        """Now, in seconds; on CUDA, an event that the device will pass."""
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def now(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.sharding import EXCHANGING, Way
 from pabtune.records.links import Link
 from pabtune.records.policies import Policy
-from pabtune.runtime.fitting import check_fits
+from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
 from pabtune.runtime.targets import Target
 

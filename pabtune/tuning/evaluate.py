@@ -15,7 +15,7 @@ from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.engine import broadcast
-from pabtune.runtime.fitting import check_fits
+from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +19,9 @@ from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
-from pabtune.runtime.clock import noise_levels
+from pabtune.runtime.noise_levels import noise_levels
 from pabtune.runtime.flops import FlopCount
-from pabtune.runtime.interception import Interception
-from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording
+from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording, record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
@@ -97,7 +97,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), Tally()
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
-        made = _generate_recorded(pipeline, target, recorder, batch, settings)
+        made = record(target, recorder, partial(generate, pipeline, batch, settings))
         tally.add(batch, recorder.recording())
         if plain is not None:
             tally.note_overhead(plain.seconds, made.seconds)
@@ -109,16 +109,6 @@ def profile(  # noqa: PLR0913, the public surface names them all
     made_for = describe_run(pipeline, target, settings, made.videos[0])
     provenance = {"prompts": digest_prompts(asked), "pipeline": type(pipeline).__name__, **versions()}
     return tally.profile(name, model, made_for, target.sites, flops, provenance)
-
-
-def _generate_recorded(
-    pipeline: DiffusionPipeline, target: Target, recorder: Recorder, batch: Sequence[Prompt], settings: Settings
-) -> Generation:
-    interception = Interception(target, recorder)
-    try:
-        return generate(pipeline, batch, settings)
-    finally:
-        interception.detach()
 
 
 def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[str, NDArray[np.floating]]:

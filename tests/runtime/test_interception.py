@@ -4,37 +4,36 @@ from diffusers.hooks import HookRegistry, ModelHook
 
 import pabtune
 from pabtune.records.errors import ModelError
-from pabtune.runtime.flops import FlopListener
-from pabtune.runtime.interception import FEEDER_HOOK, ROOT_HOOK, SITE_HOOK, Interception, find_interception
+from pabtune.runtime import interception
+from pabtune.runtime.diffusers_internals import hook_names
+from pabtune.runtime.interception import HOOKS, Interception, interceptions_of
+from pabtune.runtime.listeners import Measurement
 from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, pyramid
 
 
-class Silent(FlopListener):
+class Silent(Measurement):
     """A listener that only passes through."""
 
     def __init__(self) -> None:
         self.calls = []
 
-    def begin(self, transformer, moment, shape):
-        self.is_paused = False
-        self.calls.append((transformer, moment.step, moment.branch, shape))
-
-    def end(self, transformer):
-        pass
+    def begin(self, position, shape):
+        super().begin(position, shape)
+        self.calls.append((position.transformer, position.step, position.branch, shape))
 
     def site(self, index, forward, args, kwargs):
         return forward(*args, **kwargs)
 
-    feed = site
+    feeder = site
 
 
 def test_a_listener_hears_every_call(pipeline) -> None:
     plain = draw(pipeline, num_inference_steps=2)
     listener = Silent()
-    interception = Interception(Target.of(pipeline), listener)
+    attached = Interception(Target.of(pipeline), listener)
     assert (draw(pipeline, num_inference_steps=2) == plain).all()
-    interception.detach()
+    attached.detach()
     shape = (2, 4, 8, 24, 24)
     assert listener.calls == [("transformer", step, "cond+uncond", shape) for step in (0, 1)]
 
@@ -50,9 +49,9 @@ def test_a_listener_hears_every_call(pipeline) -> None:
 )
 def test_it_is_told_whether_the_model_is_compiled(pipeline, compiled, compile_it) -> None:
     compile_it(pipeline)
-    interception = Interception(Target.of(pipeline), Silent())
-    assert interception.is_compiled == (compiled != "nothing")
-    interception.detach()
+    attached = Interception(Target.of(pipeline), Silent())
+    assert attached.is_compiled == (compiled != "nothing")
+    attached.detach()
 
 
 def wrap(pipeline) -> None:
@@ -63,25 +62,21 @@ def test_attaching_twice_is_refused_and_leaves_the_first(pipeline) -> None:
     first = Interception(Target.of(pipeline), Silent())
     with pytest.raises(ModelError, match="already attached"):
         Interception(Target.of(pipeline), Silent())
-    assert find_interception(pipeline.transformer) is first
+    assert interceptions_of(pipeline.transformer) == [first]
     first.detach()
-    assert find_interception(pipeline.transformer) is None
+    assert interceptions_of(pipeline.transformer) == []
 
 
 def test_a_failure_while_attaching_leaves_nothing_behind(pipeline, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Interception, "_invalidate", fail)
+    monkeypatch.setattr(interception, "observe", fail)
     with pytest.raises(RuntimeError, match="broken"):
         Interception(Target.of(pipeline), Silent())
-    names = (ROOT_HOOK, SITE_HOOK, FEEDER_HOOK)
     for module in pipeline.transformer.modules():
-        assert (
-            not any(name in module._diffusers_hook.hooks for name in names)
-            if hasattr(module, "_diffusers_hook")
-            else "forward" not in vars(module)
-        )
+        assert not any(name.startswith(HOOKS) for name in hook_names(module))
+        assert "forward" not in vars(module)
 
 
 class Counting(ModelHook):

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from pabtune.runtime.interception import Interception
 from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.recorder import record as record_run
 from pabtune.runtime.targets import Target
 from tests.conftest import PROMPT, STEPS, draw
 
@@ -18,11 +18,9 @@ def record(pipeline, prompt=PROMPT, memory=None, **arguments):
         )
         for index, site in enumerate(target.sites)
     ]
-    interception = Interception(target, recorder)
     try:
-        frames = draw(pipeline, prompt, **arguments)
+        frames = record_run(target, recorder, lambda: draw(pipeline, prompt, **arguments))
     finally:
-        interception.detach()
         for handle in handles:
             handle.remove()
     return frames, recorder.recording(), outputs
@@ -83,10 +81,8 @@ def test_a_second_run_does_not_see_the_first(pipeline) -> None:
     recorder = Recorder(len(target.sites), torch.device("cpu"))
     changes = []
     for seed in (0, 1, 0):
-        interception = Interception(target, recorder)
-        draw(pipeline, seed=seed)
+        record_run(target, recorder, lambda seed=seed: draw(pipeline, seed=seed))
         changes.append(recorder.recording().change["cond"].numpy())
-        interception.detach()
     np.testing.assert_array_equal(changes[0], changes[2])
     assert (changes[0] != changes[1]).any()
 

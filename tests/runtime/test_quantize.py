@@ -6,7 +6,8 @@ import torch
 import pabtune
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import PolicyError
-from pabtune.runtime.storing import kept_bytes, own, pack, unpack
+from pabtune.runtime.quantize import clone, dequantize, quantize
+from pabtune.runtime.stores import kept_bytes
 from tests.conftest import draw, pyramid
 
 
@@ -14,8 +15,8 @@ from tests.conftest import draw, pyramid
 def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
     torch.manual_seed(0)
     tensor = (torch.randn(2, 50, 64) * torch.logspace(-3, 3, 50)[:, None]).to(dtype)
-    packed = pack((tensor, None, [tensor[..., :8]]))
-    again, nothing, (part,) = unpack(packed)
+    packed = quantize((tensor, None, [tensor[..., :8]]))
+    again, nothing, (part,) = dequantize(packed)
     assert again.dtype == dtype
     assert nothing is None
     assert part.shape == (2, 50, 8)
@@ -24,13 +25,13 @@ def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
     assert ((again.float() - tensor.float()).abs() <= rounding * step).all()
     assert packed[0].values.nbytes + packed[0].scale.nbytes < tensor.nbytes * (0.6 if dtype == torch.bfloat16 else 0.3)
     assert packed[0].values.nbytes + packed[0].scale.nbytes == kept_bytes([tensor], "int8")
-    assert (unpack(pack(torch.zeros(2, 3))) == 0).all()
+    assert (dequantize(quantize(torch.zeros(2, 3))) == 0).all()
 
 
 def test_copies_are_whole_and_apart() -> None:
-    kept = pack((torch.randn(2, 3, 4), None))
-    copied = own((kept, torch.ones(2)))
-    assert torch.equal(unpack(copied[0])[0], unpack(kept)[0])
+    kept = quantize((torch.randn(2, 3, 4), None))
+    copied = clone((kept, torch.ones(2)))
+    assert torch.equal(dequantize(copied[0])[0], dequantize(kept)[0])
     assert copied[0][0].values.data_ptr() != kept[0].values.data_ptr()
     assert copied[0][1] is None
 

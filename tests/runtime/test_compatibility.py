@@ -5,8 +5,8 @@ import pytest
 import pabtune
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy, Rule
-from pabtune.runtime.fitting import check_fits, differences
-from pabtune.runtime.interception import find_interception
+from pabtune.runtime.compatibility import check_fits, differences
+from pabtune.runtime.interception import interceptions_of
 from pabtune.runtime.targets import Target
 
 
@@ -24,7 +24,7 @@ from pabtune.runtime.targets import Target
 def test_policies_of_another_model_are_refused_before_the_first_step(pipeline, policy, message) -> None:
     with pytest.raises(PolicyError, match=message):
         pabtune.enable(pipeline, policy)
-    assert find_interception(pipeline.transformer) is None
+    assert interceptions_of(pipeline.transformer) == []
 
 
 def test_a_policy_of_another_configuration_says_in_what_it_differs(pipeline) -> None:

@@ -1,4 +1,4 @@
-"""Keeping outputs in the host's memory and fetching them ahead of their use, on a stream of its own.
+"""Outputs in the host's memory: copied there, and fetched ahead of their use, on a stream of their own.
 
 Knows copies between a device and its host, and in which order sites are called; knows nothing of policies.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from pabtune.planning.costs.memory import SITES_AHEAD
 
 
-class Hosted(NamedTuple):
-    """A tensor in the host's memory, pinned where it came from a CUDA device, and nothing of the type and place it had."""
+class Offloaded(NamedTuple):
+    """A tensor in the host's memory, pinned where it came from a CUDA device, and an empty one of its dtype and device."""
 
     values: Tensor
     like: Tensor
@@ -27,25 +27,25 @@ class Fetched(NamedTuple):
     is_there: torch.cuda.Event | None
 
 
-class Site(Protocol):
-    """What calls are fetched for."""
+class KeepingSite(Protocol):
+    """A site that keeps an output for each of its calls in a forward."""
 
     outputs: tuple[Any, ...]
 
 
-class Ferry:
-    """Carries outputs to the host and back.
+class CpuOffloader:
+    """Copies outputs to the host and back, for the sites of one transformer.
 
     Outputs that a forward will ask for are fetched in the order in which the sites were called in the forward before, a
-    few sites ahead. The host issues work long before a CUDA device does it, and memory is held from issue on; so it waits
-    here until no more copies than that are on their way.
+    few sites ahead. The host issues work long before a CUDA device does it, and memory is held from issue on; so the host
+    waits here until no more copies than that are on their way.
     """
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
-        self._order: list[Site] = []
-        self._called: list[Site] = []
-        self._waiting: deque[Site] = deque()
+        self._order: list[KeepingSite] = []
+        self._called: list[KeepingSite] = []
+        self._waiting: deque[KeepingSite] = deque()
         self._fetched: dict[int, list[Fetched]] = {}
         self._on_their_way: deque[torch.cuda.Event] = deque()
 
@@ -62,11 +62,11 @@ class Ferry:
         self._fetched.clear()
         self._order, self._called = self._called or self._order, []
 
-    def note(self, site: Site) -> None:
+    def record(self, site: KeepingSite) -> None:
         """A site is called for the first time in this forward."""
         self._called.append(site)
 
-    def take(self, site: Site, call: int) -> Any:
+    def fetch(self, site: KeepingSite, call: int) -> Any:
         """What a site kept of its call, on the device; fetched already if the order of calls is as it was."""
         if call == 0:
             self._fetch_next()
@@ -86,7 +86,7 @@ class Ferry:
     def save(self, output: Any) -> Any:
         """The tensors of an output in the host's memory, tuples as tuples; copied beside the computation."""
         if isinstance(output, Tensor):
-            return Hosted(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
+            return Offloaded(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
         return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
 
     def _fetch_next(self) -> None:
@@ -118,7 +118,7 @@ class Ferry:
 
 
 def _to_device(kept: Any) -> Any:
-    if isinstance(kept, Hosted):
+    if isinstance(kept, Offloaded):
         return kept.values.to(kept.like.device, non_blocking=True)
     return tuple(_to_device(part) for part in kept) if isinstance(kept, tuple) else kept
 

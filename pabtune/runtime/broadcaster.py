@@ -1,0 +1,318 @@
+"""Applies a policy to a running model: tells each site in each call what to do, by a plan that is known before the run.
+
+What is kept belongs to one call of the pipeline, by transformer and branch; it is held only while a later step of the plan
+needs it, and is gone when the call is over, however it ends.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diffusers.hooks import ModelHook
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import Policy, Store
+from pabtune.runtime.ledger import CacheLedger, Meter
+from pabtune.runtime.listeners import tensors_of
+from pabtune.runtime.locator import CallPosition, Locator
+from pabtune.runtime.quantize import clone
+from pabtune.runtime.site_hooks import (
+    BROADCAST,
+    COMPUTE,
+    KEEP,
+    FeederHook,
+    SiteHook,
+    StackHook,
+    StackMemberHook,
+    hook_for,
+)
+from pabtune.runtime.stores import STORES
+from pabtune.runtime.targets import Target
+from pabtune.runtime.torch_internals import raise_recompile_limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Per step, one flag per site: whether it computes, and whether its output is needed by the next step."""
+
+    mask: ComputeMask
+    computes: tuple[tuple[bool, ...], ...]
+    keeps: tuple[tuple[bool, ...], ...]
+
+    @property
+    def patterns(self) -> int:
+        """Distinct combinations of what the sites do in a step: as many graphs as a compiled model needs per shape."""
+        return len(set(zip(self.computes, self.keeps, strict=True)))
+
+    @classmethod
+    def of(cls, mask: ComputeMask) -> "Plan":
+        """The plan of a compute mask."""
+        columns = [tuple(bool(flag) for flag in column) for column in mask.compute.T]
+        needed = [tuple(not flag for flag in column) for column in columns[1:]]
+        return cls(mask=mask, computes=tuple(columns), keeps=(*needed, (False,) * len(mask.sites)))
+
+
+@dataclass(slots=True)
+class Branch:
+    """One guidance branch of one transformer: the step of its last call, and what it keeps, per site and call of the site."""
+
+    step: int | None = None
+    shape: tuple[int, ...] = ()
+    stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    computed: Counter[int] = field(default_factory=Counter)
+    broadcast: Counter[int] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Frees what is held; the next call computes everything."""
+        self.stored.clear()
+        self.step = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """What happened in one call of a transformer.
+
+    Attributes:
+        transformer: its name in the pipeline.
+        step: the denoising step.
+        branch: the guidance branch.
+        computed: indices of the sites that computed.
+    """
+
+    transformer: str
+    step: int
+    branch: str
+    computed: frozenset[int]
+
+
+class Broadcaster:
+    """A listener that broadcasts by a policy.
+
+    Args:
+        target: with the policy's blocks and stacks among its sites.
+        policy: what to broadcast when.
+        content: the content class whose rules are used; None = the policy's general rules.
+        store: how outputs are kept.
+        memory: bytes that may be held on the device; None = any.
+
+    Attributes:
+        ongoing: sessions of the pipeline's calls that go on.
+        latest: the session of the latest call that began; None before the first.
+    """
+
+    def __init__(self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None) -> None:
+        self.target, self.policy, self.content, self.store, self.memory = target, policy, content, store, memory
+        self.stores = {name: STORES[store]() for name in target.transformers}
+        self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
+        self.indices = {
+            name: [index for index, site in enumerate(target.sites) if site.transformer == name]
+            for name in target.transformers
+        }
+        self.ongoing: dict[int, BroadcastSession] = {}
+        self.latest: BroadcastSession | None = None
+        self._restore_limits: list[Callable[[], None]] = []
+
+    def start(self, locator: Locator, *, is_compiled: bool) -> "BroadcastSession":
+        """Broadcasts during a call of the pipeline (see `Listener`)."""
+        session = self.latest = BroadcastSession(self, locator, is_compiled=is_compiled)
+        self.ongoing[id(session)] = session
+        return session
+
+    def site_hook(self, index: int) -> ModelHook:
+        """The hook that computes or broadcasts a site (see `Listener`)."""
+        return self.hooks[index]
+
+    def feeder_hook(self, index: int) -> ModelHook:
+        """The hook that skips a feeder of a site that broadcasts, or a further block of a stack (see `Listener`)."""
+        hook = self.hooks[index]
+        return StackMemberHook(hook) if isinstance(hook, StackHook) else FeederHook(hook)
+
+    def close(self) -> None:
+        """Gives dynamo's limits back (see `Listener`)."""
+        while self._restore_limits:
+            self._restore_limits.pop()()
+
+    def allow_compilations(self, patterns: int) -> None:
+        """Lets a compiled model have a graph for each pattern."""
+        self._restore_limits.append(raise_recompile_limits(patterns))
+
+
+class BroadcastSession:
+    """Broadcasting during one call of the pipeline, or during the runs of a bare transformer, one after another.
+
+    Args:
+        broadcaster: its policy, hooks and stores.
+        locator: knows the schedule.
+        is_compiled: a transformer, or a part of one, went through `torch.compile`.
+
+    Attributes:
+        plan: of the denoising loop that goes on; None before the first.
+        branches: by transformer and name.
+        ledger: of the bytes held.
+        records: of the transformers' calls, in their order.
+    """
+
+    def __init__(self, broadcaster: Broadcaster, locator: Locator, *, is_compiled: bool) -> None:
+        self._broadcaster, self._locator, self._is_compiled = broadcaster, locator, is_compiled
+        self.plan: Plan | None = None
+        self._active: Sequence[int] = ()
+        self._clear_counts()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes held right now, on the device or, if outputs are kept there, by the host."""
+        stored = [outputs for branch in self.branches.values() for outputs in branch.stored.values()]
+        stored += [self._broadcaster.hooks[index].outputs for index in self._active]
+        storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
+        # Parts of one output are often views of one storage.
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    @property
+    def called_steps(self) -> dict[str, list[int]]:
+        """Steps in which each transformer was called."""
+        steps: dict[str, list[int]] = {}
+        for record in self.records:
+            steps.setdefault(record.transformer, []).append(record.step)
+        return steps
+
+    def predicted_bytes(self) -> NDArray[np.float64]:
+        """Bytes that each step will hold on the device, (steps,); known with a limit of memory, from the first step on."""
+        if self.plan is None:
+            return np.zeros(0)
+        return self.ledger.predict(self.plan.mask, self.called_steps)
+
+    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+        """Tells the sites of the transformer what to do in this call (see `Session`).
+
+        Raises:
+            PolicyError: the policy does not fit the run's schedule.
+        """
+        if position.is_new_loop:
+            self._start_loop()
+        plan, transformer, step = self.plan, position.transformer, position.step
+        if plan is None or step >= plan.mask.steps:
+            steps = plan.mask.steps if plan else 0
+            raise PolicyError(f"the model is called at step {step}, but the run has {steps} steps")
+        self._free_left_behind(transformer, step)
+        branch = self.branches.setdefault((transformer, position.branch), Branch())
+        follows = branch.step is not None and step == branch.step + 1 and shape == branch.shape
+        if not follows:
+            # Nothing of the step before is at hand, or it is of another shape: this call computes everything.
+            branch.stored.clear()
+        branch.step, branch.shape = step, shape
+        meter = self._meter(transformer) if self.ledger.limit is not None and not follows else None
+        broadcasting, self._active = set(), self._broadcaster.indices[transformer]
+        for index in self._active:
+            hook, held = self._broadcaster.hooks[index], branch.stored.pop(index, ())
+            hook.calls, hook.nbytes, hook.meter = 0, 0, meter
+            if held and not plan.computes[step][index]:
+                hook.mode, hook.outputs = BROADCAST, held
+                broadcasting.add(id(hook))
+            else:
+                hook.mode, hook.outputs = (KEEP if plan.keeps[step][index] else COMPUTE), ()
+        self._broadcaster.stores[transformer].begin(broadcasting)
+
+    def end(self, position: CallPosition) -> None:
+        """Takes over what was kept, counts, notes the bytes held (see `Session`).
+
+        Raises:
+            PolicyError: the run will hold more than the limit.
+        """
+        transformer, step = position.transformer, position.step
+        branch, computed, is_metered = self.branches[transformer, position.branch], set(), False
+        assert self.plan is not None
+        for index in self._broadcaster.indices[transformer]:
+            hook, is_needed = self._broadcaster.hooks[index], self.plan.keeps[step][index]
+            if hook.calls:
+                (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
+                if hook.mode != BROADCAST:
+                    computed.add(index)
+                if is_needed:
+                    branch.stored[index] = self._outputs_of(hook)
+                if hook.meter is not None:
+                    self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
+                    is_metered = True
+            elif hook.mode == BROADCAST and is_needed:
+                branch.stored[index] = hook.outputs  # the block around it was broadcast
+        self.records.append(
+            CallRecord(transformer=transformer, step=step, branch=position.branch, computed=frozenset(computed))
+        )
+        self.ledger.note_held(self.stored_bytes)
+        self._clear_hooks(transformer)
+        if is_metered:
+            self.ledger.check(self.plan.mask, self.called_steps)
+
+    def abort(self, position: CallPosition) -> None:
+        """Lets the sites compute, and frees what the session holds (see `Session`)."""
+        self._clear_hooks(position.transformer)
+        self._forget()
+
+    def finish(self) -> None:
+        """Frees what is held; counts stay readable (see `Session`)."""
+        self._forget()
+        if self._broadcaster.target.pipeline is not None:
+            self._broadcaster.ongoing.pop(id(self), None)
+
+    def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
+        """What a site keeps; a copy where the next replay of a CUDA graph would overwrite it."""
+        hook.finish()
+        if hook.mode == KEEP and self._is_compiled and self._broadcaster.target.is_on_cuda:
+            return clone(hook.outputs)
+        return hook.outputs
+
+    def _meter(self, transformer: str) -> Meter:
+        """Counts the sizes of a call; the storages behind tensors are out of sight in a compiled graph."""
+        name, store = self._broadcaster.policy.name, self._broadcaster.stores[transformer]
+        if self._is_compiled:
+            return Meter(plain_bytes, 0, None, name)
+        limit = self.ledger.limit if self._broadcaster.store != "host" else None
+        return Meter(store.nbytes, self.stored_bytes, limit, name)
+
+    def _start_loop(self) -> None:
+        """A denoising loop starts. Counts go on where one call of the pipeline has several loops, one after another."""
+        if self._broadcaster.target.pipeline is None:
+            self._clear_counts()
+        self._forget()
+        broadcaster = self._broadcaster
+        mask = resolve(broadcaster.policy, broadcaster.target.sites, self._locator.schedule(), broadcaster.content)
+        self.plan = Plan.of(mask)
+        if self._is_compiled and broadcaster.store == "host":
+            raise PolicyError("a compiled model cannot fetch outputs from the host: store them as `exact` or `int8`")
+        if self._is_compiled:
+            broadcaster.allow_compilations(self.plan.patterns)
+
+    def _clear_counts(self) -> None:
+        broadcaster = self._broadcaster
+        self.branches: dict[tuple[str, str], Branch] = {}
+        self.records: list[CallRecord] = []
+        self.ledger = CacheLedger(
+            broadcaster.target.sites, broadcaster.store, broadcaster.memory, broadcaster.policy.name
+        )
+
+    def _free_left_behind(self, transformer: str, step: int) -> None:
+        """Drops what a transformer holds whose part of the denoising is over, and branches that are not called any more."""
+        steps = {key: branch.step for key, branch in self.branches.items() if branch.step is not None}
+        takes_over = not any(name == transformer and last >= step - 1 for (name, _), last in steps.items())
+        for (name, branch_name), last in steps.items():
+            if last < step - 1 or (takes_over and name != transformer and last < step):
+                self.branches[name, branch_name].forget()
+
+    def _clear_hooks(self, transformer: str) -> None:
+        self._active = ()
+        for index in self._broadcaster.indices[transformer]:
+            self._broadcaster.hooks[index].clear()
+        self._broadcaster.stores[transformer].clear()
+
+    def _forget(self) -> None:
+        for branch in self.branches.values():
+            branch.forget()
+
+
+def plain_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of tensors, each for itself."""
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,176 @@
+"""Which denoising step and which branch a call of a transformer belongs to. Nobody counts calls of sites.
+
+The step comes from diffusers' cache context where the pipeline gives it, else from the scheduler's own step index, else
+from where the scheduler begins, else from the timestep's place in the scheduler's timesteps. A denoising loop begins when the
+scheduler has other timesteps than before.
+
+`locate` is a question and changes nothing; `advance` takes note of a call that has been located.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import CacheContext
+from torch import nn
+
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.errors import ModelError
+from pabtune.runtime.noise_levels import noise_levels, step_of_timestep
+
+UNNAMED_BRANCH = "all"
+"""Branch of a call that the pipeline gives no name."""
+
+NO_STEP = (
+    "nothing tells the {}; call the transformer inside "
+    "transformer.cache_context(branch, step_index=…, num_inference_steps=…)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPosition:
+    """Where a call of a transformer stands in a run.
+
+    Attributes:
+        transformer: its name in the pipeline.
+        step: index of the denoising step.
+        branch: the guidance branch; a second call without a name in one step is a branch of its own.
+        ordinal: calls of this transformer in this step before this one.
+        is_new_loop: the call is the first of a denoising loop.
+        label: name that the pipeline gives the branch.
+        repeat: calls with this label in this step before this one.
+    """
+
+    transformer: str
+    step: int
+    branch: str
+    ordinal: int
+    is_new_loop: bool
+    label: str
+    repeat: int
+
+
+class Locator:
+    """Tells the positions of the transformers' calls in one call of a pipeline, or of a bare transformer.
+
+    Args:
+        scheduler: gives the pipeline's noise scheduler, which may be replaced; None for a bare transformer.
+    """
+
+    def __init__(self, scheduler: Callable[[], Any]) -> None:
+        self._scheduler = scheduler
+        self._timesteps: Any = None
+        self._steps_of_context: int | None = None
+        self._is_fresh = True
+        self._last: dict[tuple[str, str], tuple[int, int]] = {}
+        self._calls_of_step: dict[str, tuple[int, int]] = {}
+
+    def locate(
+        self, transformer: str, module: nn.Module, context: CacheContext | None, args: Any, kwargs: Any
+    ) -> CallPosition:
+        """The position of a call that is about to happen.
+
+        Args:
+            transformer: the transformer's name in the pipeline.
+            module: the transformer.
+            context: diffusers' cache context of the call.
+            args: positional arguments of the call.
+            kwargs: keyword arguments of the call.
+
+        Raises:
+            ModelError: nothing tells the step.
+        """
+        scheduler = self._scheduler()
+        label = context.name if context is not None else UNNAMED_BRANCH
+        key = (transformer, label)
+        is_new_loop = self._is_fresh or (scheduler is not None and scheduler.timesteps is not self._timesteps)
+        last, repeat = (-1, 0) if is_new_loop else self._last.get(key, (-1, 0))
+        is_from_timestep = False
+        if context is not None and context.step_index is not None:
+            step = int(context.step_index)
+        else:
+            step, is_from_timestep = _step_of_scheduler(scheduler, module, label, last, args, kwargs)
+        if step < last or (step == last and scheduler is None):
+            # Without a scheduler, a step that comes again is the start of a new loop.
+            is_new_loop, last = True, -1
+        # Timesteps that stand still for a named branch are several calls of one step (asynchronous frames), no branch.
+        is_repeated = step == last and not (is_from_timestep and context is not None)
+        repeat = repeat + 1 if is_repeated else 0
+        step_of_calls, calls = (-1, 0) if is_new_loop else self._calls_of_step.get(transformer, (-1, 0))
+        return CallPosition(
+            transformer=transformer,
+            step=step,
+            branch=f"{label}#{repeat}" if repeat else label,
+            ordinal=calls if step == step_of_calls else 0,
+            is_new_loop=is_new_loop,
+            label=label,
+            repeat=repeat,
+        )
+
+    def advance(self, position: CallPosition, context: CacheContext | None) -> None:
+        """Takes note of a call: later ones are located after it.
+
+        Args:
+            position: of the call.
+            context: diffusers' cache context of the call.
+        """
+        if position.is_new_loop:
+            self._last.clear()
+            self._calls_of_step.clear()
+        self._is_fresh = False
+        scheduler = self._scheduler()
+        self._timesteps = scheduler.timesteps if scheduler is not None else None
+        if context is not None and context.num_inference_steps is not None:
+            self._steps_of_context = int(context.num_inference_steps)
+        self._last[position.transformer, position.label] = (position.step, position.repeat)
+        self._calls_of_step[position.transformer] = (position.step, position.ordinal + 1)
+
+    def schedule(self) -> NoiseSchedule:
+        """Steps and noise levels of the denoising loop that goes on.
+
+        Raises:
+            ModelError: neither a scheduler nor a cache context tells the number of steps.
+        """
+        scheduler = self._scheduler()
+        if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
+            levels = noise_levels(scheduler)
+            return NoiseSchedule(steps=len(levels), sigmas=levels)
+        if self._steps_of_context is None:
+            raise ModelError(NO_STEP.format("number of denoising steps"))
+        return NoiseSchedule(steps=self._steps_of_context)
+
+
+def _step_of_scheduler(
+    scheduler: Any, module: nn.Module, label: str, last: int, args: Any, kwargs: Any
+) -> tuple[int, bool]:
+    """The step, and whether it comes from the timestep, which several calls may share.
+
+    Args:
+        scheduler: of the pipeline.
+        module: the transformer.
+        label: of the branch.
+        last: step of the last call of this branch; -1 before the first.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+    """
+    if scheduler is None:
+        raise ModelError(NO_STEP.format("denoising step"))
+    index = getattr(scheduler, "step_index", None)
+    if index is not None:
+        return int(index), False
+    has_index = hasattr(scheduler, "step_index")
+    begin = getattr(scheduler, "begin_index", None)
+    if has_index and label == UNNAMED_BRANCH and last >= 0:
+        return last, False  # the scheduler has not stepped yet: another branch of the first step
+    if has_index and begin is not None and last < 0:
+        return int(begin), False
+    bound = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs)
+    step = None
+    if "timestep" in bound.arguments:
+        step = step_of_timestep(torch.as_tensor(bound.arguments["timestep"]), scheduler.timesteps)
+    if step is None:
+        return int(begin or 0), False
+    # The first call of a loop is told apart from others by its branch; only then does the timestep stand for the step.
+    return step, has_index and last >= 0

@@ -1,0 +1,243 @@
+"""What servers do: threads, a pipeline per request around one transformer, copies, aborts, calls by hand."""
+
+import copy
+import threading
+import tracemalloc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanVideoToVideoPipeline
+
+import pabtune
+from pabtune.models.shapes.pipeline import ShapesPipeline
+from pabtune.records.errors import ModelError, PabtuneWarning
+from pabtune.records.policies import Policy, Rule
+from tests.conftest import STEPS, draw, make_transformer, pyramid
+from tests.pipelines.parts import OTHER_PROMPT, PROMPT
+
+ROUNDS = 12
+
+
+def around(transformer, pipeline: ShapesPipeline) -> ShapesPipeline:
+    """A pipeline of its own around a transformer that others use too."""
+    made = ShapesPipeline(pipeline.text_encoder, transformer, FlowMatchEulerDiscreteScheduler(shift=3.0))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def race(*works) -> list[list[np.ndarray]]:
+    """Each work several times, all at once."""
+    barrier = threading.Barrier(len(works))
+
+    def repeat(work):
+        results = []
+        for _ in range(ROUNDS):
+            barrier.wait()
+            results.append(work())
+        return results
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        return list(threads.map(repeat, works))
+
+
+@pytest.mark.filterwarnings("ignore::pabtune.records.errors.PabtuneWarning")
+def test_two_threads_around_one_transformer_do_not_meet(pipeline) -> None:
+    """Fault 1: one of two pipelines is under a policy; each draws what it draws alone."""
+    other = around(pipeline.transformer, pipeline)
+    plain = draw(other, seed=3)
+    with pabtune.broadcast(pipeline, pyramid()):
+        fast = draw(pipeline)
+        drawn_fast, drawn_plain = race(lambda: draw(pipeline), lambda: draw(other, seed=3))
+    assert all((each == fast).all() for each in drawn_fast)
+    assert all((each == plain).all() for each in drawn_plain)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_two_policies_on_two_pipelines_around_one_transformer(pipeline, batched) -> None:
+    """Each request may have a policy of its own; they end in another order than they began."""
+    other = around(pipeline.transformer, pipeline)
+    second = Policy(name="second", rules=(Rule(kind="block", range=2, window=(2, STEPS)),))
+    expected, plain = [], draw(pipeline)
+    for each, used in ((pipeline, pyramid()), (other, second)):
+        with pabtune.broadcast(each, used):
+            expected.append(draw(each, batched_guidance=batched))
+    before = [set(vars(module)) for module in pipeline.transformer.modules()]
+    runs = [pabtune.enable(pipeline, pyramid()), pabtune.enable(other, second)]
+    drawn = race(lambda: draw(pipeline, batched_guidance=batched), lambda: draw(other, batched_guidance=batched))
+    for videos, alone in zip(drawn, expected, strict=True):
+        assert all((video == alone).all() for video in videos)
+    runs[0].disable()
+    assert (draw(other, batched_guidance=batched) == expected[1]).all()
+    with pytest.warns(PabtuneWarning, match="shares a transformer with a pipeline that pabtune is attached to"):
+        assert (draw(pipeline) == plain).all()
+    runs[1].disable()
+    assert (draw(other) == plain).all()
+    assert [set(vars(module)) for module in pipeline.transformer.modules()] == before
+
+
+def test_a_shallow_copy_is_under_the_policy(pipeline) -> None:
+    """Fault 2: one copy per request, each with a scheduler of its own, in threads."""
+    plain = draw(pipeline)
+    with pabtune.broadcast(pipeline, pyramid()) as active:
+        expected = [draw(pipeline, seed=seed) for seed in range(3)]
+        counts = active.summary()["broadcast_calls"]
+        copies = [copy.copy(pipeline) for _ in range(3)]
+        for each in copies:
+            each.scheduler = copy.copy(pipeline.scheduler)
+        drawn = race(*(lambda each=each, seed=seed: draw(each, seed=seed) for seed, each in enumerate(copies)))
+        for videos, alone in zip(drawn, expected, strict=True):
+            assert all((video == alone).all() for video in videos)
+        assert active.summary()["broadcast_calls"] == counts
+        assert active.stored_bytes == 0
+    assert (draw(copies[0]) == plain).all()
+
+
+def test_the_end_of_a_copys_call_leaves_the_originals_alone(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid()):
+        expected = draw(pipeline)
+        copied = copy.copy(pipeline)
+        copied.scheduler = copy.copy(pipeline.scheduler)
+
+        def draw_another(pipe, step, timestep, arguments):
+            if step == STEPS // 2 and pipe is pipeline:
+                draw(copied, seed=7)
+            return arguments
+
+        assert (draw(pipeline, callback_on_step_end=draw_another) == expected).all()
+
+
+def test_another_pipeline_around_the_transformer_says_once_that_it_is_plain(pipeline) -> None:
+    plain = draw(pipeline)
+    other = ShapesPipeline.from_pipe(pipeline)
+    other.set_progress_bar_config(disable=True)
+    with pabtune.broadcast(pipeline, pyramid()):
+        with pytest.warns(PabtuneWarning, match=r"call pabtune.enable\(…\) for this pipeline too"):
+            assert (draw(other) == plain).all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert (draw(other) == plain).all()
+
+
+def test_a_replaced_transformer_is_said(pipeline) -> None:
+    with pabtune.broadcast(pipeline, pyramid()):
+        draw(pipeline)
+        pipeline.transformer = make_transformer(seed=5)
+        with pytest.raises(ModelError, match="transformer of the pipeline was replaced"):
+            draw(pipeline)
+
+
+def test_copies_of_the_scheduler_are_their_own(pipeline) -> None:
+    """Fault 3: `set_timesteps` on a copy that was made under a policy."""
+    with pabtune.broadcast(pipeline, pyramid()):
+        draw(pipeline)
+        copied = copy.copy(pipeline.scheduler)
+        copied.set_timesteps(5)
+        assert len(pipeline.scheduler.timesteps) == STEPS
+    copied.set_timesteps(6)
+    assert (len(copied.timesteps), len(pipeline.scheduler.timesteps)) == (6, STEPS)
+
+
+def stop(pipe, step, timestep, arguments):
+    if step == STEPS // 2:
+        raise KeyboardInterrupt
+    return arguments
+
+
+def test_a_run_that_fails_holds_nothing_and_counts_for_itself(pipeline) -> None:
+    """Fault 13: also one that fails inside the transformer."""
+    with pabtune.broadcast(pipeline, pyramid()) as active:
+        draw(pipeline)
+        counts = active.summary()
+        for broken in (False, True):
+            with pytest.raises((KeyboardInterrupt, ZeroDivisionError)):
+                if broken:
+                    handle = pipeline.transformer.temporal_blocks[1].mlp.register_forward_hook(divide_by_zero_at(3))
+                draw(pipeline, callback_on_step_end=None if broken else stop)
+            assert active.stored_bytes == 0
+            assert all(hook.outputs == () for hook in active._broadcaster.hooks)
+            assert active.summary()["computed_calls"]["mlp"] < counts["computed_calls"]["mlp"]
+        handle.remove()
+        draw(pipeline)
+        assert active.summary() == counts
+
+
+def divide_by_zero_at(call: int):
+    calls = []
+
+    def hook(*_) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            _ = 1 / 0
+
+    return hook
+
+
+def test_a_transformer_that_is_called_by_hand_computes(pipeline) -> None:
+    """Fault 14: before a run, after one, and in between; nothing is held, and the next run is as ever."""
+    generator = torch.Generator().manual_seed(0)
+    arguments = {
+        "hidden_states": torch.randn(2, 4, 8, 24, 24, generator=generator),
+        "timestep": torch.full((2,), 500.0),
+        "encoder_hidden_states": torch.randn(2, 24, 16, generator=generator),
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        expected = pipeline.transformer(**arguments)[0]
+        with pabtune.broadcast(pipeline, pyramid()) as active:
+            for _ in range(3):
+                for _ in range(STEPS + 2):
+                    assert (pipeline.transformer(**arguments)[0] == expected).all()
+                assert active.stored_bytes == 0
+                fast = draw(pipeline)
+            counts = active.summary()
+    with pabtune.broadcast(pipeline, pyramid()) as active:
+        assert (draw(pipeline) == fast).all()
+        assert active.summary() == counts
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_video_to_video_begins_where_its_noise_does(load) -> None:
+    """Fault 6: with strength 0.4, the first of 20 steps that is denoised is step 12, and windows lie accordingly."""
+    base = load("wan-2.1")
+    assert isinstance(base, WanPipeline)
+    components = {name: part for name, part in base.components.items() if name in ("vae", "text_encoder", "tokenizer")}
+    pipeline = WanVideoToVideoPipeline(transformer=base.transformer, scheduler=base.scheduler, **components)
+    pipeline.set_progress_bar_config(disable=True)
+    late = Policy(name="late", rules=(Rule(kind="full", range=2, window=(14, 20)),))
+    video = [np.zeros((16, 16, 3), dtype=np.uint8)] * 9
+    with pabtune.broadcast(pipeline, late) as active:
+        pipeline(
+            video=video, prompt=PROMPT, negative_prompt=OTHER_PROMPT, height=16, width=16, num_inference_steps=20,
+            strength=0.4, max_sequence_length=16, output_type="latent", generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+    steps = [record.step for record in active.records if record.branch == "all"]
+    assert steps == list(range(12, 20))
+    full = {index for index, site in enumerate(active._sites) if site.kind == "full"}
+    computed = [record.step for record in active.records if record.branch == "all" and full & record.computed]
+    assert computed == [12, 13, 15, 17, 19]
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_from_several_threads(pipeline) -> None:
+    """The right videos, flat memory, right counts."""
+    def request(seed: int) -> bool:
+        copied = copy.copy(pipeline)
+        copied.scheduler = copy.copy(pipeline.scheduler)
+        return bool((draw(copied, seed=seed % 4) == expected[seed % 4]).all())
+
+    with pabtune.broadcast(pipeline, pyramid()) as active, ThreadPoolExecutor(4) as threads:
+        expected = [draw(pipeline, seed=seed) for seed in range(4)]
+        counts = active.summary()
+        tracemalloc.start()
+        held = []
+        for _ in range(10):
+            assert all(threads.map(request, range(100)))
+            held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert active.stored_bytes == 0
+        assert not active._broadcaster.ongoing
+        assert active.summary() == counts
+    assert held[-1] - held[2] < 100_000

@@ -1,0 +1,22 @@
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from pabtune.runtime.noise_levels import noise_levels, step_of_timestep
+
+
+def test_noise_levels_are_sigmas_or_timesteps() -> None:
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    flow.set_timesteps(sigmas=np.linspace(1, 0.1, 10))
+    np.testing.assert_allclose(noise_levels(flow), flow.timesteps.numpy() / 1000, atol=1e-5)
+    ddim = DDIMScheduler()
+    ddim.set_timesteps(5)
+    np.testing.assert_allclose(noise_levels(ddim), ddim.timesteps.numpy() / 1000)
+
+
+def test_timesteps_in_16_bits_are_found_and_others_are_not() -> None:
+    timesteps = torch.linspace(1000, 20, 50)
+    for step, timestep in enumerate(timesteps):
+        assert step_of_timestep(timestep.bfloat16(), timesteps) == step
+    assert step_of_timestep(torch.tensor([700.0, 1000.0]), timesteps) == 0
+    assert step_of_timestep(torch.tensor([0.5]), timesteps) is None
