@@ -26,9 +26,7 @@ class BroadcastHook(DirectHook):
     For a compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
     """
 
-    def __init__(
-        self, state: tuple[str, ...], store: Store, ferry: Ferry | None = None, unit: Kind | None = None
-    ) -> None:
+    def __init__(self, store: Store, ferry: Ferry | None = None, unit: Kind | None = None) -> None:
         super().__init__()
         self.unit = unit
         self.structure: Any = None
@@ -39,7 +37,6 @@ class BroadcastHook(DirectHook):
         self.weight = 0
         self.outputs: tuple[Any, ...] = ()
         self.calls = 0
-        self._state = state
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Computes or returns what was kept; calls of one forward are told apart by their order."""
@@ -48,13 +45,8 @@ class BroadcastHook(DirectHook):
         if self.ferry is not None and call == 0:
             self.ferry.note(self)
         if self.mode == BROADCAST:
-            if not any(kwargs.get(name) is not None for name in self._state):
-                kept = self.unpack(call)
-                return kept if self.unit is None else with_inputs(kept, args, kwargs, torch.add)
-            # The call has an effect besides its output: it happens, and what it returns takes the place of what was kept.
-            output = self.compute(module, args, kwargs)
-            self.outputs = (*self.outputs[:call], self.pack(output), *self.outputs[call + 1 :])
-            return output
+            kept = self.unpack(call)
+            return kept if self.unit is None else with_inputs(kept, args, kwargs, torch.add)
         output = self.compute(module, args, kwargs)
         if self.is_weighed:
             self.weight += self.weigh(output)

@@ -16,7 +16,8 @@ from diffusers.hooks import ModelHook
 from numpy.typing import NDArray
 from torch import nn
 
-from pabtune.models.calls import calls_per_step
+from pabtune.catalog import CATALOG, Catalog
+from pabtune.models.guidance import calls_per_step
 from pabtune.planning.costs.memory import format_bytes, held_bytes
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
@@ -58,8 +59,7 @@ class Run:
         self._store = store
         self._ferry = Ferry() if store == "host" else None
         self._hooks = [
-            BroadcastHook(site.state, store, self._ferry, site.kind if site.kind in UNITS else None)
-            for site in target.sites
+            BroadcastHook(store, self._ferry, site.kind if site.kind in UNITS else None) for site in target.sites
         ]
         self._indices = {
             name: [index for index, site in enumerate(target.sites) if site.transformer == name]
@@ -171,7 +171,7 @@ class Run:
         own_class = type(self._target.transformers[transformer])
         values = variables_of_call()
         if "self" in values and not is_split(self._target.transformers[transformer]):
-            self._calls_per_step = calls_per_step(own_class.__name__, values["self"], values)
+            self._calls_per_step = calls_per_step(self._target.maps[transformer].card, values["self"], values)
         for name, other in self._target.transformers.items():
             if name != transformer and (type(other) is not own_class or (name, self._branch_name) in self._branches):
                 continue
@@ -188,7 +188,7 @@ class Run:
     def _foresee(self, transformer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, int] | None:
         """Bytes of the outputs of a transformer's sites in such a call; None if only the call itself can tell."""
         sites = {index: self._target.sites[index] for index in self._indices[transformer]}
-        if any(site.state for site in sites.values()) or is_split(self._target.transformers[transformer]):
+        if is_split(self._target.transformers[transformer]):
             return None
         paths = {index: site.path for index, site in sites.items()}
         return weigh_outputs(self._target.transformers[transformer], paths, args, kwargs, self._hooks[0].weigh)
@@ -321,6 +321,7 @@ def enable(
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
@@ -331,12 +332,13 @@ def enable(
         memory: bytes that may be held on the device at most. A run that will need more is refused before its first call;
             where a pipeline does not tell how many guidance branches it has, before the call of the one that is too much.
         store: how outputs are kept, see `Policy.store`; None = as the policy says.
+        catalog: what is known of transformer classes.
 
     Raises:
         ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
         PolicyError: the policy was made for another model, or does not fit its sites.
     """
-    target = Target.of(model)
+    target = Target.of(model, catalog)
     target = target.under(policy, content)
     check_fits(policy, target, content)
     store = store or policy.store
@@ -361,9 +363,10 @@ def broadcast(
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Iterator[Run]:
     """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
-    run = enable(model, policy, content, memory, store)
+    run = enable(model, policy, content, memory, store, catalog)
     try:
         yield run
     finally:

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.windows import find_window, rank_kinds
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
@@ -62,6 +63,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
     memory: int | None = None,
+    catalog: Catalog = CATALOG,
     progress: Progress | None = None,
     on_video: Callable[[ProfiledVideo], None] | None = None,
 ) -> Profile:
@@ -76,6 +78,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         memory: bytes of outputs that may be held beside the model on its device; the rest is held by the host.
+        catalog: what is known of transformer classes.
         progress: told after each call of the pipeline.
         on_video: given every video that was made.
 
@@ -89,7 +92,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         raise ProfileError("a profile needs at least one prompt")
     asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, catalog)
     flops = count_model_flops(pipeline, target, asked[0], settings)
     plan = list(batches(asked, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))

@@ -4,8 +4,7 @@ from diffusers.models import CacheMixin
 from torch import nn
 
 import pabtune
-from pabtune.models import site_tables
-from pabtune.models.site_tables import SitePattern
+from pabtune.catalog import CATALOG, ModelCard, SitePattern
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy, Rule
@@ -13,26 +12,24 @@ from pabtune.records.sites import Site
 from pabtune.runtime.broadcasting import BROADCAST, BroadcastHook, Plan, SkipHook
 
 
-class Remembering(nn.Module):
-    """A site that can write to a cache of the caller's, as attention over frames that come one after another does."""
+class Doubling(nn.Module):
+    """A site."""
 
-    def forward(self, hidden: torch.Tensor, cache: list | None = None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Doubles."""
-        if cache is not None:
-            cache.append(hidden)
         return 2 * hidden
 
 
 class Block(nn.Module):
-    """Calls its one site twice, and a feeder before it."""
+    """Calls its one site twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn = Remembering()
+        self.attn = Doubling()
 
-    def forward(self, hidden: torch.Tensor, cache: list | None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Both calls, told apart by what they add."""
-        return self.attn(hidden, cache=cache) + 100 * self.attn(hidden + 1, cache=cache)
+        return self.attn(hidden) + 100 * self.attn(hidden + 1)
 
 
 class Twice(nn.Module, CacheMixin):
@@ -42,35 +39,32 @@ class Twice(nn.Module, CacheMixin):
         super().__init__()
         self.blocks = nn.ModuleList([Block()])
 
-    def forward(self, hidden: torch.Tensor, cache: list | None = None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Runs the blocks."""
         for block in self.blocks:
-            hidden = block(hidden, cache)
+            hidden = block(hidden)
         return hidden
 
 
-@pytest.fixture
-def twice(monkeypatch) -> Twice:
-    monkeypatch.setattr(site_tables, "_registered", {})
-    pabtune.register_sites(Twice, SitePattern(blocks="blocks", child="attn", kind="full", state=("cache",)))
-    return Twice()
-
-
+TWICE = CATALOG.with_card(
+    ModelCard(transformer="Twice", sites=(SitePattern(blocks="blocks", child="attn", kind="full"),))
+)
 POLICY = Policy(name="halves", rules=(Rule(kind="full", range=2, window=(0, 4), anchor="start"),))
 
 
-def steps(model: Twice, cache: list | None = None) -> list[torch.Tensor]:
+def steps(model: Twice) -> list[torch.Tensor]:
     """Four steps, each with another input."""
     outputs = []
     for step in range(4):
         with model.cache_context("cond", step_index=step, num_inference_steps=4):
-            outputs.append(model(torch.full((1, 2, 3), float(step)), cache))
+            outputs.append(model(torch.full((1, 2, 3), float(step))))
     return outputs
 
 
-def test_each_call_of_a_site_in_a_forward_is_served_with_its_own_output(twice) -> None:
+def test_each_call_of_a_site_in_a_forward_is_served_with_its_own_output() -> None:
+    twice = Twice()
     plain = steps(twice)
-    with pabtune.broadcast(twice, POLICY) as run:
+    with pabtune.broadcast(twice, POLICY, catalog=TWICE) as run:
         fast = steps(twice)
     assert [bool((a == b).all()) for a, b in zip(fast, [plain[0], plain[0], plain[2], plain[2]], strict=True)] == [
         True
@@ -78,30 +72,9 @@ def test_each_call_of_a_site_in_a_forward_is_served_with_its_own_output(twice) -
     assert run.summary()["broadcast_calls"] == {"full": 2}
 
 
-def test_a_call_that_writes_to_its_arguments_always_happens(twice) -> None:
-    expected: list[torch.Tensor] = []
-    plain = steps(twice, expected)
-    written: list[torch.Tensor] = []
-    with pabtune.broadcast(twice, POLICY):
-        fast = steps(twice, written)
-    assert len(written) == len(expected) == 8
-    assert all((a == b).all() for a, b in zip(written, expected, strict=True))
-    assert all((a == b).all() for a, b in zip(fast, plain, strict=True))
-
-
-def test_what_such_a_call_returns_takes_the_place_of_what_was_kept() -> None:
-    module = Remembering()
-    hook = BroadcastHook(("cache",), "exact")
-    hook.direct_forward = Remembering.forward
-    hook.mode, hook.outputs = BROADCAST, (torch.tensor(1.0), torch.tensor(2.0))
-    assert hook.new_forward(module, torch.tensor(0.0)) == 1
-    assert hook.new_forward(module, torch.tensor(7.0), cache=[]) == 14
-    assert [float(kept) for kept in hook.outputs] == [1, 14]
-
-
 @pytest.mark.parametrize("ndim", [2, 3, 4])
 def test_one_token_stands_in_for_a_skipped_feeder(ndim) -> None:
-    site, norm = BroadcastHook((), "exact"), nn.LayerNorm(4)
+    site, norm = BroadcastHook("exact"), nn.LayerNorm(4)
     hook = SkipHook(site)
     hook.direct_forward = nn.LayerNorm.forward
     hidden = torch.randn(*(2, 5, 6)[: ndim - 1], 4)
