@@ -17,7 +17,7 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pabtune.models.site_tables import known_patterns  # noqa: E402
+from pabtune.catalog import CATALOG  # noqa: E402
 from pabtune.runtime.targets import Target  # noqa: E402
 from pabtune.tuning.profile import versions  # noqa: E402
 from tests.pipelines.cases import CASES  # noqa: E402
@@ -57,7 +57,7 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
 """
 
 TAIL = """
-Known by the table, without a small pipeline of its own: {others}. MiniMax-H3 has no `DiffusionPipeline`; its transformer is
+With a card, but without a small pipeline of its own: {others}. MiniMax-H3 has no `DiffusionPipeline`; its transformer is
 driven by hand (`tests/pipelines/test_minimax.py`).
 
 What is not broadcast, and why:
@@ -68,15 +68,20 @@ What is not broadcast, and why:
 - text refiners and text blocks: they are not part of the video's denoising;
 - LTX-2.3 and HunyuanVideo 1.5 cannot be compiled whole: their own forward branches on a tensor.
 
-Unknown classes are told by their structure; `pabtune models --sites` says what speaks for each kind. To describe your own:
+Classes without a card are told by their structure; `pabtune models --sites` says what speaks for each kind. To describe your
+own, write a card (`docs/models-add.md`):
 
 ```python
-pabtune.register_sites(
-    MyTransformer3DModel,
-    pabtune.SitePattern(blocks="blocks", child="attn", kind="full", feeders=("norm1",)),
-    pabtune.SitePattern(blocks="blocks", child="cross_attn", kind="cross"),
-    pabtune.SitePattern(blocks="blocks", child="mlp", kind="mlp", feeders=("norm2",)),
+card = pabtune.ModelCard(
+    transformer="MyTransformer3DModel",
+    sites=(
+        pabtune.SitePattern(blocks="blocks", child="attn", kind="full", feeders=("norm1",)),
+        pabtune.SitePattern(blocks="blocks", child="cross_attn", kind="cross"),
+        pabtune.SitePattern(blocks="blocks", child="mlp", kind="mlp", feeders=("norm2",)),
+    ),
 )
+with pabtune.broadcast(pipeline, policy, catalog=pabtune.CATALOG.with_card(card)):
+    video = pipeline(prompt)
 ```
 """
 
@@ -108,7 +113,7 @@ def row(name: str, outcomes: dict[str, set[str]]) -> str:
     target = Target.of(pipeline)
     kinds = Counter(site.kind for site in target.sites)
     sites = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-    fed = dict.fromkeys(feeder.split(".", 2)[2] for site in target.sites for feeder in site.feeders)
+    fed = dict.fromkeys(feeder.removeprefix(f"{site.block}.") for site in target.sites for feeder in site.feeders)
     cells = []
     for tests in LAWS.values():
         results = {result for test, found in outcomes.items() if test.startswith(tests) for result in found}
@@ -125,9 +130,7 @@ def main(out: Path) -> None:
     columns = ["small pipeline", "classes", "sites", "skipped too", *LAWS]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *(row(name, outcomes[name]) for name in CASES)]
     shown = {Target.of(case.build()).model_class for case in CASES.values()}
-    others = ", ".join(
-        f"`{name}`" for name in known_patterns() if name not in shown and name != "STDiT3Transformer3DModel"
-    )
+    others = ", ".join(f"`{card.transformer}`" for card in CATALOG if card.transformer not in shown)
     out.write_text(HEAD.format(versions=told) + "\n".join(lines) + "\n" + TAIL.format(others=others), encoding="utf-8")
     click.echo(f"{len(CASES)} pipelines -> {out}")
 

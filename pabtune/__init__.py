@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from pabtune.catalog import CATALOG, Catalog, Cut, FrameSplit, Guidance, ModelCard, SitePattern, TokenSplit
 from pabtune.records.errors import PabtuneError
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -14,7 +15,6 @@ from pabtune.records.profiles import Profile
 if TYPE_CHECKING:
     from pabtune.models.shapes.pipeline import ShapesPipeline
     from pabtune.models.shapes.text import WordEncoder
-    from pabtune.models.site_tables import SitePattern, register_sites
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
     from pabtune.runtime.engine import broadcast, disable, enable
     from pabtune.tuning.evaluate import evaluate
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from pabtune.tuning.search import search
 
 __all__ = [
+    "CATALOG",
+    "Catalog",
+    "Cut",
+    "FrameSplit",
+    "Guidance",
+    "ModelCard",
     "PabtuneError",
     "Policy",
     "Profile",
     "STDiT3Transformer3DModel",
     "ShapesPipeline",
     "SitePattern",
+    "TokenSplit",
     "WordEncoder",
     "broadcast",
     "disable",
@@ -35,7 +42,6 @@ __all__ = [
     "evaluate",
     "load_pipeline",
     "profile",
-    "register_sites",
     "search",
 ]
 
@@ -48,8 +54,6 @@ _LAZY = {
     "ShapesPipeline": "pabtune.models.shapes.pipeline",
     "WordEncoder": "pabtune.models.shapes.text",
     "STDiT3Transformer3DModel": "pabtune.models.stdit3",
-    "SitePattern": "pabtune.models.site_tables",
-    "register_sites": "pabtune.models.site_tables",
     "load_pipeline": "pabtune.models.registry",
     "broadcast": "pabtune.runtime.engine",
     "disable": "pabtune.runtime.engine",

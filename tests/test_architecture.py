@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "pabtune"
 FLOORS = {
-    "records": 0, "planning": 1, "quality": 2, "models": 2, "runtime": 3, "parallel": 3, "tuning": 4, "report": 5, "cli": 6,
+    "records": 0, "catalog": 0, "planning": 1, "quality": 2, "models": 2, "runtime": 3, "parallel": 3, "testing": 3,
+    "tuning": 4, "report": 5, "cli": 6,
 }  # fmt: skip
 OWNERS = {
     "optuna": {"tuning/search.py"},
@@ -59,7 +60,9 @@ def test_outside_libraries_have_one_owner(library: str) -> None:
     assert users <= OWNERS[library]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(ROOT).parts[0] in ("records", "planning")], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(ROOT).parts[0] in ("records", "catalog", "planning")], ids=str
+)
 def test_lower_floors_need_no_torch(path: Path) -> None:
     assert not [name for name in imports(path) if name.split(".")[0] in ("torch", "diffusers", "transformers")]
 
@@ -71,6 +74,7 @@ def test_lower_floors_need_no_torch(path: Path) -> None:
         "import pabtune; pabtune.Policy.load('policies/shapes-30steps.json')",
         "import pabtune; pabtune.Profile.load('profiles/shapes-30steps.json')",
         "from pabtune.planning import masks, presets, windows",
+        "import pabtune; pabtune.CATALOG.with_card(pabtune.ModelCard(transformer='Mine', sites=pabtune.catalog.WAN.sites))",
     ],
 )
 def test_import_is_cheap(statement: str) -> None:

@@ -210,9 +210,7 @@ def _model_lines(found: dict[str, Any], full: dict[str, Any]) -> list[str]:
 
 def _sizes_in(block: Site, sites: Sequence[Site], sizes: Sequence[int]) -> list[int]:
     own = zip(sites, sizes, strict=False)
-    return [
-        size for site, size in own if site.transformer == block.transformer and site.path.startswith(f"{block.path}.")
-    ]
+    return [size for site, size in own if site.transformer == block.transformer and site.block == block.path]
 
 
 def _of_profile(

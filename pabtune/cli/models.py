@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from pabtune.catalog import CATALOG
 from pabtune.cli.options import json_option
 from pabtune.cli.output import emit
 
@@ -17,9 +18,8 @@ def command(model: str | None, as_json: bool) -> None:
         _tell_sites(model, as_json)
         return
     from pabtune.models.registry import MODEL_LINES
-    from pabtune.models.site_tables import known_patterns
 
-    kinds = {name: sorted({pattern.kind for pattern in patterns}) for name, patterns in known_patterns().items()}
+    kinds = {card.transformer: sorted({pattern.kind for pattern in card.sites}) for card in CATALOG}
     if as_json:
         emit({"models": dict(MODEL_LINES), "transformers": kinds})
         return
@@ -43,7 +43,7 @@ def _tell_sites(model: str, as_json: bool) -> None:
     for name, found in maps.items():
         how = (
             "known class"
-            if found.source == "table"
+            if found.source == "catalog"
             else "unknown class, told by its structure: check before you trust it"
         )
         click.echo(f"{name}: {type(transformers[name]).__name__}, {len(found.sites)} sites ({how})")
@@ -51,7 +51,7 @@ def _tell_sites(model: str, as_json: bool) -> None:
             click.echo(f"  {note}")
         for site in found.sites:
             feeders = (
-                f", skipped with it: {' '.join(feeder.split('.', 2)[2] for feeder in site.feeders)}"
+                f", skipped with it: {' '.join(feeder.removeprefix(f'{site.block}.') for feeder in site.feeders)}"
                 if site.feeders
                 else ""
             )

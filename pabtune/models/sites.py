@@ -1,12 +1,13 @@
-"""Finding the sites of a transformer: by the table where its class is known, by its structure where not."""
+"""Finding the sites of a transformer: by the card of its class where there is one, by its structure where not."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
-from pabtune.models.site_tables import SitePattern, known_patterns
+from pabtune.catalog import CATALOG, Catalog, ModelCard, SitePattern
 from pabtune.records.errors import ModelError
 from pabtune.records.sites import Kind, Site
 
@@ -20,37 +21,44 @@ class SiteMap:
 
     Attributes:
         sites: in the order of their patterns, layer by layer.
-        source: `table` for a known class, else `structure`.
+        card: of the class; None where the sites were guessed from the structure.
         notes: for a guess, what each kind was told by.
     """
 
     sites: tuple[Site, ...]
-    source: str
+    card: ModelCard | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def source(self) -> Literal["catalog", "structure"]:
+        """Where the knowledge of the sites comes from."""
+        return "structure" if self.card is None else "catalog"
 
-def find_sites(transformer: nn.Module, name: str = "transformer") -> SiteMap:
+
+def find_sites(transformer: nn.Module, name: str = "transformer", catalog: Catalog = CATALOG) -> SiteMap:
     """All sites of a transformer.
 
     Args:
         transformer: the network.
         name: its name in the pipeline.
+        catalog: what is known of classes.
 
     Raises:
-        ModelError: nothing is known of the class and nothing looks like a site, or the table does not fit the module.
+        ModelError: nothing is known of the class and nothing looks like a site, or its card does not fit the module.
     """
     class_name = type(transformer).__name__
-    patterns = known_patterns().get(class_name)
-    if patterns is not None:
-        return SiteMap(sites=_expand(transformer, name, patterns), source="table")
+    card = catalog.find(class_name)
+    if card is not None:
+        return SiteMap(sites=_expand(transformer, name, card.sites), card=card)
     guesses = guess_patterns(transformer)
     if not guesses:
         raise ModelError(
             f"no sites are known for {class_name}, and no list of its blocks has attention or feed-forward modules that "
-            f"could be told by their names; describe them with pabtune.register_sites({class_name}, …)"
+            f"could be told by their names; describe them with card = pabtune.ModelCard(transformer={class_name!r}, sites=…) "
+            "and pass catalog=pabtune.CATALOG.with_card(card)"
         )
     sites = _expand(transformer, name, [pattern for pattern, _ in guesses])
-    return SiteMap(sites=sites, source="structure", notes=tuple(note for _, note in guesses))
+    return SiteMap(sites=sites, card=None, notes=tuple(note for _, note in guesses))
 
 
 def guess_patterns(transformer: nn.Module) -> list[tuple[SitePattern, str]]:
@@ -89,7 +97,7 @@ def _expand(transformer: nn.Module, name: str, patterns: Sequence[SitePattern]) 
     def module_at(path: str) -> nn.Module:
         if path not in modules:
             raise ModelError(
-                f"{type(transformer).__name__} lacks the module {path!r} of its site table; was it changed after loading?"
+                f"{type(transformer).__name__} lacks the module {path!r} that its card names; was it changed after loading?"
             )
         return modules[path]
 
@@ -108,10 +116,14 @@ def _expand(transformer: nn.Module, name: str, patterns: Sequence[SitePattern]) 
                 module_at(each)
             sites.append(
                 Site(
-                    transformer=name, path=path, kind=pattern.kind, layer=before + layer, feeders=feeders,
-                    state=pattern.state,
+                    transformer=name,
+                    path=path,
+                    kind=pattern.kind,
+                    layer=before + layer,
+                    block=block if pattern.child else "",
+                    feeders=feeders,
                 )
-            )  # fmt: skip
+            )
     if not sites:
         raise ModelError(f"{type(transformer).__name__} has no blocks in {patterns[0].blocks!r}")
     return tuple(sites)

@@ -3,6 +3,7 @@
 Shapes: N tokens of the whole video, n = N / P of this process (N padded to a multiple of P).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from pabtune.models.sites import find_sites
+from pabtune.catalog import Cut, TokenSplit
 from pabtune.parallel.collectives import padded
 from pabtune.parallel.heads import SharedKernel, check_kernel
-from pabtune.parallel.plans import Cut, Plan
+from pabtune.parallel.plans import modules_at
 from pabtune.parallel.samples import OUTPUT
 from pabtune.records.errors import ParallelError
+from pabtune.records.sites import Site
 from pabtune.runtime.interception import PARALLEL_HOOK
 
 if TYPE_CHECKING:
@@ -25,13 +27,14 @@ KIND = "full"
 """Of the sites that exchange; what they send is counted under it."""
 
 
-def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
+def split_tokens(split: "Split", transformer: nn.Module, plan: TokenSplit, sites: Sequence[Site]) -> None:
     """Splits a transformer by a plan.
 
     Args:
         split: takes note of what is to be undone.
         transformer: of a class with a plan.
         plan: of it.
+        sites: of the transformer.
 
     Raises:
         ParallelError: attention goes through another kernel than torch's.
@@ -41,28 +44,20 @@ def split_tokens(split: "Split", transformer: nn.Module, plan: Plan) -> None:
     for cut in plan.cuts:
         cuts.setdefault(cut.module, []).append(cut)
     for path, own in cuts.items():
-        for module in _modules_at(transformer, path):
+        for module in modules_at(transformer, path):
             cutting = _Cutting(split, own)
             if not path:
                 split.hook(module, _CutHook(cutting), f"{PARALLEL_HOOK}_cut")
                 continue
             split.before(module, cutting.arguments)
             split.after(module, cutting.output)
-    if plan.refused:
+    if plan.depends_on_arguments:
         split.hook(transformer, _RefuseHook(split, plan), f"{PARALLEL_HOOK}_refuse")
-    for site in find_sites(transformer).sites:
+    for site in sites:
         if site.kind == KIND:
             split.hook(transformer.get_submodule(site.path), _AttentionHook(split, plan))
-    (end,) = _modules_at(transformer, plan.end)
+    (end,) = modules_at(transformer, plan.end)
     split.after(end, partial(_whole, split, plan.dim))
-
-
-def _modules_at(transformer: nn.Module, path: str) -> list[nn.Module]:
-    """The module at a path, all items of the list that it ends with, or the last one."""
-    for end, which in ((".*", slice(None)), (".-1", slice(-1, None))):
-        if path.endswith(end):
-            return list(transformer.get_submodule(path.removesuffix(end)))[which]  # type: ignore[call-overload]
-    return [transformer.get_submodule(path)]
 
 
 def _whole(split: "Split", dim: int, output: Any) -> Any:
@@ -134,23 +129,22 @@ class _CutHook(ModelHook):
 class _RefuseHook(ModelHook):
     """Refuses calls that the plan does not hold for."""
 
-    def __init__(self, split: "Split", plan: Plan) -> None:
+    def __init__(self, split: "Split", plan: TokenSplit) -> None:
         super().__init__()
         self._split, self._plan = split, plan
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Looks at the arguments."""
         given = self._split.bind(module, args, kwargs).arguments
-        for name, reason in self._plan.refused:
-            if given.get(name) is not None and given[name] is not False:
-                raise ParallelError(f"{type(module).__name__} with {name}: {reason}")
+        for objection in self._plan.objections({}, arguments=given):
+            raise ParallelError(f"{type(module).__name__} cannot be split {objection}")
         return self.fn_ref.original_forward(*args, **kwargs)
 
 
 class _AttentionHook(ModelHook):
     """Attention of this process' tokens to all."""
 
-    def __init__(self, split: "Split", plan: Plan) -> None:
+    def __init__(self, split: "Split", plan: TokenSplit) -> None:
         super().__init__()
         self._split, self._plan = split, plan
 

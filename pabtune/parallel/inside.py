@@ -7,6 +7,7 @@ computed by every process: of long videos that is the smaller part.
 Shapes: B batch, H heads, h = H / P (H padded to a multiple of P processes), N and M tokens, d width of a head, D of a token.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import ModelHook
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from pabtune.models.sites import find_sites
 from pabtune.parallel.collectives import Exchange, padded
 from pabtune.parallel.heads import check_kernel
 from pabtune.records.errors import ParallelError
+from pabtune.records.sites import Site
 
 if TYPE_CHECKING:
     from pabtune.parallel.split import Split
@@ -31,19 +32,20 @@ POINTWISE = (FeedForward, Kandinsky5FeedForward)
 """MLPs of which it is known that what they make of a token hangs on that token alone."""
 
 
-def split_inside(split: "Split", transformer: nn.Module) -> None:
+def split_inside(split: "Split", transformer: nn.Module, sites: Sequence[Site]) -> None:
     """Shares the work inside a transformer's sites.
 
     Args:
         split: takes note of what is to be undone.
         transformer: any.
+        sites: of the transformer.
 
     Raises:
         ParallelError: it has no site whose work could be shared, or attention goes through another kernel than torch's.
     """
     check_kernel()
     hooked, shared = 0, set[str]()
-    for site in find_sites(transformer).sites:
+    for site in sites:
         module = transformer.get_submodule(site.path)
         if site.kind in SELF_ATTENTION:
             split.hook(module, _HeadsHook(split.sequence, site.kind, shared))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pabtune.models.calls import calls_per_step
+from pabtune.catalog import ModelCard
+from pabtune.models.guidance import calls_per_step
 from pabtune.parallel.collectives import Exchange
-from pabtune.planning.sharding import IN_TURNS
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.clock import variables_of_call
 from pabtune.runtime.twin import foresee_output
@@ -34,18 +34,18 @@ OUTPUT = "output"
 class SamplesHook(ModelHook):
     """Sits on a transformer: own samples in, all samples out."""
 
-    def __init__(self, split: "Split") -> None:
+    def __init__(self, split: "Split", card: ModelCard | None) -> None:
         super().__init__()
-        self._split = split
+        self._split, self._card = split, card
         self._waiting: tuple[Any, tuple[Any, Any]] | None = None
         self._foreseen: dict[Any, Any] = {}
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Calls with this process' samples, or in this process' turn."""
         call, values = self._split.bind(module, args, kwargs), variables_of_call()
-        calls = calls_per_step(type(module).__name__, values["self"], values) if "self" in values else 1
+        calls = calls_per_step(self._card, values["self"], values) if "self" in values else 1
         if self._split.branches.size > 1 and calls > 1:
-            if type(module).__name__ not in IN_TURNS or calls != 2:
+            if self._card is None or self._card.guidance.order != "sequential" or calls != 2:
                 raise ParallelError(
                     f"the branches of {type(module).__name__} cannot be shared: its pipeline calls it {calls:g} times per "
                     "step, and these are not two calls of which it looks at the results after the second"

@@ -15,11 +15,12 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.parallel.attention import Rotary, parts_of
 from pabtune.parallel.axis import by_gathering, by_heads, by_switching
 from pabtune.parallel.collectives import padded
 from pabtune.parallel.samples import OUTPUT
-from pabtune.planning.sharding import AXES_OF, EXCHANGING, Axis
+from pabtune.planning.sharding import EXCHANGING, Axis
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.targets import Target
@@ -28,25 +29,27 @@ if TYPE_CHECKING:
     from pabtune.parallel.split import Split
 
 
-def axes_of(pipeline: DiffusionPipeline) -> tuple[Axis, ...]:
+def axes_of(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> tuple[Axis, ...]:
     """Axes along which a pipeline's transformer can be split; none for full attention."""
-    return next((AXES_OF.get(type(each).__name__, ()) for each in Target.of(pipeline).transformers.values()), ())
+    first = next(iter(Target.of(pipeline, catalog).maps.values()))
+    return first.card.axes if first.card is not None else ()
 
 
-def split_axis(split: "Split", transformer: nn.Module, axis: Axis) -> None:
+def split_axis(split: "Split", transformer: nn.Module, axis: Axis, axes: tuple[Axis, ...]) -> None:
     """Splits a transformer along an axis.
 
     Args:
         split: takes note of what is to be undone.
-        transformer: of a class in `AXES_OF`.
+        transformer: of a class whose card has a `FrameSplit`.
         axis: which.
+        axes: of the card.
 
     Raises:
         ParallelError: that axis of that class cannot be split.
     """
     name = type(transformer).__name__
-    if axis not in AXES_OF[name]:
-        raise ParallelError(f"{name} can be split over {', '.join(AXES_OF[name])}, not over {axis}")
+    if axis not in axes:
+        raise ParallelError(f"{name} can be split over {', '.join(axes)}, not over {axis}")
     if name == "STDiT3Transformer3DModel":
         _split_stdit3(split, transformer, axis)
     else:

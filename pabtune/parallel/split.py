@@ -12,16 +12,18 @@ from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
+from pabtune.catalog import CATALOG, Catalog, TokenSplit
+from pabtune.models.sites import SiteMap
 from pabtune.parallel.attention import Rotary
 from pabtune.parallel.collectives import Exchange, Traffic
 from pabtune.parallel.full import split_tokens
 from pabtune.parallel.inside import split_inside
 from pabtune.parallel.mesh import Mesh
-from pabtune.parallel.plans import Plan, find_plan
+from pabtune.parallel.plans import find_plan
 from pabtune.parallel.samples import SamplesHook
 from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.planning.costs.communication import PARALLELS, Parallel
-from pabtune.planning.sharding import AXES_OF, Axis
+from pabtune.planning.sharding import Axis
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.interception import PARALLEL_HOOK, remove_hook
 from pabtune.runtime.targets import Target
@@ -106,7 +108,13 @@ class Split:
         return inspect.signature(module.__class__.forward.__get__(module)).bind(*args, **kwargs)
 
 
-def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel = "dsp", axis: Axis = "frames") -> Split:
+def split(
+    model: DiffusionPipeline | nn.Module,
+    mesh: Mesh,
+    parallel: Parallel = "dsp",
+    axis: Axis = "frames",
+    catalog: Catalog = CATALOG,
+) -> Split:
     """Splits a model's transformers over the processes of a mesh; every process calls it, before a policy is enabled.
 
     Args:
@@ -116,6 +124,7 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
             Full attention is shared by heads: with tokens cut through the network where its class has a plan, else inside
             each site.
         axis: of spatial-temporal models, which is split: `frames` or `tokens`.
+        catalog: what is known of transformer classes.
 
     Raises:
         ParallelError: nothing of a transformer can be shared, another way or axis; a policy or offloading is enabled
@@ -123,7 +132,7 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
     """
     if parallel not in PARALLELS:
         raise ParallelError(f"unknown way {parallel!r}; known: {', '.join(PARALLELS)}")
-    target = Target.of(model)
+    target = Target.of(model, catalog)
     transformers = target.transformers
     for name, transformer in transformers.items():
         if getattr(transformer, "_diffusers_hook", None) is not None and transformer._diffusers_hook.hooks:
@@ -133,10 +142,11 @@ def split(model: DiffusionPipeline | nn.Module, mesh: Mesh, parallel: Parallel =
         _check_plain(transformer, target.callers[name])
     made = Split(mesh, parallel)
     try:
-        for transformer in transformers.values():
+        for name, transformer in transformers.items():
             if mesh.layout.sequence > 1:
-                _split_sequence(made, transformer, axis, find_plan(transformer, type(model).__name__))
-            made.hook(transformer, SamplesHook(made))
+                plan = find_plan(transformer, type(model).__name__, catalog)
+                _split_sequence(made, transformer, axis, plan, target.maps[name])
+            made.hook(transformer, SamplesHook(made, target.maps[name].card))
     except BaseException:
         made.remove()
         raise
@@ -157,18 +167,24 @@ def _check_plain(transformer: nn.Module, caller: nn.Module) -> None:
         )
 
 
-def _split_sequence(made: Split, transformer: nn.Module, axis: Axis, plan: Plan | None) -> None:
-    if type(transformer).__name__ in AXES_OF:
-        split_axis(made, transformer, axis)
+def _split_sequence(made: Split, transformer: nn.Module, axis: Axis, plan: TokenSplit | None, known: SiteMap) -> None:
+    if known.card is not None and known.card.axes:
+        split_axis(made, transformer, axis, known.card.axes)
     elif plan is not None:
-        split_tokens(made, transformer, plan)
+        split_tokens(made, transformer, plan, known.sites)
     else:
-        split_inside(made, transformer)
+        split_inside(made, transformer, known.sites)
 
 
-def describe_split(pipeline: DiffusionPipeline) -> str:
-    """How the sequence of a full-attention model is split, in words."""
-    name = type(pipeline).__name__
-    if all(find_plan(each, name) is not None for each in Target.of(pipeline).transformers.values()):
+def describe_split(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> str:
+    """How the sequence of a full-attention model is split, in words; and why not by tokens where its card says so."""
+    name, target = type(pipeline).__name__, Target.of(pipeline, catalog)
+    if all(find_plan(each, name, catalog) is not None for each in target.transformers.values()):
         return "tokens split, attention by heads"
-    return "attention split by heads and MLPs by tokens, inside each"
+    why = [
+        objection
+        for key, transformer in target.transformers.items()
+        if (card := target.maps[key].card) is not None and card.token_split is not None
+        for objection in card.token_split.objections(getattr(transformer, "config", {}), name)
+    ]
+    return "; ".join(["attention split by heads and MLPs by tokens, inside each", *dict.fromkeys(why)])

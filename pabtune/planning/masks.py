@@ -37,11 +37,8 @@ class ComputeMask:
             if site.kind in UNITS:
                 continue
             rows.append(index)
-            path = site.path
-            while "." in path:
-                path = path.rpartition(".")[0]
-                if (site.transformer, path) in blocks:
-                    compute[index] &= self.compute[blocks[site.transformer, path]]
+            if (site.transformer, site.block) in blocks:
+                compute[index] &= self.compute[blocks[site.transformer, site.block]]
         return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows])
 
     def calls(self, *, computed: bool) -> dict[str, int]:

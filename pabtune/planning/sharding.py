@@ -1,4 +1,4 @@
-"""How GPUs can share a video: which classes along which axis, and of several axes the one whose attention then sends least.
+"""How GPUs can share a video, and of several axes the one whose attention then sends least.
 
 Attention along the split axis exchanges, the other does not, and what a policy broadcasts sends nothing. So the attention
 that is broadcast most should be the one that exchanges: temporal attention, with frames split, under the paper's pyramids.
@@ -9,7 +9,7 @@ after an attention would save a message only where the next one is broadcast, an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pabtune.planning.costs.communication import PARALLELS, Communication, Parallel, exchanged
 from pabtune.planning.masks import ComputeMask
@@ -24,45 +24,6 @@ AXES: tuple[Axis, ...] = ("frames", "tokens")
 
 EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial", "sequence": "full"}
 """Attention that exchanges where an axis is split."""
-
-AXES_OF: Mapping[str, tuple[Axis, ...]] = {
-    "STDiT3Transformer3DModel": ("frames", "tokens"),
-    "LatteTransformer3DModel": ("frames",),
-    "LatteT2VTransformer3DModel": ("frames",),
-}
-"""Axes that can be split, by class name of a spatial-temporal transformer."""
-
-BY_TOKENS = (
-    "AllegroTransformer3DModel", "ChronoEditTransformer3DModel", "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel",
-    "CosmosTransformer3DModel", "EasyAnimateTransformer3DModel", "HunyuanVideo15Transformer3DModel",
-    "HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoTransformer3DModel", "Kandinsky5Transformer3DModel",
-    "LTXVideoTransformer3DModel", "MochiTransformer3DModel", "SkyReelsV2Transformer3DModel", "WanTransformer3DModel",
-    "WanVACETransformer3DModel",
-)  # fmt: skip
-"""Transformers with full attention whose tokens are cut through the whole network (`parallel/plans.py`)."""
-
-IN_TURNS = (
-    "WanTransformer3DModel", "WanVACETransformer3DModel", "ChronoEditTransformer3DModel", "SkyReelsV2Transformer3DModel",
-    "HeliosTransformer3DModel", "HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel",
-    "HunyuanVideo15Transformer3DModel", "Kandinsky5Transformer3DModel",
-)  # fmt: skip
-"""Transformers whose pipelines call them once for each guidance branch, and look at the first result after the second."""
-
-FORCING = "SkyReelsV2DiffusionForcing"
-"""How names of pipelines begin that give each frame a timestep of its own."""
-
-
-def are_tokens_cut(name: str, config: Mapping[str, Any], pipeline: str) -> bool:
-    """Whether the tokens of a full-attention transformer are cut through the whole network.
-
-    Args:
-        name: class name of the transformer.
-        config: of it.
-        pipeline: class name of the pipeline that calls it; empty if not known.
-    """
-    # HunyuanVideo from an image modulates tokens of the first frame apart; Kandinsky's sparse attention looks at neighbours.
-    is_apart = config.get("image_condition_type") == "token_replace" or config.get("attention_type") == "nabla"
-    return name in BY_TOKENS and not is_apart and not pipeline.startswith(FORCING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

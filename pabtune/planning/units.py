@@ -4,7 +4,6 @@ A stack is a run of blocks that are broadcast as one: what they add together is 
 has several lists of blocks that take turns, such as spatial and temporal ones, a rule makes a stack of each list.
 """
 
-import re
 from collections.abc import Sequence
 
 from pabtune.records.errors import PolicyError
@@ -43,9 +42,8 @@ def _blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
     """The blocks that hold sites."""
     blocks: dict[tuple[str, str], Site] = {}
     for site in sites:
-        in_a_block = re.match(r"(.+?\.\d+)\.", site.path)
-        if in_a_block is not None:
-            block = Site(transformer=site.transformer, path=in_a_block[1], kind="block", layer=site.layer)
+        if site.block:
+            block = Site(transformer=site.transformer, path=site.block, kind="block", layer=site.layer)
             blocks.setdefault((block.transformer, block.path), block)
     return tuple(blocks.values())
 

@@ -1,5 +1,6 @@
 """A site: one place in a model whose output can be broadcast."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -23,16 +24,16 @@ class Site:
         path: module path inside that component; the output of this module is what is broadcast.
         kind: what the module computes.
         layer: index of its block in its list of blocks.
+        block: module path of the block that it stands in; empty if it stands in none.
         feeders: module paths that serve this site alone and are skipped with it (its pre-norm); of a stack, its other blocks.
-        state: names of arguments; a call that is given one of them has an effect besides its output, and always computes.
     """
 
     transformer: str = "transformer"
     path: str
     kind: Kind
     layer: int
+    block: str = ""
     feeders: tuple[str, ...] = ()
-    state: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -41,14 +42,16 @@ class Site:
 
     def to_document(self) -> dict[str, Any]:
         """The site as JSON."""
-        document = asdict(self) | {"feeders": list(self.feeders)}
-        state = document.pop("state")
-        return document | ({"state": list(state)} if state else {})
+        return asdict(self) | {"feeders": list(self.feeders)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Site":
-        """The site of a JSON document."""
-        values: dict[str, Any] = {
-            key: tuple(each) if isinstance(each, list) else each for key, each in document.items()
-        }
-        return cls(**values)
+        """The site of a JSON document; one without `block` was written before sites had it."""
+        block = document["block"] if "block" in document else _block_of(document["path"])
+        return cls(**{**document, "block": block, "feeders": tuple(document["feeders"])})
+
+
+def _block_of(path: str) -> str:
+    """The block of a path in which blocks are items of a list: all up to the first number, if something follows."""
+    block = re.match(r"(.+?\.\d+)\.", path)
+    return block[1] if block else ""

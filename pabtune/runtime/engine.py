@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import nn
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import STORES, Policy, Store
@@ -117,6 +118,7 @@ def enable(
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
@@ -130,12 +132,13 @@ def enable(
         memory: bytes that may be held on the device. A run that will hold more is refused in its first step, in which every
             size is seen and nothing is broadcast yet.
         store: how outputs are kept, see `Policy.store`; None = as the policy says.
+        catalog: what is known of transformer classes.
 
     Raises:
         ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
         PolicyError: the policy was made for another model, or does not fit its sites.
     """
-    target = Target.of(model).under(policy, content)
+    target = Target.of(model, catalog).under(policy, content)
     check_fits(policy, target, content)
     store = store or policy.store
     if store not in STORES:
@@ -155,9 +158,10 @@ def broadcast(
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Iterator[Run]:
     """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
-    run = enable(model, policy, content, memory, store)
+    run = enable(model, policy, content, memory, store, catalog)
     try:
         yield run
     finally:

@@ -8,13 +8,14 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pabtune.models.site_tables import known_patterns
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.models.sites import SiteMap, find_sites
 from pabtune.planning.units import units_of
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
 from pabtune.records.policies import Policy
 from pabtune.records.sites import UNITS, Site
+from pabtune.runtime.torch_internals import unwrap_compiled
 
 SET_BY_CALLS = ("num_frame_per_block",)
 """Keys of a transformer's configuration that pipelines write while they run."""
@@ -27,7 +28,7 @@ class Target:
     Attributes:
         callers: what the pipeline calls; a wrapper where a transformer went through `torch.compile`.
         transformers: the modules themselves.
-        maps: their sites and where the knowledge of them comes from.
+        maps: their sites, and the cards that these come from.
         sites: the sites of all transformers.
         pipeline: None for a bare transformer.
     """
@@ -43,18 +44,22 @@ class Target:
         return getattr(self.pipeline, "scheduler", None)
 
     @classmethod
-    def of(cls, model: DiffusionPipeline | nn.Module) -> "Target":
+    def of(cls, model: DiffusionPipeline | nn.Module, catalog: Catalog = CATALOG) -> "Target":
         """The target that a pipeline or a transformer is.
+
+        Args:
+            model: a pipeline or a transformer.
+            catalog: what is known of transformer classes.
 
         Raises:
             ModelError: nothing in it has known sites, or another cache is enabled on it.
         """
-        callers = _transformers(model)
-        transformers = {name: getattr(caller, "_orig_mod", caller) for name, caller in callers.items()}
+        callers = _transformers(model, catalog)
+        transformers = {name: unwrap_compiled(caller) for name, caller in callers.items()}
         for name, transformer in transformers.items():
             if getattr(transformer, "is_cache_enabled", False):
                 raise ModelError(f"another cache is enabled on {name}; call {name}.disable_cache() first")
-        maps = {name: find_sites(transformer, name) for name, transformer in transformers.items()}
+        maps = {name: find_sites(transformer, name, catalog) for name, transformer in transformers.items()}
         sites = [site for each in maps.values() for site in each.sites]
         return cls(
             callers=callers,
@@ -109,7 +114,7 @@ class Target:
         )
 
 
-def _transformers(model: DiffusionPipeline | nn.Module) -> dict[str, nn.Module]:
+def _transformers(model: DiffusionPipeline | nn.Module, catalog: Catalog) -> dict[str, nn.Module]:
     """The denoising networks of a pipeline by name: those of known classes, else those named `transformer…`."""
     if isinstance(model, nn.Module):
         return {"transformer": model}
@@ -118,13 +123,13 @@ def _transformers(model: DiffusionPipeline | nn.Module) -> dict[str, nn.Module]:
             f"a diffusers pipeline or a transformer is needed, not {type(model).__name__}; pass its transformer"
         )
     modules = {name: part for name, part in model.components.items() if isinstance(part, nn.Module)}
-    classes = {name: type(getattr(part, "_orig_mod", part)).__name__ for name, part in modules.items()}
-    known = {name: part for name, part in modules.items() if classes[name] in known_patterns()}
+    classes = {name: type(unwrap_compiled(part)).__name__ for name, part in modules.items()}
+    known = {name: part for name, part in modules.items() if classes[name] in catalog}
     named = {name: part for name, part in modules.items() if name.startswith("transformer")}
     if not known and not named:
         found = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())
         raise ModelError(
             f"{type(model).__name__} has no transformer with known sites; it has {found}; "
-            f"known transformers: {', '.join(known_patterns())}"
+            f"known transformers: {', '.join(catalog.cards)}"
         )
     return known or named

@@ -8,6 +8,7 @@ import numpy as np
 from diffusers import DiffusionPipeline
 from scipy import stats
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, shared_seconds
@@ -91,6 +92,7 @@ class Bench:
         references: of the unaccelerated videos.
         memory: bytes that a candidate may hold at most; None = any.
         sharing: how GPUs will share a video.
+        catalog: what is known of transformer classes.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917, most are needed and have no default
@@ -104,8 +106,9 @@ class Bench:
         references: References,
         memory: int | None = None,
         sharing: Sharing = ALONE,
+        catalog: Catalog = CATALOG,
     ) -> None:
-        self._memory, self._sharing = memory, sharing
+        self._memory, self._sharing, self._catalog = memory, sharing, catalog
         self._pipeline, self._profile, self._space = pipeline, profile, space
         self._budget, self._settings, self._references = budget, settings, references
         self._batches = _interleaved(prompts, settings.batch_size)
@@ -123,7 +126,8 @@ class Bench:
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
-        schedule, measured = self._space.schedule(), Measured.of(self._profile, self._sharing.way.gpus)
+        measured = Measured.of(self._profile, self._sharing.way.gpus, self._catalog)
+        schedule = self._space.schedule()
         own, full = (
             shared_seconds(resolve(each, self._profile.sites, schedule), measured, self._sharing)
             for each in (policy, PRESETS["none"])
@@ -199,7 +203,7 @@ class Bench:
         return _lower_bound(drops) <= self._budget.largest_drop and _lower_bound(margins) <= 0
 
     def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> tuple[list[Video], float]:
-        with broadcast(self._pipeline, policy):
+        with broadcast(self._pipeline, policy, catalog=self._catalog):
             made = generate(self._pipeline, batch, self._settings)
         return made.videos, made.seconds
 

@@ -51,6 +51,7 @@ def confirm(
         batch_size=config.batch_size,
         arguments=config.arguments,
         flops=profiled_flops(profile),
+        catalog=config.catalog,
     )
     floor = evaluations[len(finalists)] if presets else None
     standings = [stand(evaluation, floor, config.budget) for evaluation in evaluations[: len(finalists)]]

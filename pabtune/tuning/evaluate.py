@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.quality.fidelity import psnr_db, ssim
@@ -14,8 +15,8 @@ from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
-from pabtune.runtime.engine import broadcast
 from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.engine import broadcast
 from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
@@ -97,6 +98,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     arguments: Mapping[str, Any] | None = None,
     flops: FlopCount | None = None,
     store: Store | None = None,
+    catalog: Catalog = CATALOG,
     progress: Progress | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
@@ -114,6 +116,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         arguments: further arguments of the pipeline's call.
         flops: FLOP counts of one step; counted when not given.
         store: how outputs are kept for later steps; None = as each policy says.
+        catalog: what is known of transformer classes.
         progress: told after each call of the pipeline.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
 
@@ -122,7 +125,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         PolicyError: a policy does not fit the model.
         BudgetError: the score is unknown.
     """
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, catalog)
     _check_request(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     flops = flops or count_model_flops(pipeline, target, prompts[0], settings)
@@ -135,7 +138,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             on_videos("reference", batch, reference.videos)
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
-            with broadcast(pipeline, policy, content, store=store) as run:
+            with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
                 made = generate(pipeline, batch, settings)
             mask = run.mask.inside_blocks()
             fraction = compute_fraction(mask, flops.sites, flops.total, run.called[: len(mask.sites)])

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.windows import find_window, rank_kinds
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
@@ -19,14 +20,13 @@ from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
-from pabtune.runtime.noise_levels import noise_levels
 from pabtune.runtime.flops import FlopCount
+from pabtune.runtime.noise_levels import noise_levels
 from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording, record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
     WARM_UP_STEPS,
-    Generation,
     Settings,
     Video,
     batches,
@@ -62,6 +62,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
     memory: int | None = None,
+    catalog: Catalog = CATALOG,
     progress: Progress | None = None,
     on_video: Callable[[ProfiledVideo], None] | None = None,
 ) -> Profile:
@@ -76,6 +77,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         memory: bytes of outputs that may be held beside the model on its device; the rest is held by the host.
+        catalog: what is known of transformer classes.
         progress: told after each call of the pipeline.
         on_video: given every video that was made.
 
@@ -89,7 +91,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         raise ProfileError("a profile needs at least one prompt")
     asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, catalog)
     flops = count_model_flops(pipeline, target, asked[0], settings)
     plan = list(batches(asked, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))

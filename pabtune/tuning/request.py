@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.sharing import ALONE, Sharing
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
@@ -34,6 +35,7 @@ class SearchConfig:
         store: how candidates keep outputs; None = exact, or with a limit of memory what each candidate chooses.
         arguments: further arguments of the pipeline's call.
         sharing: how GPUs will share a video, and the link between them: candidates are ranked by their time on these.
+        catalog: what is known of transformer classes.
     """
 
     budget: Budget
@@ -49,6 +51,7 @@ class SearchConfig:
     store: Store | None = None
     arguments: Mapping[str, Any]
     sharing: Sharing = ALONE
+    catalog: Catalog = CATALOG
 
     @property
     def stores(self) -> tuple[Store, ...]:

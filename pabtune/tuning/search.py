@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.sharding import can_share
@@ -72,7 +73,18 @@ def search_policy(
     space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory, config.sharing)
+    bench = Bench(
+        pipeline,
+        profile,
+        space,
+        prompts,
+        config.budget,
+        settings,
+        references,
+        config.memory,
+        config.sharing,
+        config.catalog,
+    )
     study = _open_study(profile, prompts, space, config)
     if config.floor is not None:
         study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
@@ -104,6 +116,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     seed: int = 0,
     sharing: Sharing = ALONE,
     arguments: Mapping[str, Any] | None = None,
+    catalog: Catalog = CATALOG,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -125,6 +138,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         seed: of the sampler.
         sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
+        catalog: what is known of transformer classes.
         on_trial: told of every trial.
 
     Raises:
@@ -146,6 +160,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         seed=seed,
         sharing=sharing,
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
+        catalog=catalog,
     )
     return search_policy(pipeline, profile, searched, unseen, config, on_trial)
 
@@ -163,7 +178,7 @@ def _check_request(
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
     if config.sharing.way.gpus > 1 and not profile.site_bytes:
         raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    measured = Measured.of(profile, config.sharing.way.gpus)
+    measured = Measured.of(profile, config.sharing.way.gpus, config.catalog)
     if not can_share(config.sharing.way, measured.axes, measured.frames):
         raise ProfileError(
             f"{measured.frames} frames over {config.sharing.way.sequence} GPUs leave one to each, which this model does not "
@@ -173,7 +188,7 @@ def _check_request(
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
     if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, config.catalog)
     if target.fingerprint() != profile.made_for.fingerprint:
         raise ProfileError(
             f"profile {profile.name!r} is of another model than the one given (its configuration or sites differ); "

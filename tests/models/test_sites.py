@@ -3,9 +3,7 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
-import pabtune
-from pabtune.models import site_tables
-from pabtune.models.site_tables import SitePattern
+from pabtune.catalog import CATALOG, ModelCard, SitePattern
 from pabtune.models.sites import find_sites
 from pabtune.records.errors import ModelError
 from tests.conftest import make_transformer
@@ -30,12 +28,14 @@ class Homemade(nn.Module):
 
 def test_every_block_has_its_sites() -> None:
     found = find_sites(make_transformer())
-    assert found.source == "table"
+    assert found.source == "catalog"
+    assert found.card is CATALOG.find("STDiT3Transformer3DModel")
     assert len(found.sites) == 12 == len({site.name for site in found.sites})
     kinds = [site.kind for site in found.sites]
     assert {kind: kinds.count(kind) for kind in kinds} == {"spatial": 2, "temporal": 2, "cross": 4, "mlp": 4}
     by_path = {site.path: site for site in found.sites}
     assert by_path["temporal_blocks.1.attn"].kind == "temporal"
+    assert by_path["temporal_blocks.1.attn"].block == "temporal_blocks.1"
     assert by_path["temporal_blocks.1.attn"].feeders == ("temporal_blocks.1.norm1",)
     assert by_path["spatial_blocks.0.cross_attn"].feeders == ()
 
@@ -50,6 +50,7 @@ def test_a_changed_model_is_an_error() -> None:
 def test_an_unknown_class_is_told_by_its_structure_and_says_how_sure_it_is() -> None:
     found = find_sites(Homemade())
     assert found.source == "structure"
+    assert found.card is None
     kinds = {site.path: site.kind for site in found.sites}
     assert kinds["layers.0.attn1"] == "full"
     assert kinds["layers.2.attn2"] == "cross"
@@ -61,18 +62,32 @@ def test_an_unknown_class_is_told_by_its_structure_and_says_how_sure_it_is() -> 
 
 
 def test_nothing_found_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"no sites are known for Linear, .* pabtune.register_sites\(Linear"):
+    with pytest.raises(ModelError, match=r"no sites are known for Linear, .* pabtune.ModelCard\(transformer='Linear'"):
         find_sites(nn.Linear(1, 1))
 
 
-def test_a_registered_class_is_known(monkeypatch) -> None:
-    monkeypatch.setattr(site_tables, "_registered", {})
-    pabtune.register_sites(
-        Homemade,
+CARD = ModelCard(
+    transformer="Homemade",
+    sites=(
         SitePattern(blocks="layers", child="attn1", kind="spatial", feeders=("norm1",)),
         SitePattern(blocks="temporal_layers", child="attn1", kind="temporal", after=("layers",)),
         SitePattern(blocks="layers", child="audio", kind="full", optional=True),
-    )
-    found = find_sites(Homemade())
-    assert found.source == "table"
-    assert [site.layer for site in found.sites] == [0, 1, 2, 3, 4, 5]
+        SitePattern(blocks="text_refiner", child="", kind="cross"),
+    ),
+)
+
+
+def test_a_class_of_ones_own_is_found_by_its_card() -> None:
+    found = find_sites(Homemade(), catalog=CATALOG.with_card(CARD))
+    assert (found.source, found.card) == ("catalog", CARD)
+    assert [site.layer for site in found.sites] == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert [site.block for site in found.sites[:4]] == ["layers.0", "layers.1", "layers.2", "temporal_layers.0"]
+    assert [(site.path, site.block) for site in found.sites[-2:]] == [("text_refiner.0", ""), ("text_refiner.1", "")]
+    assert find_sites(Homemade()).source == "structure"
+
+
+def test_a_feeder_that_is_not_there_is_an_error() -> None:
+    site = SitePattern(blocks="layers", child="attn1", kind="full", feeders=("norm9",))
+    card = ModelCard(transformer="Homemade", sites=(site,))
+    with pytest.raises(ModelError, match=r"Homemade lacks the module 'layers.0.norm9' that its card names"):
+        find_sites(Homemade(), catalog=CATALOG.with_card(card))

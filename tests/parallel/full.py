@@ -5,8 +5,7 @@ import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from pabtune.parallel.full import _modules_at as modules_at
-from pabtune.parallel.plans import find_plan
+from pabtune.parallel.plans import find_plan, modules_at
 from pabtune.planning.costs.communication import NOTHING, gathered, shared_by_heads
 from pabtune.runtime.targets import Target
 from tests.parallel.comparing import DEVICE

@@ -5,6 +5,7 @@ import torch
 from diffusers.hooks import HookRegistry
 
 import pabtune
+from pabtune.models.sites import find_sites
 from pabtune.parallel import split as split_module
 from pabtune.parallel.inside import split_inside
 from pabtune.parallel.mesh import Layout
@@ -76,7 +77,7 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
     blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
     network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
     with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
-        split_inside(None, network)
+        split_inside(None, network, find_sites(network).sites)
     with pytest.raises(ParallelError, match="unknown way 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
     with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):

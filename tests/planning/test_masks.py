@@ -9,7 +9,7 @@ from pabtune.records.policies import MadeFor, Policy, Rule
 from pabtune.records.sites import Site
 
 SITES = tuple(
-    Site(path=f"blocks.{layer}.{kind}", kind=kind, layer=layer)
+    Site(path=f"blocks.{layer}.{kind}", kind=kind, layer=layer, block=f"blocks.{layer}")
     for layer in range(3)
     for kind in ("spatial", "temporal", "cross", "mlp")
 )

@@ -14,10 +14,13 @@ from pabtune.records.sites import Site
 
 def sites(depth: int, *kinds: str) -> tuple[Site, ...]:
     """As many spatial as temporal blocks, each with an MLP; cross-attention in `cross` lists of them."""
-    lists = {"spatial": "s", "temporal": "t"}
-    found = [Site(path=f"{path}.{i}.attn", kind=kind, layer=i) for kind, path in lists.items() for i in range(depth)]
-    found += [Site(path=f"{path}.{i}.mlp", kind="mlp", layer=i) for path in "st" for i in range(depth)]
-    found += [Site(path=f"{path}.{i}.cross", kind="cross", layer=i) for path in "st" for i in range(depth)]
+    places = [("spatial", "s.{}.attn"), ("temporal", "t.{}.attn")]
+    places += [(kind, f"{path}.{{}}.{kind}") for kind in ("mlp", "cross") for path in "st"]
+    found = [
+        Site(path=path.format(i), kind=kind, layer=i, block=path.format(i).rpartition(".")[0])
+        for kind, path in places
+        for i in range(depth)
+    ]
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from pabtune.records.policies import Policy, Rule
 from pabtune.records.sites import Site
 
 SITES = tuple(
-    Site(path=f"{path}.{layer}.{kind}", kind=kind, layer=layer)
+    Site(path=f"{path}.{layer}.{kind}", kind=kind, layer=layer, block=f"{path}.{layer}")
     for path in ("spatial_blocks", "temporal_blocks")
     for layer in range(4)
     for kind in ("cross", "mlp")

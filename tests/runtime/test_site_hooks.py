@@ -4,8 +4,7 @@ from diffusers.models import CacheMixin
 from torch import nn
 
 import pabtune
-from pabtune.models import site_tables
-from pabtune.models.site_tables import SitePattern
+from pabtune.catalog import CATALOG, ModelCard, SitePattern
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy, Rule
@@ -49,13 +48,9 @@ class Twice(nn.Module, CacheMixin):
         return hidden
 
 
-@pytest.fixture
-def twice(monkeypatch) -> Twice:
-    monkeypatch.setattr(site_tables, "_registered", {})
-    pabtune.register_sites(Twice, SitePattern(blocks="blocks", child="attn", kind="full"))
-    return Twice()
-
-
+TWICE = CATALOG.with_card(
+    ModelCard(transformer="Twice", sites=(SitePattern(blocks="blocks", child="attn", kind="full"),))
+)
 POLICY = Policy(name="halves", rules=(Rule(kind="full", range=2, window=(0, 4), anchor="start"),))
 
 
@@ -68,9 +63,10 @@ def steps(model: Twice) -> list[torch.Tensor]:
     return outputs
 
 
-def test_each_call_of_a_site_in_a_forward_is_served_with_its_own_output(twice) -> None:
+def test_each_call_of_a_site_in_a_forward_is_served_with_its_own_output() -> None:
+    twice = Twice()
     plain = steps(twice)
-    with pabtune.broadcast(twice, POLICY) as run:
+    with pabtune.broadcast(twice, POLICY, catalog=TWICE) as run:
         fast = steps(twice)
     assert [bool((a == b).all()) for a, b in zip(fast, [plain[0], plain[0], plain[2], plain[2]], strict=True)] == [
         True

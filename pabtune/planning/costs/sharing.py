@@ -11,11 +11,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pabtune.catalog import CATALOG, Catalog, ModelCard
 from pabtune.planning.costs.communication import NOTHING, Communication, exchanged, shared_by_heads
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import AXES_OF, EXCHANGING, IN_TURNS, Axis, Way, are_tokens_cut, busiest_share
+from pabtune.planning.sharding import EXCHANGING, Axis, Way, busiest_share
 from pabtune.records.errors import PolicyError
 from pabtune.records.links import LINKS, Link
 from pabtune.records.profiles import Profile
@@ -68,70 +69,85 @@ class Measured:
     frames: int = 0
 
     @classmethod
-    def of(cls, profile: Profile, gpus: int = 1) -> Self:
+    def of(cls, profile: Profile, gpus: int = 1, catalog: Catalog = CATALOG) -> Self:
         """Of a profile.
 
         Args:
             profile: any.
             gpus: that will share a video.
+            catalog: what is known of transformer classes.
 
         Raises:
             PolicyError: what so many take for the model cannot be told.
         """
+        card = catalog.find(profile.made_for.model or "")
         return cls(
             seconds=profile.arrays["seconds"],
             step_seconds=profile.arrays["step_seconds"],
             site_bytes=profile.site_bytes,
-            axes=_axes(profile, gpus),
-            branches=_branches(profile),
-            calls=_calls(profile),
-            frames=_frames(profile),
+            axes=_axes(profile, gpus, card),
+            branches=_branches(profile, card),
+            calls=_calls(profile, card),
+            frames=_frames(profile, card),
         )
 
 
-def _axes(profile: Profile, gpus: int) -> tuple[Axis, ...]:
-    """Axes to choose from when the time of a profiled model on so many GPUs is predicted.
+def _axes(profile: Profile, gpus: int, card: ModelCard | None) -> tuple[Axis, ...]:
+    """Axes to choose from when the time of a profiled model on several GPUs is predicted.
 
     Args:
         profile: of the model.
         gpus: that share it.
+        card: of its transformer's class.
 
     Raises:
-        PolicyError: its tokens are not cut through the whole network: how much is shared cannot be told from a profile.
+        PolicyError: its tokens are not cut through the network: how much is shared cannot be told from a profile.
     """
-    name, pipeline = profile.made_for.model or "", profile.provenance.get("pipeline", "")
-    if gpus == 1 or name in AXES_OF:
-        return AXES_OF.get(name, ("sequence",))
-    if name == "SkyReelsV2Transformer3DModel" and not pipeline:
+    if card is not None and card.axes:
+        return card.axes
+    if gpus == 1:
+        return ("sequence",)
+    split, pipeline = None if card is None else card.token_split, profile.provenance.get("pipeline", "")
+    if split is not None and split.depends_on_pipeline and not pipeline:
         raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
-    if not all(are_tokens_cut(name, config, pipeline) for config in (*profile.made_for.config.values(), {})):
+    configs = [*profile.made_for.config.values()] or [{}]
+    objections = (
+        () if split is None else tuple(each for config in configs for each in split.objections(config, pipeline))
+    )
+    if split is None or objections:
+        why = "; ".join(dict.fromkeys(objections)) or "its card has no token split"
         raise PolicyError(
-            f"what {gpus} GPUs take for {name} is not predicted: its tokens are not cut through the whole network; measure "
-            "it with `pabtune generate --gpus --compare`"
+            f"what {gpus} GPUs take for {profile.made_for.model} is not predicted: its tokens are not cut through the whole "
+            f"network ({why}); measure it with `pabtune generate --gpus --compare`"
         )
     return ("sequence",)
 
 
-def _branches(profile: Profile) -> int:
+def _is_sequential(card: ModelCard | None) -> bool:
+    """Whether guidance branches come one call after the other, and the first result is read after the last call."""
+    return card is not None and card.guidance.order == "sequential"
+
+
+def _branches(profile: Profile, card: ModelCard | None) -> int:
     """Guidance branches that GPUs could share."""
     call = profile.call
     if call is None:
         is_guided = len(profile.branches) > 1 or any("uncond" in name for name in profile.branches)
-        may_be_split = len(profile.branches) == 1 or profile.made_for.model in (*IN_TURNS, *AXES_OF)
+        may_be_split = len(profile.branches) == 1 or _is_sequential(card) or (card is not None and bool(card.axes))
         return 2 if is_guided and may_be_split else 1
-    return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
+    return 2 if call.samples == 2 and (call.per_step == 1 or _is_sequential(card)) else 1
 
 
-def _calls(profile: Profile) -> int:
+def _calls(profile: Profile, card: ModelCard | None) -> int:
     """Calls of the transformer in a step."""
     if profile.call is not None:
         return profile.call.per_step
-    return _branches(profile) if profile.made_for.model in IN_TURNS else 1
+    return _branches(profile, card) if _is_sequential(card) else 1
 
 
-def _frames(profile: Profile) -> int:
+def _frames(profile: Profile, card: ModelCard | None) -> int:
     """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
-    is_known = profile.call is not None and profile.made_for.model in AXES_OF and len(profile.call.shape) == 4
+    is_known = profile.call is not None and card is not None and bool(card.axes) and len(profile.call.shape) == 4
     return profile.call.shape[1] if is_known and profile.call is not None else 0
 
 

@@ -1,0 +1,37 @@
+"""Cosmos-Predict 1 and 2: arXiv 2501.03575, https://github.com/nvidia-cosmos. Class as in diffusers 0.42.
+
+Its norms return the gates of the block and must run. Some of its pipelines make what the scheduler reads from the first
+result before they ask for the second.
+"""
+
+from pabtune.catalog.card import (
+    Cut,
+    Guidance,
+    ModelCard,
+    TokenSplit,
+    WhenProperties,
+    argument_cuts,
+    rotary_cuts,
+    sites_in,
+)
+
+PER_TOKEN = ("embedded_timestep", "temb")
+"""Have a place for each token where frames have timesteps of their own, else one for a sample."""
+
+COSMOS = ModelCard(
+    transformer="CosmosTransformer3DModel",
+    sites=sites_in("transformer_blocks", attn1="full", attn2="cross", ff="mlp"),
+    guidance=Guidance(order="interleaved", when=WhenProperties(names=("do_classifier_free_guidance",))),
+    split=TokenSplit(
+        cuts=(
+            *rotary_cuts("rope", dim=0),
+            *argument_cuts("transformer_blocks.0", "hidden_states"),
+            *argument_cuts("transformer_blocks.*", "extra_pos_emb", "controlnet_residual"),
+            *(
+                Cut(module=module, of=name, dim=1, ndim=3)
+                for module in ("transformer_blocks.*", "norm_out")
+                for name in PER_TOKEN
+            ),
+        ),
+    ),
+)

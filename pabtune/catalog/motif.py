@@ -1,0 +1,28 @@
+"""Motif-Video: https://huggingface.co/Motif-Technologies. Class as in diffusers 0.42.
+
+Its pipeline copies each result before it asks for the next. Only some blocks have cross-attention.
+"""
+
+from pabtune.catalog.card import Guidance, ModelCard, WhenCounted, sites_in
+
+MOTIF_VIDEO = ModelCard(
+    transformer="MotifVideoTransformer3DModel",
+    sites=(
+        *sites_in(
+            "transformer_blocks",
+            optional=("cross_attn",),
+            attn=("full", "norm1.norm"),
+            cross_attn="cross",
+            ff=("mlp", "norm2"),
+            ff_context=("mlp", "norm2_context"),
+        ),
+        *sites_in(
+            "single_transformer_blocks",
+            after=("transformer_blocks",),
+            optional=("cross_attn",),
+            attn="full",
+            cross_attn="cross",
+        ),
+    ),
+    guidance=Guidance(order="interleaved", when=WhenCounted(attribute="guider.num_conditions")),
+)

@@ -1,0 +1,15 @@
+"""STDiT3, the network of Open-Sora 1.2 and of the embedded model: spatial and temporal blocks in turns.
+
+Open-Sora: arXiv 2412.20404, https://github.com/hpcaitech/Open-Sora (v1.2); class of pabtune's own (`models/stdit3.py`).
+"""
+
+from pabtune.catalog.card import FrameSplit, ModelCard, sites_in
+
+STDIT3 = ModelCard(
+    transformer="STDiT3Transformer3DModel",
+    sites=(
+        *sites_in("spatial_blocks", attn=("spatial", "norm1"), cross_attn="cross", mlp=("mlp", "norm2")),
+        *sites_in("temporal_blocks", attn=("temporal", "norm1"), cross_attn="cross", mlp=("mlp", "norm2")),
+    ),
+    split=FrameSplit(axes=("frames", "tokens")),
+)
