@@ -22,6 +22,7 @@ from pabtune.tuning.generation import (
     BATCH_SIZE,
     WARM_UP_STEPS,
     Generation,
+    Progress,
     Settings,
     Video,
     batches,
@@ -29,11 +30,9 @@ from pabtune.tuning.generation import (
     generate,
 )
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(slots=True)
-class Tally:
+class PolicyTally:
     """What is added up for one policy, prompt by prompt and batch by batch."""
 
     seconds: float = 0.0
@@ -123,12 +122,12 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         BudgetError: the score is unknown.
     """
     target = Target.of(pipeline)
-    _check_request(target, policies, prompts, score)
+    _check_policies(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     flops = flops or count_model_flops(pipeline, target, prompts[0], settings)
     plan = list(batches(prompts, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
-    tallies = [Tally() for _ in policies]
+    tallies = [PolicyTally() for _ in policies]
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)
         if on_videos:
@@ -138,7 +137,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             with broadcast(pipeline, policy, content, store=store) as run:
                 made = generate(pipeline, batch, settings)
             mask = run.mask.inside_blocks()
-            fraction = compute_fraction(mask, flops.sites, flops.total, run.called[: len(mask.sites)])
+            fraction = compute_fraction(mask.where_called(run.called), flops.sites, flops.total)
             tally.add(batch, reference, made, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
@@ -148,7 +147,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
 
 
-def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
+def _check_policies(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
     if score != NO_SCORE:

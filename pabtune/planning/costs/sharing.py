@@ -84,7 +84,7 @@ class Measured:
             site_bytes=profile.site_bytes,
             axes=_axes(profile, gpus),
             branches=_branches(profile),
-            calls=_calls(profile),
+            calls=profile.call.per_step,
             frames=_frames(profile),
         )
 
@@ -115,24 +115,13 @@ def _axes(profile: Profile, gpus: int) -> tuple[Axis, ...]:
 def _branches(profile: Profile) -> int:
     """Guidance branches that GPUs could share."""
     call = profile.call
-    if call is None:
-        is_guided = len(profile.branches) > 1 or any("uncond" in name for name in profile.branches)
-        may_be_split = len(profile.branches) == 1 or profile.made_for.model in (*IN_TURNS, *AXES_OF)
-        return 2 if is_guided and may_be_split else 1
     return 2 if call.samples == 2 and (call.per_step == 1 or profile.made_for.model in IN_TURNS) else 1
 
 
-def _calls(profile: Profile) -> int:
-    """Calls of the transformer in a step."""
-    if profile.call is not None:
-        return profile.call.per_step
-    return _branches(profile) if profile.made_for.model in IN_TURNS else 1
-
-
 def _frames(profile: Profile) -> int:
-    """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
-    is_known = profile.call is not None and profile.made_for.model in AXES_OF and len(profile.call.shape) == 4
-    return profile.call.shape[1] if is_known and profile.call is not None else 0
+    """Frames of the latents of a spatial-temporal model; 0 of others."""
+    shape = profile.call.shape
+    return shape[1] if profile.made_for.model in AXES_OF and len(shape) == 4 else 0
 
 
 def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
@@ -154,7 +143,7 @@ def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
             f"a model with {', '.join(dict.fromkeys(kinds))} has no {EXCHANGING[way.axis]} attention to share"
         )
     sent, calls = NOTHING, 1 if way.branches > 1 else measured.calls
-    called = mask.compute & (measured.seconds > 0)
+    called = mask.where_called(measured.seconds > 0).computes
     for kind, row, size in zip(kinds, called, measured.site_bytes, strict=True):
         if kind == EXCHANGING[way.axis]:
             sent += _sent_by_site(way, int(row.sum()) * calls, size / max(way.branches, measured.calls))
