@@ -228,15 +228,16 @@ def _of_profile(
     # What a block adds, or a stack, is of the size of its sites' outputs.
     sizes = (*sizes, *(max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units))
     whole = resolve(policy, [*profile.sites, *units], schedule, content)
-    mask = whole.inside_blocks()
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
-    held = held_bytes(whole, sizes, policy.store) if sizes else None
+    whole = whole.where_called(seconds > 0)
+    mask = whole.inside_blocks()
+    held = held_bytes(whole, sizes, policy.store)
     return {
         "policy": policy.name,
-        "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops, seconds > 0),
+        "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops),
         "predicted_time_fraction": predicted_seconds(mask, seconds, steps) / float(steps.sum()),
         "calls": {"computed": mask.calls(computed=True), "broadcast": mask.calls(computed=False)},
-        "memory": None if held is None else {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
+        "memory": {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
         **_scaling_of(profile, mask, gpus, parallel, link),
     }
 
@@ -247,8 +248,6 @@ def _scaling_of(
     """Seconds in the transformer on so many GPUs, each in the way that takes the least; nothing for one GPU."""
     if tuple(gpus) == (1,):
         return {}
-    if not profile.site_bytes:
-        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
     measured = Measured.of(profile, max(gpus))
     alone = seconds_in(mask, measured, Way(axis=measured.axes[0]), link)
     rows = []
@@ -281,10 +280,7 @@ def _tell_profile(path: Path, document: dict[str, Any]) -> None:
     calls, held = document["calls"], document["memory"]
     for kind, computed in calls["computed"].items():
         click.echo(f"  {kind:8} {computed} computed, {calls['broadcast'][kind]} broadcast, per branch")
-    if held is None:
-        click.echo("  memory: unknown, the profile is of a version that did not note sizes; profile again")
-    else:
-        click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
+    click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
     for line in _scaling_lines(document["scaling"], document["too_many_gpus"]) if "scaling" in document else ():
         click.echo(f"  {line}")
     if not document.get("padding_counted", True):

@@ -70,7 +70,7 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
 
 def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
     import pabtune
-    from pabtune.report.figures import draw_curves
+    from pabtune.report.figures import curves_data, draw_curves
     from pabtune.report.tensorboard import write_profile
 
     say("1. profile: how much does each kind of layer change from step to step?")
@@ -79,7 +79,7 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
         profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
     profile.save(out / "profile.json")
     write_profile(writer, profile)
-    draw_curves(profile).savefig(out / "u-shape.png", dpi=120)
+    draw_curves(curves_data(profile)).savefig(out / "u-shape.png", dpi=120)
     describe(profile)
     return profile
 

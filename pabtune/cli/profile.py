@@ -1,11 +1,15 @@
 """`pabtune profile`: measure a model."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+import numpy as np
 
 from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
+from pabtune.planning.curves import kind_curves, mean_over_contents
+from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.files import check_writable
 from pabtune.records.profiles import Profile
@@ -72,15 +76,22 @@ def command(
 
 def describe(profile: Profile) -> None:
     """Windows and ranking in words."""
-    for content, kinds in profile.windows.items():
+    for content, kinds in windows_of(profile).items():
         for kind, window in kinds.items():
             steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
             say(f"  {content:8} {kind:9} {window.shape:6} {steps}")
-    order = " < ".join(f"{row['kind']} ({row['change']:.2g})" for row in profile.ranking)
+    order = " < ".join(f"{row.kind} ({row.change:.2g})" for row in ranking_of(profile))
     say(f"  change, least to most: {order}")
+    medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
+    say(f"  mean squared difference from step to step (the paper's measure), median: {medians}")
     say(
         f"  overhead {profile.overhead:.2f}x plain generation; sketch off by {profile.sketch['median_relative_error']:.1%}"
     )
+
+
+def _median_mse(profile: Profile) -> dict[str, float]:
+    curves = kind_curves(mean_over_contents(profile, "mse"), profile.sites)
+    return {kind: float(np.median(curve[1:])) for kind, curve in curves.items()}
 
 
 def summary(profile: Profile, out: Path) -> dict[str, object]:
@@ -95,9 +106,10 @@ def summary(profile: Profile, out: Path) -> dict[str, object]:
                 kind: {"shape": window.shape, "start": window.start, "stop": window.stop}
                 for kind, window in kinds.items()
             }
-            for content, kinds in profile.windows.items()
+            for content, kinds in windows_of(profile).items()
         },
-        "ranking": [dict(row) for row in profile.ranking],
+        "ranking": [asdict(row) for row in ranking_of(profile)],
+        "median_mse": _median_mse(profile),
         "sketch": dict(profile.sketch),
         "overhead": profile.overhead,
     }

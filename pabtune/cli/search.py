@@ -1,7 +1,6 @@
 """`pabtune search`: find a policy inside a budget."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pabtune.records.files import check_writable
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
+from pabtune.records.trials import Candidate, SearchResult
 
 PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 """To search with, and to confirm on."""
@@ -25,7 +25,9 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
-@click.option("--trials", type=int, default=60, show_default=True, help="Finished trials the study shall have.")
+@click.option(
+    "--trials", type=int, default=60, show_default=True, help="Finished trials that the study has in the end."
+)
 @click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
 @options.out_option("Policy file (.json).")
 @options.prompts_option("A third to search with, the rest to confirm; default for `shapes`: 24 and 64 captions.")
@@ -74,14 +76,14 @@ def command(
     check_writable(out)
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
-    from pabtune.tuning.request import SearchConfig
-    from pabtune.tuning.results import combine
+    from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
+    from pabtune.tuning.search import search_variants
 
     prompts = _prompts(profile.model, prompt_file, seed)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
-        floor=_floor(profile, floor),
+        floor=find_floor(profile, None if floor == "none" else floor or AUTO_FLOOR),
         storage=storage or str(logdir / "study.journal"),
         folder=logdir,
         name=out.stem,
@@ -93,33 +95,18 @@ def command(
         sharing=shared_by,
     )
     pipeline = _load_model(profile, device)
-
-    general, variants = _search_all(pipeline, profile, prompts, config, profile.contents if per_content else ())
-    if general.best is not None:
-        found = {name: each.best for name, each in variants.items() if each.best}
-        (combine(out.stem, general.best, found) if per_content else general.best).save(out)
-    _tell(general, variants, out)
+    with progress_bar("search") as advance:
+        result = search_variants(
+            pipeline, profile, *prompts, config, profile.contents if per_content else (),
+            _reporter(logdir, trials, advance),
+        )  # fmt: skip
+    if result.best is not None:
+        result.best.save(out)
+    _tell(result, out)
     if as_json:
-        emit(_document(general, variants, out))
-    if any(found.verdict != "accept" for found in (general, *variants.values())):
+        emit(_document(result, out))
+    if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
-
-
-def _search_all(
-    pipeline: Any, profile: Profile, prompts: PromptSets, config: Any, contents: Sequence[str]
-) -> tuple[Any, dict[str, Any]]:
-    from pabtune.tuning.search import search_policy
-
-    def search_one(config: Any) -> Any:
-        searched, unseen = ([each for each in some if config.content in (None, each.content)] for some in prompts)
-        with progress_bar(f"search {config.content or ''}".strip()) as advance:
-            report = _reporter(config.folder, config.trials, advance)
-            return search_policy(pipeline, profile, searched, unseen, config, report)
-
-    general = search_one(config)
-    # Variants are of one policy, which keeps all outputs in one way.
-    store = general.best.store if general.best is not None else config.store
-    return general, {content: search_one(replace(config, content=content, store=store)) for content in contents}
 
 
 def _load_profile(path: Path) -> Profile:
@@ -147,28 +134,23 @@ def _prompts(model: str, prompt_file: Path | None, seed: int) -> PromptSets:
     return options.sample_two(searched=24, unseen=72, seed=seed)
 
 
-def _floor(profile: Profile, asked: str | None) -> str | None:
-    """The preset that was asked for; else the paper's careful one, for models with the kinds that it is about."""
-    if asked is None:
-        return "pab246" if {"spatial", "temporal", "cross"} <= {site.kind for site in profile.sites} else None
-    return None if asked == "none" else asked
-
-
 def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
     from pabtune.report.tensorboard import open_writer, write_trial
 
-    writer = open_writer(logdir)
+    writers: dict[str | None, Any] = {}
 
-    def report(candidate: Any, candidates: Sequence[Any]) -> None:
-        write_trial(writer, candidate, candidates)
+    def report(content: str | None, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
+        if content not in writers:
+            writers[content] = open_writer(logdir / content if content else logdir)
+        write_trial(writers[content], candidate, candidates)
         advance(len(candidates), trials)
 
     return report
 
 
-def _tell(result: Any, variants: Mapping[str, Any], out: Path) -> None:
+def _tell(result: SearchResult, out: Path) -> None:
     say(f"study {result.study}: {len(result.candidates)} trials")
-    if result.best is None:
+    if result.verdict is None:
         say("no policy was found inside the budget; allow a larger drop, try more --trials, or --floor none")
         return
     for evaluation in result.evaluations:
@@ -177,18 +159,21 @@ def _tell(result: Any, variants: Mapping[str, Any], out: Path) -> None:
             f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, "
             f"PSNR {row['fidelity']['psnr_db']:.2f} dB, score drop {row['score']['drop']:+.2f}"
         )
-    say(f"verdict on {result.best.evidence['prompts']} unseen prompts: {result.verdict}")
-    for content, found in variants.items():
-        say(f"  variant {content}: {found.verdict or 'nothing found'}")
-    say(f"policy -> {out}")
+    say(f"verdict on {len(result.evaluations[0].psnr_db)} unseen prompts: {result.verdict}")
+    for content, variant in result.variants.items():
+        say(f"  variant {content}: {variant.verdict or 'nothing found'}")
+    if result.best is None:
+        say(f"what was rejected is not written: {out} is as it was; allow a larger drop, or try more --trials")
+    else:
+        say(f"policy -> {out}")
 
 
-def _document(result: Any, variants: Mapping[str, Any], out: Path) -> dict[str, object]:
+def _document(result: SearchResult, out: Path) -> dict[str, object]:
     return {
         "study": result.study,
         "trials": len(result.candidates),
         "verdict": result.verdict,
         "policy": str(out) if result.best else None,
         "evaluations": [evaluation.to_document() for evaluation in result.evaluations],
-        "variants": {content: found.verdict for content, found in variants.items()},
+        "variants": {content: variant.verdict for content, variant in result.variants.items()},
     }

@@ -14,15 +14,49 @@ from pabtune.records.sites import UNITS, Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeMask:
-    """One row per site, one column per step: True = compute, False = broadcast. Column 0 is all True."""
+    """What each site does in each step.
+
+    Attributes:
+        sites: one for each row.
+        compute: (sites, steps), True = compute, False = broadcast; column 0 is all True.
+        called: (sites, steps), whether a site is called at all; None = always.
+    """
 
     sites: tuple[Site, ...]
     compute: NDArray[np.bool_]
+    called: NDArray[np.bool_] | None = None
 
     @property
     def steps(self) -> int:
         """Number of denoising steps."""
         return int(self.compute.shape[1])
+
+    @property
+    def computes(self) -> NDArray[np.bool_]:
+        """(sites, steps): calls that compute."""
+        return self.compute if self.called is None else self.compute & self.called
+
+    @property
+    def broadcasts(self) -> NDArray[np.bool_]:
+        """(sites, steps): calls that are served by a broadcast."""
+        return ~self.compute if self.called is None else ~self.compute & self.called
+
+    def where_called(self, called: NDArray[np.bool_]) -> "ComputeMask":
+        """What runs when transformers take turns: a site whose transformer was not called in the step before computes.
+
+        Args:
+            called: (sites, steps), whether a site is called, for the first rows at least; rows behind them, of blocks and
+                stacks, are called with the sites of their transformer.
+        """
+        names = np.array([site.transformer for site in self.sites])
+        transformer_called = np.zeros_like(self.compute)
+        for name in set(names.tolist()):
+            transformer_called[names == name] = called[names[: len(called)] == name].any(axis=0)
+        rows = transformer_called.copy()
+        rows[: len(called)] = called[: len(rows)]
+        takes_over = transformer_called.copy()
+        takes_over[:, 1:] &= ~transformer_called[:, :-1]
+        return ComputeMask(sites=self.sites, compute=self.compute | takes_over, called=rows)
 
     def inside_blocks(self) -> "ComputeMask":
         """The same without rows for blocks and stacks: a site computes only where what holds it does."""
@@ -39,13 +73,14 @@ class ComputeMask:
             rows.append(index)
             if (site.transformer, site.block) in blocks:
                 compute[index] &= self.compute[blocks[site.transformer, site.block]]
-        return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows])
+        called = None if self.called is None else self.called[rows]
+        return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows], called=called)
 
     def calls(self, *, computed: bool) -> dict[str, int]:
         """Computed or broadcast calls per kind, of one branch, over the whole run."""
         counts: dict[str, int] = {}
-        for site, row in zip(self.sites, self.compute, strict=True):
-            counts[site.kind] = counts.get(site.kind, 0) + int(np.count_nonzero(row == computed))
+        for site, row in zip(self.sites, self.computes if computed else self.broadcasts, strict=True):
+            counts[site.kind] = counts.get(site.kind, 0) + int(np.count_nonzero(row))
         return counts
 
 

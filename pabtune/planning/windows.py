@@ -8,17 +8,71 @@ limit more than `most_crossings` times, the curve is `noisy` and has no window: 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from pabtune.records.profiles import StableWindow
+from pabtune.planning.curves import ALL_CONTENTS, kind_curves, mean_over_contents
+from pabtune.records.profiles import Profile
 
 TOLERANCE = 2.0
 LEAST_SHARE = 0.4
 MOST_CROSSINGS = 4
+
+Shape = Literal["u", "left", "right", "flat", "noisy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StableWindow:
+    """What a curve of change over steps looks like.
+
+    Attributes:
+        shape: `u` (high at both ends), `left` or `right` (high at one end), `flat`, or `noisy`.
+        start: first stable step; None when noisy.
+        stop: step behind the last stable one; None when noisy.
+        floor: level of change in the stable part.
+        limit: level below which a step counted as stable.
+    """
+
+    shape: Shape
+    start: int | None
+    stop: int | None
+    floor: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedKind:
+    """A kind's place in the pyramid.
+
+    Attributes:
+        kind: of site.
+        change: median of its curve of change.
+        margin: change of the next kind over its own; None for the last kind, and where its own is 0.
+    """
+
+    kind: str
+    change: float
+    margin: float | None
+
+
+def windows_of(profile: Profile) -> dict[str, dict[str, StableWindow]]:
+    """Stable windows by content class and kind; those over all content classes under `ALL_CONTENTS`."""
+    changes = {content: mean_over_contents(profile, "change", content) for content in profile.contents}
+    changes[ALL_CONTENTS] = mean_over_contents(profile, "change")
+    return {
+        content: {kind: find_window(curve) for kind, curve in kind_curves(change, profile.sites).items()}
+        for content, change in changes.items()
+    }
+
+
+def ranking_of(profile: Profile) -> list[RankedKind]:
+    """The profile's kinds from the least to the most change, over all content classes."""
+    return rank_kinds(kind_curves(mean_over_contents(profile, "change"), profile.sites))
 
 
 def find_window(
@@ -42,25 +96,23 @@ def find_window(
     if steps < 4 or (stop - start) < least_share * curve.size or crossings > most_crossings:
         return StableWindow(shape="noisy", start=None, stop=None, floor=floor, limit=limit)
     is_high_left, is_high_right = start > 0, stop < curve.size
-    shape = {(True, True): "u", (True, False): "left", (False, True): "right", (False, False): "flat"}
+    shape: dict[tuple[bool, bool], Shape] = {
+        (True, True): "u", (True, False): "left", (False, True): "right", (False, False): "flat"
+    }  # fmt: skip
     return StableWindow(
         shape=shape[is_high_left, is_high_right], start=start + 1, stop=stop + 1, floor=floor, limit=limit
     )
 
 
-def rank_kinds(change: Mapping[str, NDArray[np.floating]]) -> list[dict[str, Any]]:
-    """The pyramid: kinds from the least to the most change, by the median of their curves, (steps,) each.
-
-    `margin` is the next kind's change over this one's; None for the last.
-    """
-    middle = {kind: float(np.median(curve[1:])) if len(curve) > 1 else 0.0 for kind, curve in change.items()}
-    order = sorted(middle, key=middle.__getitem__)
-    rows: list[dict[str, Any]] = []
-    for place, kind in enumerate(order):
-        following = middle[order[place + 1]] if place + 1 < len(order) else None
-        margin = following / middle[kind] if following is not None and middle[kind] > 0 else None
-        rows.append({"kind": kind, "change": middle[kind], "margin": margin})
-    return rows
+def rank_kinds(change: Mapping[str, NDArray[np.floating]]) -> list[RankedKind]:
+    """The pyramid: kinds from the least to the most change, by the median of their curves, (steps,) each."""
+    medians = {kind: float(np.median(curve[1:])) if len(curve) > 1 else 0.0 for kind, curve in change.items()}
+    order = sorted(medians, key=medians.__getitem__)
+    margins = [medians[next_kind] / medians[kind] if medians[kind] > 0 else None for kind, next_kind in pairwise(order)]
+    return [
+        RankedKind(kind=kind, change=medians[kind], margin=margin)
+        for kind, margin in zip(order, [*margins, None], strict=False)
+    ]
 
 
 def _longest_run(is_stable: NDArray[np.bool_]) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from scipy import stats
 
 from pabtune.quality.shapes import score_clip
 from pabtune.records.errors import BudgetError
+from pabtune.records.trials import Verdict
 
 ScoreFunction = Callable[[NDArray[np.uint8], str], float]
 
@@ -27,10 +27,8 @@ NO_SCORE = "none"
 """An evaluation without a score: speed and fidelity only."""
 
 CONFIDENCE = 0.95
-LEAST_PROMPTS = 8
+LEAST_JUDGED_PROMPTS = 8
 """Below this many prompts there is no verdict."""
-
-Verdict = Literal["accept", "reject", "undecided"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +125,7 @@ def drop_statistics(drops: Sequence[float]) -> DropStatistics:
 
 def judge(drops: Sequence[float], budget: Budget) -> Verdict:
     """Whether the mean drop is within the budget: shown to be (accept), shown not to be (reject), or neither."""
-    if len(drops) < LEAST_PROMPTS:
+    if len(drops) < LEAST_JUDGED_PROMPTS:
         return "undecided"
     known = drop_statistics(drops)
     if known.upper <= budget.largest_drop:

@@ -15,6 +15,9 @@ from jsonschema.exceptions import best_match
 
 from pabtune.records.errors import FileError, PabtuneError
 
+Upgrade = Callable[[Mapping[str, Any], str], dict[str, Any]]
+"""Turns a document, whose file is named in messages, into one of the current schema."""
+
 
 def digest(document: Any) -> str:
     """`sha256:` and the checksum of a JSON document, independent of the order of keys."""
@@ -72,13 +75,14 @@ def save_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def load_json(path: Path, schema: str, error: type[PabtuneError]) -> dict[str, Any]:
+def load_json(path: Path, schema: str, error: type[PabtuneError], upgrade: Upgrade | None = None) -> dict[str, Any]:
     """Reads a document of one of our schemas.
 
     Args:
         path: the file.
         schema: what its `schema` key must say, for example `pabtune.policy/1`.
         error: class of the errors to raise.
+        upgrade: turns a document of an older schema into one of this.
 
     Raises:
         PabtuneError: (as `error`) the file is missing, is no JSON, is of another or a newer schema, or breaks its schema;
@@ -98,6 +102,8 @@ def load_json(path: Path, schema: str, error: type[PabtuneError]) -> dict[str, A
         raise error(f"{path}: broken JSON in line {problem.lineno}: {problem.msg}") from problem
     except ValueError as problem:
         raise error(f"{path}: broken JSON: {problem}") from problem
+    if upgrade is not None and isinstance(document, dict):
+        document = upgrade(document, str(path))
     check_document(document, str(path), schema, error)
     checked: dict[str, Any] = document
     return checked

@@ -1,14 +1,16 @@
 """A policy: what to broadcast when, as a value and as a file that a person can read."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.files import check_document, digest, load_json, save_json
-from pabtune.records.sites import Kind
+from pabtune.records.files import digest, load_json, save_json
+from pabtune.records.hub import fetch_file, upload_file
+from pabtune.records.sites import KINDS, Kind
 
 SCHEMA = "pabtune.policy/1"
 HUB_FILE = "policy.json"
@@ -17,6 +19,7 @@ Store = Literal["exact", "int8", "host"]
 """How outputs are kept for later steps: on the device as they are, there in 8 bits, or in the host's memory."""
 
 STORES: tuple[Store, ...] = get_args(Store)
+ANCHORS: tuple[Anchor, ...] = get_args(Anchor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +134,15 @@ class Policy:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_document(self.to_document(), f"policy {self.name!r}", SCHEMA, PolicyError)
+        source = f"policy {self.name!r}"
+        if not self.name:
+            raise PolicyError("a policy needs a name, but its name is empty")
+        if self.store not in STORES:
+            raise PolicyError(f"{source}: store: {self.store!r} is not one of {', '.join(STORES)}")
+        _check_made_for(source, self.made_for)
         for rules in (self.rules, *self.variants.values()):
             for rule in rules:
-                _check_rule(self.name, rule)
+                _check_rule(f"{source}: the rule for {rule.kind}", rule)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -210,15 +218,7 @@ class Policy:
         Raises:
             PolicyError: there is no such folder or repository, or its file is no policy.
         """
-        if Path(folder_or_repo_id).is_dir():
-            return cls.load(Path(folder_or_repo_id) / HUB_FILE)
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            return cls.load(hf_hub_download(str(folder_or_repo_id), HUB_FILE, **download))
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
-            raise PolicyError(f"no policy in {str(folder_or_repo_id)!r}: {str(error).splitlines()[0]}") from error
+        return cls.load(fetch_file(folder_or_repo_id, HUB_FILE, PolicyError, **download))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
         """Uploads the policy to a repository on the Hugging Face hub, which is made if it is missing.
@@ -227,12 +227,8 @@ class Policy:
             repo_id: `owner/name`.
             options: arguments of `huggingface_hub.HfApi.upload_file`, such as `token`, `commit_message`, `revision`.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=options.pop("token", None))
-        api.create_repo(repo_id, exist_ok=True)
         content = (json.dumps(self.to_document(), indent=2, sort_keys=True) + "\n").encode()
-        api.upload_file(path_or_fileobj=content, path_in_repo=HUB_FILE, repo_id=repo_id, **options)
+        upload_file(repo_id, HUB_FILE, content, **options)
 
     def save(self, path: str | Path) -> None:
         """Writes the policy file, atomically.
@@ -261,17 +257,52 @@ class Policy:
         return self.variants[content]
 
 
-def _check_rule(name: str, rule: Rule) -> None:
-    source = f"policy {name!r}: the rule for {rule.kind}"
-    given = [key for key in ("window", "noise_window", "compute") if getattr(rule, key) is not None]
+def _check_made_for(source: str, made_for: MadeFor) -> None:
+    if made_for.fingerprint is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", made_for.fingerprint):
+        raise PolicyError(f"{source}: a fingerprint is sha256: and 64 hex digits, but got {made_for.fingerprint!r}")
+    if made_for.steps is not None and (not _is_whole(made_for.steps) or made_for.steps < 1):
+        raise PolicyError(f"{source}: the number of steps must be a whole number from 1 on, but is {made_for.steps!r}")
+    if made_for.sigmas is not None and not made_for.sigmas:
+        raise PolicyError(f"{source}: the list of noise levels is empty; leave it out where they are unknown")
+
+
+def _check_rule(source: str, rule: Rule) -> None:
+    _check_values(source, rule)
+    present = [key for key in ("window", "noise_window", "compute") if getattr(rule, key) is not None]
     if rule.compute is not None:
-        if given != ["compute"] or rule.range is not None:
-            raise PolicyError(f"{source}: `compute` stands alone, without a range or a window, but also has {given}")
-        if rule.compute[0] != 0 or list(rule.compute) != sorted(set(rule.compute)):
+        if present != ["compute"] or rule.range is not None:
+            raise PolicyError(f"{source}: `compute` stands alone, without a range or a window, but also has {present}")
+        if not rule.compute or rule.compute[0] != 0 or list(rule.compute) != sorted(set(rule.compute)):
             raise PolicyError(f"{source}: `compute` must start with step 0 and rise, but is {list(rule.compute)}")
         return
-    if rule.range is None or len(given) != 1:
+    if rule.range is None or len(present) != 1:
         raise PolicyError(f"{source}: needs either `compute`, or a `range` and one of `window`, `noise_window`")
     low, high = rule.window or rule.noise_window or (0, 0)
     if not low < high:
         raise PolicyError(f"{source}: a window [start, stop] must have start < stop, but is [{low}, {high}]")
+
+
+def _check_values(source: str, rule: Rule) -> None:
+    """Checks each value of a rule by itself."""
+    for name, value, choices in (("kind", rule.kind, KINDS), ("anchor", rule.anchor, ANCHORS)):
+        if value not in choices:
+            raise PolicyError(f"{source}: {name}: {value!r} is not one of {', '.join(choices)}")
+    if rule.range is not None and (not _is_whole(rule.range) or rule.range < 1):
+        raise PolicyError(f"{source}: `range` must be a whole number from 1 on, but is {rule.range!r}")
+    numbers: dict[str, Sequence[Any] | None] = {
+        "window": rule.window, "compute": rule.compute, "layers": rule.layers
+    }  # fmt: skip
+    for name, values in numbers.items():
+        if not all(_is_whole(value) and value >= 0 for value in values or ()):
+            raise PolicyError(f"{source}: `{name}` must hold whole numbers from 0 on, but is {list(values or ())}")
+    if not all(0 <= level <= 1 for level in rule.noise_window or ()):
+        raise PolicyError(f"{source}: noise levels lie in 0..1, but `noise_window` is {list(rule.noise_window or ())}")
+    for name, window in (("window", rule.window), ("noise_window", rule.noise_window)):
+        if window is not None and len(window) != 2:
+            raise PolicyError(f"{source}: `{name}` needs a start and a stop, but is {list(window)}")
+    if rule.layers is not None and (not rule.layers or len(set(rule.layers)) != len(rule.layers)):
+        raise PolicyError(f"{source}: `layers` must name at least one layer, each once, but is {list(rule.layers)}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -4,7 +4,8 @@ Arrays, by name (c content classes, b branches, s sites, n steps); the first ste
 where nothing can be compared: a site was not called, or its output had another shape before:
 
 - `mse` (c, b, s, n): mean squared difference of a site's output from the step before (the measure of the PAB paper);
-- `change` (c, b, s, n): the same over the mean square of the output, without unit;
+- `change` (c, b, s, n): the same over the mean square of the output, without unit. A mean over samples of a quotient, so that
+  it does not follow from the mean `mse`: both are stored;
 - `distance` (c, b, s, n, n): relative squared distance of the outputs of two steps, estimated from sketches;
 - `seconds` (s, n): time in the site and its feeders, summed over the branches, per prompt;
 - `step_seconds` (n,): time in the whole transformer, summed over the branches, per prompt.
@@ -25,27 +26,9 @@ from pabtune.records.errors import ProfileError
 from pabtune.records.files import digest, load_json, save_json, write_atomically
 from pabtune.records.policies import MadeFor, Store
 from pabtune.records.sites import Site
+from pabtune.records.upgrades import upgrade
 
-SCHEMA = "pabtune.profile/1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StableWindow:
-    """What a curve of change over steps looks like.
-
-    Attributes:
-        shape: `u` (high at both ends), `left` or `right` (high at one end), `flat`, or `noisy`.
-        start: first stable step; None when noisy.
-        stop: step behind the last stable one; None when noisy.
-        floor: level of change in the stable part.
-        limit: level below which a step counted as stable.
-    """
-
-    shape: str
-    start: int | None
-    stop: int | None
-    floor: float
-    limit: float
+SCHEMA = "pabtune.profile/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +62,12 @@ class Profile:
         arrays: see the module's description.
         site_flops: of one call of each site for one prompt, all branches together.
         total_flops: of one step of the transformer for one prompt, all branches together.
-        windows: per content class and kind.
-        ranking: kinds from the least to the most change, with the level of change in the middle and the margin to
-            the next.
         sketch: number of projections, and error of sketched against exact distances of neighbouring steps.
         overhead: time of the profiled runs over plain generation.
-        provenance: versions, prompts' digest, device.
-        site_bytes: of one output of each site for one prompt, all branches together; empty in profiles of old.
+        site_bytes: of one output of each site for one prompt, all branches together.
         site_int8_bytes: the same for outputs that are kept in 8 bits.
-        call: of the transformer; None in profiles of old.
+        call: of the transformer.
+        provenance: versions, prompts' digest, device.
     """
 
     name: str
@@ -101,29 +81,16 @@ class Profile:
     arrays: Mapping[str, NDArray[np.float32]]
     site_flops: tuple[int, ...]
     total_flops: int
-    windows: Mapping[str, Mapping[str, StableWindow]]
-    ranking: tuple[Mapping[str, Any], ...]
+    site_bytes: tuple[int, ...]
+    site_int8_bytes: tuple[int, ...]
+    call: Call
     sketch: Mapping[str, float]
     overhead: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    site_bytes: tuple[int, ...] = ()
-    site_int8_bytes: tuple[int, ...] = ()
-    call: Call | None = None
 
     def __post_init__(self) -> None:
-        c, b, s, n = (len(self.contents), len(self.branches), len(self.sites), self.steps)
-        expected = {
-            "mse": (c, b, s, n),
-            "change": (c, b, s, n),
-            "distance": (c, b, s, n, n),
-            "seconds": (s, n),
-            "step_seconds": (n,),
-        }
-        found = {name: array.shape for name, array in self.arrays.items()}
-        if found != expected:
-            raise ProfileError(f"profile {self.name!r}: arrays must have the shapes {expected}, but have {found}")
-        if len(self.site_flops) != s:
-            raise ProfileError(f"profile {self.name!r}: {s} sites need as many FLOP counts, not {len(self.site_flops)}")
+        _check_sizes(self)
+        _check_seconds(self)
 
     @property
     def steps(self) -> int:
@@ -132,9 +99,8 @@ class Profile:
 
     @property
     def digest(self) -> str:
-        """Checksum of everything but the name, and of `call`, which files of old do not tell."""
-        document = self._document("", _checksum(self.arrays))
-        return digest({key: value for key, value in document.items() if key != "call"})
+        """Checksum of everything but the name of the arrays' file."""
+        return digest(self._document("", _checksum(self.arrays)))
 
     def save(self, path: str | Path) -> None:
         """Writes `path` and, beside it, the arrays as `.safetensors`; each atomically.
@@ -156,7 +122,7 @@ class Profile:
             ProfileError: a file is missing, broken, of another schema, or the two do not belong together.
         """
         path = Path(path)
-        document = load_json(path, SCHEMA, ProfileError)
+        document = load_json(path, SCHEMA, ProfileError, upgrade)
         beside = path.parent / document["arrays"]["file"]
         try:
             arrays = load_file(beside)
@@ -165,30 +131,21 @@ class Profile:
         if _checksum(arrays) != document["arrays"]["checksum"]:
             raise ProfileError(f"{beside}: does not belong to {path} (other checksum); profile again")
         sites = tuple(Site.from_document(site) for site in document["sites"])
-        windows = {
-            content: {kind: StableWindow(**window) for kind, window in kinds.items()}
-            for content, kinds in document["windows"].items()
-        }
         plain = ("name", "model", "prompts", "total_flops", "sketch", "overhead", "provenance")
-        lists = ("branches", "contents", "seeds", "site_flops", "ranking")
+        lists = ("branches", "contents", "seeds", "site_flops", "site_bytes", "site_int8_bytes")
         values: dict[str, Any] = {key: document[key] for key in plain} | {key: tuple(document[key]) for key in lists}
+        call = document["call"]
         return cls(
             made_for=MadeFor.from_document(document["made_for"]),
             sites=sites,
             arrays=arrays,
-            windows=windows,
-            site_bytes=tuple(document.get("site_bytes", ())),
-            site_int8_bytes=tuple(document.get("site_int8_bytes", ())),
-            call=_call(document.get("call")),
+            call=Call(per_step=call["per_step"], samples=call["samples"], shape=tuple(call["shape"])),
             **values,
         )
 
     def bytes_kept(self, store: Store) -> tuple[int, ...]:
-        """Of one output of each site for one prompt, all branches together, kept that way; empty if not known."""
+        """Bytes kept per site and prompt under `store`, all branches together."""
         return self.site_int8_bytes if store == "int8" else self.site_bytes
-
-    def _sizes(self) -> dict[str, tuple[int, ...]]:
-        return {"site_bytes": self.site_bytes, "site_int8_bytes": self.site_int8_bytes}
 
     def _document(self, arrays_file: str, checksum: str) -> dict[str, Any]:
         return {
@@ -204,21 +161,47 @@ class Profile:
             "arrays": {"file": arrays_file, "checksum": checksum},
             "site_flops": list(self.site_flops),
             "total_flops": self.total_flops,
-            **{name: list(sizes) for name, sizes in self._sizes().items() if sizes},
-            **({} if self.call is None else {"call": {**asdict(self.call), "shape": list(self.call.shape)}}),
-            "windows": {
-                content: {kind: asdict(window) for kind, window in kinds.items()}
-                for content, kinds in self.windows.items()
-            },
-            "ranking": [dict(row) for row in self.ranking],
+            "site_bytes": list(self.site_bytes),
+            "site_int8_bytes": list(self.site_int8_bytes),
+            "call": {**asdict(self.call), "shape": list(self.call.shape)},
             "sketch": dict(self.sketch),
             "overhead": self.overhead,
             "provenance": dict(self.provenance),
         }
 
 
-def _call(document: Mapping[str, Any] | None) -> Call | None:
-    return None if document is None else Call(**{**document, "shape": tuple(document["shape"])})
+def _check_sizes(profile: Profile) -> None:
+    """Checks that arrays and lists fit one another."""
+    source = f"profile {profile.name!r}"
+    c, b, s, n = (len(profile.contents), len(profile.branches), len(profile.sites), profile.steps)
+    expected = {
+        "mse": (c, b, s, n),
+        "change": (c, b, s, n),
+        "distance": (c, b, s, n, n),
+        "seconds": (s, n),
+        "step_seconds": (n,),
+    }
+    shapes = {name: array.shape for name, array in profile.arrays.items()}
+    if shapes != expected:
+        raise ProfileError(f"{source}: arrays must have the shapes {expected}, but have {shapes}")
+    for name in ("site_flops", "site_bytes", "site_int8_bytes"):
+        if len(getattr(profile, name)) != s:
+            raise ProfileError(f"{source}: `{name}` must have one entry for each of {s} sites")
+    if profile.made_for.sigmas is not None and len(profile.made_for.sigmas) != n:
+        raise ProfileError(f"{source}: {n} steps need as many noise levels, but it has {len(profile.made_for.sigmas)}")
+    if set(profile.prompts) != set(profile.contents):
+        raise ProfileError(f"{source}: `prompts` must count those of {', '.join(profile.contents)}")
+    if profile.total_flops < 1:
+        raise ProfileError(f"{source}: a step must take some FLOPs, but `total_flops` is {profile.total_flops}")
+
+
+def _check_seconds(profile: Profile) -> None:
+    """Checks that times are times: predictions divide by them."""
+    seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
+    if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
+        raise ProfileError(f"profile {profile.name!r}: `seconds` must be finite and not negative; profile again")
+    if not (np.isfinite(step_seconds).all() and (step_seconds > 0).all()):
+        raise ProfileError(f"profile {profile.name!r}: each of `step_seconds` must be over 0; profile again")
 
 
 def _checksum(arrays: Mapping[str, NDArray[np.float32]]) -> str:

@@ -22,6 +22,11 @@ class Prompt:
     seed: int = 0
 
 
+def as_prompts(prompts: Sequence[Prompt | str]) -> list[Prompt]:
+    """Prompts as records; a text gets its index as seed."""
+    return [Prompt(prompt=each, seed=index) if isinstance(each, str) else each for index, each in enumerate(prompts)]
+
+
 def load_prompts(path: Path, seed: int = 0) -> list[Prompt]:
     """Reads a prompt file: each line a JSON object with `prompt` and, optionally, `content` and `seed`; or plain text.
 

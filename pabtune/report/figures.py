@@ -1,99 +1,218 @@
-"""Figures of profiles and searches, drawn from records."""
+"""Figures of profiles and searches: their data first, as records without any drawing, then the drawing of these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from pabtune.planning.curves import ALL_CONTENTS, kind_curves, mean_of_known, mean_over_contents, rows_of
+from pabtune.planning.windows import StableWindow, windows_of
 from pabtune.records.profiles import Profile
-from pabtune.tuning.profile import ALL_CONTENTS, kind_curves, mean_of_known
-from pabtune.tuning.results import Candidate, pareto_front
+from pabtune.records.trials import Candidate
+from pabtune.tuning.results import pareto_front
 
 KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "mlp": "C3"}
 
+MEASURES: Mapping[str, str] = {
+    "change": "squared change from the step\nbefore / output squared",
+    "mse": "mean squared difference\nfrom the step before",
+}
+"""Label of the axis of each measure: the relative one, and the one that the PAB paper plots."""
 
-def draw_curves(profile: Profile, content: str | None = None) -> Figure:
-    """Change of each kind's outputs from the step before, over the steps, with its stable window as a bar below."""
-    rows = [profile.contents.index(content)] if content else list(range(len(profile.contents)))
-    change = mean_of_known(profile.arrays["change"][rows], (0, 1))
-    windows = profile.windows[content or ALL_CONTENTS]
+LEAST_CHANGE = 1e-12
+"""Smaller changes are drawn like this one, on a logarithmic scale."""
+
+HIGHEST_PSNR_DB = 60.0
+"""Higher ones, of videos that hardly differ, are drawn like this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvesData:
+    """Curves over the denoising steps.
+
+    Attributes:
+        title: of the figure.
+        label: of the vertical axis.
+        steps: of the run.
+        curves: per kind, (steps - 1,), from step 1 on.
+        windows: per kind.
+    """
+
+    title: str
+    label: str
+    steps: int
+    curves: Mapping[str, NDArray[np.floating]]
+    windows: Mapping[str, StableWindow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeatMapData:
+    """Values layer by step.
+
+    Attributes:
+        title: of the figure.
+        rows: names of the layers.
+        values: (layers, steps - 1), from step 1 on; log10 of the change.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    values: NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistancesData:
+    """Relative squared distances of outputs, (steps, steps), and the figure's title."""
+
+    title: str
+    values: NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParetoPoint:
+    """A trial in the figure.
+
+    Attributes:
+        predicted_time: over that of the full run.
+        drop: lost points of the score.
+        psnr_db: against the reference, as it is drawn.
+        is_preset: whether it is one of the presets.
+        is_feasible: within the budget and above the fidelity floor.
+    """
+
+    predicted_time: float
+    drop: float
+    psnr_db: float
+    is_preset: bool
+    is_feasible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParetoData:
+    """All trials that drew videos, and those that no other one beats, by time."""
+
+    points: tuple[ParetoPoint, ...]
+    front: tuple[ParetoPoint, ...]
+
+
+def curves_data(profile: Profile, content: str | None = None, measure: str = "change") -> CurvesData:
+    """Curves of each kind with its stable window.
+
+    Args:
+        profile: any.
+        content: one content class; None = all.
+        measure: `change`, or `mse` as the PAB paper plots it. Windows are those of the change.
+    """
+    curves = kind_curves(mean_over_contents(profile, measure, content), profile.sites)
+    return CurvesData(
+        title=f"{profile.name}: {content or 'all contents'}",
+        label=MEASURES[measure],
+        steps=profile.steps,
+        curves={kind: curve[1:] for kind, curve in curves.items()},
+        windows=windows_of(profile)[content or ALL_CONTENTS],
+    )
+
+
+def heat_map_data(profile: Profile, kind: str) -> HeatMapData:
+    """Change of one kind's outputs, layer by step, over all contents and branches."""
+    rows = rows_of(kind, profile.sites)
+    change = mean_over_contents(profile, "change")[rows, 1:]
+    return HeatMapData(
+        title=f"{kind}: log10 of the change from the step before",
+        rows=tuple(profile.sites[row].path for row in rows),
+        values=np.log10(np.maximum(change, LEAST_CHANGE)),
+    )
+
+
+def distances_data(profile: Profile, kind: str) -> DistancesData:
+    """Distances of one kind's outputs between any two steps."""
+    distance = mean_over_contents(profile, "distance")[rows_of(kind, profile.sites)]
+    return DistancesData(title=f"{kind}: distance between steps", values=mean_of_known(distance, 0))
+
+
+def pareto_data(candidates: Sequence[Candidate]) -> ParetoData:
+    """Trials by time, lost points and fidelity."""
+    return ParetoData(points=_points(candidates), front=_points(pareto_front(candidates)))
+
+
+def _points(candidates: Sequence[Candidate]) -> tuple[ParetoPoint, ...]:
+    return tuple(
+        ParetoPoint(
+            predicted_time=candidate.outcome.predicted_time,
+            drop=candidate.outcome.measured.drop,
+            psnr_db=min(candidate.outcome.measured.psnr_db, HIGHEST_PSNR_DB),
+            is_preset=candidate.origin.startswith("preset"),
+            is_feasible=candidate.outcome.is_feasible,
+        )
+        for candidate in candidates
+        if candidate.outcome.measured is not None
+    )
+
+
+def draw_curves(data: CurvesData) -> Figure:
+    """Curves over the steps, the stable windows as bars below."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     curves_axes, windows_axes = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    kinds = kind_curves(change, profile.sites)
-    for place, (kind, curve) in enumerate(kinds.items()):
-        color = KIND_COLORS[kind]
-        curves_axes.plot(range(1, profile.steps), curve[1:], color=color, label=kind, marker=".")
-        window = windows[kind]
+    for row, (kind, curve) in enumerate(data.curves.items()):
+        color, window = KIND_COLORS[kind], data.windows[kind]
+        curves_axes.plot(range(1, data.steps), curve, color=color, label=kind, marker=".")
         if window.start is not None and window.stop is not None:
-            windows_axes.barh(place, window.stop - window.start, left=window.start - 0.5, color=color, height=0.7)
+            windows_axes.barh(row, window.stop - window.start, left=window.start - 0.5, color=color, height=0.7)
         else:
-            windows_axes.text(
-                profile.steps / 2, place, f"{kind}: no stable window", ha="center", va="center", color=color
-            )
+            windows_axes.text(data.steps / 2, row, f"{kind}: no stable window", ha="center", va="center", color=color)
     curves_axes.set_yscale("log")
-    curves_axes.set_ylabel("squared change from the step\nbefore / output squared")
-    curves_axes.set_title(f"{profile.name}: {content or 'all contents'}")
+    curves_axes.set_ylabel(data.label)
+    curves_axes.set_title(data.title)
     curves_axes.legend()
     curves_axes.grid(alpha=0.3)
-    windows_axes.set_yticks(range(len(kinds)), list(kinds))
+    windows_axes.set_yticks(range(len(data.curves)), list(data.curves))
     windows_axes.set_xlabel("denoising step")
     windows_axes.set_ylabel("stable\nwindow")
     return figure
 
 
-def draw_heat_map(profile: Profile, kind: str) -> Figure:
-    """Change of one kind's outputs, layer by step, all contents and branches."""
-    rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-    change = mean_of_known(profile.arrays["change"], (0, 1))[rows, 1:]
-    figure = Figure(figsize=(8, 0.35 * len(rows) + 1.6), layout="constrained")
+def draw_heat_map(data: HeatMapData) -> Figure:
+    """A row of colours for each layer."""
+    count, steps = data.values.shape
+    figure = Figure(figsize=(8, 0.35 * count + 1.6), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(
-        np.log10(np.maximum(change, 1e-12)), aspect="auto", extent=(0.5, profile.steps - 0.5, len(rows), 0)
-    )
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [profile.sites[row].path for row in rows], fontsize=7)
+    image = axes.imshow(data.values, aspect="auto", extent=(0.5, steps + 0.5, count, 0))
+    axes.set_yticks(np.arange(count) + 0.5, data.rows, fontsize=7)
     axes.set_xlabel("denoising step")
-    axes.set_title(f"{kind}: log10 of the change from the step before")
+    axes.set_title(data.title)
     figure.colorbar(image)
     return figure
 
 
-def draw_distances(profile: Profile, kind: str) -> Figure:
-    """Relative squared distance of one kind's outputs between any two steps."""
-    rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-    distance = mean_of_known(mean_of_known(profile.arrays["distance"], (0, 1))[rows], 0)
+def draw_distances(data: DistancesData) -> Figure:
+    """A square of colours, step by step."""
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(distance, vmin=0)
-    axes.set_title(f"{kind}: distance between steps")
+    image = axes.imshow(data.values, vmin=0)
+    axes.set_title(data.title)
     axes.set_xlabel("denoising step")
     axes.set_ylabel("denoising step")
     figure.colorbar(image)
     return figure
 
 
-def draw_pareto(candidates: Sequence[Candidate]) -> Figure:
-    """Time against lost points and against fidelity, one dot per trial; feasible ones filled, the front joined."""
+def draw_pareto(data: ParetoData) -> Figure:
+    """Time against lost points and against fidelity, one mark per trial; feasible ones filled, the front joined."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, measure, label in zip(
-        figure.subplots(1, 2),
-        ("drop", "psnr_db"),
-        ("lost points of the score", "PSNR to the reference, dB"),
-        strict=True,
-    ):
-        for candidate in candidates:
-            outcome = candidate.outcome
+    measures = {"drop": "lost points of the score", "psnr_db": "PSNR to the reference, dB"}
+    for axes, (measure, label) in zip(figure.subplots(1, 2), measures.items(), strict=True):
+        for point in data.points:
             axes.plot(
-                outcome.predicted_time,
-                min(getattr(outcome, measure), 60.0),
-                marker="s" if candidate.origin.startswith("preset") else "o",
-                color="C3" if candidate.origin.startswith("preset") else "C0",
-                fillstyle="full" if outcome.is_feasible else "none",
+                point.predicted_time,
+                getattr(point, measure),
+                marker="s" if point.is_preset else "o",
+                color="C3" if point.is_preset else "C0",
+                fillstyle="full" if point.is_feasible else "none",
                 linestyle="",
             )
-        front = pareto_front(candidates)
-        axes.plot(
-            [c.outcome.predicted_time for c in front], [min(getattr(c.outcome, measure), 60.0) for c in front], "k:"
-        )
+        axes.plot([point.predicted_time for point in data.front], [getattr(p, measure) for p in data.front], "k:")
         axes.set_xlabel("predicted time / full run")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

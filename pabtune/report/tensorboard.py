@@ -8,12 +8,22 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from pabtune.planning.curves import kind_curves
 from pabtune.records.errors import FileError
 from pabtune.records.profiles import Profile
-from pabtune.report.figures import draw_curves, draw_distances, draw_heat_map, draw_pareto
+from pabtune.records.trials import Candidate
+from pabtune.report.figures import (
+    MEASURES,
+    curves_data,
+    distances_data,
+    draw_curves,
+    draw_distances,
+    draw_heat_map,
+    draw_pareto,
+    heat_map_data,
+    pareto_data,
+)
 from pabtune.report.videos import encode_gif, enlarge
-from pabtune.tuning.profile import kind_curves, mean_of_known
-from pabtune.tuning.results import Candidate
 
 
 def open_writer(folder: Path) -> SummaryWriter:
@@ -30,18 +40,22 @@ def open_writer(folder: Path) -> SummaryWriter:
 
 
 def write_profile(writer: SummaryWriter, profile: Profile) -> None:
-    """Curves per kind and content class as scalars and with their windows, heat maps, distances, times."""
-    for index, content in enumerate(profile.contents):
-        change = mean_of_known(profile.arrays["change"][index], 0)
-        for kind, curve in kind_curves(change, profile.sites).items():
-            for step in range(1, profile.steps):
-                writer.add_scalar(f"change/{content}/{kind}", float(curve[step]), step)
-        writer.add_figure(f"windows/{content}", draw_curves(profile, content))
-    writer.add_figure("windows/all", draw_curves(profile))
+    """Curves per kind and content class as scalars and with their windows, heat maps, distances, times.
+
+    `change` is relative; `mse` is what the PAB paper plots.
+    """
+    for measure in MEASURES:
+        for content in profile.contents:
+            data = curves_data(profile, content, measure)
+            for kind, curve in data.curves.items():
+                for step, value in enumerate(curve, start=1):
+                    writer.add_scalar(f"{measure}/{content}/{kind}", float(value), step)
+            writer.add_figure(f"{measure} and windows/{content}", draw_curves(data))
+        writer.add_figure(f"{measure} and windows/all", draw_curves(curves_data(profile, measure=measure)))
     seconds = kind_curves(profile.arrays["seconds"], profile.sites)
     for kind, curve in seconds.items():
-        writer.add_figure(f"layer x step/{kind}", draw_heat_map(profile, kind))
-        writer.add_figure(f"step x step/{kind}", draw_distances(profile, kind))
+        writer.add_figure(f"layer x step/{kind}", draw_heat_map(heat_map_data(profile, kind)))
+        writer.add_figure(f"step x step/{kind}", draw_distances(distances_data(profile, kind)))
         for step in range(profile.steps):
             writer.add_scalar(f"milliseconds per site/{kind}", 1000 * float(curve[step]), step)
     writer.flush()
@@ -63,23 +77,21 @@ def write_video(
 
 
 def write_trial(writer: SummaryWriter, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
-    """One trial's parameters and measures, and the Pareto front of all trials so far."""
+    """One trial's parameters and what is known of it, and the Pareto front of all trials so far."""
     outcome = candidate.outcome
     measures = {
         "predicted_time": outcome.predicted_time,
         "compute_fraction": outcome.compute_fraction,
-        "psnr_db": outcome.psnr_db,
-        "drop": outcome.drop,
-        "drop_upper": outcome.drop_upper,
-        "measured_s": outcome.measured_s,
         "is_feasible": float(outcome.is_feasible),
     }
+    if outcome.measured is not None:
+        measures |= {name: getattr(outcome.measured, name) for name in ("psnr_db", "drop", "drop_upper", "seconds")}
     for name, value in measures.items():
         writer.add_scalar(f"trial/{name}", value, candidate.number)
     writer.add_hparams(
-        {**candidate.parameters, "origin": candidate.origin},
+        {**candidate.parameters, "origin": candidate.origin, "status": outcome.status},
         {f"hparam/{name}": value for name, value in measures.items()},
         run_name=f"trial-{candidate.number:04d}",
     )
-    writer.add_figure("pareto front", draw_pareto(candidates), candidate.number)
+    writer.add_figure("pareto front", draw_pareto(pareto_data(candidates)), candidate.number)
     writer.flush()

@@ -176,7 +176,10 @@ class Recorder(Measurement):
             histories = [self._histories.get((name, index), SiteHistory()) for index in range(self._sites)]
             mse[name] = torch.stack([_curve(history, steps, lambda seen: seen.change) for history in histories])
             change[name] = torch.stack(
-                [_curve(history, steps, lambda seen: seen.change / seen.square.clamp_min(1e-30)) for history in histories]
+                [
+                    _curve(history, steps, lambda seen: seen.change / seen.square.clamp_min(1e-30))
+                    for history in histories
+                ]
             )
             pairs = [_distances(history, steps) for history in histories]
             distance[name] = torch.stack([relative for relative, _ in pairs])
@@ -223,8 +226,12 @@ class Recorder(Measurement):
         self._hold(history, current)
         # Scaled such that the summed square of a sketch estimates the mean square of the output.
         columns = min(tokens.shape[2], WIDTH_PROJECTIONS)
-        rows = self._matrix(self._projections, tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
-        sketch = rows if columns == tokens.shape[2] else rows @ self._matrix(columns, tokens.shape[2], 1).T / columns**0.5
+        rows = (
+            self._matrix(self._projections, tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
+        )
+        sketch = (
+            rows if columns == tokens.shape[2] else rows @ self._matrix(columns, tokens.shape[2], 1).T / columns**0.5
+        )
         self._fresh.append(history)
         history.observations[self._step] = Observation(
             shape=tuple(current.shape), sketch=sketch, square=tokens.square().mean((1, 2)), change=change
@@ -232,7 +239,9 @@ class Recorder(Measurement):
 
     def _hold(self, history: SiteHistory, output: Tensor) -> None:
         """Keeps an output for the next step, in the type it has, where there is room for it."""
-        held = sum(each.previous.nbytes for each in self._histories.values() if each.previous is not None and each.is_near)
+        held = sum(
+            each.previous.nbytes for each in self._histories.values() if each.previous is not None and each.is_near
+        )
         held -= history.previous.nbytes if history.previous is not None and history.is_near else 0
         history.is_near = self._memory is None or held + output.nbytes <= self._memory
         history.previous = output if history.is_near else output.cpu()

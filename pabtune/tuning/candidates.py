@@ -1,8 +1,6 @@
 """Trying a policy out, cheaply first: few prompts, and more while it is still promising."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -12,13 +10,14 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, shared_seconds
-from pabtune.planning.masks import resolve
+from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
+from pabtune.records.trials import Measurement, Outcome
 from pabtune.runtime.engine import broadcast
 from pabtune.tuning.generation import Settings, Video, batches, generate
 from pabtune.tuning.references import References
@@ -30,56 +29,8 @@ RUNG_SHARES = (0.25, 0.5, 1.0)
 DOUBT = 0.05
 """One-sided error with which a candidate is given up early."""
 
-ROUNDING_DB = 1e-6
-"""A policy that is the floor itself is not under it."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What is known of a candidate after its trial.
-
-    Attributes:
-        prompts: how many it was tried on.
-        is_complete: tried on all of them, not given up early.
-        predicted_time: time in the transformer over that of the full run, from the profile's measured site times.
-        measured_s: wall time per video.
-        compute_fraction: FLOPs computed over FLOPs of the full run.
-        psnr_db: mean against the reference videos.
-        drop: mean lost points of the score.
-        drop_upper: one-sided 95 % upper bound of that.
-        over_budget: bound of the drop less the budget (complete) or mean less the budget (given up); > 0 = too much.
-        under_floor_db: mean PSNR missing to the floor; > 0 = too far away; 0 without a floor.
-        over_memory: held bytes over the limit less 1; > 0 = too much, and it was not run; 0 without a limit.
-    """
-
-    prompts: int
-    is_complete: bool
-    predicted_time: float
-    measured_s: float
-    compute_fraction: float
-    psnr_db: float
-    drop: float
-    drop_upper: float
-    over_budget: float
-    under_floor_db: float
-    over_memory: float = 0.0
-
-    @property
-    def is_feasible(self) -> bool:
-        """Shown to be within the budget and not under the fidelity floor, on the search's prompts."""
-        return self.is_complete and self.is_possible
-
-    @property
-    def is_possible(self) -> bool:
-        """Neither over the budget nor under the fidelity floor, as far as it was tried."""
-        return self.over_budget <= 0 and self.over_memory <= 0 and self.under_floor_db <= ROUNDING_DB
-
-    def to_document(self) -> dict[str, Any]:
-        """The outcome as JSON."""
-        return asdict(self)
-
-
-class Bench:
+class TrialRunner:
     """Tries policies out on fixed prompts.
 
     Args:
@@ -134,14 +85,17 @@ class Bench:
         )
         return own / full
 
-    def over_memory(self, policy: Policy) -> float:
-        """Held bytes of a batch over the limit less 1; 0 without a limit."""
+    def over_memory(self, policy: Policy) -> float | None:
+        """Held bytes of a batch over the limit less 1; None without a limit."""
         if self._memory is None:
-            return 0.0
-        mask = resolve(policy, self._profile.sites, self._space.schedule())
+            return None
         sizes = self._profile.bytes_kept(policy.store)
-        held = held_bytes(mask, sizes, policy.store).max() * self._settings.batch_size
+        held = held_bytes(self._mask(policy), sizes, policy.store).max() * self._settings.batch_size
         return float(held) / self._memory - 1
+
+    def _mask(self, policy: Policy) -> ComputeMask:
+        mask = resolve(policy, self._profile.sites, self._space.schedule())
+        return mask.where_called(self._profile.arrays["seconds"] > 0)
 
     def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:
         """Tries a policy on more and more prompts, until all are done or it is not promising any more.
@@ -151,11 +105,11 @@ class Bench:
             time_to_beat: predicted time of the best candidate so far; a slower one is given up after the first rung.
         """
         over_memory, predicted = self.over_memory(policy), self.predicted_time(policy)
-        if over_memory > 0:
+        fraction = compute_fraction(self._mask(policy), self._profile.site_flops, self._profile.total_flops)
+        if over_memory is not None and over_memory > 0:
             return Outcome(
-                prompts=0, is_complete=False, predicted_time=predicted, measured_s=0.0, compute_fraction=1.0, psnr_db=0.0,
-                drop=0.0, drop_upper=0.0, over_budget=0.0, under_floor_db=0.0, over_memory=over_memory,
-            )  # fmt: skip
+                status="over memory", predicted_time=predicted, compute_fraction=fraction, over_memory=over_memory
+            )
         drops: list[float] = []
         psnrs: list[float] = []
         margins: list[float] = []
@@ -175,23 +129,21 @@ class Bench:
                 rungs = [rung for rung in rungs if rung > len(drops)]
                 if rungs and not self._is_promising(drops, margins, predicted, time_to_beat):
                     break
-        known = drop_statistics(drops)
+        statistics = drop_statistics(drops)
         is_complete = len(drops) == self._count
-        bound = known.upper if is_complete else known.mean
-        mask = resolve(policy, self._profile.sites, self._space.schedule())
         return Outcome(
-            prompts=len(drops),
-            is_complete=is_complete,
+            status="complete" if is_complete else "stopped early",
             predicted_time=predicted,
-            measured_s=seconds / len(drops),
-            compute_fraction=compute_fraction(
-                mask, self._profile.site_flops, self._profile.total_flops, self._profile.arrays["seconds"] > 0
+            compute_fraction=fraction,
+            measured=Measurement(
+                prompts=len(drops),
+                seconds=seconds / len(drops),
+                psnr_db=float(np.mean(psnrs)),
+                drop=statistics.mean,
+                drop_upper=statistics.upper,
+                over_budget=(statistics.upper if is_complete else statistics.mean) - self._budget.largest_drop,
+                under_floor_db=float(np.mean(margins)) if self._floor else None,
             ),
-            psnr_db=float(np.mean(psnrs)),
-            drop=known.mean,
-            drop_upper=known.upper,
-            over_budget=bound - self._budget.largest_drop,
-            under_floor_db=float(np.mean(margins)),
             over_memory=over_memory,
         )
 

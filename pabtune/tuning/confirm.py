@@ -7,18 +7,33 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import Budget, Verdict, drop_statistics, judge
+from pabtune.quality.budget import Budget, drop_statistics, judge
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.trials import Candidate, Verdict
 from pabtune.tuning.evaluate import evaluate
-from pabtune.tuning.profile import profiled_flops, versions
+from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.results import Candidate
 
 FINALISTS = 4
 """How many candidates are confirmed at most, the fastest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What unseen prompts showed.
+
+    Attributes:
+        best: the winner with its evidence; None if there was nothing to confirm, or all of it was rejected.
+        verdict: on the finalist that came out best; None if there was none.
+        evaluations: of that finalist and of the floor.
+    """
+
+    best: Policy | None
+    verdict: Verdict | None
+    evaluations: tuple[Evaluation, ...]
 
 
 def confirm(
@@ -29,18 +44,15 @@ def confirm(
     unseen: Sequence[Prompt],
     config: SearchConfig,
     study_name: str,
-) -> tuple[Policy | None, Verdict | None, list[Evaluation]]:
-    """The fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
+) -> Confirmation:
+    """Looks for the fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
 
     All finalists are measured in turns, on the same prompts. If none holds the budget for certain, the first that is not
-    rejected is returned as undecided.
-
-    Returns:
-        The policy with its evidence, its verdict, and the evaluations of it and of the floor.
+    rejected is the best, as undecided; if all are rejected there is none.
     """
     finalists = choose_finalists(candidates, config.floor)
     if not finalists:
-        return None, None, []
+        return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[config.floor]] if config.floor else []
     evaluations = evaluate(
         pipeline,
@@ -50,15 +62,18 @@ def confirm(
         score=config.budget.score,
         batch_size=config.batch_size,
         arguments=config.arguments,
-        flops=profiled_flops(profile),
         catalog=config.catalog,
     )
     floor = evaluations[len(finalists)] if presets else None
-    standings = [stand(evaluation, floor, config.budget) for evaluation in evaluations[: len(finalists)]]
-    place = min(range(len(finalists)), key=lambda index: standings[index].rank)
-    finalist, own, verdict = finalists[place], evaluations[place], standings[place].verdict
-    policy = with_evidence(finalist, own, verdict, profile, prompts, unseen, config, study_name)
-    return policy, verdict, [own, *evaluations[len(finalists) :]]
+    standings = [assess(evaluation, floor, config.budget) for evaluation in evaluations[: len(finalists)]]
+    index = find_best(standings)
+    evaluation, verdict = evaluations[index], standings[index].verdict
+    policy = with_evidence(finalists[index], evaluation, verdict, profile, prompts, unseen, config, study_name)
+    return Confirmation(
+        best=None if verdict == "reject" else policy,
+        verdict=verdict,
+        evaluations=(evaluation, *evaluations[len(finalists) :]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +89,12 @@ class Standing:
     loses_more: bool
 
     @property
-    def rank(self) -> tuple[int, bool]:
+    def order(self) -> tuple[int, bool]:
         """Smaller is better. Among equals the faster finalist, which comes first, wins."""
         return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
 
 
-def stand(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
+def assess(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor."""
     if floor is None:
         return Standing(judge(own.drops, budget), loses_more=False)
@@ -87,6 +102,11 @@ def stand(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing
     verdict = judge(own.drops, budget) if closer else "reject"
     lost = [ours - theirs for ours, theirs in zip(own.drops, floor.drops, strict=True)]
     return Standing(verdict, loses_more=drop_statistics(lost).lower > 0)
+
+
+def find_best(standings: Sequence[Standing]) -> int:
+    """Index of the best standing, the first of equals: a difference that was not shown does not make a slower one win."""
+    return min(range(len(standings)), key=lambda index: standings[index].order)
 
 
 def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) -> list[Candidate]:
@@ -98,14 +118,20 @@ def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) 
     """
     possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
     front: list[Candidate] = []
-    for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, each.outcome.under_floor_db)):
-        if not front or candidate.outcome.under_floor_db < front[-1].outcome.under_floor_db:
+    for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, _under_floor_db(each))):
+        if not front or _under_floor_db(candidate) < _under_floor_db(front[-1]):
             front.append(candidate)
     presets = [each for each in possible if floor is not None and each.origin == f"preset {floor}"]
     if not presets:
         return front[:FINALISTS]
     faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
     return [*faster[: FINALISTS - 1], presets[0]]
+
+
+def _under_floor_db(candidate: Candidate) -> float:
+    """Mean PSNR missing to the floor; the same for all where there is none."""
+    measured = candidate.outcome.measured
+    return 0.0 if measured is None or measured.under_floor_db is None else measured.under_floor_db
 
 
 def with_evidence(  # noqa: PLR0913, one record of everything

@@ -8,7 +8,6 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.costs.compute import compute_fraction
 from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.records.errors import PromptError
@@ -17,24 +16,22 @@ from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.engine import broadcast
-from pabtune.runtime.flops import FlopCount
+from pabtune.runtime.flops import computed_fraction, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
     WARM_UP_STEPS,
     Generation,
+    Progress,
     Settings,
     Video,
     batches,
-    count_model_flops,
     generate,
 )
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(slots=True)
-class Tally:
+class PolicyTally:
     """What is added up for one policy, prompt by prompt and batch by batch."""
 
     seconds: float = 0.0
@@ -96,7 +93,6 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     score: str = "shapes",
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
-    flops: FlopCount | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
     progress: Progress | None = None,
@@ -114,7 +110,6 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         score: name of the absolute score, `module:function`, or `none`.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
-        flops: FLOP counts of one step; counted when not given.
         store: how outputs are kept for later steps; None = as each policy says.
         catalog: what is known of transformer classes.
         progress: told after each call of the pipeline.
@@ -126,12 +121,12 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         BudgetError: the score is unknown.
     """
     target = Target.of(pipeline, catalog)
-    _check_request(target, policies, prompts, score)
+    _check_policies(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    flops = flops or count_model_flops(pipeline, target, prompts[0], settings)
+    calls = count_flops(target, lambda: generate(pipeline, [prompts[0]], settings)).calls
     plan = list(batches(prompts, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
-    tallies = [Tally() for _ in policies]
+    tallies = [PolicyTally() for _ in policies]
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)
         if on_videos:
@@ -140,8 +135,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
                 made = generate(pipeline, batch, settings)
-            mask = run.mask.inside_blocks()
-            fraction = compute_fraction(mask, flops.sites, flops.total, run.called[: len(mask.sites)])
+            fraction = computed_fraction(calls, [record.computed for record in run.records])
             tally.add(batch, reference, made, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
@@ -151,7 +145,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
 
 
-def _check_request(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
+def _check_policies(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
     if score != NO_SCORE:

@@ -1,7 +1,7 @@
 """Generating videos reproducibly: same prompt, seed and settings, same initial noise."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,9 @@ from pabtune.runtime.timing import now
 
 Video = NDArray[np.uint8]
 """Frames of one video, (frames, height, width, 3)."""
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many parts of the work are done."""
 
 BATCH_SIZE = 4
 

@@ -13,11 +13,10 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.windows import find_window, rank_kinds
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
 from pabtune.records.profiles import Call, Profile
-from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.flops import FlopCount
@@ -27,6 +26,7 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
     WARM_UP_STEPS,
+    Progress,
     Settings,
     Video,
     batches,
@@ -34,14 +34,8 @@ from pabtune.tuning.generation import (
     generate,
 )
 
-ALL_CONTENTS = "all"
-"""Key of the windows over all content classes."""
-
 OVERHEAD_BATCHES = 3
 """So many batches are drawn without the recorder too, for the profile's overhead."""
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many parts of the work are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +83,14 @@ def profile(  # noqa: PLR0913, the public surface names them all
         raise ProfileError(f"a profile needs at least 2 steps to see change, but got {num_inference_steps}")
     if not prompts:
         raise ProfileError("a profile needs at least one prompt")
-    asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
+    drawn = as_prompts(prompts)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     target = Target.of(pipeline, catalog)
-    flops = count_model_flops(pipeline, target, asked[0], settings)
-    plan = list(batches(asked, batch_size))
+    flops = count_model_flops(pipeline, target, drawn[0], settings)
+    plan = list(batches(drawn, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
 
-    recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), Tally()
+    recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), RecordingTally()
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
         made = record(target, recorder, partial(generate, pipeline, batch, settings))
@@ -109,28 +103,8 @@ def profile(  # noqa: PLR0913, the public surface names them all
         if progress:
             progress(done + 1, len(plan))
     made_for = describe_run(pipeline, target, settings, made.videos[0])
-    provenance = {"prompts": digest_prompts(asked), "pipeline": type(pipeline).__name__, **versions()}
+    provenance = {"prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, **versions()}
     return tally.profile(name, model, made_for, target.sites, flops, provenance)
-
-
-def kind_curves(change_sn: NDArray[np.floating], sites: Sequence[Site]) -> dict[str, NDArray[np.floating]]:
-    """Mean curve per kind, (steps,), from one curve per site, (sites, steps).
-
-    Where no site of a kind can be compared, everything may have changed: there stands the largest change of the curve.
-    """
-    curves = {}
-    for kind in dict.fromkeys(site.kind for site in sites):
-        curve = mean_of_known(change_sn[[site.kind == kind for site in sites]], 0)
-        curves[kind] = np.where(np.isnan(curve), np.max(curve, initial=0.0, where=~np.isnan(curve)), curve)
-    return curves
-
-
-def mean_of_known(values: NDArray[np.floating], axis: int | tuple[int, ...]) -> NDArray[np.floating]:
-    """The mean of those that are not NaN; NaN where all are."""
-    known = ~np.isnan(values)
-    count = known.sum(axis)
-    total = np.where(known, values, 0.0).sum(axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings, video: Video) -> MadeFor:
@@ -169,7 +143,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("pabtune", "torch", "diffusers")}
 
 
-class Tally:
+class RecordingTally:
     """Adds up recordings per content class, weighted by prompts."""
 
     def __init__(self) -> None:
@@ -253,7 +227,8 @@ class Tally:
         provenance: Mapping[str, Any],
     ) -> Profile:
         """The record."""
-        arrays = self.arrays()
+        if self._call is None:
+            raise ProfileError("nothing was recorded")
         return Profile(
             name=name,
             model=model,
@@ -263,11 +238,9 @@ class Tally:
             contents=self.contents,
             prompts=self.prompts,
             seeds=tuple(self._seeds),
-            arrays=arrays,
+            arrays=self.arrays(),
             site_flops=flops.sites,
             total_flops=flops.total,
-            windows=_windows(arrays["change"], self.contents, sites),
-            ranking=tuple(rank_kinds(kind_curves(mean_of_known(arrays["change"], (0, 1)), sites))),
             sketch=self.sketch(),
             overhead=self._recorded_seconds / self._plain_seconds,
             provenance=provenance,
@@ -275,18 +248,3 @@ class Tally:
             site_int8_bytes=tuple(-(-count // self._batch_size) for count in self._site_int8_bytes),
             call=self._call,
         )
-
-
-def _windows(change_cbsn: NDArray[np.floating], contents: Sequence[str], sites: Sequence[Site]) -> dict[str, Any]:
-    """Windows per content class and kind; over all contents as well."""
-    per_content = {content: mean_of_known(change_cbsn[index], 0) for index, content in enumerate(contents)}
-    per_content[ALL_CONTENTS] = mean_of_known(change_cbsn, (0, 1))
-    return {
-        content: {kind: find_window(curve) for kind, curve in kind_curves(change, sites).items()}
-        for content, change in per_content.items()
-    }
-
-
-def profiled_flops(profile: Profile) -> FlopCount:
-    """The FLOP counts that a profile holds."""
-    return FlopCount(sites=profile.site_flops, total=profile.total_flops)

@@ -7,14 +7,22 @@ from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.sharing import ALONE, Sharing
+from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
 from pabtune.records.policies import Store
+from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.generation import BATCH_SIZE
 
-LEAST_PROMPTS = 12
+LEAST_SEARCHED_PROMPTS = 12
 """Fewer distinct prompts cannot be searched with and confirmed on."""
+
+AUTO_FLOOR = "auto"
+"""Stands for the floor that suits the model."""
+
+PAPERS_FLOOR = "pab246"
+"""The paper's careful preset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +31,7 @@ class SearchConfig:
 
     Attributes:
         budget: on the absolute score.
-        trials: finished trials that the study shall have in the end, over all workers and runs.
+        trials: finished trials that the study has in the end, over all workers and runs.
         floor: preset that candidates must be as close to the unaccelerated video as, in PSNR; None = no floor.
         storage: journal file, or URL that Optuna takes (`sqlite:///…`, `postgresql://…`).
         folder: for reference videos.
@@ -61,17 +69,25 @@ class SearchConfig:
         return ("exact",) if self.memory is None else ("exact", "int8")
 
 
+def find_floor(profile: Profile, floor: str | None = AUTO_FLOOR) -> str | None:
+    """The preset that is the fidelity floor of a search: for `auto` the paper's, if the model has all kinds of its sites."""
+    if floor != AUTO_FLOOR:
+        return floor
+    kinds = {rule.kind for rule in PRESETS[PAPERS_FLOOR].rules}
+    return PAPERS_FLOOR if kinds <= {site.kind for site in profile.sites} else None
+
+
 def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
     """Every third prompt for the search, the others for its confirmation; duplicates of a prompt are dropped.
 
     Raises:
-        StudyError: fewer than `LEAST_PROMPTS` distinct prompts.
+        StudyError: fewer than `LEAST_SEARCHED_PROMPTS` distinct prompts.
     """
     distinct = list({prompt.prompt: prompt for prompt in prompts}.values())
-    if len(distinct) < LEAST_PROMPTS:
+    if len(distinct) < LEAST_SEARCHED_PROMPTS:
         raise StudyError(
-            f"a search needs at least {LEAST_PROMPTS} distinct prompts (a third to search with, the rest to confirm), but "
-            f"got {len(distinct)}"
+            f"a search needs at least {LEAST_SEARCHED_PROMPTS} distinct prompts (a third to search with, the rest to "
+            f"confirm), but got {len(distinct)}"
         )
     by_content: dict[str, list[Prompt]] = {}
     for prompt in distinct:

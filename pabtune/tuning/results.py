@@ -1,60 +1,26 @@
-"""What a search found: finished trials, their front, the winner."""
+"""Conclusions from finished trials: their Pareto front, and one policy of the winners for several content classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from pabtune.quality.budget import Verdict
 from pabtune.records.errors import PolicyError
-from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
-from pabtune.tuning.candidates import Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A finished trial.
-
-    Attributes:
-        number: of the trial in its study.
-        origin: `sampler`, or where its parameters come from.
-        policy: what was tried.
-        parameters: the same as values of the space.
-        outcome: what came out.
-    """
-
-    number: int
-    origin: str
-    policy: Policy
-    parameters: Mapping[str, int | str]
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        study: name of the study in its storage.
-        candidates: all finished trials.
-        best: the winner with its evidence; None if nothing was found inside the budget on the search's prompts.
-        verdict: of the confirmation on unseen prompts; None without a winner.
-        evaluations: of the confirmation: the winner, and the policy that it had to be as close as.
-    """
-
-    study: str
-    candidates: tuple[Candidate, ...]
-    best: Policy | None
-    verdict: Verdict | None
-    evaluations: tuple[Evaluation, ...]
+from pabtune.records.trials import Candidate
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Complete candidates that no other one beats in both predicted time and PSNR, by time."""
+    points = [
+        (candidate.outcome.predicted_time, -candidate.outcome.measured.psnr_db, candidate)
+        for candidate in candidates
+        if candidate.outcome.status == "complete" and candidate.outcome.measured is not None
+    ]
     front: list[Candidate] = []
-    complete = [candidate for candidate in candidates if candidate.outcome.is_complete]
-    for candidate in sorted(complete, key=lambda c: (c.outcome.predicted_time, -c.outcome.psnr_db)):
-        if not front or candidate.outcome.psnr_db > front[-1].outcome.psnr_db:
+    best = float("inf")
+    for _, negative_psnr_db, candidate in sorted(points, key=lambda point: point[:2]):
+        if negative_psnr_db < best:
             front.append(candidate)
+            best = negative_psnr_db
     return front
 
 

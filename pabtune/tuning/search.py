@@ -4,19 +4,12 @@ One study holds all trials; it lives in a storage that outlives a kill, and seve
 the search's prompts is confirmed on prompts that the search never saw, measured in turns with the unaccelerated model.
 """
 
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 from diffusers import DiffusionPipeline
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
@@ -24,27 +17,23 @@ from pabtune.planning.presets import PRESETS
 from pabtune.planning.sharding import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
-from pabtune.records.files import check_writable, digest
+from pabtune.records.files import digest
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
+from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
-from pabtune.tuning.candidates import Bench, Outcome
+from pabtune.tuning.candidates import TrialRunner
 from pabtune.tuning.confirm import confirm
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.references import References
-from pabtune.tuning.request import SearchConfig, split_prompts
-from pabtune.tuning.results import Candidate, SearchResult
-from pabtune.tuning.space import Parameter, Space
+from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
+from pabtune.tuning.results import combine
+from pabtune.tuning.space import Space
+from pabtune.tuning.study import OnTrial, SharedStudy
 
-STALE_AFTER = timedelta(minutes=10)
-"""A running trial of an unknown worker is taken for dead after this."""
-
-JOURNAL_SUFFIXES = (".log", ".journal")
-
-
-OnTrial = Callable[[Candidate, Sequence[Candidate]], None]
-"""Told of every trial that this process finished, and of all finished trials of the study."""
+OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
+"""As `OnTrial`; told first of which content class the search is, None = all."""
 
 
 def search_policy(
@@ -69,11 +58,11 @@ def search_policy(
         ProfileError: the profile is of another model, or has too few steps.
         StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
     """
-    _check_request(pipeline, profile, prompts, unseen, config)
+    _check_search(pipeline, profile, prompts, unseen, config)
     space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    bench = Bench(
+    runner = TrialRunner(
         pipeline,
         profile,
         space,
@@ -85,19 +74,62 @@ def search_policy(
         config.sharing,
         config.catalog,
     )
-    study = _open_study(profile, prompts, space, config)
+    request = _request(profile, prompts, space, config)
+    name = study_name(profile, config.content, request)
+    study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
     if config.floor is not None:
-        study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
-    _run_trials(study, space, bench, config, on_trial)
-    candidates = _candidates(study, space, config)
-    best, verdict, evaluations = confirm(pipeline, profile, candidates, prompts, unseen, config, study.study_name)
+        study.note("floor_psnr_db", runner.set_floor(PRESETS[config.floor]))
+    study.run(runner.try_out, config.trials, on_trial)
+    candidates = study.candidates()
+    confirmation = confirm(pipeline, profile, candidates, prompts, unseen, config, study.name)
     return SearchResult(
-        study=study.study_name,
+        study=study.name,
         candidates=tuple(candidates),
-        best=best,
-        verdict=verdict,
-        evaluations=tuple(evaluations),
+        best=confirmation.best,
+        verdict=confirmation.verdict,
+        evaluations=confirmation.evaluations,
     )
+
+
+def search_variants(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    unseen: Sequence[Prompt],
+    config: SearchConfig,
+    contents: Sequence[str],
+    on_trial: OnVariantTrial | None = None,
+) -> SearchResult:
+    """Searches for prompts of any content, then for each content class; `.best` holds a variant for each winner.
+
+    Args:
+        pipeline: the model that was profiled.
+        profile: of it.
+        prompts: that trials are measured on.
+        unseen: that the winners are confirmed on; disjoint from `prompts`.
+        config: how.
+        contents: content classes that get a study of their own, on their own prompts.
+        on_trial: told of every trial.
+
+    Raises:
+        ProfileError: as `search_policy`.
+        StudyError: as `search_policy`.
+    """
+
+    def search_one(config: SearchConfig) -> SearchResult:
+        searched, confirmed = (
+            [each for each in some if config.content in (None, each.content)] for some in (prompts, unseen)
+        )
+        report = None if on_trial is None else lambda own, every: on_trial(config.content, own, every)
+        return search_policy(pipeline, profile, searched, confirmed, config, report)
+
+    general = search_one(config)
+    # Variants are of one policy, which keeps all outputs in one way.
+    store = general.best.store if general.best is not None else config.store
+    variants = {content: search_one(replace(config, content=content, store=store)) for content in contents}
+    winners = {content: result.best for content, result in variants.items() if result.best is not None}
+    best = combine(config.name, general.best, winners) if general.best is not None and contents else general.best
+    return replace(general, best=best, variants=variants)
 
 
 def search(  # noqa: PLR0913, the public surface names them all
@@ -107,7 +139,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     budget: str,
     trials: int = 60,
     *,
-    floor: str | None = "pab246",
+    floor: str | None = AUTO_FLOOR,
     memory: int | None = None,
     store: Store | None = None,
     storage: str | None = None,
@@ -116,8 +148,9 @@ def search(  # noqa: PLR0913, the public surface names them all
     seed: int = 0,
     sharing: Sharing = ALONE,
     arguments: Mapping[str, Any] | None = None,
+    per_content: bool = False,
     catalog: Catalog = CATALOG,
-    on_trial: OnTrial | None = None,
+    on_trial: OnVariantTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
 
@@ -128,8 +161,9 @@ def search(  # noqa: PLR0913, the public surface names them all
         profile: of it.
         prompts: at least 12.
         budget: for example `shapes>=-1.0`.
-        trials: finished trials that the study shall have in the end.
-        floor: preset that the winner must be as close to the unaccelerated video as; None = no floor.
+        trials: finished trials that the study has in the end.
+        floor: preset that the winner must be as close to the unaccelerated video as; None = no floor; `auto` = the paper's
+            careful one, where the model has the kinds of sites that it is about.
         memory: bytes that the policy may hold at most; None = any.
         store: how outputs are kept; None = exact, or with a limit of memory what is best.
         storage: journal file or Optuna storage URL; default: a journal in `folder`.
@@ -138,6 +172,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         seed: of the sampler.
         sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
+        per_content: search a variant for each content class too.
         catalog: what is known of transformer classes.
         on_trial: told of every trial.
 
@@ -145,13 +180,12 @@ def search(  # noqa: PLR0913, the public surface names them all
         BudgetError: the budget cannot be read.
         StudyError: too few prompts or trials, or an unusable storage.
     """
-    asked = [Prompt(prompt=each, seed=i) if isinstance(each, str) else each for i, each in enumerate(prompts)]
-    searched, unseen = split_prompts(asked)
+    searched, unseen = split_prompts(as_prompts(prompts))
     folder = Path(folder)
     config = SearchConfig(
         budget=Budget.parse(budget),
         trials=trials,
-        floor=floor,
+        floor=find_floor(profile, floor),
         memory=memory,
         store=store,
         storage=storage or str(folder / "study.journal"),
@@ -162,10 +196,11 @@ def search(  # noqa: PLR0913, the public surface names them all
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
         catalog=catalog,
     )
-    return search_policy(pipeline, profile, searched, unseen, config, on_trial)
+    contents = profile.contents if per_content else ()
+    return search_variants(pipeline, profile, searched, unseen, config, contents, on_trial)
 
 
-def _check_request(
+def _check_search(
     pipeline: DiffusionPipeline,
     profile: Profile,
     prompts: Sequence[Prompt],
@@ -176,8 +211,6 @@ def _check_request(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
-    if config.sharing.way.gpus > 1 and not profile.site_bytes:
-        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
     measured = Measured.of(profile, config.sharing.way.gpus, config.catalog)
     if not can_share(config.sharing.way, measured.axes, measured.frames):
         raise ProfileError(
@@ -186,8 +219,6 @@ def _check_request(
         )
     if config.sharing.way.branches > measured.branches:
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
-    if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
-        raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
     target = Target.of(pipeline, config.catalog)
     if target.fingerprint() != profile.made_for.fingerprint:
         raise ProfileError(
@@ -201,9 +232,9 @@ def _check_request(
         raise StudyError(f"the prompt {shared.pop()!r} is both searched with and confirmed with")
 
 
-def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> optuna.Study:
-    """The study of exactly this request: the same command finds it again, another one does not."""
-    request = {
+def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> dict[str, Any]:
+    """What decides about the outcome of a trial: the same request finds its study again, another one does not."""
+    return {
         "profile": profile.digest,
         "prompts": digest_prompts(prompts),
         "budget": str(config.budget),
@@ -216,114 +247,9 @@ def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, confi
         **({"store": config.store} if config.store is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],
     }
-    suffix = f"-{config.content}" if config.content else ""
-    name = f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = _open_storage(config.storage)
-    try:
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
-    except Exception as error:  # noqa: BLE001, every database driver has errors of its own
-        raise StudyError(f"cannot use the storage {config.storage!r}: {str(error).splitlines()[0]}") from error
-    study.set_user_attr("request", request)
-    _revive(study)
-    is_first = not study.get_trials(deepcopy=False)
-    # Who comes later, or beside, must not draw the same again.
-    seed = config.seed if is_first else config.seed + 1 + os.getpid()
-    study.sampler = optuna.samplers.TPESampler(
-        n_startup_trials=12, multivariate=True, group=False, constant_liar=True, seed=seed
-    )
-    if is_first:
-        for origin, values in space.first_trials():
-            study.enqueue_trial(values, user_attrs={"origin": origin}, skip_if_exists=True)
-    return study
 
 
-def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
-    if "://" in storage:
-        if storage.startswith("sqlite:///"):
-            check_writable(Path(storage.removeprefix("sqlite:///")))
-        return storage
-    if not storage.endswith(JOURNAL_SUFFIXES):
-        raise StudyError(
-            f"the storage {storage!r} is neither a URL (sqlite:///FILE, postgresql://…) nor a journal file (*.journal)"
-        )
-    check_writable(Path(storage))
-    return optuna.storages.JournalStorage(JournalFileBackend(storage))
-
-
-def _run_trials(
-    study: optuna.Study, space: Space, bench: Bench, config: SearchConfig, on_trial: OnTrial | None
-) -> None:
-    parameters = space.parameters()
-    while _count_open_and_done(study) < config.trials:
-        trial = study.ask(fixed_distributions={parameter.name: _distribution(parameter) for parameter in parameters})
-        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        policy = space.policy(trial.params, f"{config.name}-trial-{trial.number}")
-        finished = [candidate for candidate in _candidates(study, space, config) if candidate.outcome.is_feasible]
-        to_beat = min((candidate.outcome.predicted_time for candidate in finished), default=None)
-        is_first = "origin" in trial.user_attrs
-        outcome = bench.try_out(policy, None if is_first else to_beat)
-        trial.set_user_attr("outcome", outcome.to_document())
-        trial.set_constraint("over_budget", outcome.over_budget)
-        trial.set_constraint("under_floor_db", outcome.under_floor_db)
-        trial.set_constraint("over_memory", outcome.over_memory)
-        study.tell(trial, outcome.predicted_time)
-        if on_trial is not None:
-            candidates = _candidates(study, space, config)
-            own = next(candidate for candidate in candidates if candidate.number == trial.number)
-            on_trial(own, candidates)
-
-
-def _count_open_and_done(study: optuna.Study) -> int:
-    """Trials that are finished or on their way in some process."""
-    states = (TrialState.COMPLETE, TrialState.RUNNING)
-    return len(study.get_trials(deepcopy=False, states=states))
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.choices:
-        return CategoricalDistribution(parameter.choices)
-    return IntDistribution(parameter.low, parameter.high)
-
-
-def _candidates(study: optuna.Study, space: Space, config: SearchConfig) -> list[Candidate]:
-    candidates = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        candidates.append(
-            Candidate(
-                number=trial.number,
-                origin=trial.user_attrs.get("origin", "sampler"),
-                policy=space.policy(trial.params, f"{config.name}-trial-{trial.number}"),
-                parameters=dict(trial.params),
-                outcome=Outcome(**trial.user_attrs["outcome"]),
-            )
-        )
-    return candidates
-
-
-def _revive(study: optuna.Study) -> None:
-    """Gives up the trials of workers that are dead, and queues their parameters again."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, process = trial.user_attrs.get("worker", "").rpartition(":")
-        if host == socket.gethostname():
-            is_dead = not _is_alive(int(process))
-        else:
-            began = trial.datetime_start or datetime.min
-            is_dead = not host and datetime.now() - began > STALE_AFTER
-        if is_dead:
-            study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                origin = {key: value for key, value in trial.user_attrs.items() if key == "origin"}
-                study.enqueue_trial(dict(trial.params), user_attrs=origin)
-
-
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def study_name(profile: Profile, content: str | None, request: Mapping[str, Any]) -> str:
+    """The name of the study of exactly this request."""
+    suffix = f"-{content}" if content else ""
+    return f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from pabtune.planning.curves import ALL_CONTENTS, mean_of_known, mean_over_contents, rows_of
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.windows import windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import Anchor, Policy, Rule, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Kind
-from pabtune.tuning.profile import ALL_CONTENTS, mean_of_known
 
 LARGEST_RANGE = 9
 """Largest broadcast range that is tried: the largest of the paper's presets."""
@@ -143,16 +144,14 @@ class Space:
     def _suggestion(self, limit: float) -> dict[str, Any]:
         """Per kind its stable window, and the largest range over which the outputs move less than `limit`."""
         profile = self._profile
-        windows = profile.windows[self._content or ALL_CONTENTS]
-        contents = [profile.contents.index(self._content)] if self._content else slice(None)
-        distance_snn = mean_of_known(profile.arrays["distance"][contents], (0, 1))
+        windows = windows_of(profile)[self._content or ALL_CONTENTS]
+        distance_snn = mean_over_contents(profile, "distance", self._content)
         rules = {}
         for kind in self._kinds:
             window = windows[kind]
             if window.start is None or window.stop is None:
                 continue
-            rows = [index for index, site in enumerate(profile.sites) if site.kind == kind]
-            distance = mean_of_known(distance_snn[rows], 0)
+            distance = mean_of_known(distance_snn[rows_of(kind, profile.sites)], 0)
             n = 1
             while n < min(LARGEST_RANGE, window.stop - window.start):
                 apart = [distance[step, step - n] for step in range(window.start, window.stop) if step >= n]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pabtune.records.policies import Policy, Rule
 from pabtune.records.profiles import Call, Profile
 from tests.cli.conftest import PROFILE
 
@@ -29,13 +30,14 @@ def counts(profile: str) -> dict[str, int]:
     return {kind: kinds.count(kind) * document["made_for"]["steps"] for kind in kinds}
 
 
-def test_a_profile_without_sizes_says_so(pabtune, tmp_path) -> None:
-    document = json.loads(Path(PROFILE).read_text())
-    del document["site_bytes"], document["site_int8_bytes"]
-    (tmp_path / "old.json").write_text(json.dumps(document))
-    arrays = Path(PROFILE).with_suffix(".safetensors")
-    (tmp_path / arrays.name).write_bytes(arrays.read_bytes())
-    assert "profile again" in pabtune("cost", str(tmp_path / "old.json"), "--policy", "pab246").stdout
+def test_a_block_holds_as_much_as_its_largest_site(pabtune, tmp_path) -> None:
+    """The shipped model has 3 spatial and 3 temporal blocks, whose sites' outputs are all of one size."""
+    steps, size = 30, Profile.load(PROFILE).site_bytes[0]
+    for kind, count in (("block", 6), ("stack", 2)):
+        policy = Policy(name="blocks", rules=(Rule(kind=kind, range=2, window=(1, steps)),))
+        policy.save(tmp_path / "blocks.json")
+        document = pabtune("cost", PROFILE, "--policy", str(tmp_path / "blocks.json"), "--json").document()
+        assert document["memory"]["peak_stored_bytes"] == count * size
 
 
 def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
@@ -143,7 +145,7 @@ def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune
     assert profile.call == Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
     words = ("--policy", "none", "--gpus", "8,64", "--parallel", "dsp")
     assert pabtune("cost", PROFILE, *words, "--json").document()["scaling"][1]["way"].startswith("tokens split over 64")
-    replace(profile, call=None).save(tmp_path / "old.json")
+    replace(profile, call=replace(profile.call, shape=())).save(tmp_path / "old.json")
     assert "padding is not counted: profile again" in pabtune("cost", str(tmp_path / "old.json"), *words).stdout
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pabtune.planning.masks import resolve
+from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
@@ -125,3 +125,21 @@ def test_listed_steps_are_not_carried_without_noise_levels() -> None:
     policy = Policy(name="p", rules=(Rule(kind="mlp", compute=(0, 2)),), made_for=MadeFor(steps=10))
     with pytest.raises(PolicyError, match="cannot be carried over; search again with --steps 12"):
         resolve(policy, SITES, NoiseSchedule(steps=12))
+
+
+def test_blocks_are_called_with_their_transformer() -> None:
+    site = Site(transformer="second", path="blocks.0.attn", kind="full", layer=0)
+    block = Site(transformer="second", path="blocks.0", kind="block", layer=0)
+    mask = ComputeMask(sites=(site, block), compute=np.array([[True, True, False, False], [True, False, False, True]]))
+    runs = mask.where_called(np.array([[False, True, True, True]]))
+    assert runs.computes.tolist() == [[False, True, False, False], [False, True, False, True]]
+    assert runs.broadcasts.tolist() == [[False, False, True, True], [False, False, True, False]]
+    assert runs.inside_blocks().computes.tolist() == [[False, True, False, False]]
+
+
+def test_a_site_that_its_transformer_does_not_call_neither_computes_nor_broadcasts() -> None:
+    sites = tuple(Site(path=f"blocks.{i}.attn", kind="full", layer=i) for i in range(2))
+    mask = ComputeMask(sites=sites, compute=np.array([[True, False, False]] * 2))
+    runs = mask.where_called(np.array([[True, True, True], [True, False, True]]))
+    assert runs.broadcasts.tolist() == [[False, True, True], [False, False, True]]
+    assert runs.computes.tolist() == [[True, False, False], [True, False, False]]

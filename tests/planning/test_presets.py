@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,12 @@ def test_other_schedules_keep_every_part_of_a_preset(model, steps, shift) -> Non
         found = skipped(policy, schedule)
         if name.startswith("pab"):
             assert set(found) == {"spatial", "temporal", "cross", "mlp"}, name
+
+
+def test_importing_the_presets_reads_no_schema() -> None:
+    check = "import pabtune.planning.presets; from pabtune.records.files import validator"
+    count = subprocess.run(
+        [sys.executable, "-c", f"{check}; print(validator.cache_info().currsize)"], capture_output=True, check=True,
+        cwd=Path(__file__).parent.parent.parent,
+    ).stdout  # fmt: skip
+    assert int(count) == 0

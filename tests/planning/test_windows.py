@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pabtune.planning.windows import find_window, rank_kinds
+from pabtune.planning.windows import find_window, rank_kinds, ranking_of, windows_of
+from tests.planning.test_curves import two_contents
 
 
 def curve(*parts: tuple[int, float]) -> np.ndarray:
@@ -40,5 +43,31 @@ def test_random_curves_have_no_u() -> None:
 
 def test_kinds_are_ranked_with_margins() -> None:
     ranking = rank_kinds({"spatial": curve((9, 4.0)), "cross": curve((9, 1.0)), "temporal": curve((9, 2.0))})
-    assert [row["kind"] for row in ranking] == ["cross", "temporal", "spatial"]
-    assert [row["margin"] for row in ranking] == [2.0, 2.0, None]
+    assert [row.kind for row in ranking] == ["cross", "temporal", "spatial"]
+    assert [row.margin for row in ranking] == [2.0, 2.0, None]
+
+
+def test_no_kinds_have_no_ranking() -> None:
+    assert rank_kinds({}) == []
+
+
+def test_every_content_class_has_windows_of_its_own() -> None:
+    """A class whose outputs move in its first steps, and one whose outputs move in its last ones."""
+    profile = two_contents(13)
+    early, late = curve((4, 10.0), (8, 1.0)), curve((8, 1.0), (4, 10.0))
+    change = np.zeros_like(profile.arrays["change"])
+    change[0], change[1] = early, late
+    windows = windows_of(replace(profile, arrays={**profile.arrays, "change": change}))
+    assert list(windows) == ["still", "fast", "all"]
+    for kind in ("spatial", "mlp"):
+        assert [(windows[c][kind].shape, windows[c][kind].start, windows[c][kind].stop) for c in windows] == [
+            ("left", 5, 13), ("right", 1, 9), ("noisy", None, None),
+        ]  # fmt: skip
+
+
+def test_a_profile_ranks_its_kinds_by_the_median_of_their_change() -> None:
+    profile = two_contents()
+    change = np.ones_like(profile.arrays["change"])
+    change[:, :, 1] = 0.25  # the MLP
+    ranking = ranking_of(replace(profile, arrays={**profile.arrays, "change": change}))
+    assert [(row.kind, row.change, row.margin) for row in ranking] == [("mlp", 0.25, 4.0), ("spatial", 1.0, None)]

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
+from jsonschema import Draft202012Validator
 
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy, Rule
@@ -58,7 +60,15 @@ def test_variants_are_chosen_by_content() -> None:
         (Rule(kind="spatial", compute=(1, 2)), "must start with step 0"),
         (Rule(kind="spatial", compute=(0, 2, 2)), "must start with step 0 and rise"),
         (Rule(kind="spatial", compute=(0,), range=2), "stands alone"),
-        (Rule(kind="spatial", range=0, window=(1, 3)), "less than the minimum"),
+        (Rule(kind="spatial", range=0, window=(1, 3)), "`range` must be a whole number from 1 on, but is 0"),
+        (Rule(kind="spatial", range=2, window=(1.0, 9.0)), "`window` must hold whole numbers"),  # type: ignore[arg-type]
+        (Rule(kind="spatial", range=2, window=(-1, 3)), "`window` must hold whole numbers from 0 on"),
+        (Rule(kind="spatial", range=2, window=(1, 2, 3)), "needs a start and a stop"),  # type: ignore[arg-type]
+        (Rule(kind="spatial", range=2, noise_window=(0.5, 1.5)), "noise levels lie in 0..1"),
+        (Rule(kind="spatial", compute=()), "must start with step 0"),
+        (Rule(kind="spatial", compute=(0, 2.0)), "`compute` must hold whole numbers"),  # type: ignore[arg-type]
+        (Rule(kind="spatial", range=2, window=(1, 3), layers=(1, 1)), "each once"),
+        (Rule(kind="spatial", range=2, window=(1, 3), anchor="end"), "anchor: 'end' is not one of"),  # type: ignore[arg-type]
         (Rule(kind="joint", range=2, window=(1, 3)), "is not one of"),
     ],
 )
@@ -71,7 +81,7 @@ def test_policies_are_kept_in_folders_as_models_are(tmp_path) -> None:
     policy = Policy(name="mine", rules=(Rule(kind="mlp", range=2, window=(1, 4)),))
     policy.save_pretrained(tmp_path / "mine")
     assert Policy.from_pretrained(tmp_path / "mine") == policy
-    with pytest.raises(PolicyError, match="no policy in 'not a repository at all'"):
+    with pytest.raises(PolicyError, match="no policy.json in 'not a repository at all'"):
         Policy.from_pretrained("not a repository at all")
 
 
@@ -85,3 +95,30 @@ def test_pushing_uploads_the_file(monkeypatch) -> None:
     assert (asked["repo"], asked["exist_ok"], asked["path_in_repo"]) == ("me/mine", True, "policy.json")
     assert Policy.from_document(json.loads(asked["path_or_fileobj"])) == policy
     assert asked["commit_message"] == "first"
+
+
+def test_a_policy_is_checked_against_its_schema_once_and_only_when_it_is_loaded(tmp_path, monkeypatch) -> None:
+    """A search builds thousands of policies: a construction must not cost a validation of JSON."""
+    checked = []
+    iter_errors = Draft202012Validator.iter_errors
+    monkeypatch.setattr(
+        Draft202012Validator, "iter_errors", lambda self, document: checked.append(1) or iter_errors(self, document)
+    )
+    Policy(name="mine", rules=FULL.rules).save(tmp_path / "mine.json")
+    assert not checked
+    Policy.load(tmp_path / "mine.json")
+    assert len(checked) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "needs a name"),
+        ({"made_for": MadeFor(fingerprint="sha256:12")}, "64 hex digits"),
+        ({"made_for": MadeFor(steps=0)}, "number of steps must be a whole number from 1 on, but is 0"),
+        ({"made_for": MadeFor(sigmas=())}, "list of noise levels is empty"),
+    ],
+)
+def test_a_policy_that_could_not_be_loaded_again_cannot_be_made(changes, message) -> None:
+    with pytest.raises(PolicyError, match=message):
+        replace(FULL, **changes)

@@ -6,7 +6,7 @@ import pytest
 
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
-from pabtune.records.profiles import Call, Profile, StableWindow
+from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Site
 
 N = 5
@@ -42,8 +42,9 @@ def make_profile(steps: int = N) -> Profile:
         arrays={name: rng.random(shape, dtype=np.float32) for name, shape in shapes.items()},
         site_flops=(30, 50),
         total_flops=100,
-        windows={"all": {"spatial": StableWindow(shape="u", start=1, stop=4, floor=0.1, limit=0.2)}},
-        ranking=({"kind": "spatial", "change": 0.1, "margin": None},),
+        site_bytes=(1000, 500),
+        site_int8_bytes=(300, 150),
+        call=Call(per_step=1, samples=2, shape=(4, 3, 8, 8)),
         sketch={"projections": 32, "median_relative_error": 0.1, "p95_relative_error": 0.3},
         overhead=1.2,
     )
@@ -54,7 +55,7 @@ def test_files_give_the_same_profile_back(tmp_path: Path) -> None:
     profile.save(tmp_path / "p.json")
     again = Profile.load(tmp_path / "p.json")
     assert again.digest == profile.digest
-    assert (again.windows, again.sites) == (profile.windows, profile.sites)
+    assert (again.call, again.sites, again.site_bytes) == (profile.call, profile.sites, profile.site_bytes)
     assert all((again.arrays[name] == array).all() for name, array in profile.arrays.items())
 
 
@@ -71,19 +72,30 @@ def test_arrays_of_another_profile_are_refused(tmp_path: Path) -> None:
         Profile.load(tmp_path / "p.json")
 
 
-def test_arrays_of_the_wrong_shape_are_refused() -> None:
+def with_array(profile: Profile, name: str, value: float) -> dict:
+    arrays = {key: array.copy() for key, array in profile.arrays.items()}
+    arrays[name].flat[1] = value
+    return {"arrays": arrays}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {"arrays": {**p.arrays, "seconds": np.zeros((3, N), np.float32)}}, "arrays must have the shapes"),
+        (lambda p: {"arrays": {"seconds": p.arrays["seconds"]}}, "arrays must have the shapes"),
+        (lambda p: {"site_flops": (1,)}, "`site_flops` must have one entry for each of 2 sites"),
+        (lambda p: {"site_bytes": (1, 2, 3)}, "`site_bytes` must have one entry"),
+        (lambda p: {"site_int8_bytes": ()}, "`site_int8_bytes` must have one entry"),
+        (lambda p: {"made_for": replace(p.made_for, sigmas=(1.0,))}, "5 steps need as many noise levels, but it has 1"),
+        (lambda p: {"prompts": {"fast": 2}}, "`prompts` must count those of still"),
+        (lambda p: {"total_flops": 0}, "`total_flops` is 0"),
+        (lambda p: with_array(p, "seconds", -1.0), "`seconds` must be finite and not negative"),
+        (lambda p: with_array(p, "seconds", np.nan), "`seconds` must be finite"),
+        (lambda p: with_array(p, "step_seconds", 0.0), "each of `step_seconds` must be over 0"),
+        (lambda p: with_array(p, "step_seconds", np.inf), "each of `step_seconds` must be over 0"),
+    ],
+)
+def test_measurements_that_do_not_fit_one_another_are_refused(change, message) -> None:
     profile = make_profile()
-    with pytest.raises(ProfileError, match="arrays must have the shapes"):
-        replace(profile, arrays={**profile.arrays, "seconds": np.zeros((3, N), np.float32)})
-    with pytest.raises(ProfileError, match="need as many FLOP counts"):
-        replace(profile, site_flops=(1,))
-
-
-def test_how_the_transformer_is_called_may_be_told_later(tmp_path) -> None:
-    """A file of old that gets it is still the profile that policies name."""
-    old = make_profile()
-    told = replace(old, call=Call(per_step=2, samples=2, shape=(16, 3, 4, 4)))
-    assert told.digest == old.digest
-    told.save(tmp_path / "p.json")
-    assert Profile.load(tmp_path / "p.json").call == told.call
-    assert Profile.load(tmp_path / "p.json").digest == old.digest
+    with pytest.raises(ProfileError, match=message):
+        replace(profile, **change(profile))

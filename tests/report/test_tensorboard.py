@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pabtune.records.errors import FileError
 from pabtune.records.policies import Policy
+from pabtune.records.trials import Candidate
 from pabtune.report.tensorboard import open_writer, write_profile, write_trial, write_video
-from pabtune.tuning.candidates import Outcome
-from pabtune.tuning.results import Candidate
 from tests.records.test_profiles import make_profile
+from tests.records.test_trials import outcome
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -20,36 +21,47 @@ def read(folder: Path) -> EventAccumulator:
 
 def test_a_profile_becomes_curves_heat_maps_and_videos(tmp_path) -> None:
     profile = make_profile()
-    window = profile.windows["all"]["spatial"]
-    object.__setattr__(profile, "windows", {c: {"spatial": window, "mlp": window} for c in ("all", "still")})
     writer = open_writer(tmp_path)
     write_profile(writer, profile)
     write_video(writer, "sample/still", np.zeros((8, 24, 24, 3), np.uint8), 8, "a prompt")
     writer.close()
     events = read(tmp_path)
-    assert {"change/still/spatial", "milliseconds per site/mlp"} <= set(events.Tags()["scalars"])
-    assert {"windows/all", "layer x step/spatial", "step x step/mlp", "sample/still"} <= set(events.Tags()["images"])
-    values = [event.value for event in events.Scalars("change/still/mlp")]
-    np.testing.assert_allclose(values, profile.arrays["change"][0].mean(0)[1, 1:], rtol=1e-6)
+    images = {
+        "change and windows/all",
+        "mse and windows/still",
+        "layer x step/spatial",
+        "step x step/mlp",
+        "sample/still",
+    }
+    assert images <= set(events.Tags()["images"])
+    for row, kind in enumerate(("spatial", "mlp")):
+        for measure in ("change", "mse"):
+            scalars = events.Scalars(f"{measure}/still/{kind}")
+            assert [event.step for event in scalars] == [1, 2, 3, 4]
+            expected = profile.arrays[measure][0].mean(0)[row, 1:]
+            np.testing.assert_allclose([event.value for event in scalars], expected, rtol=1e-6)
+        milliseconds = [event.value for event in events.Scalars(f"milliseconds per site/{kind}")]
+        np.testing.assert_allclose(milliseconds, 1000 * profile.arrays["seconds"][row], rtol=1e-6)
 
 
-def test_a_trial_becomes_parameters_and_measures(tmp_path) -> None:
-    outcome = Outcome(
-        prompts=4, is_complete=True, predicted_time=0.7, measured_s=1.0, compute_fraction=0.6, psnr_db=30.0, drop=0.1,
-        drop_upper=0.4, over_budget=-0.6, under_floor_db=-1.0,
-    )  # fmt: skip
+def test_a_trial_becomes_parameters_and_what_is_known_of_it(tmp_path) -> None:
     candidate = Candidate(
         number=3,
         origin="sampler",
         policy=Policy(name="t"),
         parameters={"mlp.range": 2, "anchor": "start"},
-        outcome=outcome,
+        outcome=outcome(),
     )
+    unrun = replace(candidate, number=4, outcome=outcome("over memory", None, 0.5))
     writer = open_writer(tmp_path)
     write_trial(writer, candidate, [candidate])
+    write_trial(writer, unrun, [candidate, unrun])
     writer.close()
-    assert read(tmp_path).Scalars("trial/psnr_db")[0].value == 30.0
-    assert "pareto front" in read(tmp_path).Tags()["images"]
+    events = read(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("trial/psnr_db")] == [(3, 30.0)]
+    assert [event.step for event in events.Scalars("trial/predicted_time")] == [3, 4]
+    assert [event.value for event in events.Scalars("trial/is_feasible")] == [1.0, 0.0]
+    assert "pareto front" in events.Tags()["images"]
     assert (tmp_path / "trial-0003").is_dir()
 
 

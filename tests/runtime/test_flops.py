@@ -1,8 +1,9 @@
 import pytest
 
+from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.prompts import Prompt
-from pabtune.runtime.flops import count_flops
+from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate
 from tests.conftest import draw
@@ -43,8 +44,15 @@ def test_a_second_transformer_counts_in_the_steps_that_it_runs() -> None:
     rule = Rule(kind="mlp", range=99, window=(1, 6))
     prompt = Prompt(prompt=PROMPT, seed=0)
     arguments = {key: value for key, value in case.call.items() if key not in ("num_inference_steps", "output_type")}
-    made = evaluate(pipeline, [Policy(name="mlp", rules=(rule,))], [prompt], 6, score="none", arguments=arguments)[0]
-    mlp = sum(flops for site, flops in zip(sites, count.sites, strict=True) if site.kind == "mlp") / 2
+    evaluation = evaluate(
+        pipeline, [Policy(name="mlp", rules=(rule,))], [prompt], 6, score="none", arguments=arguments
+    )[0]
     # Four of six steps broadcast: each expert computes in its first.
-    assert made.broadcast_calls == {"mlp": 2 * 2 * 4}
-    assert made.compute_fraction == pytest.approx(1 - 4 * mlp / (6 * count.total), rel=0.02)
+    assert evaluation.broadcast_calls == {"mlp": 2 * 2 * 4}
+    mlp = sum(flops for site, flops in zip(sites, count.sites, strict=True) if site.kind == "mlp") / 2
+    assert evaluation.compute_fraction == pytest.approx(1 - 4 * mlp / (6 * count.total), rel=1e-6)
+
+
+def test_runs_with_other_calls_are_not_compared() -> None:
+    with pytest.raises(ModelError, match="calls the transformers 1 times, with one 0 times"):
+        computed_fraction([CallFlops(total=1, sites=())], [])

@@ -13,25 +13,29 @@ from pabtune.records.policies import Store
 SITES_AHEAD = 2
 """For how many sites outputs are fetched from the host ahead of their use."""
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+BYTES_PER_UNIT = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def held_bytes(mask: ComputeMask, site_bytes: Sequence[float], store: Store = "exact") -> NDArray[np.float64]:
     """Bytes of outputs held on the device in each step, (steps,): those it broadcasts and those it keeps for the next step.
 
-    Branches that are called one after the other hold at most this much together.
+    Branches that are called one after the other hold at most this much together. A transformer that takes over holds alone:
+    what the other one kept is freed before its first call.
 
     Args:
-        mask: which site computes when.
+        mask: what each site does when; of a model whose transformers take turns, `where_called`.
         site_bytes: of one output of each site as it is kept, all branches together, in the mask's order.
         store: how outputs are kept; of those that the host keeps, the device holds a few at a time.
     """
     if store == "host":
-        broadcasts = np.where(mask.compute, 0.0, np.asarray(site_bytes, dtype=float)[:, None])
-        return np.asarray(np.sort(broadcasts, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
+        broadcast_bytes = np.where(mask.broadcasts, np.asarray(site_bytes, dtype=float)[:, None], 0.0)
+        return np.asarray(np.sort(broadcast_bytes, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
     keeps = np.zeros_like(mask.compute)
     keeps[:, :-1] = ~mask.compute[:, 1:]
-    return np.asarray((~mask.compute | keeps).T.astype(float) @ np.asarray(site_bytes, dtype=float))
+    holds = ~mask.compute | keeps
+    if mask.called is not None:
+        holds &= mask.called
+    return np.asarray(holds.T.astype(float) @ np.asarray(site_bytes, dtype=float))
 
 
 def parse_bytes(text: str) -> int:
@@ -41,9 +45,9 @@ def parse_bytes(text: str) -> int:
         PolicyError: it is something else.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
+    if match is None or match[2].upper() not in BYTES_PER_UNIT:
         raise PolicyError(f"{text!r} is no amount of memory; write for example 8GiB, 500MB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return int(float(match[1]) * BYTES_PER_UNIT[match[2].upper()])
 
 
 def format_bytes(count: float) -> str:

@@ -87,7 +87,7 @@ class Measured:
             site_bytes=profile.site_bytes,
             axes=_axes(profile, gpus, card),
             branches=_branches(profile, card),
-            calls=_calls(profile, card),
+            calls=profile.call.per_step,
             frames=_frames(profile, card),
         )
 
@@ -131,24 +131,13 @@ def _is_sequential(card: ModelCard | None) -> bool:
 def _branches(profile: Profile, card: ModelCard | None) -> int:
     """Guidance branches that GPUs could share."""
     call = profile.call
-    if call is None:
-        is_guided = len(profile.branches) > 1 or any("uncond" in name for name in profile.branches)
-        may_be_split = len(profile.branches) == 1 or _is_sequential(card) or (card is not None and bool(card.axes))
-        return 2 if is_guided and may_be_split else 1
     return 2 if call.samples == 2 and (call.per_step == 1 or _is_sequential(card)) else 1
 
 
-def _calls(profile: Profile, card: ModelCard | None) -> int:
-    """Calls of the transformer in a step."""
-    if profile.call is not None:
-        return profile.call.per_step
-    return _branches(profile, card) if _is_sequential(card) else 1
-
-
 def _frames(profile: Profile, card: ModelCard | None) -> int:
-    """Frames of the latents of a spatial-temporal model; 0 of others, and if unknown."""
-    is_known = profile.call is not None and card is not None and bool(card.axes) and len(profile.call.shape) == 4
-    return profile.call.shape[1] if is_known and profile.call is not None else 0
+    """Frames of the latents of a spatial-temporal model; 0 of others."""
+    shape = profile.call.shape
+    return shape[1] if card is not None and card.axes and len(shape) == 4 else 0
 
 
 def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
@@ -170,7 +159,7 @@ def sent_for(mask: ComputeMask, measured: Measured, way: Way) -> Communication:
             f"a model with {', '.join(dict.fromkeys(kinds))} has no {EXCHANGING[way.axis]} attention to share"
         )
     sent, calls = NOTHING, 1 if way.branches > 1 else measured.calls
-    called = mask.compute & (measured.seconds > 0)
+    called = mask.where_called(measured.seconds > 0).computes
     for kind, row, size in zip(kinds, called, measured.site_bytes, strict=True):
         if kind == EXCHANGING[way.axis]:
             sent += _sent_by_site(way, int(row.sum()) * calls, size / max(way.branches, measured.calls))

@@ -14,6 +14,19 @@ def test_an_output_is_held_from_its_computation_to_its_last_broadcast() -> None:
     assert held_bytes(MASK, (10, 1)).tolist() == [1, 11, 10, 10, 0]
 
 
+def test_a_transformer_holds_nothing_once_the_other_took_over() -> None:
+    """What it kept for a step that it is not called in is freed before that step; the other one computes in its first."""
+    other = Site(transformer="transformer_2", path="b", kind="mlp", layer=0)
+    mask = ComputeMask(sites=(SITES[0], other), compute=np.array([[True, False, False, False, False]] * 2))
+    called = np.array([[True, True, False, False, False], [False, False, True, True, True]])
+    runs = mask.where_called(called)
+    assert held_bytes(mask, (10, 1)).tolist() == [11, 11, 11, 11, 11]
+    assert held_bytes(runs, (10, 1)).tolist() == [10, 10, 1, 1, 1]
+    assert runs.calls(computed=True) == {"spatial": 1, "mlp": 1}
+    assert runs.calls(computed=False) == {"spatial": 1, "mlp": 2}
+    assert held_bytes(runs, (10, 1), "host").tolist() == [0, 10, 0, 1, 1]
+
+
 def test_amounts_are_read_and_written() -> None:
     assert parse_bytes("8GiB") == 8 * 2**30
     assert parse_bytes(" 1.5 mb") == 1_500_000

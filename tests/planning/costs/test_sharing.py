@@ -118,11 +118,6 @@ def test_full_attention_sends_queries_keys_values_and_output() -> None:
         sent_for(full, measured, Way(gpus=2))
 
 
-def renamed(profile: Profile, names: tuple[str, ...]) -> dict[str, Any]:
-    arrays = {name: array[:, : len(names)] if array.ndim > 2 else array for name, array in profile.arrays.items()}
-    return {"branches": names, "arrays": arrays}
-
-
 def profile_of(model: str, pipeline: str = "", **config: Any) -> Profile:
     shapes = Profile.load(PROFILE)
     provenance = {"pipeline": pipeline} if pipeline else {}
@@ -162,17 +157,6 @@ def test_only_what_is_cut_through_the_network_is_predicted() -> None:
 def test_branches_that_could_be_split(model, per_step, samples, branches) -> None:
     made = replace(profile_of(model), call=Call(per_step=per_step, samples=samples, shape=(4, 8, 24, 24)))
     assert (Measured.of(made).branches, Measured.of(made).calls) == (branches, per_step)
-
-
-def test_profiles_of_old_tell_branches_by_their_names() -> None:
-    old = replace(profile_of("WanTransformer3DModel"), call=None)
-    for names, branches in ((("cond_uncond",), 2), (("all",), 1), (("cond",), 1)):
-        one = replace(profile_of("CogVideoXTransformer3DModel"), call=None, **renamed(old, names))
-        assert Measured.of(one).branches == branches
-    assert Measured.of(replace(old, made_for=replace(old.made_for, model="CosmosTransformer3DModel"))).branches == 1
-    told = Measured.of(old)
-    assert (told.branches, told.calls, told.frames) == (2, 2, 0)
-    assert Measured.of(replace(old, made_for=replace(old.made_for, model="STDiT3Transformer3DModel"))).calls == 1
 
 
 def test_frames_are_those_of_the_latents() -> None:

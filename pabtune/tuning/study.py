@@ -1,0 +1,230 @@
+"""A study that several processes, on any machines, work on, and that outlives them: Optuna's, in a storage.
+
+The life of a trial: it waits if its parameters are known beforehand, is asked for, is signed by its worker, and is told its
+outcome. A trial whose worker died is failed, and what it was to try is queued again. A study for n trials ends with n finished
+ones: a worker with nothing left to ask for waits for what others have open, and takes it over if they die. A worker that was
+given up for dead and comes back finds its trial failed, and drops it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from pabtune.records.errors import StudyError
+from pabtune.records.files import check_writable
+from pabtune.records.policies import Policy
+from pabtune.records.trials import Candidate, Outcome
+from pabtune.tuning.space import Parameter, Space
+from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbeat
+
+JOURNAL_SUFFIXES = (".log", ".journal")
+RANDOM_TRIALS = 12
+"""Finished trials before the sampler begins to model them."""
+
+TryOut = Callable[[Policy, float | None], Outcome]
+"""Tries a policy; given the predicted time of the best one so far, unless the policy is to be tried in any case."""
+
+OnTrial = Callable[[Candidate, Sequence[Candidate]], None]
+"""Told of every trial that this process finished, and of all finished trials of the study."""
+
+
+class SharedStudy:
+    """A study in a storage, as one worker sees it.
+
+    Args:
+        storage: journal file, or URL that Optuna takes.
+        name: of the study; whoever opens the same name works on the same study.
+        space: of policies.
+        prefix: beginning of the policies' names.
+        seed: of the sampler. Who comes later, or beside, must not draw the same again, and takes another.
+        request: what is searched, for the reader of the storage.
+        patience: how long other workers are waited for.
+
+    Raises:
+        StudyError: the storage cannot be used.
+    """
+
+    def __init__(
+        self, storage: str, name: str, space: Space, prefix: str, seed: int = 0,
+        request: Mapping[str, Any] | None = None, patience: Patience | None = None,
+    ) -> None:  # fmt: skip
+        self._space, self._prefix, self._patience = space, prefix, patience or Patience()
+        self._distributions = {parameter.name: _distribution(parameter) for parameter in space.parameters()}
+        self._worker = Worker.here()
+        self._watch = Watch(self._worker, self._patience)
+        self._finished: dict[int, Candidate] = {}
+        self._study = _open(storage, name)
+        self._study.set_user_attr("request", dict(request or {}))
+        is_first = not self._study.get_trials(deepcopy=False)
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=RANDOM_TRIALS, multivariate=True, group=False, constant_liar=True,
+            seed=seed if is_first else seed + 1 + self._worker.process,
+        )  # fmt: skip
+        self._queue_first_trials()
+
+    @property
+    def name(self) -> str:
+        """Name in the storage."""
+        return self._study.study_name
+
+    def note(self, key: str, value: Any) -> None:
+        """Writes a remark for the reader of the storage."""
+        self._study.set_user_attr(key, value)
+
+    def candidates(self) -> list[Candidate]:
+        """All finished trials, in their order. Those that were seen before are not built anew."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.number not in self._finished:
+                self._finished[trial.number] = Candidate(
+                    number=trial.number,
+                    origin=trial.user_attrs.get("origin", "sampler"),
+                    policy=self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}"),
+                    parameters=dict(trial.params),
+                    outcome=Outcome.from_document(trial.user_attrs["outcome"]),
+                )
+        return [self._finished[number] for number in sorted(self._finished)]
+
+    def run(self, try_out: TryOut, trials: int, on_trial: OnTrial | None = None) -> None:
+        """Works on the study until it has so many finished trials.
+
+        Args:
+            try_out: tries a policy.
+            trials: finished trials in the end, over all workers and runs.
+            on_trial: told of every trial.
+        """
+        while True:
+            self._free_trials_of_the_dead()
+            if len(self.candidates()) >= trials:
+                return
+            if len(self._trials(TrialState.COMPLETE, TrialState.RUNNING)) >= trials:
+                time.sleep(self._patience.poll_s)
+                continue
+            trial = self._study.ask(fixed_distributions=self._distributions)
+            if not self._sign(trial):
+                continue
+            if self._is_surplus(trial, trials):
+                self._give_back(self._frozen(trial.number))
+            elif self._try(trial, try_out):
+                candidates = self.candidates()
+                if on_trial is not None:
+                    on_trial(self._finished[trial.number], candidates)
+
+    def _sign(self, trial: optuna.Trial) -> bool:
+        """Writes who tries the trial; False if that took so long that others took it over."""
+        try:
+            trial.set_user_attr("worker", self._worker.to_document())
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def _try(self, trial: optuna.Trial, try_out: TryOut) -> bool:
+        """Tries a trial that was asked for, and tells its outcome; False if others gave this worker up meanwhile."""
+        policy = self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}")
+        times = [each.outcome.predicted_time for each in self.candidates() if each.outcome.is_feasible]
+        time_to_beat = None if "origin" in trial.user_attrs else min(times, default=None)
+        try:
+            with heartbeat(lambda count: trial.set_user_attr("heartbeat", count), self._patience.heartbeat_s):
+                outcome = try_out(policy, time_to_beat)
+        except BaseException:
+            self._give_back(self._frozen(trial.number))
+            raise
+        try:
+            trial.set_user_attr("outcome", outcome.to_document())
+            for name, value in outcome.constraints.items():
+                trial.set_constraint(name, value)
+            self._study.tell(trial, outcome.predicted_time)
+        except (UpdateFinishedTrialError, ValueError):
+            if self._frozen(trial.number).state != TrialState.FAIL:
+                raise
+            return False
+        return True
+
+    def _is_surplus(self, trial: optuna.Trial, trials: int) -> bool:
+        """Whether the study is full without this trial, or another worker queued the same first trial and tries it.
+
+        Of several workers that ask at once, those with the lower numbers go on.
+        """
+        others = [each for each in self._trials(TrialState.COMPLETE, TrialState.RUNNING) if each.number != trial.number]
+        before = [each for each in others if each.state == TrialState.COMPLETE or each.number < trial.number]
+        origin = trial.user_attrs.get("origin")
+        is_twin = origin is not None and any(each.user_attrs.get("origin") == origin for each in before)
+        return is_twin or len(before) >= trials
+
+    def _free_trials_of_the_dead(self) -> None:
+        """Fails the open trials whose workers are dead, and queues what they were to try."""
+        running = {trial.number: trial for trial in self._trials(TrialState.RUNNING)}
+        self._watch.observe({number: _sign_of_life(trial) for number, trial in running.items()})
+        for number in self._watch.dead():
+            self._give_back(running[number])
+
+    def _give_back(self, trial: FrozenTrial) -> None:
+        """Fails an open trial and queues its parameters, unless another worker has done so already."""
+        try:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        except (UpdateFinishedTrialError, ValueError):
+            if self._frozen(trial.number).state == TrialState.RUNNING:
+                raise
+            return
+        values = trial.system_attrs.get("fixed_params", trial.params)
+        if "origin" in trial.user_attrs:
+            self._queue_first_trials()
+        elif set(values) == set(self._distributions):
+            self._study.enqueue_trial(dict(values))
+
+    def _queue_first_trials(self) -> None:
+        """Queues what is tried in any case, as far as it is not waiting, open or finished: a worker may die while it does."""
+        living = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        origins = {trial.user_attrs.get("origin") for trial in living}
+        known = [trial.system_attrs.get("fixed_params", trial.params) for trial in living]
+        for origin, values in self._space.first_trials():
+            if origin not in origins and values not in known:
+                self._study.enqueue_trial(values, user_attrs={"origin": origin})
+                known.append(values)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+
+def _sign_of_life(trial: FrozenTrial) -> SignOfLife:
+    worker = trial.user_attrs.get("worker")
+    return SignOfLife(
+        worker=None if worker is None else Worker.from_document(worker), heartbeat=trial.user_attrs.get("heartbeat", 0)
+    )
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    return IntDistribution(parameter.low, parameter.high)
+
+
+def _open(storage: str, name: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = _open_storage(storage)
+    try:
+        return optuna.create_study(study_name=name, storage=opened, direction="minimize", load_if_exists=True)
+    except Exception as error:  # noqa: BLE001, every database driver has errors of its own
+        raise StudyError(f"cannot use the storage {storage!r}: {str(error).splitlines()[0]}") from error
+
+
+def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
+    if "://" in storage:
+        if storage.startswith("sqlite:///"):
+            check_writable(Path(storage.removeprefix("sqlite:///")))
+        return storage
+    if not storage.endswith(JOURNAL_SUFFIXES):
+        raise StudyError(
+            f"the storage {storage!r} is neither a URL (sqlite:///FILE, postgresql://…) nor a journal file (*.journal)"
+        )
+    check_writable(Path(storage))
+    return optuna.storages.JournalStorage(JournalFileBackend(storage))
