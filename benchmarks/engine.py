@@ -30,8 +30,7 @@ from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy, Rule, Store
-from pabtune.runtime.interception import Interception
-from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.recorder import Recorder, record
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
 
@@ -92,12 +91,8 @@ def promised_saving(model: Denoiser, policy: Policy, schedule: NoiseSchedule) ->
     """Share of the time that the sites which the policy skips take."""
     target = Target.of(model.transformer)
     recorder = Recorder(len(target.sites), model.device)
-    interception = Interception(target, recorder)
-    try:
-        model.seconds()
-        recording = recorder.recording()
-    finally:
-        interception.detach()
+    record(target, recorder, model.seconds)
+    recording = recorder.recording()
     mask = resolve(policy, target.sites, schedule)
     steps = recording.step_seconds.numpy()
     return 1 - predicted_seconds(mask, recording.seconds.numpy(), steps) / float(steps.sum())

@@ -22,8 +22,7 @@ from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy, Rule
-from pabtune.runtime.interception import Interception
-from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.recorder import Recorder, record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
 
@@ -40,11 +39,8 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
     found = Policy.load(ROOT / "policies" / "shapes-30steps.json")
 
     def profiled() -> float:
-        interception = Interception(target, Recorder(len(target.sites), torch.device("cpu")))
-        try:
-            return generate(pipeline, prompts, settings).seconds
-        finally:
-            interception.detach()
+        recorder = Recorder(len(target.sites), torch.device("cpu"))
+        return record(target, recorder, lambda: generate(pipeline, prompts, settings)).seconds
 
     def under(policy: Policy) -> float:
         with pabtune.broadcast(pipeline, policy):

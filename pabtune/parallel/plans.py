@@ -5,13 +5,12 @@ processes.
 """
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import replace
 
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from torch import nn
 
 from pabtune.catalog import CATALOG, Catalog, Cut, TokenSplit
+from pabtune.libraries.diffusers_internals import ContextParallelInput, ContextParallelOutput, context_parallel_plan
 from pabtune.records.errors import ModelError
 
 
@@ -70,9 +69,8 @@ def _check(transformer: nn.Module, split: TokenSplit) -> None:
 
 def _from_diffusers(transformer: nn.Module, split: TokenSplit) -> TokenSplit:
     """A split with the cuts and the end of the class's own plan."""
-    plan: Mapping[str, object] = transformer._cp_plan  # type: ignore[assignment]
     cuts, end = [], {}
-    for module, entry in plan.items():
+    for module, entry in context_parallel_plan(transformer).items():
         if isinstance(entry, ContextParallelOutput):
             end = {"end": module, "dim": entry.gather_dim}
         elif isinstance(entry, dict):

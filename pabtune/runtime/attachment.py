@@ -12,7 +12,7 @@ from typing import Any
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
-from pabtune.runtime.diffusers_internals import (
+from pabtune.libraries.diffusers_internals import (
     HOOKS_ATTRIBUTE,
     has_accelerate_hook,
     hook_names,

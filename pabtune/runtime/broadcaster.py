@@ -14,6 +14,7 @@ from diffusers.hooks import ModelHook
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pabtune.libraries.torch_internals import raise_recompile_limits
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
@@ -33,7 +34,6 @@ from pabtune.runtime.site_hooks import (
 )
 from pabtune.runtime.stores import STORES
 from pabtune.runtime.targets import Target
-from pabtune.runtime.torch_internals import raise_recompile_limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

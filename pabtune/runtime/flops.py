@@ -10,12 +10,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from pabtune.libraries.torch_internals import CPU_FLASH_ATTENTION
 from pabtune.records.errors import ModelError
 from pabtune.runtime.listeners import Forward, Measurement
 from pabtune.runtime.locator import CallPosition
 from pabtune.runtime.recorder import record
 from pabtune.runtime.targets import Target
-from pabtune.runtime.torch_internals import CPU_FLASH_ATTENTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

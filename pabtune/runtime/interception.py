@@ -15,9 +15,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from pabtune.records.errors import ModelError, PabtuneWarning
-from pabtune.runtime.attachment import attach, set_aside
-from pabtune.runtime.diffusers_internals import (
+from pabtune.libraries.diffusers_internals import (
     CacheContextReader,
     StatefulHook,
     find_hook,
@@ -25,11 +23,13 @@ from pabtune.runtime.diffusers_internals import (
     invalidate_registries,
     registry_of,
 )
+from pabtune.libraries.torch_internals import call_module, compiled_call, set_compiled_call, unwrap_compiled
+from pabtune.records.errors import ModelError, PabtuneWarning
+from pabtune.runtime.attachment import attach, set_aside
 from pabtune.runtime.listeners import Listener, Session
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call, observe, observers_of
 from pabtune.runtime.targets import Target
-from pabtune.runtime.torch_internals import call_module, compiled_call, set_compiled_call, unwrap_compiled
 
 HOOKS = "pabtune_listener"
 """How the names of an interception's hooks begin; its number follows."""

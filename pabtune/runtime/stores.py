@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pabtune.libraries.torch_internals import storage_bytes
 from pabtune.records.policies import Store
 from pabtune.runtime.offload import CpuOffloader, KeepingSite
 from pabtune.runtime.quantize import dequantize, quantize, quantized_bytes
-from pabtune.runtime.torch_internals import storage_bytes
 
 
 class OutputStore(Protocol):

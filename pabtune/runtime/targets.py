@@ -9,13 +9,13 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.libraries.torch_internals import unwrap_compiled
 from pabtune.models.sites import SiteMap, find_sites
 from pabtune.planning.units import units_of
 from pabtune.records.errors import ModelError
 from pabtune.records.files import digest
 from pabtune.records.policies import Policy
 from pabtune.records.sites import UNITS, Site
-from pabtune.runtime.torch_internals import unwrap_compiled
 
 SET_BY_CALLS = ("num_frame_per_block",)
 """Keys of a transformer's configuration that pipelines write while they run."""

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import load_image
 from numpy.typing import NDArray
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ModelError
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import FlopCount, count_flops
@@ -93,7 +94,7 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]
 
 def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: Settings) -> Generation:
     """One call of the pipeline for all prompts."""
-    device = pipeline._execution_device
+    device = execution_device(pipeline)
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     texts = [prompt.prompt for prompt in prompts]
     arguments = dict(settings.arguments)

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
 from pabtune.records.profiles import Call, Profile
@@ -90,7 +91,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
     plan = list(batches(drawn, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
 
-    recorder, tally = Recorder(len(target.sites), pipeline._execution_device, memory), RecordingTally()
+    recorder, tally = Recorder(len(target.sites), execution_device(pipeline), memory), RecordingTally()
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
         made = record(target, recorder, partial(generate, pipeline, batch, settings))
@@ -124,7 +125,7 @@ def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings
 def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:
     """What a reader wants to know of a run: size, precision, device, further arguments."""
     frames, height, width, _ = video.shape
-    device = pipeline._execution_device
+    device = execution_device(pipeline)
     return {
         "size": f"{frames}x{height}x{width}",
         "dtype": str(pipeline.dtype).removeprefix("torch."),

@@ -4,9 +4,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import pabtune
+from pabtune.libraries.torch_internals import CPU_FLASH_ATTENTION
 from pabtune.runtime.flops import computed_fraction, count_flops
 from pabtune.runtime.targets import Target
-from pabtune.runtime.torch_internals import CPU_FLASH_ATTENTION
 from tests.pipelines.cases import cases, policy, run, transformers_of
 
 

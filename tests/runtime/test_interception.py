@@ -3,9 +3,9 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
 import pabtune
+from pabtune.libraries.diffusers_internals import hook_names
 from pabtune.records.errors import ModelError
 from pabtune.runtime import interception
-from pabtune.runtime.diffusers_internals import hook_names
 from pabtune.runtime.interception import HOOKS, Interception, interceptions_of
 from pabtune.runtime.listeners import Measurement
 from pabtune.runtime.targets import Target

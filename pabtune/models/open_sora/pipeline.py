@@ -17,6 +17,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.models.open_sora.vae import CHUNK_FRAMES, AutoencoderKLOpenSora
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import PromptError
@@ -108,7 +109,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise PromptError("at least one prompt is needed, but the list is empty")
-        device, factor = self._execution_device, self.vae.spatial_factor
+        device, factor = execution_device(self), self.vae.spatial_factor
         text, mask = self.encode_prompt(prompts, aesthetic_score)
         frames = self.vae.latent_frames(num_frames)
         shape = (len(prompts), self.transformer.config.in_channels, frames, height // factor, width // factor)
@@ -142,7 +143,7 @@ class OpenSoraPipeline(DiffusionPipeline):
             padding="max_length",
             truncation=True,
             return_tensors="pt",
-        ).to(self._execution_device)
+        ).to(execution_device(self))
         text = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return text, tokens.attention_mask
 
@@ -211,7 +212,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         """Latents of an image as a video of one frame, (B, C, 1, H, W)."""
         factor = self.vae.spatial_factor
         pixels = self.video_processor.preprocess(image, height=shape[3] * factor, width=shape[4] * factor)
-        pixels = pixels[:, :, None].to(self._execution_device, self.vae.dtype)
+        pixels = pixels[:, :, None].to(execution_device(self), self.vae.dtype)
         own = generator if isinstance(generator, list) else [generator] * shape[0]
         return torch.cat([self.vae.encode(pixels, one).latent_dist.sample(one).float() for one in own])
 

@@ -17,6 +17,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.models.open_sora_plan.transformer import LatteT2VTransformer3DModel
 from pabtune.models.open_sora_plan.vae import AutoencoderKLOpenSoraPlan
 from pabtune.records.errors import PromptError
@@ -89,7 +90,7 @@ class OpenSoraPlanPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise PromptError("at least one prompt is needed, but the list is empty")
-        device, factor = self._execution_device, self.vae.spatial_factor
+        device, factor = execution_device(self), self.vae.spatial_factor
         text, mask = self.encode_prompt(prompts, negative_prompt if guidance_scale != 1.0 else None)
         patch = self.transformer.config.patch_size
         rows, columns = (size // factor // patch * patch for size in (height, width))
@@ -132,7 +133,7 @@ class OpenSoraPlanPipeline(DiffusionPipeline):
             padding="max_length",
             truncation=True,
             return_tensors="pt",
-        ).to(self._execution_device)
+        ).to(execution_device(self))
 
     def _denoise(
         self,

@@ -11,6 +11,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.models.shapes.captions import parse
 from pabtune.models.shapes.text import WordEncoder
 from pabtune.models.shapes.world import COLOR_CHANNELS, FRAME_SIZE, FRAMES, FRAMES_PER_SECOND, frame_clock
@@ -99,7 +100,7 @@ class ShapesPipeline(DiffusionPipeline):
         for each in prompts:
             parse(each)
         shape = (len(prompts), COLOR_CHANNELS, FRAMES, FRAME_SIZE, FRAME_SIZE)
-        device = self._execution_device
+        device = execution_device(self)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         text, mask = self.text_encoder(prompts)

@@ -1,14 +1,18 @@
 """What pabtune uses of diffusers and accelerate that they call private. No other file does."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
+
+__all__ = ["AttentionBackendName", "ContextParallelInput", "ContextParallelOutput"]
 
 Forward = Callable[..., Any]
 
@@ -42,6 +46,11 @@ def execution_device(pipeline: DiffusionPipeline) -> torch.device:
     return pipeline._execution_device
 
 
+def attention_backend() -> AttentionBackendName:
+    """The kernel that diffusers' attention dispatcher calls."""
+    return _AttentionBackendRegistry.get_active_backend()[0]
+
+
 def registry_of(module: nn.Module) -> HookRegistry | None:
     """The hooks of a module; None where it never had one."""
     return getattr(module, HOOKS_ATTRIBUTE, None)
@@ -62,6 +71,11 @@ def hook_names(module: nn.Module) -> tuple[str, ...]:
 def remove_registry(module: nn.Module) -> None:
     """Takes an empty registry off a module."""
     vars(module).pop(HOOKS_ATTRIBUTE, None)
+
+
+def context_parallel_plan(transformer: nn.Module) -> Mapping[str, object]:
+    """Where diffusers itself would cut a transformer's inputs and gather its output for context parallelism."""
+    return transformer._cp_plan  # type: ignore[return-value]
 
 
 def has_accelerate_hook(module: nn.Module) -> bool:
