@@ -1,7 +1,9 @@
 import numpy as np
 import torch
+from diffusers.hooks.hooks import CacheContext
 
-from pabtune.runtime.recorder import Recorder
+from pabtune.runtime.locator import Locator
+from pabtune.runtime.recorder import PROJECTIONS, WIDTH_PROJECTIONS, Recorder
 from pabtune.runtime.recorder import record as record_run
 from pabtune.runtime.targets import Target
 from tests.conftest import PROMPT, STEPS, draw
@@ -92,3 +94,50 @@ def test_a_limit_of_memory_changes_nothing_but_the_place(pipeline) -> None:
     for branch in free.mse:
         assert torch.equal(free.mse[branch], limited.mse[branch])
         assert torch.equal(free.distance[branch], limited.distance[branch])
+
+
+def test_sketches_do_not_grow_with_the_model() -> None:
+    """Fault 15: for Wan 14B (40 layers of three sites, 5120 wide, two branches, 50 steps) they took 15 GiB."""
+    generator, width, steps = torch.Generator().manual_seed(0), 1024, 4
+    outputs = torch.randn(steps, 2, 300, width, generator=generator).cumsum(0)
+    recorder = Recorder(1, torch.device("cpu"))
+    locator = Locator(lambda: None)
+    for step in range(steps):
+        context = CacheContext("cond", step_index=step, num_inference_steps=steps)
+        position = locator.locate("transformer", torch.nn.Identity(), context, (), {})
+        locator.advance(position, context)
+        recorder.begin(position, (2, 300, width))
+        recorder.site(0, lambda step=step: outputs[step], (), {})
+        recorder.end(position)
+    (history,) = recorder._histories.values()
+    sketch_bytes = [seen.sketch[0].nbytes for seen in history.observations.values()]
+    assert sketch_bytes == [PROJECTIONS * WIDTH_PROJECTIONS * 4] * steps
+    assert max(sketch_bytes) * 40 * 3 * 2 * 50 < 2**29
+    exact = (outputs[:, None] - outputs[None]).square().mean((3, 4))
+    squares = outputs.square().mean((2, 3))
+    relative = (exact / ((squares[:, None] + squares[None]) / 2)).mean(-1)
+    torch.testing.assert_close(recorder.recording().distance["cond"][0], relative, rtol=0.25, atol=1e-5)
+
+
+def test_an_output_that_is_changed_in_place_afterwards_is_recorded_as_it_was(pipeline) -> None:
+    """Blocks may scale their attention's output in place."""
+    _, expected, _ = record(pipeline)
+
+    def scale_in_place(module, args, output):
+        output.mul_(3.0)
+
+    original = {}
+    for block in pipeline.transformer.spatial_blocks:
+        original[block] = block.forward
+
+        def forward(*args, block=block, **kwargs):
+            handle = block.attn.register_forward_hook(scale_in_place)
+            try:
+                return original[block](*args, **kwargs)
+            finally:
+                handle.remove()
+
+        block.forward = forward
+    recording = record(pipeline)[1]
+    first = next(index for index, site in enumerate(Target.of(pipeline).sites) if site.kind == "spatial")
+    torch.testing.assert_close(recording.change["cond"][first][1], expected.change["cond"][first][1])
