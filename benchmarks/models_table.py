@@ -42,7 +42,7 @@ random weights, saved and loaded by `from_pretrained`. Versions: {versions}. Do 
 - **sites**: number of sites per kind in the small model; `pabtune models --sites MODEL` prints those of yours.
   **skipped too**: modules that only feed a site and are skipped with it.
 - **exact**: range 1 and disabling equal the bare model bit for bit; under a policy the result equals that of an independent
-  implementation (`tests/pipelines/oracle.py`) bit for bit; every run equals one on a fresh model, after aborted runs too.
+  implementation (`pabtune/testing/oracle.py`) bit for bit; every run equals one on a fresh model, after aborted runs too.
 - **free**: nothing is held when the video is decoded; copies and other pipelines around the transformer run untouched; no
   host synchronisation is added (one read per forward where the scheduler has no step index).
 - **memory**: what a run will hold, in all branches, is known before anything computes, and a run over its limit is

@@ -4,11 +4,12 @@ from pabtune.catalog.card import Cut, ModelCard, TokenSplit, WhenArgument, argum
 
 ALLEGRO = ModelCard(
     transformer="AllegroTransformer3DModel",
+    # The cross-attention reads the hidden states as they are; `norm2` feeds the MLP.
     sites=sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff=("mlp", "norm2")),
     split=TokenSplit(
         cuts=(
             *argument_cuts("transformer_blocks.0", "hidden_states"),
-            # A pair of frequencies and of positions' grids, of which the second has a place for each token.
+            # The pipeline hands each block frequencies, which attention looks up, and each token's places in them, (1, N).
             Cut(module="transformer_blocks.*", of="image_rotary_emb", dim=1, item=1),
         ),
         unless=(WhenArgument("attention_mask", "masks over tokens of the video cannot be split"),),

@@ -1,4 +1,4 @@
-"""Motif-Video: https://huggingface.co/Motif-Technologies. Class as in diffusers 0.42.
+"""Motif-Video: arXiv 2604.16503, https://huggingface.co/Motif-Technologies. Class as in diffusers 0.42.
 
 Its pipeline copies each result before it asks for the next. Only some blocks have cross-attention.
 """

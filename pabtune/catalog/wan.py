@@ -1,7 +1,7 @@
 """Wan 2.1 and 2.2, and the networks built from Wan's blocks.
 
 Wan: arXiv 2503.20314, https://github.com/Wan-Video/Wan2.1 and Wan2.2. VACE: arXiv 2503.07598. ChronoEdit: arXiv 2510.04290.
-SkyReels-V2: arXiv 2504.13074. Helios: https://github.com/PKU-YuanGroup/Helios. Classes as in diffusers 0.42.
+SkyReels-V2: arXiv 2504.13074. Helios: arXiv 2603.04379. Classes as in diffusers 0.42.
 """
 
 from pabtune.catalog.card import (

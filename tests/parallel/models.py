@@ -19,23 +19,16 @@ from pabtune.planning.costs.communication import PARALLELS
 from pabtune.records.errors import ParallelError
 from pabtune.records.policies import Rule
 from pabtune.records.sites import UNITS
+from tests.parallel.by_card import has_whole_branches, sequential_cases
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
 from tests.parallel.full import Seen, loaded, predict_full
 from tests.parallel.inside import predict_inside, shapes_inside
 from tests.pipelines.cases import CASES, abort, policy, run
 from tests.pipelines.parts import PROMPT
 
-FULL = [
-    "wan-2.1", "wan-2.2", "wan-2.1-image", "wan-2.2-text-image", "wan-vace", "chronoedit", "skyreels-v2", "hunyuan-true-cfg",
-    "hunyuan-distilled", "hunyuan-1.5", "hunyuan-framepack", "cogvideox-ddim", "cogvideox-i2v", "consisid", "ltx", "ltx-image",
-    "mochi", "allegro", "easyanimate", "kandinsky-5", "cosmos-1", "cosmos-2",
-]  # fmt: skip
-WHOLE_BRANCHES = ("hunyuan-distilled", "cosmos-1", "cosmos-2")
-"""They have one, or look at the first before they ask for the second."""
 UNPREDICTED = ("hunyuan-framepack",)
 """Sections of other lengths: counted, not foretold here."""
 SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
-IN_TURNS = ["helios", "skyreels-v2-forcing-long"]
 
 
 def pipelines(whole: Mesh) -> list[dict]:
@@ -46,7 +39,7 @@ def pipelines(whole: Mesh) -> list[dict]:
             continue
         mesh = Mesh(layout, DEVICE)
         for name in os.environ["WORKER_CASES"].split(","):
-            if name in WHOLE_BRANCHES and layout.branches > 1:
+            if has_whole_branches(name) and layout.branches > 1:
                 continue
             seen, turns = Seen(name), len({branch for _, branch in CASES[name].branches})
             predict = partial(predict_full, seen=seen, layout=layout, turns=turns)
@@ -86,7 +79,7 @@ def others(whole: Mesh) -> list[dict]:
         chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
         names = [(name, way) for name in chosen for way in (PARALLELS if layout.sequence > 1 else PARALLELS[:1])]
         if layout.branches == 2 and layout.sequence == 1:
-            names += [(name, "dsp") for name in IN_TURNS]
+            names += [(name, "dsp") for name in sequential_cases()]
         for name, way in names:
             for used in (NONE, policy(name)):
                 row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], parallel=way)

@@ -3,8 +3,9 @@
 import pytest
 
 from pabtune.records.sites import UNITS
+from tests.parallel.by_card import token_cases
 from tests.parallel.conftest import check
-from tests.parallel.models import FULL, UNPREDICTED, WITH_BLOCKS
+from tests.parallel.models import UNPREDICTED, WITH_BLOCKS
 
 FAST = [
     "wan-2.2",
@@ -43,7 +44,7 @@ def test_each_token_has_its_timestep(together) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "names"),
-    [(2, FAST), *(pytest.param(processes, FULL, marks=pytest.mark.slow) for processes in (2, 3, 4))],
+    [(2, FAST), *(pytest.param(processes, token_cases(), marks=pytest.mark.slow) for processes in (2, 3, 4))],
 )
 def test_full_attention_is_shared_by_heads(processes, names, together, monkeypatch) -> None:
     """With text beside the video and without, on lengths and heads that are not divided; a broadcast sends nothing."""

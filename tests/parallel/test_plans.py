@@ -8,15 +8,11 @@ from pabtune.catalog import CATALOG, find_card
 from pabtune.catalog.card import TokenSplit, WhenArgument, argument_cuts
 from pabtune.parallel.plans import find_plan, modules_at
 from pabtune.records.errors import ModelError
+from tests.parallel.by_card import token_classes
 from tests.pipelines.cases import CASES
 
-NAMES = [
-    "wan-2.1", "wan-vace", "chronoedit", "hunyuan-distilled", "hunyuan-1.5", "hunyuan-framepack", "cogvideox-ddim",
-    "consisid", "ltx", "skyreels-v2", "mochi", "allegro", "easyanimate", "kandinsky-5", "cosmos-1",
-]  # fmt: skip
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", token_classes().values())
 def test_a_plan_names_modules_and_arguments_that_are_there(name) -> None:
     transformer = CASES[name].build().transformer
     plan = find_plan(transformer)
@@ -31,9 +27,8 @@ def test_a_plan_names_modules_and_arguments_that_are_there(name) -> None:
     assert isinstance(end, torch.nn.Linear) or plan.end.endswith("blocks.-1")
 
 
-def test_every_plan_is_tried_by_test_full() -> None:
-    tried = {type(CASES[name].build().transformer).__name__ for name in NAMES}
-    assert tried == {card.transformer for card in CATALOG if card.token_split is not None}
+def test_every_token_split_is_tried_by_test_full() -> None:
+    assert token_classes().keys() == {card.transformer for card in CATALOG if card.token_split is not None}
 
 
 def test_a_plan_that_a_pipeline_never_holds_to_is_not_its_plan() -> None:

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
 from pabtune.runtime.targets import Target
+from pabtune.testing.oracle import broadcast_by_hand
 from tests.pipelines.cases import CASES, COUNTED, Aborted, abort, idle, policy, run, transformers_of
-from tests.pipelines.oracle import broadcast_by_hand
 from tests.pipelines.parts import OTHER_PROMPT
 
 pytestmark = [

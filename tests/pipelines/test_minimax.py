@@ -9,8 +9,8 @@ import torch
 import pabtune
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.targets import Target
+from pabtune.testing.oracle import broadcast_by_hand
 from tests.pipelines import minimax
-from tests.pipelines.oracle import broadcast_by_hand
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 6

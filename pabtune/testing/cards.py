@@ -1,0 +1,145 @@
+"""Whether a card is true of a model: what it says, held against runs of the real thing."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from pabtune.catalog import CATALOG, Catalog, ModelCard
+from pabtune.models.guidance import calls_per_step
+from pabtune.parallel.plans import find_plan
+from pabtune.records.errors import ModelError
+from pabtune.records.policies import Policy, Rule
+from pabtune.runtime.engine import broadcast
+from pabtune.runtime.targets import Target
+from pabtune.testing.oracle import broadcast_by_hand
+
+LEAST_STEPS = 3
+"""A step before the window, one that computes in it, and one that is broadcast."""
+
+
+def check_card(
+    card: ModelCard,
+    model: DiffusionPipeline | nn.Module,
+    call: Callable[[], Any],
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Checks a card on a model, which may be small and have random weights.
+
+    The card's sites are found and called; range 1 changes nothing; the broadcast of each kind gives, bit for bit, what a
+    plain implementation gives that skips no feeder; without a policy everything is as before; modules and arguments that the
+    split names are there; and with `arguments`, the pipeline makes the calls that the guidance says. That the split gives
+    the same video on several GPUs, `pabtune generate --gpus 2 --compare` checks.
+
+    Args:
+        card: to check, in place of the shipped one for its class.
+        model: a pipeline, or a transformer that `call` drives through `cache_context`.
+        call: runs the model with a seed of its own, over 3 steps or more, and returns its output.
+        arguments: of the pipeline's call that `call` makes; None = the guidance is not checked.
+
+    Raises:
+        ModelError: what the card says is not so, and what was seen instead.
+    """
+    catalog = CATALOG.with_card(card)
+    target = Target.of(model, catalog)
+    own = {name: part for name, part in target.transformers.items() if type(part).__name__ == card.transformer}
+    if not own:
+        classes = ", ".join(type(part).__name__ for part in target.transformers.values())
+        raise ModelError(f"the card is of {card.transformer}, but the model's transformers are {classes}")
+    for part in own.values():
+        find_plan(part, type(model).__name__, catalog)
+    samples, expected = Counter[int](), set[float]()
+    plain = _watched(target, call, samples, lambda: expected.add(calls_per_step(card, model, arguments or {})))
+    steps = _check_idle(card, target, model, catalog, call, plain)
+    if arguments is not None:
+        first = samples[0]
+        seen = samples.total() / first / steps
+        if expected != {seen}:
+            raise ModelError(
+                f"the card of {card.transformer} says {_listed(sorted(expected))} calls per step, but the pipeline made "
+                f"{seen:g}"
+            )
+    for kind in dict.fromkeys(pattern.kind for pattern in card.sites):
+        rule = Rule(kind=kind, range=2, window=(1, steps))
+        with broadcast(model, Policy(name=kind, rules=(rule,)), catalog=catalog) as run:
+            output = call()
+        with broadcast_by_hand(SimpleNamespace(**target.transformers), run.mask, len(samples) // steps):
+            by_hand = call()
+        if not _is_same(output, by_hand):
+            raise ModelError(
+                f"the broadcast of {kind} by the card of {card.transformer} differs from one that skips no feeder: something "
+                "else reads a feeder, or more than shift, scale and gate lies between a feeder and its site"
+            )
+        if not _is_same(call(), plain):
+            raise ModelError(f"{card.transformer} is not as before after a broadcast of {kind}")
+
+
+def _check_idle(
+    card: ModelCard,
+    target: Target,
+    model: DiffusionPipeline | nn.Module,
+    catalog: Catalog,
+    call: Callable[[], Any],
+    plain: Any,
+) -> int:
+    """Calls without a policy, and with one that broadcasts nothing; returns the number of steps."""
+    if not _is_same(call(), plain):
+        raise ModelError(
+            "two calls without a policy differ: `call` must give the same output each time, with a fixed seed"
+        )
+    with broadcast(model, Policy(name="none"), catalog=catalog) as run:
+        call()
+    steps = 0 if run.mask is None else run.mask.steps
+    if steps < LEAST_STEPS:
+        raise ModelError(f"a card is checked over at least {LEAST_STEPS} steps, but `call` made {steps}")
+    kinds = dict.fromkeys(site.kind for site in target.sites)
+    idle = Policy(name="range 1", rules=tuple(Rule(kind=kind, range=1, window=(0, steps)) for kind in kinds))
+    with broadcast(model, idle, catalog=catalog) as run:
+        output = call()
+    if not _is_same(output, plain):
+        raise ModelError(f"hooks on the sites of {card.transformer} change its output though nothing is broadcast")
+    called = {site for _, site in run.computed_calls}
+    for pattern in card.sites:
+        place = re.compile(
+            rf"{re.escape(pattern.blocks)}\.\d+{re.escape(f'.{pattern.child}' if pattern.child else '')}"
+        )
+        names = {site.name for site in target.sites if place.fullmatch(site.path)}
+        if names and not names & called:
+            raise ModelError(f"the card of {card.transformer} names {sorted(names)[0]}, but it is never called")
+    return steps
+
+
+def _watched(target: Target, call: Callable[[], Any], samples: Counter[int], note: Callable[[], None]) -> Any:
+    """Calls; counts the samples of each call of a transformer, by its number."""
+
+    def watch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        samples[len(samples)] = next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        note()
+
+    handles = [part.register_forward_pre_hook(watch, with_kwargs=True) for part in target.transformers.values()]
+    try:
+        return call()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _listed(numbers: list[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two outputs are equal, bit for bit: tensors, arrays, images, and what holds such."""
+    if isinstance(one, Mapping):
+        return _is_same([*one.values()], [*other.values()])
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
