@@ -56,12 +56,12 @@ def load_published(
         model = model_class.from_config(config)
     state = {name: value for name, value in load_file(_weights(place, folder)).items() if not name.startswith(ignored)}
     expected = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in state.items()}
-    if found != expected:
-        different = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    shapes = {name: value.shape for name, value in state.items()}
+    if shapes != expected:
+        different = [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]
         raise ValueError(
             f"{place}: {len(different)} of {len(expected)} weights do not fit {model_class.__name__}, for example "
-            f"{different[0]}: {found.get(different[0])} there, {expected.get(different[0])} expected"
+            f"{different[0]}: {shapes.get(different[0])} there, {expected.get(different[0])} expected"
         )
     model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
     return model.eval()

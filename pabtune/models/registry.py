@@ -1,6 +1,6 @@
 """From the word MODEL on the command line to a loaded pipeline."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
@@ -39,7 +39,14 @@ REGISTERED: Mapping[str, str] = {"shapes": str(SHAPES_FOLDER), "latte": "maxin-c
 """Models by name: a folder or a hub id."""
 
 OPEN_SORA, OPEN_SORA_PLAN = "open-sora-1.2", "open-sora-plan-1.1"
-"""Published in parts, which are put together."""
+"""Published in parts, from which a pipeline is assembled."""
+
+PUBLISHED_TRANSFORMERS: Mapping[str, Callable[[], nn.Module]] = {
+    OPEN_SORA: STDiT3Transformer3DModel,
+    OPEN_SORA_PLAN: LatteT2VTransformer3DModel,
+    "latte": lambda: LatteTransformer3DModel(**LATTE_CONFIG),
+}
+"""Makes the transformer of a published model, by the model's name; needs no network."""
 
 MODEL_LINES: Mapping[str, str] = {
     "shapes": "embedded STDiT3 (1.0 M parameters): 8 frames of 24x24 pixels of one moving shape, trained in this project",
@@ -61,20 +68,20 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
         ModelError: there is no such model, or it cannot be loaded.
     """
     if model in (OPEN_SORA, OPEN_SORA_PLAN):
-        return _put_together(model, dtype).to(device)
-    place = _place(model)
+        return _assemble(model, dtype).to(device)
+    location = _locate(model)
     pipeline_class = PIPELINES.get(_index(model)["_class_name"], DiffusionPipeline)
-    with _told(model):
-        pipeline = pipeline_class.from_pretrained(place, dtype=dtype)
+    with _as_model_error(model):
+        pipeline = pipeline_class.from_pretrained(location, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
-def _put_together(model: str, dtype: torch.dtype) -> DiffusionPipeline:
+def _assemble(model: str, dtype: torch.dtype) -> DiffusionPipeline:
     from pabtune.models.open_sora.published import load_open_sora
     from pabtune.models.open_sora_plan.published import load_open_sora_plan
 
-    with _told(model):
+    with _as_model_error(model):
         pipeline = {OPEN_SORA: load_open_sora, OPEN_SORA_PLAN: load_open_sora_plan}[model](dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -89,13 +96,6 @@ def build_on_meta(model: str) -> nn.Module:
     Raises:
         ModelError: there is no such model, or diffusers does not know its class.
     """
-    with torch.device("meta"):
-        if model == OPEN_SORA:
-            return STDiT3Transformer3DModel().eval()
-        if model == OPEN_SORA_PLAN:
-            return LatteT2VTransformer3DModel().eval()
-        if model == "latte":
-            return LatteTransformer3DModel(**LATTE_CONFIG).eval()
     return next(iter(transformers_on_meta(model).values())).eval()
 
 
@@ -108,22 +108,24 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
     Raises:
         ModelError: there is no such model, it has no transformer, or diffusers does not know its class.
     """
-    if model in (OPEN_SORA, OPEN_SORA_PLAN, "latte"):
-        return {"transformer": build_on_meta(model)}
-    place, found = _place(model), {}
+    if model in PUBLISHED_TRANSFORMERS:
+        with torch.device("meta"):
+            return {"transformer": PUBLISHED_TRANSFORMERS[model]()}
+    location, transformers = _locate(model), {}
     for name, entry in _index(model).items():
         if not name.startswith("transformer") or not isinstance(entry, list) or entry[1] is None:
             continue
         library, class_name = entry
-        with _told(model), torch.device("meta"):
+        with _as_model_error(model), torch.device("meta"):
             transformer_class = getattr(import_module(library), class_name)
-            found[name] = transformer_class.from_config(transformer_class.load_config(place, subfolder=name))
-    if not found:
+            config = transformer_class.load_config(location, subfolder=name)
+            transformers[name] = transformer_class.from_config(config)
+    if not transformers:
         raise ModelError(f"{model!r} has no component named transformer")
-    return found
+    return transformers
 
 
-def _place(model: str) -> str:
+def _locate(model: str) -> str:
     """What diffusers is asked for: a folder or a hub id."""
     model = REGISTERED.get(model, model)
     folder = Path(model)
@@ -140,16 +142,16 @@ def _place(model: str) -> str:
 
 def _index(model: str) -> dict[str, Any]:
     """What is in the pipeline: class and components."""
-    place = _place(model)
-    with _told(model):
-        index = DiffusionPipeline.load_config(place)
+    location = _locate(model)
+    with _as_model_error(model):
+        index = DiffusionPipeline.load_config(location)
     if not isinstance(index.get("_class_name"), str):
-        raise ModelError(f"{place}/model_index.json: not a diffusers pipeline: it names no class")
+        raise ModelError(f"{location}/model_index.json: not a diffusers pipeline: it names no class")
     return index
 
 
 @contextmanager
-def _told(model: str) -> Iterator[None]:
+def _as_model_error(model: str) -> Iterator[None]:
     """Turns what diffusers raises into one line."""
     try:
         yield

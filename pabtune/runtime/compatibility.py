@@ -34,15 +34,23 @@ def check_fits(policy: Policy, target: Target, content: str | None) -> None:
 
 
 def differences(theirs: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, Any]]) -> str:
-    """In what the configurations of transformers differ, in words."""
+    """What differs between the configurations of two models, in words.
+
+    Args:
+        theirs: configuration of each transformer that the policy was made for.
+        ours: configuration of each transformer of the model.
+    """
     if not theirs:
         return "its configuration or sites differ (the policy does not tell more)"
     if set(theirs) != set(ours):
         return f"it has {', '.join(theirs)}, this model {', '.join(ours)}"
-    found = [
+    differing = [
         f"{name}.{key} is {theirs[name].get(key)} there and {ours[name].get(key)} here"
         for name in ours
         for key in sorted({*theirs[name], *ours[name]})
         if theirs[name].get(key) != ours[name].get(key)
     ]
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "its sites differ"
+    return (
+        ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+        or "its sites differ"
+    )

@@ -183,7 +183,7 @@ class Recorder(Measurement):
             )
             pairs = [_distances(history, steps) for history in histories]
             distance[name] = torch.stack([relative for relative, _ in pairs])
-            errors += [error for _, found in pairs for error in found]
+            errors += [error for _, of_pair in pairs for error in of_pair]
         shapes = [shape for step, shape in self._calls if step == steps - 1]
         return Recording(
             mse=mse,
@@ -297,10 +297,10 @@ def _distances(history: SiteHistory, steps: int) -> tuple[Tensor, list[Tensor]]:
         between = (squares_nb[:, None] + squares_nb[None]) / 2
         places = torch.tensor(group)
         distances[places[:, None], places] = (pairs_nnb / between.clamp_min(1e-30)).mean(-1).cpu()
-        for place in range(1, len(group)):
-            exact = observations[place].change
+        for index in range(1, len(group)):
+            exact = observations[index].change
             if exact is not None:
-                errors.append(((pairs_nnb[place, place - 1] / exact - 1).abs())[exact > 0])
+                errors.append(((pairs_nnb[index, index - 1] / exact - 1).abs())[exact > 0])
     return distances, errors
 
 

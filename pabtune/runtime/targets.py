@@ -124,12 +124,12 @@ def _transformers(model: DiffusionPipeline | nn.Module, catalog: Catalog) -> dic
         )
     modules = {name: part for name, part in model.components.items() if isinstance(part, nn.Module)}
     classes = {name: type(unwrap_compiled(part)).__name__ for name, part in modules.items()}
-    known = {name: part for name, part in modules.items() if classes[name] in catalog}
+    with_card = {name: part for name, part in modules.items() if classes[name] in catalog}
     named = {name: part for name, part in modules.items() if name.startswith("transformer")}
-    if not known and not named:
-        found = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())
+    if not with_card and not named:
+        components = ", ".join(f"{name}: {type(part).__name__}" for name, part in modules.items())
         raise ModelError(
-            f"{type(model).__name__} has no transformer with known sites; it has {found}; "
+            f"{type(model).__name__} has no transformer with known sites; it has {components}; "
             f"known transformers: {', '.join(catalog.cards)}"
         )
-    return known or named
+    return with_card or named
