@@ -55,7 +55,12 @@ def check_card(
     for part in own.values():
         find_plan(part, type(model).__name__, catalog)
     samples, expected = Counter[int](), set[float]()
-    plain = _watched(target, call, samples, lambda: expected.add(calls_per_step(card, model, arguments or {})))
+    plain = _watched(
+        target,
+        call,
+        samples,
+        lambda: expected.update([] if arguments is None else [calls_per_step(card, model, arguments)]),
+    )
     steps = _check_idle(card, target, model, catalog, call, plain)
     if arguments is not None:
         first = samples[0]

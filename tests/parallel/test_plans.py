@@ -7,6 +7,7 @@ import torch
 from pabtune.catalog import CATALOG, find_card
 from pabtune.catalog.card import TokenSplit, WhenArgument, argument_cuts
 from pabtune.parallel.plans import find_plan, modules_at
+from pabtune.parallel.split import describe_split
 from pabtune.records.errors import ModelError
 from tests.parallel.by_card import token_classes
 from tests.pipelines.cases import CASES
@@ -75,3 +76,12 @@ def test_a_card_that_names_what_is_not_there_is_refused(split, message) -> None:
     card = replace(find_card("MotifVideoTransformer3DModel"), split=plan)
     with pytest.raises(ModelError, match=message):
         find_plan(transformer, catalog=CATALOG.with_card(card))
+
+
+def test_the_words_for_a_split_say_why_tokens_are_not_split() -> None:
+    assert describe_split(CASES["wan-2.1"].build()) == "tokens split, attention by heads"
+    inside = "attention split by heads and MLPs by tokens, inside each"
+    assert describe_split(CASES["motif"].build()) == inside
+    assert describe_split(CASES["skyreels-v2-forcing-long"].build()) == (
+        f"{inside}; called by SkyReelsV2DiffusionForcing…: frames at steps of their own cannot be split"
+    )

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import pabtune
+from pabtune.catalog import find_card
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.targets import Target
+from pabtune.testing import check_card
 from pabtune.testing.oracle import broadcast_by_hand
 from tests.pipelines import minimax
 
@@ -75,6 +77,11 @@ def test_it_equals_broadcasting_by_hand_and_is_restored() -> None:
     for (_, site), count in run.computed_calls.items():
         counts[site] += count
     assert counts == computed
+
+
+def test_its_card_is_true() -> None:
+    transformer = minimax.transformer()
+    check_card(find_card("MiniMaxH3Transformer3DModel"), transformer, lambda: drive(transformer))
 
 
 def test_range_one_changes_nothing() -> None:

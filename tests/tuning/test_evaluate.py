@@ -1,5 +1,7 @@
 import pytest
 
+from pabtune.catalog import CATALOG, ModelCard
+from pabtune.catalog.card import sites_in
 from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import BudgetError, PolicyError, PromptError
 from pabtune.records.policies import Policy, Rule
@@ -41,6 +43,13 @@ def test_variants_are_chosen_by_the_prompts_content(pipeline) -> None:
     slow, others = PROMPTS[0], PROMPTS[1]
     assert evaluate(pipeline, [policy], [slow], STEPS)[0].broadcast_calls == {"mlp": 4 * (STEPS - 1)}
     assert evaluate(pipeline, [policy], [others], STEPS)[0].broadcast_calls == {}
+
+
+def test_a_catalog_says_what_is_broadcast(pipeline) -> None:
+    card = ModelCard(transformer="STDiT3Transformer3DModel", sites=sites_in("spatial_blocks", mlp="mlp"))
+    policy = Policy(name="mlp", rules=(Rule(kind="mlp", range=99, window=(1, STEPS)),))
+    found = evaluate(pipeline, [policy], PROMPTS[:1], STEPS, catalog=CATALOG.with_card(card))[0]
+    assert found.broadcast_calls == {"mlp": 2 * (STEPS - 1)}
 
 
 def test_wrong_requests_are_refused(pipeline) -> None:

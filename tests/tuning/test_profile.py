@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 import pabtune
+from pabtune.catalog import CATALOG, ModelCard
+from pabtune.catalog.card import sites_in
 from pabtune.records.errors import ProfileError
 from pabtune.runtime.targets import Target
 from pabtune.tuning.profile import kind_curves, profiled_flops
@@ -30,6 +32,12 @@ def test_numbers_do_not_depend_on_the_batch_size(profile, pipeline) -> None:
     alone = pabtune.profile(pipeline, PROMPTS, STEPS, name="small", batch_size=1)
     for measure in ("mse", "change", "distance"):
         np.testing.assert_allclose(alone.arrays[measure], profile.arrays[measure], rtol=2e-2, atol=1e-7)
+
+
+def test_a_catalog_says_what_is_profiled(pipeline) -> None:
+    card = ModelCard(transformer="STDiT3Transformer3DModel", sites=sites_in("spatial_blocks", mlp="mlp"))
+    small = pabtune.profile(pipeline, PROMPTS[:1], STEPS, catalog=CATALOG.with_card(card))
+    assert [site.path for site in small.sites] == ["spatial_blocks.0.mlp", "spatial_blocks.1.mlp"]
 
 
 def test_files_round_trip(profile, tmp_path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pabtune.catalog import CATALOG
 from pabtune.planning.costs.sharing import (
     ALONE,
     Measured,
@@ -141,6 +142,24 @@ def test_only_what_is_cut_through_the_network_is_predicted() -> None:
     assert Measured.of(profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2Pipeline"), 2).axes == ("sequence",)
     with pytest.raises(PolicyError, match="does not say which pipeline it was made with; profile again"):
         Measured.of(profile_of("SkyReelsV2Transformer3DModel"), 2)
+
+
+def test_what_is_not_predicted_is_said_with_the_reason_of_the_card() -> None:
+    with pytest.raises(PolicyError, match=r"image_condition_type = 'token_replace': tokens of the first frame are"):
+        Measured.of(profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"), 2)
+    with pytest.raises(PolicyError, match="its card has no token split"):
+        Measured.of(profile_of("MotifVideoTransformer3DModel"), 2)
+
+
+def test_a_class_of_ones_own_is_predicted_by_its_card() -> None:
+    wan = CATALOG.find("WanTransformer3DModel")
+    catalog = CATALOG.with_card(replace(wan, transformer="Mine"))
+    own = replace(profile_of("Mine"), call=Call(per_step=2, samples=2, shape=(4, 8, 24, 24)))
+    with pytest.raises(PolicyError, match="what 2 GPUs take for Mine is not predicted"):
+        Measured.of(own, 2)
+    assert Measured.of(own, 2, catalog).axes == ("sequence",)
+    assert Measured.of(own, 2, catalog).branches == 2
+    assert Measured.of(own).branches == 1
 
 
 @pytest.mark.parametrize(
