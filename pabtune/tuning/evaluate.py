@@ -136,8 +136,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store) as run:
                 made = generate(pipeline, batch, settings)
-            mask = run.mask.inside_blocks()
-            fraction = compute_fraction(mask.where_called(run.called), flops.sites, flops.total)
+            mask = run.mask.where_called(run.called).inside_blocks()
+            fraction = compute_fraction(mask, flops.sites, flops.total)
             tally.add(batch, reference, made, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
