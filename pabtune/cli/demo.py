@@ -53,8 +53,8 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     result, unseen = _search(pipeline, profile, out, trials, writer)
     writer.close()
     if result.best is None:
-        say("   no policy was found inside the budget; try more --trials")
-        return {"verdict": None, "out": str(out), "trials": len(result.candidates)}
+        say("   no policy was found inside the budget, or what was found did not hold it; try more --trials")
+        return {"verdict": result.verdict, "out": str(out), "trials": len(result.candidates)}
     result.best.save(out / "policy.json")
     _generate(pipeline, result.best, unseen[:SHOWN], out)
     document = {

@@ -14,10 +14,13 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DatabaseError
 
-from pabtune.records.errors import StudyError
+from pabtune.records.errors import PabtuneError, StudyError
 from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.trials import Candidate, Outcome
@@ -27,6 +30,12 @@ from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbea
 JOURNAL_SUFFIXES = (".log", ".journal")
 RANDOM_TRIALS = 12
 """Finished trials before the sampler begins to model them."""
+
+LOCKED_S = 60.0
+"""How long a worker waits for its turn at an SQLite file."""
+
+OPENINGS = 5
+"""How often a new SQLite file is opened."""
 
 TryOut = Callable[[Policy, float | None], Outcome]
 """Tries a policy; given the predicted time of the best one so far, unless the policy is to be tried in any case."""
@@ -106,8 +115,8 @@ class SharedStudy:
             if len(self._trials(TrialState.COMPLETE, TrialState.RUNNING)) >= trials:
                 time.sleep(self._patience.poll_s)
                 continue
-            trial = self._study.ask(fixed_distributions=self._distributions)
-            if not self._sign(trial):
+            trial = self._ask()
+            if trial is None:
                 continue
             if self._is_surplus(trial, trials):
                 self._give_back(self._frozen(trial.number))
@@ -116,13 +125,14 @@ class SharedStudy:
                 if on_trial is not None:
                     on_trial(self._finished[trial.number], candidates)
 
-    def _sign(self, trial: optuna.Trial) -> bool:
-        """Writes who tries the trial; False if that took so long that others took it over."""
+    def _ask(self) -> optuna.Trial | None:
+        """A trial with all its parameters, signed; None if that took so long that others took it over."""
         try:
+            trial = self._study.ask(fixed_distributions=self._distributions)
             trial.set_user_attr("worker", self._worker.to_document())
         except UpdateFinishedTrialError:
-            return False
-        return True
+            return None
+        return trial
 
     def _try(self, trial: optuna.Trial, try_out: TryOut) -> bool:
         """Tries a trial that was asked for, and tells its outcome; False if others gave this worker up meanwhile."""
@@ -210,17 +220,20 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 def _open(storage: str, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = _open_storage(storage)
     try:
+        opened = _open_storage(storage)
         return optuna.create_study(study_name=name, storage=opened, direction="minimize", load_if_exists=True)
+    except PabtuneError:
+        raise
     except Exception as error:  # noqa: BLE001, every database driver has errors of its own
         raise StudyError(f"cannot use the storage {storage!r}: {str(error).splitlines()[0]}") from error
 
 
 def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
+    if storage.startswith("sqlite:///"):
+        check_writable(Path(storage.removeprefix("sqlite:///")))
+        return _open_sqlite(storage)
     if "://" in storage:
-        if storage.startswith("sqlite:///"):
-            check_writable(Path(storage.removeprefix("sqlite:///")))
         return storage
     if not storage.endswith(JOURNAL_SUFFIXES):
         raise StudyError(
@@ -228,3 +241,26 @@ def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
         )
     check_writable(Path(storage))
     return optuna.storages.JournalStorage(JournalFileBackend(storage))
+
+
+def _open_sqlite(storage: str) -> RDBStorage:
+    """SQLite whose transactions lock the file from their beginning.
+
+    Optuna takes a waiting trial by reading its state for update, which SQLite does not know: two workers that read at once
+    would both try the same trial.
+    """
+    for attempt in range(OPENINGS):
+        try:
+            opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCKED_S}})
+            break
+        except DatabaseError:  # several workers make the tables of a new file at once: one of them succeeds
+            if attempt == OPENINGS - 1:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+
+    @event.listens_for(opened.engine, "begin")
+    def lock(connection: Connection) -> None:
+        connection.connection.dbapi_connection.isolation_level = None  # the driver must not begin one of its own
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return opened

@@ -13,6 +13,8 @@ def test_profile_writes_a_profile_and_events(pabtune, tmp_path) -> None:
     assert made["prompts"] == {"fast": 2, "slow": 2, "still": 2}
     assert set(made["windows"]) == {"fast", "slow", "still", "all"}
     assert made["overhead"] > 0
-    assert json.loads(out.read_text())["schema"] == "pabtune.profile/1"
+    assert set(made["median_mse"]) == {"spatial", "temporal", "cross", "mlp"}
+    assert all(value > 0 for value in made["median_mse"].values())
+    assert json.loads(out.read_text())["schema"] == "pabtune.profile/2"
     assert out.with_suffix(".safetensors").exists()
     assert list((tmp_path / "log").glob("events.*"))

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 import pabtune
-from tests.pipelines.cases import CASES, cases
+from pabtune.planning.costs.compute import compute_fraction
+from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.masks import resolve
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.windows import ranking_of
+from tests.pipelines.cases import CASES, cases, policy, run
 
 FAST = [
     "wan-2.2", "latte", "open-sora-plan-1.1", "chronoedit-reasoning", "ltx-2.3", "skyreels-v2-forcing-long",
@@ -38,7 +43,7 @@ def test_every_pipeline_can_be_profiled(name, load, tmp_path) -> None:
     both = called[:, 1:] & called[:, :-1]
     if name not in CHANGING and len(profile.branches) < 3:
         assert np.isfinite(change[:, 1:][both]).all()
-    assert all(np.isfinite(row["change"]) for row in profile.ranking)
+    assert all(np.isfinite(row.change) for row in ranking_of(profile))
     profile.save(tmp_path / "p.json")
     assert pabtune.Profile.load(tmp_path / "p.json").digest == profile.digest
     assert profile.call.per_step == len({branch for _, branch in CASES[name].branches}) or name in CHANGING
@@ -50,3 +55,39 @@ def test_two_steps_of_two_transformers_leave_nothing_to_compare(load) -> None:
     )
     assert np.isnan(profile.arrays["change"][..., 1]).all()
     assert profile.call.samples == profile.call.per_step == 1
+
+
+def brightness(video, prompt) -> float:
+    return float(video.mean())
+
+
+def test_what_is_predicted_of_two_transformers_is_what_runs(load) -> None:
+    """The second one computes everything in its first step, and the first one then holds nothing any more."""
+    pipeline = load("wan-2.2")
+    profile, every_kind = profile_of(pipeline, "wan-2.2"), policy("wan-2.2")
+    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
+    planned = resolve(every_kind, profile.sites, schedule)
+    runs = planned.where_called(profile.arrays["seconds"] > 0)
+    with pabtune.broadcast(pipeline, every_kind) as handle:
+        run(pipeline, "wan-2.2")
+    summary, branches = handle.summary(), len(profile.branches)
+    for computed, name in ((True, "computed_calls"), (False, "broadcast_calls")):
+        assert {kind: branches * calls for kind, calls in runs.calls(computed=computed).items()} == summary[name]
+    assert held_bytes(runs, profile.site_bytes).max() == summary["most_stored_bytes"]
+    assert held_bytes(planned, profile.site_bytes).max() > summary["most_stored_bytes"]
+    saved = sum(
+        flops * skipped for flops, skipped in zip(profile.site_flops, runs.broadcasts.sum(1).tolist(), strict=True)
+    )
+    fraction = compute_fraction(runs, profile.site_flops, profile.total_flops)
+    assert fraction == pytest.approx(1 - saved / (profile.total_flops * profile.steps))
+
+
+def test_a_model_without_the_papers_kinds_is_searched_without_its_floor(load, tmp_path) -> None:
+    pipeline = load("wan-2.1")
+    settings = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
+    profile = pabtune.profile(pipeline, ["a cat"], 6, batch_size=1, arguments=settings)
+    result = pabtune.search(
+        pipeline, profile, [f"cat {number}" for number in range(12)], "tests.pipelines.test_profiles:brightness>=-100",
+        trials=1, folder=tmp_path,
+    )  # fmt: skip
+    assert result.candidates[0].outcome.measured.under_floor_db is None

@@ -3,7 +3,12 @@ import pytest
 import pabtune
 from pabtune.records import errors
 
-KINDS = [each for each in vars(errors).values() if isinstance(each, type) and each is not errors.PabtuneError]
+NOT_ERRORS = (errors.PabtuneError, errors.PabtuneWarning)
+KINDS = [
+    each
+    for each in vars(errors).values()
+    if isinstance(each, type) and issubclass(each, Exception) and each not in NOT_ERRORS
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

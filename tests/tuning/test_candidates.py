@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from pabtune.planning.costs.sharing import ALONE, Sharing
@@ -9,7 +10,7 @@ from pabtune.records.policies import Policy, Rule
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
-from pabtune.tuning.candidates import Bench
+from pabtune.tuning.candidates import TrialRunner
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.references import References
 from pabtune.tuning.space import Space
@@ -19,39 +20,40 @@ PROMPTS = [Prompt(prompt=PROMPT, content=content, seed=seed) for seed in range(4
 
 
 @pytest.fixture
-def bench(profile, tmp_path) -> Bench:
+def runner(profile, tmp_path) -> TrialRunner:
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="shapes", largest_drop=50.0)
-    return Bench(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+    return TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
 
 
-def test_no_broadcast_costs_nothing_and_is_feasible(bench) -> None:
-    outcome = bench.try_out(PRESETS["none"])
-    assert outcome.is_complete
+def test_no_broadcast_costs_nothing_and_is_feasible(runner) -> None:
+    outcome = runner.try_out(PRESETS["none"])
+    assert outcome.status == "complete"
     assert outcome.is_feasible
-    assert (outcome.predicted_time, outcome.compute_fraction, outcome.psnr_db, outcome.drop) == (1.0, 1.0, 100.0, 0.0)
-    assert outcome.prompts == len(PROMPTS)
+    measured = outcome.measured
+    assert (outcome.predicted_time, outcome.compute_fraction, measured.psnr_db, measured.drop) == (1.0, 1.0, 100.0, 0.0)
+    assert (measured.prompts, measured.under_floor_db) == (len(PROMPTS), None)
 
 
-def test_a_candidate_under_the_floor_is_given_up_early(bench) -> None:
+def test_a_candidate_under_the_floor_is_given_up_early(runner) -> None:
     careful = Policy(name="careful", rules=(Rule(kind="cross", range=2, window=(6, 8)),))
     reckless = Policy(name="reckless", rules=tuple(Rule(kind=k, range=9, window=(1, 8)) for k in ("spatial", "mlp")))
-    floor = bench.set_floor(careful)
+    floor = runner.set_floor(careful)
     assert floor > 20
-    outcome = bench.try_out(reckless)
-    assert not outcome.is_complete
-    assert outcome.under_floor_db > 0
+    outcome = runner.try_out(reckless)
+    assert outcome.status == "stopped early"
+    assert outcome.measured.under_floor_db > 0
     assert not outcome.is_feasible
-    assert bench.try_out(careful).is_feasible
+    assert runner.try_out(careful).is_feasible
 
 
-def test_a_slow_candidate_is_given_up_early(bench) -> None:
+def test_a_slow_candidate_is_given_up_early(runner) -> None:
     slow = Policy(name="slow", rules=(Rule(kind="cross", range=2, window=(6, 8)),))
-    assert bench.predicted_time(slow) < 1.0
-    outcome = bench.try_out(slow, time_to_beat=0.1)
-    assert not outcome.is_complete
-    assert outcome.prompts == 2
+    assert runner.predicted_time(slow) < 1.0
+    outcome = runner.try_out(slow, time_to_beat=0.1)
+    assert outcome.status == "stopped early"
+    assert outcome.measured.prompts == 2
 
 
 def test_a_candidate_over_the_limit_of_memory_is_not_run(profile, tmp_path) -> None:
@@ -62,10 +64,13 @@ def test_a_candidate_over_the_limit_of_memory_is_not_run(profile, tmp_path) -> N
     target = Target.of(pipeline)
     mlp = sum(count for site, count in zip(target.sites, profile.site_bytes, strict=True) if site.kind == "mlp")
     for memory, is_possible in ((2 * mlp, True), (2 * mlp - 1, False)):
-        bench = Bench(pipeline, profile, Space(profile), PROMPTS, budget, settings, references, memory)
-        outcome = bench.try_out(policy)
+        runner = TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references, memory)
+        outcome = runner.try_out(policy)
         assert outcome.is_possible == is_possible
-        assert (outcome.prompts > 0) == is_possible
+        assert outcome.status == ("complete" if is_possible else "over memory")
+        assert (outcome.measured is not None) == is_possible
+        assert outcome.over_memory == pytest.approx(2 * mlp / memory - 1)
+        assert outcome.compute_fraction < 1
     with broadcast(pipeline, policy) as run:
         generate(pipeline, PROMPTS[:2], settings)
     assert run.summary()["most_stored_bytes"] == 2 * mlp
@@ -84,6 +89,25 @@ def test_what_is_worth_most_on_one_gpu_is_not_on_eight(profile, tmp_path) -> Non
     predicted = []
     for sharing in (ALONE, Sharing(way=Way(gpus=8), link=link)):
         rest = (pipeline, profile, Space(profile), PROMPTS, budget, settings, references, None, sharing)
-        predicted.append([Bench(*rest).predicted_time(policy) for policy in (others, attention)])
+        predicted.append([TrialRunner(*rest).predicted_time(policy) for policy in (others, attention)])
     assert predicted[0][0] < predicted[0][1] < 1
     assert predicted[1][1] < predicted[1][0] < 1
+
+
+def scored(video, prompt) -> float:
+    """A score that sees the least change: the mean brightness of the video, in thousandths."""
+    return 1000 * float(video.mean())
+
+
+def test_a_drop_is_what_the_score_lost(profile, tmp_path) -> None:
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    budget = Budget(score="tests.tuning.test_candidates:scored", largest_drop=1e6)
+    runner = TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+    policy = Policy(name="p", rules=tuple(Rule(kind=kind, range=4, window=(1, 8)) for kind in ("spatial", "mlp")))
+    with broadcast(pipeline, policy):
+        after = [scored(generate(pipeline, [prompt], settings).videos[0], "") for prompt in PROMPTS]
+    before = [scored(generate(pipeline, [prompt], settings).videos[0], "") for prompt in PROMPTS]
+    expected = np.mean(np.array(before) - np.array(after))
+    assert abs(expected) > 1
+    assert runner.try_out(policy).measured.drop == pytest.approx(expected, rel=0.05)

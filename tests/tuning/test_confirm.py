@@ -2,22 +2,28 @@ from dataclasses import replace
 
 import pytest
 
+from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy, Rule
-from pabtune.tuning.candidates import Outcome
-from pabtune.tuning.confirm import FINALISTS, choose_finalists, stand
-from pabtune.tuning.results import Candidate
+from pabtune.records.prompts import Prompt
+from pabtune.records.trials import Candidate, Measurement, Outcome
+from pabtune.tuning.confirm import FINALISTS, Standing, assess, choose_finalists, confirm, find_best
+from tests.conftest import PROMPTS
+from tests.tuning.test_request import config
 
 RULE = Rule(kind="mlp", range=2, window=(2, 6))
 BUDGET = Budget(score="shapes", largest_drop=1.0)
 
 
 def candidate(number: int, predicted_time: float, under_floor_db: float, **changes) -> Candidate:
-    outcome = Outcome(
-        prompts=4, is_complete=True, predicted_time=predicted_time, measured_s=1.0, compute_fraction=predicted_time,
-        psnr_db=40.0 - under_floor_db, drop=0.0, drop_upper=0.5, over_budget=-0.5, under_floor_db=under_floor_db,
+    measured = Measurement(
+        prompts=4, seconds=1.0, psnr_db=40.0 - under_floor_db, drop=0.0, drop_upper=0.5,
+        over_budget=changes.pop("over_budget", -0.5), under_floor_db=under_floor_db,
     )  # fmt: skip
+    outcome = Outcome(
+        status="complete", predicted_time=predicted_time, compute_fraction=predicted_time, measured=measured
+    )
     policy = Policy(name=str(number), rules=(RULE,))
     return Candidate(number=number, origin="sampler", policy=policy, parameters={}, outcome=replace(outcome, **changes))
 
@@ -37,7 +43,7 @@ def test_finalists_are_the_front_of_time_and_margin_the_fastest_first() -> None:
 
 
 def test_a_candidate_given_up_for_a_faster_one_may_be_a_finalist() -> None:
-    fast, safe = candidate(1, 0.5, -0.1), candidate(2, 0.7, -2.0, is_complete=False)
+    fast, safe = candidate(1, 0.5, -0.1), candidate(2, 0.7, -2.0, status="stopped early")
     assert [each.number for each in choose_finalists([fast, safe])] == [1, 2]
 
 
@@ -79,15 +85,58 @@ NOISE = [-0.3, 0.3] * 6
 )
 def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verdict, loses_more) -> None:
     floor = evaluation([0.0] * len(drops), 40.0)
-    found = stand(evaluation(drops, psnr_db), floor, BUDGET)
+    found = assess(evaluation(drops, psnr_db), floor, BUDGET)
     assert (found.verdict, found.loses_more) == (verdict, loses_more)
-    assert not stand(evaluation(drops, psnr_db), None, BUDGET).loses_more
+    assert not assess(evaluation(drops, psnr_db), None, BUDGET).loses_more
 
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:
     """Ranks are equal where nothing is shown; among equals the first, which is the fastest, is taken."""
     floor = evaluation([0.0] * 12, 40.0)
-    fast, slow = (stand(evaluation([mean + noise for noise in NOISE], 41.0), floor, BUDGET) for mean in (0.1, -0.1))
-    assert fast.rank == slow.rank
-    shown = stand(evaluation([0.5 + noise for noise in NOISE], 41.0), floor, BUDGET)
-    assert fast.rank < shown.rank < stand(evaluation([0.0] * 12, 39.0), floor, BUDGET).rank
+    fast, slow = (assess(evaluation([mean + noise for noise in NOISE], 41.0), floor, BUDGET) for mean in (0.1, -0.1))
+    assert fast.order == slow.order
+    shown = assess(evaluation([0.5 + noise for noise in NOISE], 41.0), floor, BUDGET)
+    assert find_best([fast, slow]) == 0
+    assert fast.order < shown.order < assess(evaluation([0.0] * 12, 39.0), floor, BUDGET).order
+
+
+@pytest.mark.parametrize(
+    ("standings", "best"),
+    [
+        ([("reject", False), ("accept", False), ("undecided", False)], 1),
+        ([("undecided", False), ("reject", False)], 0),
+        ([("accept", True), ("accept", False), ("accept", False)], 1),
+        ([("undecided", False), ("accept", True)], 1),
+    ],
+)
+def test_the_best_standing_wins_and_the_first_of_equals(standings, best) -> None:
+    assert find_best([Standing(verdict, loses_more) for verdict, loses_more in standings]) == best
+
+
+def named(name: str, policy: Policy, time: float, under_floor_db: float, **changes) -> Candidate:
+    return replace(candidate(0, time, under_floor_db, **changes), policy=replace(policy, name=name))
+
+
+RECKLESS = Policy(name="reckless", rules=tuple(Rule(kind=kind, range=9, window=(1, 8)) for kind in ("spatial", "mlp")))
+UNSEEN = [Prompt(prompt=f"a {color} {shape} moves left", seed=9, content="slow")
+          for color in ("red", "blue", "green") for shape in ("square", "cross", "circle")]  # fmt: skip
+
+
+def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipeline, tmp_path) -> None:
+    """The fastest looked good on the search's prompts, but is further from the reference than the floor on these."""
+    preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
+    fast = named("fast", RECKLESS, 0.3, -0.1)
+    request = config(tmp_path, floor="pab246")
+    confirmation = confirm(pipeline, profile, [fast, preset], PROMPTS, UNSEEN, request, "study")
+    assert confirmation.verdict == "accept"
+    assert confirmation.best.rules == PRESETS["pab246"].rules
+    assert confirmation.best.provenance["trial"] == 7
+    assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246"]
+
+
+def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
+    fast = named("fast", RECKLESS, 0.3, -0.1)
+    confirmation = confirm(pipeline, profile, [fast], PROMPTS, UNSEEN, config(tmp_path, floor="pab246"), "study")
+    assert (confirmation.best, confirmation.verdict) == (None, "reject")
+    assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246"]
+    assert confirm(pipeline, profile, [], PROMPTS, UNSEEN, config(tmp_path), "study").verdict is None

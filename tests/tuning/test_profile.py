@@ -1,12 +1,15 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 import pabtune
 from pabtune.catalog import CATALOG, ModelCard
 from pabtune.catalog.card import sites_in
+from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.runtime.targets import Target
-from pabtune.tuning.profile import kind_curves, profiled_flops
+from pabtune.tuning.generation import Settings, generate
 from tests.conftest import PROMPTS, STEPS
 
 
@@ -21,9 +24,11 @@ def test_a_profile_holds_all_that_was_asked_for(profile, pipeline) -> None:
     assert (profile.arrays["seconds"] > 0).all()
     assert profile.made_for.fingerprint == target.fingerprint()
     assert profile.made_for.steps == STEPS == len(profile.made_for.sigmas)
-    assert set(profile.windows) == {"fast", "slow", "still", "all"}
-    assert {row["kind"] for row in profile.ranking} == {"spatial", "temporal", "cross", "mlp"}
-    assert profiled_flops(profile).total == profile.total_flops > sum(profile.site_flops)
+    assert (profile.arrays["mse"][..., 1:] > 0).all()
+    assert set(windows_of(profile)) == {"fast", "slow", "still", "all"}
+    assert {row.kind for row in ranking_of(profile)} == {"spatial", "temporal", "cross", "mlp"}
+    assert len(profile.site_bytes) == len(profile.site_int8_bytes) == len(target.sites)
+    assert profile.total_flops > sum(profile.site_flops)
     assert profile.overhead > 0
     assert 0 < profile.sketch["median_relative_error"] < 0.3
 
@@ -45,11 +50,20 @@ def test_files_round_trip(profile, tmp_path) -> None:
     assert pabtune.Profile.load(tmp_path / "p.json").digest == profile.digest
 
 
-def test_curves_are_means_over_the_sites_of_a_kind(profile) -> None:
-    change = profile.arrays["change"][0, 0]
-    curves = kind_curves(change, profile.sites)
-    rows = [index for index, site in enumerate(profile.sites) if site.kind == "cross"]
-    np.testing.assert_allclose(curves["cross"], change[rows].mean(0))
+def test_mse_is_the_mean_squared_difference_of_the_outputs(profile, pipeline) -> None:
+    """Measured once more by hand: the outputs of one site over the run of one prompt."""
+    prompt, outputs = PROMPTS[1], []
+    site = profile.sites[0]
+    handle = pipeline.transformer.get_submodule(site.path).register_forward_hook(
+        lambda module, args, output: outputs.append(output.detach().clone())
+    )
+    generate(pipeline, [prompt], Settings(steps=STEPS))
+    handle.remove()
+    content = profile.contents.index(prompt.content)
+    for row, name in enumerate(profile.branches):
+        branch = [each.chunk(2)[("cond", "uncond").index(name)] for each in outputs]
+        expected = [float((now - before).square().mean()) for before, now in pairwise(branch)]
+        np.testing.assert_allclose(profile.arrays["mse"][content, row, 0, 1:], expected, rtol=2e-2)
 
 
 def test_requests_that_make_no_sense_are_refused(pipeline) -> None:

@@ -1,8 +1,20 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
 from pabtune.records.prompts import Prompt
-from pabtune.tuning.request import split_prompts
+from pabtune.tuning.request import SearchConfig, find_floor, split_prompts
+
+
+def config(folder: Path, **changes) -> SearchConfig:
+    standard = SearchConfig(
+        budget=Budget(score="shapes", largest_drop=60.0), trials=9, floor="pab579",
+        storage=str(folder / "study.journal"), folder=folder, name="found", arguments={},
+    )  # fmt: skip
+    return replace(standard, **changes)
 
 
 def test_prompts_are_split_per_class_without_overlap() -> None:
@@ -17,3 +29,12 @@ def test_prompts_are_split_per_class_without_overlap() -> None:
 def test_too_few_prompts_are_refused() -> None:
     with pytest.raises(StudyError, match="at least 12 distinct prompts"):
         split_prompts([Prompt(prompt="same")] * 40)
+
+
+def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> None:
+    assert find_floor(profile) == "pab246"
+    assert find_floor(profile, "pab579") == "pab579"
+    assert find_floor(profile, None) is None
+    full = replace(profile, sites=tuple(replace(site, kind="full") for site in profile.sites))
+    assert find_floor(full) is None
+    assert find_floor(full, "pab246") == "pab246"

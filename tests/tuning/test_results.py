@@ -12,7 +12,7 @@ RULES = (Rule(kind="mlp", range=2, window=(2, 6)),)
 
 def test_the_front_drops_what_is_slower_and_worse_and_what_is_incomplete() -> None:
     fast, worse, better = candidate(1, 0.5, 0.0), candidate(2, 0.6, 1.0), candidate(3, 0.7, -2.0)
-    given_up = candidate(4, 0.4, -5.0, is_complete=False)
+    given_up = candidate(4, 0.4, -5.0, status="stopped early")
     assert [each.number for each in pareto_front([better, worse, given_up, fast])] == [1, 3]
 
 

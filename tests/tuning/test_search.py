@@ -1,15 +1,7 @@
 """Small searches on the real classes: what is tried, what survives a kill, what wins."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
-import optuna
 import pytest
 
 import pabtune
@@ -17,10 +9,10 @@ from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
 from pabtune.records.prompts import Prompt
-from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.search import Budget, _open_study, search_policy
+from pabtune.tuning.search import Budget, search_policy, search_variants
 from pabtune.tuning.space import Space
 from tests.conftest import draw, make_pipeline
+from tests.tuning.test_request import config
 
 CAPTIONS = [
     f"a {color} {shape} {motion}"
@@ -30,14 +22,6 @@ CAPTIONS = [
 ]
 SEARCHED = [Prompt(prompt=text, content="slow", seed=seed) for seed, text in enumerate(CAPTIONS[:4])]
 UNSEEN = [Prompt(prompt=text, content="slow", seed=seed) for seed, text in enumerate(CAPTIONS[4:])]
-
-
-def config(folder: Path, **changes) -> SearchConfig:
-    standard = SearchConfig(
-        budget=Budget(score="shapes", largest_drop=60.0), trials=9, floor="pab579",
-        storage=str(folder / "study.journal"), folder=folder, name="found", arguments={},
-    )  # fmt: skip
-    return replace(standard, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -92,93 +76,16 @@ def test_the_same_request_resumes_and_another_does_not(found, profile) -> None:
     assert len(other.candidates) == 1
 
 
-def test_a_dead_workers_trial_is_tried_again(profile, tmp_path) -> None:
-    space, settings = Space(profile), config(tmp_path)
-    study = _open_study(profile, SEARCHED, space, settings)
-    trial = study.ask()
-    trial.suggest_int("mlp.range", 1, 7)
-    trial.set_user_attr("worker", f"{os.uname().nodename}:{2**22 + 1}")
-    again = _open_study(profile, SEARCHED, space, settings)
-    states = [each.state for each in again.get_trials()]
-    assert states[0] == optuna.trial.TrialState.FAIL
-    queued = [each for each in again.get_trials(states=(optuna.trial.TrialState.WAITING,))]
-    assert queued[-1].system_attrs["fixed_params"] == trial.params
-    assert queued[-1].user_attrs.get("origin") == "no broadcast"
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-import pabtune
-from tests.tuning.test_search import SEARCHED, UNSEEN, config
-from tests.conftest import make_pipeline
-from pabtune.tuning.search import search_policy
-folder = Path(sys.argv[1])
-profile = pabtune.Profile.load(folder / "profile.json")
-search_policy(make_pipeline(), profile, SEARCHED, UNSEEN, config(folder, trials=int(sys.argv[2])),
-              lambda own, every: print(own.number, flush=True))
-"""
-
-
-def start(folder: Path, trials: int) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(trials)], stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parent.parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-
-
-def test_a_killed_search_loses_no_finished_trial(profile, tmp_path) -> None:
-    profile.save(tmp_path / "profile.json")
-    process = start(tmp_path, 50)
-    finished = [int(process.stdout.readline()) for _ in range(3)]
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    numbers = []
-    result = search_policy(
-        make_pipeline(),
-        profile,
-        SEARCHED,
-        UNSEEN,
-        config(tmp_path, trials=6),
-        lambda own, _: numbers.append(own.number),
-    )
-    assert {candidate.number for candidate in result.candidates} >= set(finished)
-    assert len(result.candidates) >= 6
-    assert not set(numbers) & set(finished)
-    json.dumps([candidate.outcome.to_document() for candidate in result.candidates])
-
-
-def test_two_processes_share_a_study(profile, tmp_path) -> None:
-    profile.save(tmp_path / "profile.json")
-    workers = [start(tmp_path, 8) for _ in range(2)]
-    numbers = [[int(line) for line in worker.communicate(timeout=300)[0].split()] for worker in workers]
-    assert all(worker.returncode == 0 for worker in workers)
-    assert all(numbers)
-    assert len(set(numbers[0]) | set(numbers[1])) == len(numbers[0]) + len(numbers[1])
-    assert 8 <= len(numbers[0]) + len(numbers[1]) <= 10
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"trials": 0}, "at least 1 trial"),
         ({"floor": "pab999"}, "unknown preset 'pab999'"),
-        ({"storage": "study.txt"}, "neither a URL .* nor a journal file"),
-        ({"storage": "nosuchdb://x/y"}, "cannot use the storage"),
     ],
 )
 def test_wrong_requests_are_refused(profile, pipeline, tmp_path, changes, message) -> None:
     with pytest.raises(StudyError, match=message):
         search_policy(pipeline, profile, SEARCHED, UNSEEN, config(tmp_path, **changes))
-
-
-def test_sqlite_is_a_storage(profile, pipeline, tmp_path) -> None:
-    url = f"sqlite:///{tmp_path}/study.db"
-    result = search_policy(pipeline, profile, SEARCHED, UNSEEN, config(tmp_path, trials=2, storage=url))
-    assert len(result.candidates) == 2
-    assert (tmp_path / "study.db").exists()
 
 
 def test_seen_prompts_and_foreign_profiles_are_refused(profile, pipeline, tmp_path) -> None:
@@ -192,11 +99,48 @@ def test_seen_prompts_and_foreign_profiles_are_refused(profile, pipeline, tmp_pa
 
 
 def test_the_public_call_finds_a_policy(profile, pipeline, tmp_path) -> None:
-    study = pabtune.search(
-        pipeline, profile, CAPTIONS, budget="shapes>=-60", trials=3, floor=None, folder=tmp_path, name="mine"
+    url = f"sqlite:///{tmp_path}/study.db"
+    result = pabtune.search(
+        pipeline,
+        profile,
+        CAPTIONS,
+        budget="shapes>=-60",
+        trials=3,
+        floor=None,
+        storage=url,
+        folder=tmp_path,
+        name="mine",
     )
-    assert study.best.name == "mine"
-    assert len(study.candidates) == 3
+    assert result.best.name == "mine"
+    assert len(result.candidates) == 3
+    assert (tmp_path / "study.db").exists()
+
+
+def test_the_papers_preset_is_the_floor_of_the_public_call(profile, pipeline, tmp_path) -> None:
+    asked = {"budget": "shapes>=-60", "trials": 1, "folder": tmp_path}
+    for floor, has_floor in (({}, True), ({"floor": None}, False)):
+        (candidate,) = pabtune.search(pipeline, profile, CAPTIONS, **asked, **floor).candidates
+        assert (candidate.outcome.measured.under_floor_db is not None) == has_floor
+
+
+def test_a_variant_for_each_content_class_and_a_general_policy(profile, pipeline, tmp_path) -> None:
+    prompts = [
+        Prompt(prompt=text, content=("slow", "still")[seed % 2], seed=seed) for seed, text in enumerate(CAPTIONS)
+    ]
+    request = config(tmp_path, trials=3, floor=None)
+    told: list[str | None] = []
+    result = search_variants(
+        pipeline, profile, prompts[:4], prompts[4:], request, ("slow", "still"),
+        lambda content, own, every: told.append(content),
+    )  # fmt: skip
+    assert told == [None] * 3 + ["slow"] * 3 + ["still"] * 3
+    assert list(result.variants) == ["slow", "still"]
+    assert len({result.study, *(variant.study for variant in result.variants.values())}) == 3
+    for content, variant in result.variants.items():
+        assert variant.best.evidence["prompts"] == sum(prompt.content == content for prompt in prompts[4:])
+        assert result.best.variants[content] == variant.best.rules
+    assert result.best.rules
+    assert result.best.evidence["variants"] == {name: each.best.evidence for name, each in result.variants.items()}
 
 
 def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_path) -> None:
@@ -207,10 +151,10 @@ def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_pa
     limited = config(tmp_path, trials=12, memory=memory, batch_size=1, floor=None)
     result = search_policy(make_pipeline(), profile, SEARCHED, UNSEEN, limited)
     tried = {each.origin: each for each in result.candidates}
-    assert tried["profile at 0.01"].outcome.prompts == 0 < tried["profile at 0.01, int8"].outcome.prompts
+    assert tried["profile at 0.01"].outcome.status == "over memory"
+    assert tried["profile at 0.01, int8"].outcome.measured.prompts > 0
     assert result.best is not None
-    with pabtune.broadcast(make_pipeline(), result.best, memory=memory) as run:
-        draw(run._target.pipeline, num_inference_steps=profile.steps)
+    accelerated = make_pipeline()
+    with pabtune.broadcast(accelerated, result.best, memory=memory) as run:
+        draw(accelerated, num_inference_steps=profile.steps)
     assert run.summary()["most_stored_bytes"] <= memory
-    with pytest.raises(ProfileError, match="holds no sizes to limit memory by; profile again"):
-        search_policy(make_pipeline(), replace(profile, site_int8_bytes=()), SEARCHED, UNSEEN, limited)

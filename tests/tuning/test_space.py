@@ -6,7 +6,9 @@ import pytest
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import ProfileError
-from pabtune.tuning.space import LARGEST_RANGE, Space
+from pabtune.records.profiles import Profile
+from pabtune.tuning.space import SUGGESTED_CHANGES, Space
+from tests.conftest import STEPS
 
 
 def test_every_corner_of_the_space_is_a_policy(profile) -> None:
@@ -39,18 +41,52 @@ def test_first_trials_are_valid_and_hold_the_presets_exactly(profile) -> None:
         assert (found.compute == paper.compute).all()
 
 
-def test_suggestions_broadcast_more_where_less_changes(profile) -> None:
-    quiet = replace(profile, arrays={**profile.arrays, "distance": np.zeros_like(profile.arrays["distance"])})
-    loud = replace(profile, arrays={**profile.arrays, "distance": np.ones_like(profile.arrays["distance"])})
-    for changed, expected in ((quiet, {LARGEST_RANGE, 7, 6, 5, 4, 3, 2}), (loud, {1})):
-        values = dict(Space(changed).first_trials())["profile at 0.01"]
-        ranges = {value for name, value in values.items() if name.endswith(".range")}
-        assert ranges <= expected | {1}
-        assert (
-            expected == {1}
-            or max(ranges) > 1
-            or all(window.start is None for window in profile.windows["all"].values())
-        )
+def drifting(profile: Profile, per_step: float) -> Profile:
+    """A profile with flat curves, whose outputs drift apart by so much with each step between them."""
+    apart = np.abs(np.subtract.outer(np.arange(STEPS), np.arange(STEPS)))
+    arrays = {
+        **profile.arrays,
+        "change": np.ones_like(profile.arrays["change"]),
+        "distance": np.broadcast_to(per_step * apart, profile.arrays["distance"].shape),
+    }
+    return replace(profile, arrays=arrays)
+
+
+@pytest.mark.parametrize(
+    ("per_step", "ranges"),
+    [(0.0, [7, 7, 7, 7]), (0.0019, [2, 2, 3, 6]), (0.0021, [1, 2, 3, 5]), (0.02, [1, 1, 1, 1])],
+)
+def test_suggestions_broadcast_as_far_as_outputs_hardly_move(profile, per_step, ranges) -> None:
+    """Range n serves n-1 steps: the largest n - 1 whose distance is within 0.002, 0.003, 0.005, 0.01."""
+    first = dict(Space(drifting(profile, per_step)).first_trials())
+    for limit, n in zip(SUGGESTED_CHANGES, ranges, strict=True):
+        values = first[f"profile at {limit:g}"]
+        for kind in ("spatial", "temporal", "cross", "mlp"):
+            assert values[f"{kind}.range"] == n
+            assert (values[f"{kind}.start"], values[f"{kind}.stop"]) == (1, STEPS)
+
+
+def test_a_content_class_gets_suggestions_of_its_own(profile) -> None:
+    quiet, loud = drifting(profile, 0.0).arrays, drifting(profile, 1.0).arrays
+    distance = np.array(quiet["distance"])
+    distance[profile.contents.index("fast")] = loud["distance"][0]
+    mixed = replace(profile, arrays={**quiet, "distance": distance})
+    ranges = {
+        content: dict(Space(mixed, content).first_trials())["profile at 0.01"]["mlp.range"]
+        for content in ("still", "fast", None)
+    }
+    assert ranges == {"still": STEPS - 1, "fast": 1, None: 1}
+
+
+def test_windows_of_a_content_class_are_its_own(profile) -> None:
+    change = np.ones_like(profile.arrays["change"])
+    change[profile.contents.index("fast"), ..., 1:4] = 20.0
+    changed = replace(profile, arrays={**drifting(profile, 0.0).arrays, "change": change})
+    starts = {
+        content: dict(Space(changed, content).first_trials())["profile at 0.01"]["mlp.start"]
+        for content in ("still", "fast")
+    }
+    assert starts == {"still": 1, "fast": 4}
 
 
 def test_too_few_steps_are_refused(profile) -> None:
