@@ -69,8 +69,8 @@ def sites_in(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WhenProperties:
-    """Each property of the pipeline that exceeds a value adds a call: `1 + number of them`.
+class ByProperties:
+    """One call, and a further one for each property of the pipeline that exceeds a value.
 
     Attributes:
         names: of the properties; one that the pipeline lacks adds nothing.
@@ -85,8 +85,8 @@ class WhenProperties:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WhenCounted:
-    """The pipeline says how many calls it makes.
+class ByCount:
+    """As many calls as the pipeline says.
 
     Attributes:
         attribute: dotted path of the number, from the pipeline, for example `guider.num_conditions`.
@@ -96,7 +96,7 @@ class WhenCounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WhenArguments:
+class ByArguments:
     """A second call where an argument of the pipeline's call exceeds a value and others are given.
 
     Attributes:
@@ -127,7 +127,7 @@ class Guidance:
     """
 
     order: Order = "batched"
-    when: WhenProperties | WhenCounted | WhenArguments | None = None
+    when: ByProperties | ByCount | ByArguments | None = None
 
     def __post_init__(self) -> None:
         if (self.order == "batched") != (self.when is None):

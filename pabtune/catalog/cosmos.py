@@ -5,11 +5,11 @@ result before they ask for the second.
 """
 
 from pabtune.catalog.card import (
+    ByProperties,
     Cut,
     Guidance,
     ModelCard,
     TokenSplit,
-    WhenProperties,
     argument_cuts,
     rotary_cuts,
     sites_in,
@@ -21,7 +21,7 @@ PER_TOKEN = ("embedded_timestep", "temb")
 COSMOS = ModelCard(
     transformer="CosmosTransformer3DModel",
     sites=sites_in("transformer_blocks", attn1="full", attn2="cross", ff="mlp"),
-    guidance=Guidance(order="interleaved", when=WhenProperties(names=("do_classifier_free_guidance",))),
+    guidance=Guidance(order="interleaved", when=ByProperties(names=("do_classifier_free_guidance",))),
     split=TokenSplit(
         cuts=(
             *rotary_cuts("rope", dim=0),

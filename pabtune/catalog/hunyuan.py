@@ -9,12 +9,12 @@ pipeline's call (`pipeline_hunyuan_video.py`: `do_true_cfg`).
 """
 
 from pabtune.catalog.card import (
+    ByArguments,
+    ByCount,
     Guidance,
     ModelCard,
     TokenSplit,
-    WhenArguments,
     WhenConfig,
-    WhenCounted,
     argument_cuts,
     rotary_cuts,
     sites_in,
@@ -34,7 +34,7 @@ CUTS = (
 )
 TRUE_GUIDANCE = Guidance(
     order="sequential",
-    when=WhenArguments(
+    when=ByArguments(
         name="true_cfg_scale",
         above=1,
         given=(("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds")),
@@ -63,7 +63,7 @@ HUNYUAN_FRAMEPACK = ModelCard(
 HUNYUAN_VIDEO_15 = ModelCard(
     transformer="HunyuanVideo15Transformer3DModel",
     sites=DUAL_SITES,
-    guidance=Guidance(order="sequential", when=WhenCounted(attribute="guider.num_conditions")),
+    guidance=Guidance(order="sequential", when=ByCount(attribute="guider.num_conditions")),
     split=TokenSplit(
         cuts=(*rotary_cuts("rope", dim=0), *argument_cuts("transformer_blocks.0", "hidden_states")), mask_of_own=True
     ),

@@ -1,12 +1,12 @@
 """Kandinsky 5: arXiv 2511.14993, https://github.com/kandinskylab/kandinsky-5. Class as in diffusers 0.42."""
 
 from pabtune.catalog.card import (
+    ByProperties,
     Guidance,
     ModelCard,
     TokenSplit,
     WhenArgument,
     WhenConfig,
-    WhenProperties,
     argument_cuts,
     sites_in,
 )
@@ -21,7 +21,7 @@ KANDINSKY_5 = ModelCard(
         cross_attention=("cross", "cross_attention_norm"),
         feed_forward=("mlp", "feed_forward_norm"),
     ),
-    guidance=Guidance(order="sequential", when=WhenProperties(names=("guidance_scale",), above=1)),
+    guidance=Guidance(order="sequential", when=ByProperties(names=("guidance_scale",), above=1)),
     split=TokenSplit(
         cuts=(
             *argument_cuts("visual_transformer_blocks.0", "visual_embed"),

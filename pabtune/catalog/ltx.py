@@ -7,7 +7,7 @@ LTX-2 asks for both usual branches in one call; guidance by skipped blocks and b
 conditional branch alone.
 """
 
-from pabtune.catalog.card import Cut, Guidance, ModelCard, TokenSplit, WhenProperties, rotary_cuts, sites_in
+from pabtune.catalog.card import ByProperties, Cut, Guidance, ModelCard, TokenSplit, rotary_cuts, sites_in
 
 LTX_VIDEO = ModelCard(
     transformer="LTXVideoTransformer3DModel",
@@ -36,7 +36,7 @@ LTX_2 = ModelCard(
     ),
     guidance=Guidance(
         order="interleaved",
-        when=WhenProperties(
+        when=ByProperties(
             names=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
             batched="do_classifier_free_guidance",
         ),

@@ -3,7 +3,7 @@
 Its pipeline copies each result before it asks for the next. Only some blocks have cross-attention.
 """
 
-from pabtune.catalog.card import Guidance, ModelCard, WhenCounted, sites_in
+from pabtune.catalog.card import ByCount, Guidance, ModelCard, sites_in
 
 MOTIF_VIDEO = ModelCard(
     transformer="MotifVideoTransformer3DModel",
@@ -24,5 +24,5 @@ MOTIF_VIDEO = ModelCard(
             cross_attn="cross",
         ),
     ),
-    guidance=Guidance(order="interleaved", when=WhenCounted(attribute="guider.num_conditions")),
+    guidance=Guidance(order="interleaved", when=ByCount(attribute="guider.num_conditions")),
 )

@@ -5,19 +5,19 @@ SkyReels-V2: arXiv 2504.13074. Helios: arXiv 2603.04379. Classes as in diffusers
 """
 
 from pabtune.catalog.card import (
+    ByProperties,
     Guidance,
     ModelCard,
     TokenSplit,
     WhenArgument,
     WhenPipeline,
-    WhenProperties,
     argument_cuts,
     rotary_cuts,
     sites_in,
 )
 
 SITES = sites_in("blocks", attn1=("full", "norm1"), attn2=("cross", "norm2"), ffn=("mlp", "norm3"))
-GUIDANCE = Guidance(order="sequential", when=WhenProperties(names=("do_classifier_free_guidance",)))
+GUIDANCE = Guidance(order="sequential", when=ByProperties(names=("do_classifier_free_guidance",)))
 
 WAN = ModelCard(
     transformer="WanTransformer3DModel", sites=SITES, guidance=GUIDANCE, split=TokenSplit(from_diffusers=True)

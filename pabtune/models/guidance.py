@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from pabtune.catalog import ModelCard
-from pabtune.catalog.card import WhenArguments, WhenCounted, WhenProperties
+from pabtune.catalog.card import ByArguments, ByCount, ByProperties
 
 
 def calls_per_step(card: ModelCard | None, pipeline: Any, arguments: Mapping[str, Any]) -> float:
@@ -24,22 +24,22 @@ def calls_per_step(card: ModelCard | None, pipeline: Any, arguments: Mapping[str
         AttributeError: the pipeline lacks what the card reads the number of calls from.
     """
     match card.guidance.when if card is not None else None:
-        case WhenProperties() as rule:
+        case ByProperties() as rule:
             return _by_properties(rule, pipeline)
-        case WhenCounted() as rule:
+        case ByCount() as rule:
             return float(reduce(getattr, rule.attribute.split("."), pipeline))
-        case WhenArguments() as rule:
+        case ByArguments() as rule:
             return _by_arguments(rule, pipeline, arguments)
     return 1.0
 
 
-def _by_properties(rule: WhenProperties, pipeline: Any) -> float:
+def _by_properties(rule: ByProperties, pipeline: Any) -> float:
     further = sum(float(getattr(pipeline, name, 0) or 0) > rule.above for name in rule.names)
     is_batched = bool(rule.batched) and bool(getattr(pipeline, rule.batched, False))
     return 1 + further / (1 + is_batched)
 
 
-def _by_arguments(rule: WhenArguments, pipeline: Any, arguments: Mapping[str, Any]) -> float:
+def _by_arguments(rule: ByArguments, pipeline: Any, arguments: Mapping[str, Any]) -> float:
     def value(name: str) -> Any:
         if name in arguments:
             return arguments[name]

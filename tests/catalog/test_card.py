@@ -1,6 +1,7 @@
 import pytest
 
 from pabtune.catalog.card import (
+    ByProperties,
     Cut,
     FrameSplit,
     Guidance,
@@ -10,7 +11,6 @@ from pabtune.catalog.card import (
     WhenArgument,
     WhenConfig,
     WhenPipeline,
-    WhenProperties,
     argument_cuts,
     rotary_cuts,
     sites_in,
@@ -45,7 +45,7 @@ def test_further_calls_need_a_rule_and_a_single_one_has_none() -> None:
     with pytest.raises(ValueError, match="guidance that is sequential needs `when`"):
         Guidance(order="sequential")
     with pytest.raises(ValueError, match="guidance that is batched has one call"):
-        Guidance(when=WhenProperties(names=("guides",)))
+        Guidance(when=ByProperties(names=("guides",)))
 
 
 def test_a_token_split_says_what_is_cut() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import pabtune
 from pabtune.catalog import CATALOG, Catalog, ModelCard, find_card
-from pabtune.catalog.card import WhenProperties, sites_in
+from pabtune.catalog.card import ByProperties, sites_in
 from tests.pipelines.cases import CASES, transformers_of
 
 OURS = {"STDiT3Transformer3DModel": "stdit3", "LatteT2VTransformer3DModel": "open_sora_plan"}
@@ -54,6 +54,6 @@ def test_properties_that_guidance_is_read_from_are_those_of_pipelines() -> None:
     for name, case in CASES.items():
         pipeline = case.build()
         card = find_card(type(pipeline.transformer).__name__)
-        if isinstance(card.guidance.when, WhenProperties):
+        if isinstance(card.guidance.when, ByProperties):
             missing = [each for each in card.guidance.when.names if not hasattr(type(pipeline), each)]
             assert not missing, name

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -9,6 +10,7 @@ import torch
 from accelerate.hooks import remove_hook_from_module
 
 import pabtune
+from pabtune.catalog import CATALOG, find_card
 from pabtune.models.tiling import one_by_one
 from pabtune.parallel.decoding import _pixels_per_latent as pixels_per_latent
 from pabtune.parallel.decoding import _Squares as Squares
@@ -211,6 +213,28 @@ def marks_left(transformer) -> list[str]:
 
 
 IN_BATCHES = ["wan-2.1", "cogvideox-ddim", "hunyuan-true-cfg", "mochi", "kandinsky-5"]
+
+
+def own_class(whole: Mesh) -> list[dict]:
+    """A class that no shipped card describes: its tokens are split by a card of its own, its branches too."""
+    card = replace(find_card("WanTransformer3DModel"), transformer="Mine")
+    rows = []
+    for how in ({}, {"split_branches": True}):
+        mesh = Mesh(choose_layout(whole.layout.processes, **how), DEVICE)
+        for catalog in (CATALOG.with_card(card), CATALOG):
+            pipeline = loaded("wan-2.1")
+            pipeline.transformer.__class__ = type("Mine", (type(pipeline.transformer),), {})
+            alone = run(pipeline, "wan-2.1")
+            made = split(pipeline, mesh, catalog=catalog)
+            row = {"by_card": "Mine" in catalog, **how}
+            try:
+                row["error"] = error(run(pipeline, "wan-2.1"), alone)
+                row["purposes"] = sorted(name for name, count in made.traffic.messages.items() if count)
+            except ParallelError as problem:
+                row["said"] = str(problem)
+            made.remove()
+            rows.append(row)
+    return rows
 
 
 def batches(whole: Mesh) -> list[dict]:

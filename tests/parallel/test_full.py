@@ -35,6 +35,16 @@ def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -
         }
 
 
+def test_a_class_of_ones_own_is_split_by_its_card(together) -> None:
+    """Without one the work inside sites is shared, and branches that come one after the other are not known as such."""
+    for tokens, inside, branches, unknown in together(2, "own_class"):
+        assert (tokens["by_card"], tokens["purposes"]) == (True, ["full", "output"])
+        assert (inside["by_card"], inside["purposes"]) == (False, ["full", "mlp"])
+        assert (branches["by_card"], branches["purposes"]) == (True, ["output"])
+        assert max(row["error"] for row in (tokens, inside, branches)) < 1e-5
+        assert "2 parts are made of a call, but it has 1 samples" in unknown["said"]
+
+
 def test_each_token_has_its_timestep(together) -> None:
     for rows in together(2, "timesteps"):
         assert len(rows) == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pabtune.catalog import CATALOG, Guidance, ModelCard, find_card
-from pabtune.catalog.card import TokenSplit, WhenProperties, argument_cuts, sites_in
+from pabtune.catalog.card import ByProperties, TokenSplit, argument_cuts, sites_in
 from pabtune.records.errors import ModelError
 from pabtune.testing import check_card
 from tests.pipelines.cases import CASES, run
@@ -22,7 +22,7 @@ class MyTransformer(CASES["wan-2.1"].build().transformer.__class__):
 MINE = ModelCard(
     transformer="MyTransformer",
     sites=sites_in("blocks", attn1=("full", "norm1"), attn2=("cross", "norm2"), ffn=("mlp", "norm3")),
-    guidance=Guidance(order="sequential", when=WhenProperties(names=("do_classifier_free_guidance",))),
+    guidance=Guidance(order="sequential", when=ByProperties(names=("do_classifier_free_guidance",))),
     split=TokenSplit(from_diffusers=True),
 )
 

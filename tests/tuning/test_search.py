@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 import pabtune
+from pabtune.catalog import CATALOG, ModelCard
+from pabtune.catalog.card import sites_in
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
@@ -92,6 +94,11 @@ def test_seen_prompts_and_foreign_profiles_are_refused(profile, pipeline, tmp_pa
     with pytest.raises(StudyError, match="both searched with and confirmed with"):
         search_policy(pipeline, profile, SEARCHED, SEARCHED, config(tmp_path))
     foreign = replace(profile, made_for=replace(profile.made_for, fingerprint="sha256:" + "0" * 64))
+    fewer = CATALOG.with_card(
+        ModelCard(transformer="STDiT3Transformer3DModel", sites=sites_in("spatial_blocks", mlp="mlp"))
+    )
+    with pytest.raises(ProfileError, match="of another model"):
+        search_policy(pipeline, profile, SEARCHED, UNSEEN, replace(config(tmp_path), catalog=fewer))
     with pytest.raises(ProfileError, match="of another model"):
         search_policy(pipeline, foreign, SEARCHED, UNSEEN, config(tmp_path))
     with pytest.raises(BudgetError):
