@@ -231,7 +231,7 @@ def _of_profile(
     seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
     whole = whole.where_called(seconds > 0)
     mask = whole.inside_blocks()
-    held = held_bytes(whole, sizes, policy.store)
+    held = held_bytes(whole, sizes, policy.store, profile.call.per_step)
     return {
         "policy": policy.name,
         "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops),

@@ -89,8 +89,8 @@ class TrialRunner:
         """Held bytes of a batch over the limit less 1; None without a limit."""
         if self._memory is None:
             return None
-        sizes = self._profile.bytes_kept(policy.store)
-        held = held_bytes(self._mask(policy), sizes, policy.store).max() * self._settings.batch_size
+        sizes, calls = self._profile.bytes_kept(policy.store), self._profile.call.per_step
+        held = held_bytes(self._mask(policy), sizes, policy.store, calls).max() * self._settings.batch_size
         return float(held) / self._memory - 1
 
     def _mask(self, policy: Policy) -> ComputeMask:

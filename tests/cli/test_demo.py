@@ -17,13 +17,14 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
 
 
 def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
-    """Two trials, so that the finalist is the floor itself; too few prompts to judge it."""
-    for name, number in {"PROFILED": 1, "SEARCHED": 2, "UNSEEN": 3, "SHOWN": 1}.items():
-        monkeypatch.setattr(demo, name, number)
+    """Two trials, so that the finalist is the floor itself; one prompt neither judges it nor shows a tight budget."""
+    small = {"PROFILED": 1, "SEARCHED": 1, "UNSEEN": 1, "SHOWN": 1, "BUDGET": "shapes>=-100"}
+    for name, value in small.items():
+        monkeypatch.setattr(demo, name, value)
     done = pabtune("demo", "--out", str(tmp_path), "--trials", "2", "--json")
     document = done.document(code=1)
     assert document["verdict"] == "undecided"
-    check(document, tmp_path, done.stderr, 2, 3)
+    check(document, tmp_path, done.stderr, 2, 1)
 
 
 @pytest.mark.slow

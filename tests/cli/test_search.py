@@ -1,7 +1,11 @@
 import json
+from collections import Counter
 from dataclasses import replace
+from functools import cache
 
+from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.records.profiles import Call, Profile
+from pabtune.tuning.request import split_prompts
 from tests.cli.conftest import write_prompts
 
 
@@ -69,29 +73,29 @@ def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -
     assert not (tmp_path / "none.json").exists()
 
 
+@cache
+def searched() -> set[str]:
+    return {prompt.prompt for prompt in split_prompts(sample_prompts(36, 6))[0]}
+
+
+scored: Counter[str] = Counter()
+
+
+def breaks_later(video, prompt: str) -> float:
+    """A score that falls with every video of a prompt: by 10 points in the search, by 30 on unseen prompts."""
+    scored[prompt] += 1
+    return 1000.0 - scored[prompt] * (10 if prompt in searched() else 30)
+
+
 def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, short_profile, tmp_path) -> None:
-    """A score that holds on the prompts that are searched with, and breaks on those that nobody saw."""
+    """Within the budget of 25 points: the second trial of the search, not its confirmation."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
     out.write_text("accepted long ago")
     done = pabtune(
-        "search", short_profile, "--budget", "tests.cli.test_search:breaks_later>=-1", "--prompts", many, "--trials", "2",
-        "--out", str(out), "--logdir", str(tmp_path / "log"), "--floor", "none", "--json",
+        "search", short_profile, "--budget", "tests.cli.test_search:breaks_later>=-25", "--prompts", many, "--trials",
+        "2", "--out", str(out), "--logdir", str(tmp_path / "log"), "--floor", "none", "--json",
     )  # fmt: skip
     document = done.document(code=1)
     assert (document["verdict"], document["policy"]) == ("reject", None)
     assert out.read_text() == "accepted long ago"
     assert "what was rejected is not written" in done.stderr
-
-
-seen: list[str] = []
-counts: dict[str, int] = {}
-
-
-def breaks_later(video, prompt: str) -> float:
-    """Every score of a prompt is the one before less 10 points, for prompts after those of the search."""
-    if prompt not in seen:
-        seen.append(prompt)
-    if seen.index(prompt) < 12:
-        return 50.0
-    counts[prompt] = counts.get(prompt, 0) + 1
-    return 100.0 - 10 * counts[prompt] + counts[prompt] ** 2 * len(prompt) / 100

@@ -16,26 +16,31 @@ SITES_AHEAD = 2
 BYTES_PER_UNIT = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def held_bytes(mask: ComputeMask, site_bytes: Sequence[float], store: Store = "exact") -> NDArray[np.float64]:
+def held_bytes(
+    mask: ComputeMask, site_bytes: Sequence[float], store: Store = "exact", calls: int = 1
+) -> NDArray[np.float64]:
     """Bytes of outputs held on the device in each step, (steps,): those it broadcasts and those it keeps for the next step.
 
-    Branches that are called one after the other hold at most this much together. A transformer that takes over holds alone:
-    what the other one kept is freed before its first call.
+    Guidance branches that are called one after the other hold the most in the first or in the last call of a step: a branch
+    in its call holds both kinds of outputs, one before it what it will broadcast, one behind it what it kept. A transformer
+    that takes over holds alone: what the other one kept is freed before its first call.
 
     Args:
         mask: what each site does when; of a model whose transformers take turns, `where_called`.
         site_bytes: of one output of each site as it is kept, all branches together, in the mask's order.
         store: how outputs are kept; of those that the host keeps, the device holds a few at a time.
+        calls: of the transformer in a step, each for as many of the branches. With 1, what several hold is bounded from above.
     """
+    sizes = np.asarray(site_bytes, dtype=float)
     if store == "host":
-        broadcast_bytes = np.where(mask.broadcasts, np.asarray(site_bytes, dtype=float)[:, None], 0.0)
+        broadcast_bytes = np.where(mask.broadcasts, sizes[:, None], 0.0)
         return np.asarray(np.sort(broadcast_bytes, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
-    keeps = np.zeros_like(mask.compute)
+    serves, keeps = mask.broadcasts, np.zeros_like(mask.compute)
     keeps[:, :-1] = ~mask.compute[:, 1:]
-    holds = ~mask.compute | keeps
     if mask.called is not None:
-        holds &= mask.called
-    return np.asarray(holds.T.astype(float) @ np.asarray(site_bytes, dtype=float))
+        keeps &= mask.called
+    in_call, before, behind = (sizes @ holds.astype(float) for holds in (serves | keeps, serves, keeps))
+    return np.asarray((in_call + (calls - 1) * np.maximum(before, behind)) / calls)
 
 
 def parse_bytes(text: str) -> int:

@@ -27,6 +27,14 @@ def test_a_transformer_holds_nothing_once_the_other_took_over() -> None:
     assert held_bytes(runs, (10, 1), "host").tolist() == [0, 10, 0, 1, 1]
 
 
+def test_branches_called_in_turns_hold_less_than_both_at_once() -> None:
+    """One site computes in step 0, broadcasts in 1: in step 0 both keep; the other begins in step 1 to keep for step 2."""
+    mask = ComputeMask(sites=SITES, compute=np.array([[True, False, True], [True, True, False]]))
+    assert held_bytes(mask, (10, 4)).tolist() == [10, 14, 4]
+    # In step 1 the first call holds 5 and 2 beside 5 of the other branch, the second 2 beside its 5 and 2.
+    assert held_bytes(mask, (10, 4), calls=2).tolist() == [10, 12, 4]
+
+
 def test_amounts_are_read_and_written() -> None:
     assert parse_bytes("8GiB") == 8 * 2**30
     assert parse_bytes(" 1.5 mb") == 1_500_000
