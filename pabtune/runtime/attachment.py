@@ -21,7 +21,7 @@ from pabtune.libraries.diffusers_internals import (
     remove_registry,
 )
 
-DIRECT_HOOK = "_pabtune_hook"
+DIRECT_HOOK = "pabtune_hook"
 """Attribute of a module whose forward is its direct hook."""
 
 
@@ -44,7 +44,7 @@ class DirectHook(ModelHook):
 
 def call_directly(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a module with a direct hook."""
-    return module._pabtune_hook.new_forward(module, *args, **kwargs)  # type: ignore[operator, union-attr]
+    return module.pabtune_hook.new_forward(module, *args, **kwargs)  # type: ignore[operator, union-attr]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def test_range_one_changes_nothing_and_disabling_restores(name, load) -> None:
 def marks(pipeline: DiffusionPipeline) -> list[set[str]]:
     """What hooks leave on modules; diffusers leaves some of its own."""
     return [
-        vars(module).keys() & {"forward", "_diffusers_hook", "__deepcopy__", "_pabtune_hook", "_compiled_call_impl"}
+        vars(module).keys() & {"forward", "_diffusers_hook", "__deepcopy__", "pabtune_hook", "_compiled_call_impl"}
         for module in modules(pipeline)
     ]
 
