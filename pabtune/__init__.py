@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pabtune.records.errors import PabtuneError
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pabtune.models.shapes.text import WordEncoder
     from pabtune.models.site_tables import SitePattern, register_sites
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
+    from pabtune.parallel.session import parallelize
     from pabtune.runtime.engine import broadcast, disable, enable
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.profile import profile
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PabtuneError",
+    "ParallelLayout",
     "Policy",
     "Profile",
     "STDiT3Transformer3DModel",
@@ -34,6 +37,7 @@ __all__ = [
     "enable",
     "evaluate",
     "load_pipeline",
+    "parallelize",
     "profile",
     "register_sites",
     "search",
@@ -55,6 +59,7 @@ _LAZY = {
     "disable": "pabtune.runtime.engine",
     "enable": "pabtune.runtime.engine",
     "evaluate": "pabtune.tuning.evaluate",
+    "parallelize": "pabtune.parallel.session",
     "profile": "pabtune.tuning.profile",
     "search": "pabtune.tuning.search",
 }

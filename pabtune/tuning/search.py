@@ -18,12 +18,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
+from pabtune.planning.costs.measured import Measured
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.sharding import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable, digest
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
@@ -72,7 +74,8 @@ def search_policy(
     space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, config.memory, config.sharing)
+    rest = (config.memory, config.layout, config.interconnect)
+    bench = Bench(pipeline, profile, space, prompts, config.budget, settings, references, *rest)
     study = _open_study(profile, prompts, space, config)
     if config.floor is not None:
         study.set_user_attr("floor_psnr_db", bench.set_floor(PRESETS[config.floor]))
@@ -102,7 +105,8 @@ def search(  # noqa: PLR0913, the public surface names them all
     folder: str | Path = "runs/search",
     name: str = "found",
     seed: int = 0,
-    sharing: Sharing = ALONE,
+    layout: ParallelLayout = ONE_GPU,
+    interconnect: Interconnect = INTERCONNECTS["nvlink"],
     arguments: Mapping[str, Any] | None = None,
     on_trial: OnTrial | None = None,
 ) -> SearchResult:
@@ -123,7 +127,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder: for reference videos and the journal.
         name: of the policy.
         seed: of the sampler.
-        sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
+        layout: how GPUs will share a video; candidates are ranked by their predicted time on these.
+        interconnect: between these GPUs.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
         on_trial: told of every trial.
 
@@ -144,7 +149,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder=folder,
         name=name,
         seed=seed,
-        sharing=sharing,
+        layout=layout,
+        interconnect=interconnect,
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
     )
     return search_policy(pipeline, profile, searched, unseen, config, on_trial)
@@ -161,16 +167,7 @@ def _check_request(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
-    if config.sharing.way.gpus > 1 and not profile.site_bytes:
-        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
-    measured = Measured.of(profile, config.sharing.way.gpus)
-    if not can_share(config.sharing.way, measured.axes, measured.frames):
-        raise ProfileError(
-            f"{measured.frames} frames over {config.sharing.way.sequence} GPUs leave one to each, which this model does not "
-            "take"
-        )
-    if config.sharing.way.branches > measured.branches:
-        raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+    _check_layout(profile, config)
     if config.memory is not None and not all(profile.bytes_kept(store) for store in config.stores):
         raise ProfileError(f"profile {profile.name!r} holds no sizes to limit memory by; profile again")
     target = Target.of(pipeline)
@@ -186,6 +183,23 @@ def _check_request(
         raise StudyError(f"the prompt {shared.pop()!r} is both searched with and confirmed with")
 
 
+def _check_layout(profile: Profile, config: SearchConfig) -> None:
+    if config.layout.gpus > 1 and not profile.site_bytes:
+        raise ProfileError(f"profile {profile.name!r} holds no sizes to tell what is exchanged; profile again")
+    measured = Measured.of(profile, config.layout.gpus)
+    if config.layout.axis not in (None, *measured.axes):
+        raise ProfileError(
+            f"{profile.made_for.model} can be split along {', '.join(measured.axes)}, not along {config.layout.axis}"
+        )
+    if not can_share(config.layout, measured.axes, measured.frames):
+        raise ProfileError(
+            f"{measured.frames} frames over {config.layout.sequence} GPUs leave one to each, which this model does not "
+            "take"
+        )
+    if config.layout.branches > measured.branches:
+        raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+
+
 def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> optuna.Study:
     """The study of exactly this request: the same command finds it again, another one does not."""
     request = {
@@ -196,7 +210,7 @@ def _open_study(profile: Profile, prompts: Sequence[Prompt], space: Space, confi
         "content": config.content,
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,
-        **({"sharing": config.sharing.to_document()} if config.sharing.way.gpus > 1 else {}),
+        **(config.parallel_document() if config.layout.gpus > 1 else {}),
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],
