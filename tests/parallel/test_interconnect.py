@@ -3,7 +3,6 @@
 import json
 
 from pabtune.records.interconnects import Interconnect
-
 from tests.cli.conftest import call
 
 

@@ -3,8 +3,8 @@ import inspect
 import pytest
 import torch
 
-from pabtune.parallel.full import _modules_at as modules_at
 from pabtune.parallel.plans import BY_DIFFUSERS, PLANS, find_plan
+from pabtune.parallel.token_parallel import modules_at
 from pabtune.planning.sharding import BY_TOKENS
 from tests.pipelines.cases import CASES
 
