@@ -28,9 +28,9 @@ from pabtune.models.workloads import PAPER_RUNS, build_workload
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import Way
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.files import save_json, write_atomically
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Site
@@ -80,15 +80,15 @@ def flops_rows() -> list[Row]:
     for model, papers in PAPER_TFLOPS.items():
         for name, paper in papers.items():
             tokens = TEXT_TOKENS[model][name in ("tgate", "delta-dit")]
-            flops = predict_cost(count_workload(model, *PAPER_RUNS[model], tokens), find_policy(name, model))["flops"]
+            flops = predict_cost(count_workload(model, *PAPER_RUNS[model], tokens), find_policy(name, model)).flops
             rows.append(
                 {
                     "model": model,
                     "method": name,
                     "paper": paper,
-                    "pabtune": round(flops["paper_tflops"], 2),
-                    "difference %": round(100 * (flops["paper_tflops"] / paper - 1), 4),
-                    "all products": round(flops["total_tflops"], 2),
+                    "pabtune": round(flops.paper_tflops, 2),
+                    "difference %": round(100 * (flops.paper_tflops / paper - 1), 4),
+                    "all products": round(flops.total_tflops, 2),
                 }
             )
     return rows
@@ -99,18 +99,17 @@ def communication_rows() -> list[Row]:
     counted, rows = count_workload(OPEN_SORA, SIZE, STEPS, 12), []
     for parallel, papers in PAPER_GB.items():
         for name, paper in zip(("none", "pab246"), papers, strict=True):
-            sent = predict_cost(counted, find_policy(name, OPEN_SORA), way=Way(gpus=8, parallel=parallel))[
-                "communication"
-            ]
+            layout = ParallelLayout(sequence=8, axis="frames", exchange=parallel)
+            sent = predict_cost(counted, find_policy(name, OPEN_SORA), layout=layout).attention
             rows.append(
                 {
                     "parallel": parallel,
                     "method": name,
                     "paper GB": paper,
-                    "pabtune GB": round(sent["paper_gb_per_gpu"], 3),
-                    "difference %": round(100 * (sent["paper_gb_per_gpu"] / paper - 1), 3),
-                    "on the wire GB": round(sent["wire_gb_per_gpu"], 3),
-                    "messages": sent["messages"],
+                    "pabtune GB": round(sent.paper_bytes / 1e9, 3),
+                    "difference %": round(100 * (sent.paper_bytes / 1e9 / paper - 1), 3),
+                    "on the wire GB": round(sent.wire_bytes / 1e9, 3),
+                    "messages": sent.messages,
                 }
             )
     return rows
@@ -125,10 +124,10 @@ def without(kind: str) -> Policy:
 def ablation_rows() -> list[Row]:
     """FLOPs that each part of pab246 saves; the paper tells seconds."""
     counted = count_workload(OPEN_SORA, SIZE, STEPS, 12)
-    whole = predict_cost(counted, MODEL_PRESETS[OPEN_SORA]["pab246"])["flops"]["paper_tflops"]
+    whole = predict_cost(counted, MODEL_PRESETS[OPEN_SORA]["pab246"]).flops.paper_tflops
     rows = []
     for kind, seconds in PAPER_WITHOUT.items():
-        flops = predict_cost(counted, without(kind))["flops"]["paper_tflops"]
+        flops = predict_cost(counted, without(kind)).flops.paper_tflops
         rows.append(
             {
                 "left out": kind,
@@ -142,16 +141,16 @@ def ablation_rows() -> list[Row]:
 
 def breakdown_rows() -> list[Row]:
     """Shares of the operations: FLOPs at full size, measured time on the embedded model."""
-    flops = predict_cost(count_workload(OPEN_SORA, SIZE, STEPS, 12), PRESETS["none"])["flops"]
+    flops = predict_cost(count_workload(OPEN_SORA, SIZE, STEPS, 12), PRESETS["none"]).flops
     profile = Profile.load(ROOT / "profiles" / "shapes-30steps.json")
     total = float(profile.arrays["step_seconds"].sum())
     rows = []
-    for kind, tflops in flops["per_kind"].items():
+    for kind, tflops in flops.per_kind.items():
         own = [index for index, site in enumerate(profile.sites) if site.kind == kind]
         rows.append(
             {
                 "operation": kind,
-                "FLOPs of Open-Sora's transformer %": round(100 * tflops / flops["transformer_tflops"], 2),
+                "FLOPs of Open-Sora's transformer %": round(100 * tflops / flops.transformer_tflops, 2),
                 "time of shapes' transformer %": round(100 * float(profile.arrays["seconds"][own].sum()) / total, 2),
             }
         )

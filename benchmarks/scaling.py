@@ -11,19 +11,18 @@ from pathlib import Path
 
 import click
 
-from pabtune.planning.costs.communication import Parallel
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.presets import find_policy
-from pabtune.planning.sharding import Way
 from pabtune.records.files import save_json
-from pabtune.records.links import LINKS
+from pabtune.records.interconnects import INTERCONNECTS
+from pabtune.records.layouts import ParallelLayout, SequenceParallel
 from pabtune.tuning.cost import Device, count_workload, predict_cost
 from pabtune.tuning.profile import versions
 
 MODEL, SIZE, STEPS = "open-sora-1.2", (204, 480, 854), 30
 """8 seconds at 24 frames per second."""
 
-PAPER: tuple[tuple[str, int, Parallel, float], ...] = (
+PAPER: tuple[tuple[str, int, SequenceParallel, float], ...] = (
     ("none", 1, "dsp", 97.51),
     ("pab246", 1, "dsp", 71.25),
     ("none", 8, "megatron-sp", 17.17),
@@ -40,15 +39,16 @@ def predictions(link: str) -> list[dict]:
     """A row for each of the paper's."""
     counted = count_workload(MODEL, SIZE, STEPS)
     serial = counted.parts["vae_decoder"].total
-    rate = predict_cost(counted, find_policy("none"))["flops"]["total_tflops"] * 1e12 / PAPER[0][-1]
-    device = Device(rates=Rates.even(rate), link=LINKS[link])
+    rate = predict_cost(counted, find_policy("none")).flops.total_tflops * 1e12 / PAPER[0][-1]
+    device = Device(rates=Rates.even(rate), interconnect=INTERCONNECTS[link])
     rows = []
     for index, (name, gpus, parallel, measured) in enumerate(PAPER):
-        policy, way = find_policy(name, MODEL), Way(gpus=gpus, parallel=parallel)
-        shared = predict_cost(counted, policy, way=way, device=device)["latency"]["seconds"]
+        policy, layout = find_policy(name, MODEL), ParallelLayout(sequence=gpus, exchange=parallel).along("frames")
+        latency = predict_cost(counted, policy, layout=layout, device=device).latency
+        assert latency is not None
         row = {"policy": name, "gpus": gpus, "parallel": parallel, "paper_s": measured}
         for title, waiting in (("all_shared_s", 0.0), ("decoder_alone_s", serial / rate * (1 - 1 / gpus))):
-            seconds = shared + waiting
+            seconds = latency.seconds + waiting
             row[title] = round(seconds, 2)
             if index:
                 row[f"{title.removesuffix('_s')}_error_%"] = round(100 * (seconds / measured - 1), 1)
@@ -57,7 +57,7 @@ def predictions(link: str) -> list[dict]:
 
 
 @click.command()
-@click.option("--link", type=click.Choice(list(LINKS)), default="nvlink", show_default=True)
+@click.option("--link", type=click.Choice(list(INTERCONNECTS)), default="nvlink", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path))
 def main(link: str, out: Path | None) -> None:
     document = {

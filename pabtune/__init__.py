@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pabtune.catalog import CATALOG, Catalog, Cut, FrameSplit, Guidance, ModelCard, SitePattern, TokenSplit
 from pabtune.records.errors import PabtuneError
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pabtune.models.shapes.pipeline import ShapesPipeline
     from pabtune.models.shapes.text import WordEncoder
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
+    from pabtune.parallel.session import parallelize
     from pabtune.runtime.engine import broadcast, disable, enable
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.profile import profile
@@ -29,6 +31,7 @@ __all__ = [
     "Guidance",
     "ModelCard",
     "PabtuneError",
+    "ParallelLayout",
     "Policy",
     "Profile",
     "STDiT3Transformer3DModel",
@@ -41,6 +44,7 @@ __all__ = [
     "enable",
     "evaluate",
     "load_pipeline",
+    "parallelize",
     "profile",
     "search",
 ]
@@ -59,6 +63,7 @@ _LAZY = {
     "disable": "pabtune.runtime.engine",
     "enable": "pabtune.runtime.engine",
     "evaluate": "pabtune.tuning.evaluate",
+    "parallelize": "pabtune.parallel.session",
     "profile": "pabtune.tuning.profile",
     "search": "pabtune.tuning.search",
 }

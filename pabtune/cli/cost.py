@@ -1,7 +1,7 @@
 """`pabtune cost`: what a policy computes, exchanges, holds and takes, without running the model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +9,23 @@ import click
 
 from pabtune.cli.options import Size, json_option
 from pabtune.cli.output import emit
-from pabtune.planning.costs.communication import PARALLELS, Parallel
-from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
-from pabtune.planning.costs.latency import Rates, measured_rates
-from pabtune.planning.costs.memory import format_bytes, held_bytes
-from pabtune.planning.costs.sharing import Measured, seconds_in, sent_for
-from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.costs.latency import Rates
+from pabtune.planning.costs.memory import format_bytes
+from pabtune.planning.costs.profiled import ProfiledCost, cost_of_profile
+from pabtune.planning.costs.scaling import GIGA, Scaling
 from pabtune.planning.presets import find_policy
-from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import Axis, Way, can_share, ways
-from pabtune.planning.units import units_of
-from pabtune.records.errors import PolicyError, ProfileError
-from pabtune.records.links import LINKS, Link, find_link
+from pabtune.records.errors import PolicyError
+from pabtune.records.files import check_writable
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect, find_interconnect
+from pabtune.records.layouts import SEQUENCE_PARALLELS, SequenceParallel
 from pabtune.records.profiles import Profile
-from pabtune.records.sites import Site
+
+FOR_MODEL = ("size", "steps", "text_tokens", "device_tflops", "profile_file")
+"""Options that a PROFILE already answers, by name of their value."""
 
 
 class Counts(click.ParamType):
-    """One number of GPUs or several, with commas between."""
+    """One number of GPUs or several, separated by commas."""
 
     name = "N,N,…"
 
@@ -43,25 +42,35 @@ class Counts(click.ParamType):
 @click.argument("what", metavar="PROFILE|MODEL")
 @click.option("--policy", "name", required=True, help="Preset or policy file.")
 @click.option("--content", help="Use the policy's variant for this content class.")
-@click.option("--size", type=Size(), help="Of the video, for MODEL; default: the paper's.")
+@click.option("--size", type=Size(), help="Size of the video, for MODEL; default: the paper's.")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps, for MODEL; default: the paper's.")
-@click.option("--text-tokens", type=int, help="Of the prompt, for MODEL; default: as many as it takes.")
-@click.option("--gpus", type=Counts(), default="1", show_default=True, help="That share a video; several: 1,2,4,8.")
+@click.option("--text-tokens", type=int, help="Length of the prompt, for MODEL; default: as many as it takes.")
 @click.option(
-    "--parallel", type=click.Choice(PARALLELS),
-    help="How temporal or spatial attention exchanges; default: the way that costs least, guidance branches split too.",
+    "--gpus", type=Counts(), default="1", show_default=True, help="GPUs that share a video; several numbers: 1,2,4,8."
+)
+@click.option(
+    "--sequence-parallel", type=click.Choice(SEQUENCE_PARALLELS),
+    help="How temporal or spatial attention exchanges; default: whatever costs least, guidance branches split too.",
 )  # fmt: skip
-@click.option("--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL: tells latency too.")
+@click.option(
+    "--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL: predicts latency too."
+)
 @click.option(
     "--profile", "profile_file", type=click.Path(path_type=Path),
-    help="Of MODEL: its measured rates, kind by kind, tell latency.",
+    help="Profile of MODEL: its measured rates, kind by kind, predict latency.",
 )  # fmt: skip
 @click.option(
     "--link", "link_name", default="nvlink", show_default=True,
-    help=f"Between the GPUs: {', '.join(LINKS)}, or a file of `pabtune bench-links`.",
+    help=f"Between the GPUs: {', '.join(INTERCONNECTS)}, or a file of `pabtune bench-links`.",
+)  # fmt: skip
+@click.option(
+    "--layout-out", type=click.Path(path_type=Path),
+    help="Write the best layout here (.json), for `pabtune generate --layout` and `pabtune search --layout`.",
 )  # fmt: skip
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     what: str,
     name: str,
     content: str | None,
@@ -69,219 +78,128 @@ def command(
     steps: int | None,
     text_tokens: int | None,
     gpus: tuple[int, ...],
-    parallel: Parallel | None,
+    sequence_parallel: SequenceParallel | None,
     device_tflops: float | None,
     profile_file: Path | None,
     link_name: str,
+    layout_out: Path | None,
     as_json: bool,
 ) -> None:
     """What a policy costs: for the model, size and schedule of a PROFILE, as measured, per prompt; or for a video of a
     MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1, shapes. With several numbers of GPUs, how it
     scales, and which layout is best.
     """
-    link = find_link(link_name)
+    interconnect = find_interconnect(link_name)
+    if layout_out is not None:
+        check_writable(layout_out)
     if Path(what).suffix == ".json" or Path(what).exists():
-        if (size, steps, text_tokens, device_tflops, profile_file) != (None,) * 5:
-            raise PolicyError(f"{what} says for which video it holds; --size, --steps, --text-tokens are for MODEL")
-        document = _of_profile(Path(what), name, content, gpus, parallel, link)
-        emit(document) if as_json else _tell_profile(Path(what), document)
+        _refuse_given(ctx, what)
+        profile = Profile.load(what)
+        policy = find_policy(name, profile.model)
+        of_profile = cost_of_profile(profile, policy, content, gpus, sequence_parallel, interconnect)
+        _save_layout(of_profile.scaling, layout_out)
+        emit(of_profile.to_document()) if as_json else _tell_profile(profile, of_profile)
         return
     from pabtune.models.workloads import USUAL_RUNS
-    from pabtune.tuning.cost import best_way, count_workload, predict_cost
+    from pabtune.tuning.cost import cost_of_model, count_workload
 
     policy = find_policy(name, what)
-    papers_size, papers_steps = USUAL_RUNS.get(what, ((0, 0, 0), 1))
-    size, steps = size or papers_size, steps or papers_steps
+    usual_size, usual_steps = USUAL_RUNS.get(what, ((0, 0, 0), 1))
+    size, steps = size or usual_size, steps or usual_steps
     counted = count_workload(what, size, steps, text_tokens)
-    device = _device(counted, device_tflops, profile_file, link)
-    choices, left_out = _ways(gpus, parallel, counted.workload.axes, 2, counted.workload.frames)
-    chosen = [best_way(counted, policy, content, among, device) for among in choices]
-    found, *more = ({**predict_cost(counted, policy, content, way, device), "options": _options(way)} for way in chosen)
+    device = _device(counted, device_tflops, profile_file, interconnect)
+    model = cost_of_model(counted, policy, find_policy("none"), content, gpus, sequence_parallel, device)
+    _save_layout(model.scaling, layout_out)
+    title = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps}
     if as_json:
-        told = {"policy": policy.name, "model": what, "size": "x".join(map(str, size)), "steps": steps, **found}
-        scaling = {"scaling": [found, *more], "best": _best([found, *more]), "too_many_gpus": left_out}
-        emit({**told, **(scaling if len(gpus) > 1 else {})})
+        scaling = model.scaling.to_document() if len(gpus) > 1 else {}
+        emit({**title, **model.costs[0].to_document(), **scaling})
         return
-    full = predict_cost(counted, find_policy("none"), None, chosen[0])
-    click.echo(f"{policy.name} on {what}, {'x'.join(map(str, size))}, {counted.workload.schedule.steps} model calls:")
-    for line in [*_model_lines(found, full), *_scaling_lines([found, *more], left_out)]:
+    click.echo(f"{policy.name} on {what}, {title['size']}, {counted.workload.schedule.steps} model calls:")
+    for line in [*_model_lines(model), *_scaling_lines(model.scaling)]:
         click.echo(f"  {line}")
 
 
-def _ways(
-    gpus: Sequence[int], parallel: Parallel | None, axes: Sequence[Axis], branches: int, frames: int
-) -> tuple[list[list[Way]], list[int]]:
-    """For each number of GPUs the ways to choose from; one that the user named is not mixed with splitting the branches.
-
-    Beside them the numbers that are too large for so few frames.
-    """
-    parallels, branches = (PARALLELS, branches) if parallel is None else ((parallel,), 1)
-    choices = {
-        count: [way for way in ways(count, axes, parallels, branches) if can_share(way, axes, frames)] for count in gpus
-    }
-    left_out = [count for count, among in choices.items() if not among]
-    if not any(choices.values()):
-        raise PolicyError(
-            f"{frames} frames over {', '.join(map(str, left_out))} GPUs leave one to each, which this model does not take"
-        )
-    return [among for among in choices.values() if among], left_out
+def _refuse_given(ctx: click.Context, what: str) -> None:
+    """Refuses options for MODEL beside a PROFILE, each by its name."""
+    flags = {each.name: each.opts[0] for each in ctx.command.params}
+    given = [str(flags[name]) for name in FOR_MODEL if ctx.params[name] is not None]
+    if given:
+        raise PolicyError(f"{what} says for which video it holds: {', '.join(given)} is for MODEL only; leave it out")
 
 
-def _options(way: Way) -> str:
-    """What makes `pabtune generate` share a video so."""
-    if way.gpus == 1:
-        return ""
-    options = [f"--gpus {way.gpus}"]
-    options += ["--split-branches"] if way.branches > 1 else []
-    if way.sequence > 1 and way.axis != "sequence":
-        options += [f"--split-axis {way.axis}", f"--parallel {way.parallel}"]
-    return " ".join(options)
+def _save_layout(scaling: Scaling | None, path: Path | None) -> None:
+    if path is None:
+        return
+    if scaling is None:
+        raise PolicyError("--layout-out writes how several GPUs share a video: say how many, for example --gpus 8")
+    (scaling.best or scaling.rows[-1]).layout.save(path)
 
 
-def _device(counted: Any, tflops: float | None, profile_file: Path | None, link: Link) -> Any:
-    """Rates and link, if the user tells any rate."""
-    from pabtune.tuning.cost import Device
+def _device(counted: Any, tflops: float | None, profile_file: Path | None, interconnect: Interconnect) -> Any:
+    """Rates and interconnect, if the user gives a rate."""
+    from pabtune.tuning.cost import Device, rates_of
 
     if tflops is not None and profile_file is not None:
         raise PolicyError("--device-tflops and --profile both tell the rates of a device: give one of them")
     if profile_file is not None:
-        profile = Profile.load(profile_file)
-        if profile.made_for.fingerprint != counted.target.fingerprint():
-            raise ProfileError(
-                f"{profile_file}: is of another model ({profile.made_for.model}, or another configuration)"
-            )
-        arrays = profile.arrays
-        facts = (profile.sites, profile.site_flops, profile.total_flops, arrays["seconds"], arrays["step_seconds"])
-        return Device(rates=measured_rates(*facts), link=link)
-    return None if tflops is None else Device(rates=Rates.even(tflops * 1e12), link=link)
+        return Device(rates=rates_of(Profile.load(profile_file), counted), interconnect=interconnect)
+    return None if tflops is None else Device(rates=Rates.even(tflops * 1e12), interconnect=interconnect)
 
 
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Number of GPUs and way with the least time; None where no time is told."""
-    if "latency" not in rows[0]:
-        return None
-    best = min(rows, key=lambda row: row["latency"]["seconds"])
-    return {
-        **{key: best[key] for key in ("gpus", "way", "options")}, "seconds": best["latency"]["seconds"],
-    }  # fmt: skip
-
-
-def _scaling_lines(rows: list[dict[str, Any]], left_out: list[int]) -> list[str]:
+def _scaling_lines(scaling: Scaling | None) -> list[str]:
     """A line for each number of GPUs, and which is the fastest."""
-    if len(rows) + len(left_out) == 1 and "latency" not in rows[0]:
+    if scaling is None or (len(scaling.rows) + len(scaling.too_many_gpus) == 1 and scaling.best is None):
         return []
     lines = []
-    for row in rows:
-        sent = row.get("communication", {"wire_gb_per_gpu": 0.0, "messages": 0})
-        gpus = f"{row['gpus']:3} GPU{'s' if row['gpus'] > 1 else ' '}"
-        line = f"{gpus}: {sent['wire_gb_per_gpu']:8.2f} GB each for attention in {sent['messages']} messages"
-        if "latency" in row:
-            line += f", {row['latency']['seconds']:.2f} s, {row['latency']['efficiency']:.0%} of linear"
-        lines.append(f"{line}; {row['way']}")
-    lines += [f"{count:3} GPUs: too many, one frame would be left to each" for count in left_out]
-    best = _best(rows)
-    if best is not None:
-        how = f"with `generate {best['options']}`" if best["options"] else "on one GPU"
-        lines.append(f"fastest {how}, if all of it is shared and nothing overlaps: a guess, measure it")
+    for row in scaling.rows:
+        gpus = f"{row.layout.gpus:3} GPU{'s' if row.layout.gpus > 1 else ' '}"
+        sent = row.attention
+        line = f"{gpus}: {sent.wire_bytes / GIGA:8.2f} GB each for attention in {sent.messages} messages"
+        if row.latency is not None:
+            line += f", {row.latency.seconds:.2f} s, {row.latency.efficiency:.0%} of linear"
+        lines.append(f"{line}; {row.layout}")
+    lines += [f"{count:3} GPUs: too many, one frame would be left to each" for count in scaling.too_many_gpus]
+    if scaling.best is not None:
+        lines.append(
+            f"fastest on {scaling.best.layout.gpus} ({scaling.best.layout}; --layout-out FILE writes it for `generate "
+            "--layout FILE`), if everything is shared and nothing overlaps: a prediction, measure it"
+        )
     return lines
 
 
-def _model_lines(found: dict[str, Any], full: dict[str, Any]) -> list[str]:
-    flops, whole = found["flops"], full["flops"]
+def _model_lines(model: Any) -> list[str]:
+    cost, full = model.costs[0], model.full
+    flops, all_flops = cost.flops, full.flops
     lines = [
-        f"computes {flops['total_tflops']:.2f} TFLOPs of {whole['total_tflops']:.2f} "
-        f"({flops['total_tflops'] / whole['total_tflops']:.1%}), {flops['transformer_tflops']:.2f} in the transformer",
-        f"in the paper's convention {flops['paper_tflops']:.2f} of {whole['paper_tflops']:.2f}",
+        f"computes {flops.total_tflops:.2f} TFLOPs of {all_flops.total_tflops:.2f} "
+        f"({flops.total_tflops / all_flops.total_tflops:.1%}), {flops.transformer_tflops:.2f} in the transformer",
+        f"in the paper's convention {flops.paper_tflops:.2f} of {all_flops.paper_tflops:.2f}",
     ]
-    for kind, calls in found["calls"].items():
+    for kind, computed in cost.computed_calls.items():
         lines.append(
-            f"{kind:8} {calls['computed']} computed, {calls['broadcast']} broadcast, {flops['per_kind'][kind]:.2f} TFLOPs"
+            f"{kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, {flops.per_kind[kind]:.2f} TFLOPs"
         )
-    lines.append(f"holds {found['memory']['peak_stored_gb']:.2f} GB at most, all GPUs together")
-    if found["gpus"] > 1:
-        sent, all_sent = found["communication"], full["communication"]
+    lines.append(f"holds {cost.peak_stored_bytes / GIGA:.2f} GB at most, all GPUs together")
+    if cost.layout.gpus > 1:
+        sent, all_sent = cost.attention, full.attention
         lines.append(
-            f"each of {found['gpus']} GPUs sends {sent['wire_gb_per_gpu']:.2f} GB of {all_sent['wire_gb_per_gpu']:.2f} in "
-            f"{sent['messages']} messages for attention (in the paper's convention {sent['paper_gb_per_gpu']:.2f} GB); "
-            f"{found['way']}"
+            f"each of {cost.layout.gpus} GPUs sends {sent.wire_bytes / GIGA:.2f} GB of {all_sent.wire_bytes / GIGA:.2f} in "
+            f"{sent.messages} messages for attention (in the paper's convention {sent.paper_bytes / GIGA:.2f} GB); "
+            f"{cost.layout}"
         )
     return lines
 
 
-def _sizes_in(block: Site, sites: Sequence[Site], sizes: Sequence[int]) -> list[int]:
-    own = zip(sites, sizes, strict=False)
-    return [size for site, size in own if site.transformer == block.transformer and site.block == block.path]
-
-
-def _of_profile(
-    path: Path, name: str, content: str | None, gpus: Sequence[int], parallel: Parallel | None, link: Link
-) -> dict[str, Any]:
-    """What a policy costs for a profile's model, size and schedule."""
-    profile = Profile.load(path)
-    policy = find_policy(name, profile.model)
-    made_for = policy.made_for.fingerprint
-    if made_for not in (None, profile.made_for.fingerprint):
-        raise PolicyError(f"policy {policy.name!r} was made for another model than that of {path}")
-    sizes = profile.bytes_kept(policy.store)
-    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
-    units = units_of(policy, profile.sites, content)
-    # What a block adds, or a stack, is of the size of its sites' outputs.
-    sizes = (*sizes, *(max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units))
-    whole = resolve(policy, [*profile.sites, *units], schedule, content)
-    seconds, steps = profile.arrays["seconds"], profile.arrays["step_seconds"]
-    whole = whole.where_called(seconds > 0)
-    mask = whole.inside_blocks()
-    held = held_bytes(whole, sizes, policy.store, profile.call.per_step)
-    return {
-        "policy": policy.name,
-        "compute_fraction": compute_fraction(mask, profile.site_flops, profile.total_flops),
-        "predicted_time_fraction": predicted_seconds(mask, seconds, steps) / float(steps.sum()),
-        "calls": {"computed": mask.calls(computed=True), "broadcast": mask.calls(computed=False)},
-        "memory": {"peak_stored_bytes": int(held.max()), "at_step": int(held.argmax())},
-        **_scaling_of(profile, mask, gpus, parallel, link),
-    }
-
-
-def _scaling_of(
-    profile: Profile, mask: ComputeMask, gpus: Sequence[int], parallel: Parallel | None, link: Link
-) -> dict[str, Any]:
-    """Seconds in the transformer on so many GPUs, each in the way that takes the least; nothing for one GPU."""
-    if tuple(gpus) == (1,):
-        return {}
-    measured = Measured.of(profile, max(gpus))
-    alone = seconds_in(mask, measured, Way(axis=measured.axes[0]), link)
-    rows = []
-    choices, left_out = _ways(gpus, parallel, measured.axes, measured.branches, measured.frames)
-    for among in choices:
-        way = min(among, key=lambda way: seconds_in(mask, measured, way, link))
-        taken, sent = seconds_in(mask, measured, way, link), sent_for(mask, measured, way)
-        rows.append(
-            {
-                "gpus": way.gpus,
-                "way": str(way),
-                "options": _options(way),
-                "communication": {"wire_gb_per_gpu": sent.wire_bytes / 1e9, "messages": sent.messages},
-                "latency": {"seconds": taken, "efficiency": alone / taken / way.gpus},
-            }
-        )
-    notes = {"padding_counted": measured.frames > 0} if "frames" in measured.axes else {}
-    return {"scaling": rows, "best": _best(rows), "too_many_gpus": left_out, **notes}
-
-
-def _tell_profile(path: Path, document: dict[str, Any]) -> None:
-    profile = Profile.load(path)
+def _tell_profile(profile: Profile, cost: ProfiledCost) -> None:
+    settings: Mapping[str, Any] = profile.made_for.settings
+    click.echo(f"{cost.policy} on {profile.made_for.model}, {profile.steps} steps, {settings.get('size')}:")
+    click.echo(f"  computes {cost.compute_fraction:.1%} of the FLOPs")
     click.echo(
-        f"{document['policy']} on {profile.made_for.model}, {profile.steps} steps, {profile.made_for.settings.get('size')}:"
+        f"  takes {cost.predicted_time_fraction:.1%} of the time in the transformer, by the profile's site times"
     )
-    click.echo(f"  computes {document['compute_fraction']:.1%} of the FLOPs")
-    click.echo(
-        f"  takes {document['predicted_time_fraction']:.1%} of the time in the transformer, by the profile's site times"
-    )
-    calls, held = document["calls"], document["memory"]
-    for kind, computed in calls["computed"].items():
-        click.echo(f"  {kind:8} {computed} computed, {calls['broadcast'][kind]} broadcast, per branch")
-    click.echo(f"  holds {format_bytes(held['peak_stored_bytes'])} per prompt at most, in step {held['at_step']}")
-    for line in _scaling_lines(document["scaling"], document["too_many_gpus"]) if "scaling" in document else ():
+    for kind, computed in cost.computed_calls.items():
+        click.echo(f"  {kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, per branch")
+    click.echo(f"  holds {format_bytes(cost.peak.stored_bytes)} per prompt at most, in step {cost.peak.step}")
+    for line in _scaling_lines(cost.scaling):
         click.echo(f"  {line}")
-    if not document.get("padding_counted", True):
-        click.echo("  how many frames there are is unknown, so that padding is not counted: profile again")

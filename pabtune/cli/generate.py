@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from pabtune.cli import options
-from pabtune.cli.output import emit, is_first, progress_bar, say
-from pabtune.cli.sharing import Sharing, sharing_options
+from pabtune.cli.layout import LayoutOptions, check_batches, layout_options, start_processes
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.parallel.process import is_first, is_launched, world_size
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable
@@ -34,7 +35,7 @@ FRAMES_PER_SECOND = 8
 @options.memory_option
 @options.store_option("as the policy says")
 @options.run_options
-@sharing_options
+@layout_options
 @options.json_option
 def command(
     model: str,
@@ -47,14 +48,12 @@ def command(
     memory: int | None,
     store: Store | None,
     run: options.RunOptions,
-    sharing: Sharing,
+    layout_options: LayoutOptions,
     as_json: bool,
 ) -> None:
     """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
     from pabtune.report.videos import check_video_path
-    from pabtune.runtime.engine import broadcast
-    from pabtune.tuning.generation import Settings, batches
-    from pabtune.tuning.sharing import axis_for
+    from pabtune.tuning.generation import batches
 
     policy = find_policy(name, model)
     check_video_path(out)
@@ -65,8 +64,10 @@ def command(
         raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
     check_writable(out)
     policy.rules_for(content)
-    plan = list(batches(prompts, sharing.split_samples))
-    code = sharing.start(plan)
+    layout = layout_options.layout(world_size() if is_launched() else None)
+    plan = list(batches(prompts, layout.samples))
+    check_batches(plan, layout.samples)
+    code = start_processes(layout.gpus)
     if code is not None:
         click.get_current_context().exit(code)
     pipeline, arguments = run.load(model)
@@ -76,18 +77,29 @@ def command(
         "options": (replace(run, device="", image=None), content, memory, store, compare),
         "image": run.image and sha256(Path(run.image).read_bytes()).hexdigest(),
     }
-    choose = partial(axis_for, pipeline, policy, content, run.steps)
+    from pabtune.parallel.session import parallelize
+    from pabtune.runtime.engine import broadcast
+    from pabtune.tuning.generation import Settings
+    from pabtune.tuning.layouts import layout_for
+
     places = {
         prompt: out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{i:03d}") for i, prompt in enumerate(prompts)
     }
     rows: list[dict[str, Any]] = []
-    with sharing.split(pipeline, run.device, agreed, choose) as split, progress_bar("generate") as advance:
+    layout = layout_for(pipeline, layout, policy, content, run.steps)
+    with (
+        parallelize(pipeline, layout, device=run.device, agreement=agreed) as parallel,
+        progress_bar("generate") as advance,
+    ):
+        if layout.gpus > 1:
+            say(str(parallel))
         for batch in plan:
-            own_content = content or (batch[0].content if batch[0].content in policy.variants else None)
-            enabled = partial(broadcast, pipeline, policy, own_content, memory, store)
+            batch_content = content or (batch[0].content if batch[0].content in policy.variants else None)
+            enabled = partial(broadcast, pipeline, policy, batch_content, memory, store)
             settings = Settings(steps=run.steps, arguments=arguments)
             paths = [places[prompt] for prompt in batch]
-            rows += _draw(pipeline, batch, settings, enabled, paths, compare, split.traffic if split else None)
+            traffic = parallel.traffic if layout.gpus > 1 else None
+            rows += _draw(pipeline, batch, settings, enabled, paths, compare, traffic)
             advance(len(rows), len(prompts))
     rows.sort(key=lambda row: row["out"])
     if not is_first():
@@ -117,20 +129,20 @@ def _draw(
     if traffic is not None:
         traffic.clear()
     with enabled() as broadcasting:
-        made = generate(pipeline, prompts, settings)
-    shared = {"seconds": made.seconds, **broadcasting.summary()}
+        generation = generate(pipeline, prompts, settings)
+    shared = {"seconds": generation.seconds, **broadcasting.summary()}
     if traffic is not None:
         shared["sent_by_first_process"] = traffic.to_document()
     plain = generate(pipeline, prompts, settings) if compare else None
     if plain is not None:
-        shared |= {"plain_seconds": plain.seconds, "speedup": plain.seconds / made.seconds}
+        shared |= {"plain_seconds": plain.seconds, "speedup": plain.seconds / generation.seconds}
     rows = []
     for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         row = {"prompt": prompt.prompt, "seed": prompt.seed, "out": str(path), **shared}
         if plain is not None:
-            row["psnr_db"] = psnr_db(made.videos[index], plain.videos[index])
+            row["psnr_db"] = psnr_db(generation.videos[index], plain.videos[index])
         if is_first():
-            save_video(path, made.videos[index], FRAMES_PER_SECOND)
+            save_video(path, generation.videos[index], FRAMES_PER_SECOND)
         rows.append(row)
     return rows
 

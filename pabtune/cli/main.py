@@ -1,12 +1,15 @@
 """The command `pabtune`: its verbs, and what every verb does with errors."""
 
-import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
 import pabtune
+from pabtune.cli.layout import ARGUMENTS
+from pabtune.parallel.process import has_launcher, is_spoken_for, report_failure
 from pabtune.records.errors import PabtuneError
 
 VERB_LINES = {
@@ -26,12 +29,17 @@ VERB_LINES = {
 """The verbs, in the order of the help, each with its line."""
 
 
-STARTED = "PABTUNE_STARTED"
-"""In the environment of processes whose launcher speaks for them: see `parallel/launch.py`."""
-
-
 class Verbs(click.Group):
     """Loads a verb's file when the verb is used, so that --help stays fast."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Keeps the words of the command line: child processes are started with them."""
+        words = tuple(args)
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[ARGUMENTS] = words
+        return ctx
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Verbs in the order in which a newcomer needs them."""
@@ -60,26 +68,24 @@ def main() -> None:
 
 def _tell(reason: str) -> None:
     """One line; for one of several processes that we started, by their launcher."""
-    if "RANK" in os.environ:
-        _report(reason)
-    if STARTED not in os.environ:
+    if has_launcher():
+        report_failure(reason)
+    if not is_spoken_for():
         click.echo(f"error: {reason}", err=True)
 
 
-def _report(reason: str) -> None:
-    from pabtune.parallel.launch import report_failure
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: one line per error, no traceback for what the user can mend.
 
-    report_failure(reason)
-
-
-def run() -> None:
-    """Runs the command line and exits: one line per error, no traceback for what the user can mend."""
+    Args:
+        arguments: words after the command's name; None = those of this process.
+    """
     try:
-        code = main.main(standalone_mode=False)
+        code = main.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
     except (click.Abort, KeyboardInterrupt):
-        if STARTED not in os.environ:
+        if not is_spoken_for():
             click.echo("\nstopped; what was written is whole, and a search goes on with the same command", err=True)
         code = 130
     except click.UsageError as error:
@@ -93,7 +99,7 @@ def run() -> None:
         _tell(" ".join(str(error).split()))
         code = 2
     except Exception as error:
-        if "RANK" in os.environ:
-            _report(f"{type(error).__name__}: {error}")
+        if has_launcher():
+            report_failure(f"{type(error).__name__}: {error}")
         raise
     sys.exit(code if isinstance(code, int) else 0)

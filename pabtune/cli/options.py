@@ -1,7 +1,6 @@
 """Options and arguments that several verbs share, and what they stand for."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from pabtune.parallel.process import local_device
 from pabtune.planning.costs.memory import parse_bytes
 from pabtune.records.errors import ModelError, PromptError
 from pabtune.records.policies import STORES
@@ -226,8 +226,7 @@ def load_model(model: str, device: str, dtype: str) -> Any:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ModelError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = local_device(device)
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"no CUDA device is available for --device {device}; use --device cpu")
     return load_pipeline(model, getattr(torch, dtype), device)

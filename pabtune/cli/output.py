@@ -1,7 +1,6 @@
 """What the command line says: words and progress on stderr, one JSON document on stdout."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -9,6 +8,8 @@ from typing import Any, Protocol
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pabtune.parallel.process import is_first
 
 
 class Advance(Protocol):
@@ -22,11 +23,6 @@ def say(text: str) -> None:
     """A line for a person; of several processes that run a command together, the first speaks."""
     if is_first():
         click.echo(text, err=True)
-
-
-def is_first() -> bool:
-    """Whether this process is alone, or the first of those that run a command together."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def emit(document: Mapping[str, Any]) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from pabtune.cli import options
+from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, progress_bar, say
-from pabtune.cli.sharing import shared_by_options
-from pabtune.planning.costs.sharing import Sharing
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
@@ -38,7 +39,7 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
     "for models with spatial and temporal attention, else none.",
 )
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
-@shared_by_options
+@predicted_layout_options
 @options.memory_option
 @options.store_option("exact; with --memory exact or int8, whichever is better")
 @options.seed_option
@@ -57,7 +58,8 @@ def command(
     per_content: bool,
     floor: str | None,
     logdir: Path | None,
-    shared_by: Sharing,
+    layout: ParallelLayout,
+    interconnect: Interconnect,
     memory: int | None,
     store: Store | None,
     seed: int,
@@ -92,7 +94,8 @@ def command(
         seed=seed,
         batch_size=options.batch_size_of(profile.model, batch_size),
         arguments=profile.made_for.settings.get("arguments", {}),
-        sharing=shared_by,
+        layout=layout,
+        interconnect=interconnect,
     )
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported as UnsupportedByCompiler
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["CPU_FLASH_ATTENTION", "UnsupportedByCompiler"]
+__all__ = ["CPU_FLASH_ATTENTION", "UnsupportedByCompiler", "tree_leaves", "tree_map_only"]
 
 CPU_FLASH_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """Fused attention on the CPU, which torch's FLOP counter does not count."""

@@ -1,6 +1,6 @@
-"""A video in parts: overlapping squares whose seams are blended, and runs of frames that share one frame.
+"""A video in parts: tiles whose overlaps are blended, and runs of frames that share one frame.
 
-Knows how a video is cut and put together; knows nothing of what is done to the parts.
+Knows how a video is cut and joined; knows nothing of what is done to the parts.
 
 Shapes: B batch, C channels, F frames, H and W height and width.
 """
@@ -17,28 +17,28 @@ class Tiling:
     """Sizes of parts.
 
     Attributes:
-        size: height and width of a square.
-        frames: of a run.
-        overlap: share of a square's size that it has in common with its neighbour.
-        keeps_rests: a last square is kept that lies wholly in the one before, as published decoders have it.
+        size: height and width of a tile.
+        frames: frames of a run.
+        overlap: fraction of a tile's size that it has in common with its neighbour.
+        keeps_remainder: a last tile is kept that lies entirely in the one before, as published decoders have it.
     """
 
     size: int
     frames: int
     overlap: float
-    keeps_rests: bool = True
+    keeps_remainder: bool = True
 
     @property
     def stride(self) -> int:
-        """From one square to the next."""
+        """Distance from one tile to the next."""
         return int(self.size * (1 - self.overlap))
 
     def places(self, length: int) -> list[slice]:
-        """Places of the squares along a side; one if it fits into a square."""
+        """Places of the tiles along a side; one if it fits into a tile."""
         if length <= self.size:
             return [slice(0, length)]
         starts = range(0, length, self.stride)
-        if not self.keeps_rests:
+        if not self.keeps_remainder:
             starts = range(0, length - (self.size - self.stride), self.stride)
         return [slice(start, min(start + self.size, length)) for start in starts]
 
@@ -61,10 +61,10 @@ def one_by_one(work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def tiled(work: Work, x_BCFHW: Tensor, tiling: Tiling, scale: float, map_parts: MapParts = one_by_one) -> Tensor:
-    """What `work` makes of a video, part by part; sides that fit into a part are not cut.
+    """The work on a video, part by part; sides that fit into a part are not cut.
 
     Args:
-        work: on a part; changes its height and width by `scale`. It keeps the first frame apart: of two runs that share a
+        work: work on a part; changes its height and width by `scale`. It keeps the first frame apart: of two runs that share a
             frame, the second gives that frame once more, which is left out.
         x_BCFHW: the video.
         tiling: sizes of the parts.
@@ -74,36 +74,36 @@ def tiled(work: Work, x_BCFHW: Tensor, tiling: Tiling, scale: float, map_parts: 
     runs = list(tiling.runs(x_BCFHW.shape[2]))
     rows, columns = (tiling.places(length) for length in x_BCFHW.shape[-2:])
     parts = [x_BCFHW[:, :, run, down, across] for run in runs for down in rows for across in columns]
-    made = iter(map_parts(work, parts))
-    whole = [_join([[next(made) for _ in columns] for _ in rows], tiling, scale) for _ in runs]
-    return torch.cat([frames if index == 0 else frames[:, :, 1:] for index, frames in enumerate(whole)], dim=2)
+    outputs = iter(map_parts(work, parts))
+    joined = [_join([[next(outputs) for _ in columns] for _ in rows], tiling, scale) for _ in runs]
+    return torch.cat([frames if index == 0 else frames[:, :, 1:] for index, frames in enumerate(joined)], dim=2)
 
 
-def _join(squares: list[list[Tensor]], tiling: Tiling, scale: float) -> Tensor:
-    """Rows of squares as one, seams blended."""
-    kept, seam = int(tiling.stride * scale), int((tiling.size - tiling.stride) * scale)
-    for down, row in enumerate(squares):
+def _join(tiles: list[list[Tensor]], tiling: Tiling, scale: float) -> Tensor:
+    """Rows of tiles as one video, overlaps blended."""
+    kept, overlap = int(tiling.stride * scale), int((tiling.size - tiling.stride) * scale)
+    for down, row in enumerate(tiles):
         for across in range(len(row)):
             if down > 0:
-                row[across] = _blend(squares[down - 1][across], row[across], seam, dim=3)
+                row[across] = _blend(tiles[down - 1][across], row[across], overlap, dim=3)
             if across > 0:
-                row[across] = _blend(row[across - 1], row[across], seam, dim=4)
-    own = [
+                row[across] = _blend(row[across - 1], row[across], overlap, dim=4)
+    cropped = [
         [
-            square[:, :, :, : kept if down < len(squares) - 1 else None, : kept if across < len(row) - 1 else None]
-            for across, square in enumerate(row)
+            tile[:, :, :, : kept if down < len(tiles) - 1 else None, : kept if across < len(row) - 1 else None]
+            for across, tile in enumerate(row)
         ]
-        for down, row in enumerate(squares)
+        for down, row in enumerate(tiles)
     ]
-    return torch.cat([torch.cat(row, dim=4) for row in own], dim=3)
+    return torch.cat([torch.cat(row, dim=4) for row in cropped], dim=3)
 
 
-def _blend(before: Tensor, after: Tensor, seam: int, dim: int) -> Tensor:
-    """`after`, whose first places go over from the last ones of `before`."""
-    seam = min(before.shape[dim], after.shape[dim], seam)
+def _blend(before: Tensor, after: Tensor, overlap: int, dim: int) -> Tensor:
+    """`after`, whose first places fade over from the last ones of `before`."""
+    overlap = min(before.shape[dim], after.shape[dim], overlap)
     shape = [1] * after.ndim
-    shape[dim] = seam
-    share = (torch.arange(seam, device=after.device, dtype=torch.float32) / seam).view(shape).to(after.dtype)
-    end = before.narrow(dim, before.shape[dim] - seam, seam)
-    mixed = end * (1 - share) + after.narrow(dim, 0, seam) * share
-    return torch.cat([mixed, after.narrow(dim, seam, after.shape[dim] - seam)], dim=dim)
+    shape[dim] = overlap
+    share = (torch.arange(overlap, device=after.device, dtype=torch.float32) / overlap).view(shape).to(after.dtype)
+    end = before.narrow(dim, before.shape[dim] - overlap, overlap)
+    mixed = end * (1 - share) + after.narrow(dim, 0, overlap) * share
+    return torch.cat([mixed, after.narrow(dim, overlap, after.shape[dim] - overlap)], dim=dim)

@@ -30,8 +30,9 @@ from pabtune.models.shapes.pipeline import DEFAULT_STEPS
 from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Axis, Video, Way, busiest_share
+from pabtune.planning.sharding import AXES, Video, busiest_share
 from pabtune.records.errors import ModelError
+from pabtune.records.layouts import Axis, ParallelLayout
 
 BRANCHES = 2
 """Guidance branches, which go through the transformer in one call."""
@@ -88,9 +89,9 @@ class Workload:
         per_token = self.activation_bytes // branches // (self.frames * self.tokens)
         return Video(frames=self.frames, tokens=self.tokens, bytes_per_token=per_token, heads=self.heads)
 
-    def busiest_share(self, way: Way) -> float:
-        """Of what the transformer computes, that of the GPU with the most."""
-        return busiest_share(way, self.frames if way.axis == "frames" else self.tokens)
+    def busiest_share(self, layout: ParallelLayout) -> float:
+        """Fraction of the transformer's work done by the busiest GPU."""
+        return busiest_share(layout, self.frames if layout.axis == "frames" else self.tokens)
 
     @property
     def activation_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What ways of exchanging need to know of an attention module: its projections, norms, rotary embedding and kernel.
+"""An attention module decomposed into what methods of exchanging need: projections, norms, rotary embedding, kernel.
 
 Knows the attention modules of spatial-temporal models; knows nothing of processes.
 
@@ -22,32 +22,32 @@ Weights = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """A self-attention module, taken apart.
+class AttentionModule:
+    """A self-attention module, decomposed.
 
     Attributes:
         heads: h.
         project: x (…, D) to queries, keys and values, (…, h, d) each.
-        weights: of these three projections.
-        normalise: of queries and keys.
-        rotate: queries or keys (B, N, h, d) by a rotary embedding.
+        projection_weights: weights of these three projections.
+        normalise: normalises queries and keys.
+        rotate: applies a rotary embedding to queries or keys (B, N, h, d).
         attend: queries, keys and values (B, N, h, d) to values.
         finish: values of all heads (…, D) to the output.
-        out: weights of `finish`.
+        output_weights: weights of `finish`.
     """
 
     heads: int
     project: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-    weights: Callable[[], tuple[Weights, Weights, Weights]]
+    projection_weights: Callable[[], tuple[Weights, Weights, Weights]]
     normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     rotate: Callable[[Tensor, Rotary], Tensor]
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
     finish: Callable[[Tensor], Tensor]
-    out: Callable[[], Weights]
+    output_weights: Callable[[], Weights]
 
 
-def parts_of(module: nn.Module) -> Parts:
-    """Takes a self-attention module of a spatial-temporal model apart.
+def decompose(module: nn.Module) -> AttentionModule:
+    """Decomposes a self-attention module of a spatial-temporal model.
 
     Raises:
         ParallelError: another class.
@@ -59,7 +59,7 @@ def parts_of(module: nn.Module) -> Parts:
     raise ParallelError(f"the attention of {type(module).__name__} cannot be shared by heads; take dsp")
 
 
-def _of_stdit3(module: SelfAttention) -> Parts:
+def _of_stdit3(module: SelfAttention) -> AttentionModule:
     def project(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = module.qkv(x).unflatten(-1, (3, module.num_heads, -1)).unbind(-3)
         return q, k, v
@@ -70,21 +70,21 @@ def _of_stdit3(module: SelfAttention) -> Parts:
         q, k, v = zip(weight.chunk(3), biases, strict=True)
         return q, k, v
 
-    return Parts(
+    return AttentionModule(
         heads=module.num_heads,
         project=project,
-        weights=weights,
+        projection_weights=weights,
         normalise=lambda q, k: (module.q_norm(q), module.k_norm(k)),
         rotate=rotate,
         attend=attention,
         finish=module.proj,
-        out=lambda: _plain(module.proj),
+        output_weights=lambda: _plain(module.proj),
     )
 
 
-def _of_latte(module: Attention) -> Parts:
+def _of_latte(module: Attention) -> AttentionModule:
     layers: tuple[nn.Module, ...] = (module.to_q, module.to_k, module.to_v)
-    parts = module.processor.parts if isinstance(module.processor, RotaryProcessor) else 0
+    rotary_parts = module.processor.parts if isinstance(module.processor, RotaryProcessor) else 0
 
     def project(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (layer(x).unflatten(-1, (module.heads, -1)) for layer in layers)
@@ -94,15 +94,15 @@ def _of_latte(module: Attention) -> Parts:
         q, k, v = map(_plain, layers)
         return q, k, v
 
-    return Parts(
+    return AttentionModule(
         heads=module.heads,
         project=project,
-        weights=weights,
+        projection_weights=weights,
         normalise=lambda q, k: (q, k),
-        rotate=lambda x, rotary: rotate_halves(x, rotary, parts),
+        rotate=lambda x, rotary: rotate_halves(x, rotary, rotary_parts),
         attend=dispatch_attention_fn,
         finish=module.to_out[0],
-        out=lambda: _plain(module.to_out[0]),
+        output_weights=lambda: _plain(module.to_out[0]),
     )
 
 

@@ -1,4 +1,4 @@
-"""What processes exchange, counted: the number of collectives and the bytes that leave a process.
+"""Collectives between processes, counted: their number and the bytes that leave a process.
 
 Knows tensors and groups; knows nothing of attention.
 """
@@ -12,18 +12,21 @@ from torch import Tensor
 
 from pabtune.parallel.mesh import Dimension, Mesh, exchanging
 
+OUTPUT = "output"
+"""Purpose of the collectives at the end of a call, which no policy saves."""
+
 
 class Traffic:
-    """Counts of what this process sent, by purpose."""
+    """What this process sent, counted by purpose."""
 
     def __init__(self) -> None:
         self.messages: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
-    def note(self, purpose: str, sent: int) -> None:
-        """One collective."""
+    def add(self, purpose: str, sent_bytes: int) -> None:
+        """Counts one collective."""
         self.messages[purpose] += 1
-        self.bytes[purpose] += sent
+        self.bytes[purpose] += sent_bytes
 
     def clear(self) -> None:
         """Starts anew."""
@@ -35,7 +38,7 @@ class Traffic:
         return {name: {"messages": count, "bytes": self.bytes[name]} for name, count in self.messages.items()}
 
 
-class Exchange:
+class Communicator:
     """Collectives of the processes that share one dimension of a mesh. Graphs break at each: traced, they would not wait.
 
     Args:
@@ -50,26 +53,26 @@ class Exchange:
         self._mesh, self._dimension, self._traffic = mesh, dimension, traffic
 
     @torch.compiler.disable
-    def swap(self, parts: Tensor, purpose: str) -> Tensor:
+    def all_to_all(self, parts: Tensor, purpose: str) -> Tensor:
         """All-to-all: part i (of the first dimension) goes to process i; returns what the others sent."""
         parts = parts.contiguous()
         received = torch.empty_like(parts)
         with exchanging():
             dist.all_to_all_single(received, parts, group=self._mesh.group(self._dimension))
-        self._traffic.note(purpose, parts.nbytes // self.size * (self.size - 1))
+        self._traffic.add(purpose, parts.nbytes // self.size * (self.size - 1))
         return received
 
     @torch.compiler.disable
-    def gather(self, part: Tensor, dim: int, purpose: str) -> Tensor:
+    def all_gather(self, part: Tensor, dim: int, purpose: str) -> Tensor:
         """All-gather: every process' part, along a dimension."""
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self.size)]
         with exchanging():
             dist.all_gather(parts, part, group=self._mesh.group(self._dimension))
-        self._traffic.note(purpose, part.nbytes * (self.size - 1))
+        self._traffic.add(purpose, part.nbytes * (self.size - 1))
         return torch.cat(parts, dim=dim)
 
-    def spread(  # noqa: PLR0913, PLR0917, what is received has to be known
+    def broadcast_tensor(  # noqa: PLR0913, PLR0917, what is received has to be known
         self,
         part: Tensor | None,
         owner: int,
@@ -78,25 +81,30 @@ class Exchange:
         device: torch.device,
         purpose: str,
     ) -> Tensor:
-        """Broadcast: what one process has, to all; the others give None."""
+        """Broadcast: the tensor of the owner, to all; the others give None."""
         sent = torch.empty(shape, dtype=dtype, device=device) if part is None else part.contiguous()
         group = self._mesh.group(self._dimension)
         with exchanging():
             dist.broadcast(sent, group_src=owner, group=group)
-        self._traffic.note(purpose, sent.nbytes * (self.size - 1) if part is not None else 0)
+        self._traffic.add(purpose, sent.nbytes * (self.size - 1) if part is not None else 0)
         return sent
 
-    def tell(self, what: Any) -> list[Any]:
-        """What every process says: small things, which are not counted."""
-        told: list[Any] = [None] * self.size
+    @torch.compiler.disable
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """All-gather of small objects, which are not counted: those of all processes."""
+        values: list[Any] = [None] * self.size
         with exchanging():
-            dist.all_gather_object(told, what, group=self._mesh.group(self._dimension))
-        return told
+            dist.all_gather_object(values, value, group=self._mesh.group(self._dimension))
+        return values
 
-    def sum_parts(self, whole: Tensor, dim: int, purpose: str) -> Tensor:
+    def reduce_scatter(self, x: Tensor, dim: int, purpose: str) -> Tensor:
         """Reduce-scatter: this process' part, along a dimension, of the sum over all processes."""
         # gloo has no reduce-scatter; an all-to-all and a sum send the same.
-        return self.swap(torch.stack(whole.chunk(self.size, dim=dim)), purpose).sum(0)
+        return self.all_to_all(torch.stack(x.chunk(self.size, dim=dim)), purpose).sum(0)
+
+    def shard(self, x: Tensor, dim: int) -> Tensor:
+        """This process' part of a tensor along a dimension, which is padded with zeros to a multiple of the processes."""
+        return padded(x, dim, self.size).chunk(self.size, dim=dim)[self.rank]
 
 
 def padded(x: Tensor, dim: int, multiple: int) -> Tensor:

@@ -1,14 +1,14 @@
-"""Decoding latents on all processes: parts of a video are shared out, and each gets the frames of all.
+"""Decoding latents on all processes: each decodes some parts of a video and gets the frames of all.
 
-Frames, or chunks of frames, where the VAE works on them alone: the result is that of one process, exactly. Overlapping
-squares otherwise, whose seams are blended: the result is that of one process that decodes in the same squares.
+Frames, or chunks of frames, where the VAE works on them alone: the result is that of one process, exactly. Otherwise tiles
+whose overlaps are blended: the result is that of one process that decodes in the same tiles.
 
 Shapes: B batch, C channels, F latent frames, H and W height and width of latents.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -17,87 +17,85 @@ from torch import Tensor
 
 from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan
-from pabtune.models.tiling import Tiling, Work, tiled
-from pabtune.parallel.collectives import Exchange
+from pabtune.models.tiling import MapParts, Tiling, Work, tiled
+from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel.collectives import Communicator
 from pabtune.records.errors import ParallelError
 
-if TYPE_CHECKING:
-    from pabtune.parallel.split import Split
-
 PURPOSE = "decoding"
-WHOLE_LENGTH = 2**30
-"""Frames of a part: all of them."""
+ALL_FRAMES = 2**30
+"""Frames of a part: more than any video has."""
 
 OVERLAP = 0.25
-LEAST_SQUARE = 8
-"""Latents; smaller squares would be all seam."""
+LEAST_TILE = 8
+"""Latents; smaller tiles would be all overlap."""
 WORTH_SHARING = 0.9
-"""Of the whole, which the busiest process may have at most: seams cost a little of the video."""
-HARDLY_MORE = 1.05
-"""Times the least load: fewer seams are worth it."""
-MOST_SQUARES = 3
-"""For each process."""
+"""Tile only if the busiest process gets at most this fraction: blending costs a little of the video."""
+LOAD_TOLERANCE = 1.05
+"""Times the least load of the busiest process: fewer overlaps are worth it."""
+TILES_PER_PROCESS = 3
+"""At most."""
 
 
 class SharedParts:
-    """Parts of a video, to each process about as much as to the others.
+    """Shares the parts of a video out, about as much to each process.
 
     Args:
-        exchange: with all processes.
+        communicator: of all processes.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
 
     def __call__(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
         """The work on all parts; each process does its own and gets those of the others."""
-        exchange = self._exchange
-        ranks = shared_out([part.numel() for part in parts], exchange.size)
-        own = {index: work(part) for index, part in enumerate(parts) if ranks[index] == exchange.rank}
-        shapes = exchange.tell({index: (tuple(made.shape), made.dtype) for index, made in own.items()})
-        known = {index: shape for told in shapes for index, shape in told.items()}
+        communicator = self._communicator
+        ranks = assign([part.numel() for part in parts], communicator.size)
+        outputs = {index: work(part) for index, part in enumerate(parts) if ranks[index] == communicator.rank}
+        local = {index: (tuple(output.shape), output.dtype) for index, output in outputs.items()}
+        specs = {index: spec for each in communicator.all_gather_object(local) for index, spec in each.items()}
         return [
-            exchange.spread(own.get(index), ranks[index], *known[index], parts[0].device, PURPOSE)
+            communicator.broadcast_tensor(outputs.get(index), ranks[index], *specs[index], parts[0].device, PURPOSE)
             for index in range(len(parts))
         ]
 
 
-def split_decoder(split: "Split", pipeline: DiffusionPipeline, *, squares: bool = False) -> str | None:
-    """Lets all processes of a split decode together; says how, or None if the VAE decodes in every process as before.
+def split_decoder(sharded: ShardedModel, pipeline: DiffusionPipeline, *, use_tiles: bool = False) -> str | None:
+    """Lets all processes decode together; says by which parts, or None if the VAE decodes in every process as before.
 
     Args:
-        split: takes note of what is to be undone.
+        sharded: takes note of what is attached.
         pipeline: with a VAE.
-        squares: also decode VAEs in squares that are not exact so.
+        use_tiles: also decode VAEs in tiles that do not work on them alone.
 
     Raises:
-        ParallelError: squares were asked for, and nothing tells how many pixels a latent has.
+        ParallelError: tiles are asked for, and nothing tells how many pixels a latent has.
     """
     vae = getattr(pipeline, "vae", None)
-    share = SharedParts(split.everyone)
+    share = SharedParts(sharded.everyone)
     if isinstance(vae, AutoencoderKLOpenSora) or (isinstance(vae, AutoencoderKLOpenSoraPlan) and vae.use_tiling):
-        split.patch(vae, "map_parts", share)
-        return "frames" if isinstance(vae, AutoencoderKLOpenSora) else "tiles"
+        sharded.patch(vae, "map_parts", share)
+        return "frames" if isinstance(vae, AutoencoderKLOpenSora) else "the VAE's own tiles"
     if isinstance(vae, AutoencoderKL):
-        split.patch(vae, "decode", _Images(vae, share))
+        sharded.patch(vae, "decode", _Images(vae, share))
         return "frames"
-    if vae is None or not squares:
+    if vae is None or not use_tiles:
         return None
-    split.patch(vae, "decode", _Squares(vae, share, _pixels_per_latent(pipeline), split.everyone.size))
-    return "squares"
+    sharded.patch(vae, "decode", TiledDecode(vae, share, pixels_per_latent(pipeline), sharded.everyone.size))
+    return "blended tiles where that is faster"
 
 
 class _Decode:
     """Stands in for a VAE's `decode`."""
 
-    def __init__(self, vae: Any, share: SharedParts) -> None:
+    def __init__(self, vae: Any, share: MapParts) -> None:
         self._original, self._share = vae.decode, share
 
     def frames(self, z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """What the VAE makes of latents."""
+        """The decoded frames of latents."""
         output = self._original(z, *args, **{**kwargs, "return_dict": False})
-        made: Tensor = output[0]
-        return made
+        sample: Tensor = output[0]
+        return sample
 
 
 class _Images(_Decode):
@@ -105,52 +103,60 @@ class _Images(_Decode):
 
     def __call__(self, z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         """Images (B, 3, 8·H, 8·W) of latents (B, C, H, W)."""
-        made = torch.cat(self._share(lambda part: self.frames(part, args, kwargs), z.split(1)))
-        return DecoderOutput(sample=made) if return_dict else (made,)
+        sample = torch.cat(self._share(lambda part: self.frames(part, args, kwargs), z.split(1)))
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
-class _Squares(_Decode):
-    """Videos in squares, all frames of each."""
+class TiledDecode(_Decode):
+    """Stands in for a VAE's `decode`: videos in tiles, all frames of each.
 
-    def __init__(self, vae: Any, share: SharedParts, pixels: int, processes: int) -> None:
+    Args:
+        vae: of any class.
+        share: does the work on all tiles.
+        pixels: height of a latent.
+        processes: number of processes that share the tiles.
+    """
+
+    def __init__(self, vae: Any, share: MapParts, pixels: int, processes: int) -> None:
         super().__init__(vae, share)
         self._pixels, self._processes = pixels, processes
 
     def __call__(self, z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         """Frames of latents (B, C, F, H, W)."""
-        tiling = choose_squares(*z.shape[-2:], self._processes)
-        made = tiled(lambda part: self.frames(part, args, kwargs), z, tiling, self._pixels, self._share)
-        return DecoderOutput(sample=made) if return_dict else (made,)
+        tiling = choose_tiling(*z.shape[-2:], self._processes)
+        sample = tiled(lambda part: self.frames(part, args, kwargs), z, tiling, self._pixels, self._share)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
-def choose_squares(height: int, width: int, processes: int) -> Tiling:
-    """The largest squares with which the busiest process has hardly more to do than with any; one where sharing brings little.
+def choose_tiling(height: int, width: int, processes: int) -> Tiling:
+    """Largest tile within 5 % of the best load balance; one tile where sharing brings little.
 
     Args:
-        height: of the latents.
-        width: likewise.
-        processes: that share them.
+        height: height of the latents.
+        width: width of the latents.
+        processes: number of processes that share them.
     """
-    whole = Tiling(size=max(height, width), frames=WHOLE_LENGTH, overlap=OVERLAP, keeps_rests=False)
-    sizes = (replace(whole, size=size) for size in range(whole.size - 1, LEAST_SQUARE - 1, -1))
-    tilings = [each for each in sizes if len(each.places(height)) * len(each.places(width)) <= MOST_SQUARES * processes]
+    one_tile = Tiling(size=max(height, width), frames=ALL_FRAMES, overlap=OVERLAP, keeps_remainder=False)
+    sizes = (replace(one_tile, size=size) for size in range(one_tile.size - 1, LEAST_TILE - 1, -1))
+    most = TILES_PER_PROCESS * processes
+    tilings = [each for each in sizes if len(each.places(height)) * len(each.places(width)) <= most]
     loads = [busiest_load(tiling, height, width, processes) for tiling in tilings]
-    limit = min(HARDLY_MORE * min(loads, default=0), WORTH_SHARING * height * width)
-    return next((tiling for tiling, load in zip(tilings, loads, strict=True) if load <= limit), whole)
+    limit = min(LOAD_TOLERANCE * min(loads, default=0), WORTH_SHARING * height * width)
+    return next((tiling for tiling, load in zip(tilings, loads, strict=True) if load <= limit), one_tile)
 
 
 def busiest_load(tiling: Tiling, height: int, width: int, processes: int) -> int:
-    """Latents that the busiest process decodes."""
+    """Number of latents that the busiest process decodes."""
     rows, columns = ([place.stop - place.start for place in tiling.places(side)] for side in (height, width))
     areas = [down * across for down in rows for across in columns]
     loads = [0] * processes
-    for area, rank in zip(areas, shared_out(areas, processes), strict=True):
+    for area, rank in zip(areas, assign(areas, processes), strict=True):
         loads[rank] += area
     return max(loads)
 
 
-def shared_out(sizes: Sequence[int], processes: int) -> list[int]:
-    """Which process does each part: the largest first, each by who has least to do."""
+def assign(sizes: Sequence[int], processes: int) -> list[int]:
+    """The process of each part: the largest parts first, each to the process with the least to do."""
     loads, ranks = [0] * processes, [0] * len(sizes)
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         ranks[index] = min(range(processes), key=loads.__getitem__)
@@ -158,7 +164,12 @@ def shared_out(sizes: Sequence[int], processes: int) -> list[int]:
     return ranks
 
 
-def _pixels_per_latent(pipeline: DiffusionPipeline) -> int:
+def pixels_per_latent(pipeline: DiffusionPipeline) -> int:
+    """Height in pixels of what one latent becomes.
+
+    Raises:
+        ParallelError: neither pipeline nor VAE tell.
+    """
     for name in ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor"):
         if hasattr(pipeline, name):
             return int(getattr(pipeline, name))

@@ -1,41 +1,33 @@
 """Starting a command once per process on this machine, and telling in one line who failed and why."""
 
-import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pabtune.parallel.mesh import LOST
+from pabtune.parallel.process import STARTED
 from pabtune.records.errors import ParallelError
 
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Environment variable with the file that a process writes its reason into; torchrun sets it too."""
-
-STARTED = "PABTUNE_STARTED"
-"""Set for processes that this module started: their launcher speaks for them."""
-
 NO_REASON = {"message": "<NONE>"}
-"""What torch has of a process that left no reason."""
+"""What torch reports of a process that left no reason."""
 
 MONITOR_SECONDS = 0.2
 """How often the launcher looks whether a process has failed; the others are then stopped."""
 
 
 def launch(processes: int, command: Sequence[str]) -> int:
-    """Runs a command in so many processes, which find each other by torch's environment variables.
+    """Runs a command in several processes, which find each other by torch's environment variables.
 
     Returns the exit code: 0, or 1 where the command ended so on its own: the work ran and the answer is no.
 
     Args:
-        processes: how many.
+        processes: number of processes.
         command: program and arguments.
 
     Raises:
@@ -54,7 +46,7 @@ def launch(processes: int, command: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=MONITOR_SECONDS,
     )
-    # As torchrun does: so many processes with all threads each would be in each other's way.
+    # As torchrun does: processes that each take all threads would be in each other's way.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     try:
         with _environment({**threads, **os.environ, STARTED: "1"}):
@@ -70,7 +62,7 @@ def launch(processes: int, command: Sequence[str]) -> int:
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Rank and failure of the process that others failed after.
+    """Rank and failure of the process that failed first.
 
     Those that lost another, or that the launcher stopped, come last: times are in whole seconds and often the same.
 
@@ -99,14 +91,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def report_failure(reason: str) -> None:
-    """Leaves the reason of this process' failure where its launcher finds it; nothing without one."""
-    place = os.environ.get(ERROR_FILE)
-    if place:
-        extra = {"py_callstack": "", "timestamp": str(int(time.time()))}
-        Path(place).write_text(json.dumps({"message": {"message": reason, "extraInfo": extra}}), encoding="utf-8")
 
 
 def _reason(message: str | dict[str, object]) -> str:

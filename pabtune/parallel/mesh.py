@@ -1,12 +1,10 @@
-"""The processes of a run and how they stand: samples by guidance branches by parts of the sequence.
+"""The processes of a run as a mesh: samples by guidance branches by parts of the sequence.
 
 Knows ranks and groups; knows nothing of models.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Self, get_args
 
@@ -14,63 +12,21 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from pabtune.parallel.process import local_rank
 from pabtune.records.errors import ParallelError
+from pabtune.records.layouts import ParallelLayout
 
 TIMEOUT = timedelta(minutes=5)
 """How long a process waits for the others before it gives up: longer than any step."""
 
 
 LOST = "another process was lost"
-"""How the reason of a process begins that stops because another one did."""
+"""Beginning of the reason of a process that stops because another one did."""
 
 Dimension = Literal["samples", "branches", "sequence", "everything"]
-"""What processes of a mesh share; `everything`: all of them do."""
+"""Dimensions of a mesh, along each of which processes share something; `everything`: all processes."""
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)[:3]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How many processes share the samples of a call, the guidance branches, and the sequence."""
-
-    samples: int = 1
-    branches: int = 1
-    sequence: int = 1
-
-    @property
-    def processes(self) -> int:
-        """All of them."""
-        return self.samples * self.branches * self.sequence
-
-    def __str__(self) -> str:
-        samples = f"{self.samples} for samples x " if self.samples > 1 else ""
-        return f"{samples}{self.branches} for guidance branches x {self.sequence} for the sequence"
-
-
-def choose_layout(processes: int, *, split_branches: bool = False, samples: int = 1) -> Layout:
-    """The layout of so many processes.
-
-    Args:
-        processes: how many.
-        split_branches: give each guidance branch its own half.
-        samples: parts into which the samples of a call are split.
-
-    Raises:
-        ParallelError: the number is not a multiple of what shares branches and samples.
-    """
-    branches = 2 if split_branches else 1
-    if processes % branches:
-        raise ParallelError(f"two guidance branches need an even number of processes, not {processes}")
-    if samples < 1 or processes % (branches * samples):
-        raise ParallelError(
-            f"{samples} parts of the samples do not fit {processes // branches} processes for each branch"
-        )
-    return Layout(samples=samples, branches=branches, sequence=processes // branches // samples)
-
-
-def is_launched() -> bool:
-    """Whether torchrun, or our own launcher, started this process beside others."""
-    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 @contextmanager
@@ -88,25 +44,30 @@ def exchanging() -> Iterator[None]:
         raise ParallelError(f"{LOST}, or exchanged something else: {error}") from error
 
 
+def set_timeout(group: dist.ProcessGroup, timeout: timedelta) -> None:
+    """Sets how long collectives of a group wait: groups of a device mesh are made with torch's own, longer timeout."""
+    group.set_timeout(timeout)
+
+
 class Mesh:
-    """The processes that run one video together. Made by every one of them, and left together: `with Mesh(…) as mesh:`.
+    """The processes that share a video. Every one of them makes it, and all leave it together: `with Mesh(…) as mesh:`.
 
     Args:
-        layout: how they stand.
+        layout: how they share the video.
         device: `cuda` for NCCL, anything else for gloo.
-        timeout: how long to wait for the others.
+        timeout: how long a collective waits for the others.
 
     Attributes:
-        ranks: place of this process among those that share each dimension.
+        ranks: number of this process among those that share each dimension.
 
     Raises:
         ParallelError: the layout is for another number of processes.
     """
 
-    def __init__(self, layout: Layout, device: str = "cpu", timeout: timedelta = TIMEOUT) -> None:
+    def __init__(self, layout: ParallelLayout, device: str = "cpu", timeout: timedelta = TIMEOUT) -> None:
         kind = torch.device(device).type
         if kind == "cuda":
-            local = int(os.environ["LOCAL_RANK"])
+            local = local_rank() or 0
             if local >= torch.cuda.device_count():
                 raise ParallelError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}")
             torch.cuda.set_device(local)
@@ -115,15 +76,14 @@ class Mesh:
         if self._joined:
             dist.init_process_group(backend, timeout=timeout)
         processes = dist.get_world_size()
-        if layout.processes != processes:
+        if layout.gpus != processes:
             self._leave()
-            raise ParallelError(f"a layout of {layout} does not fit {processes} processes")
+            raise ParallelError(f"a layout for {layout.gpus} processes ({layout}) does not fit {processes} processes")
         self.layout = layout
         shape = tuple(getattr(layout, name) for name in DIMENSIONS)
         mesh = init_device_mesh(kind, shape, mesh_dim_names=DIMENSIONS)
         for group in mesh.get_all_groups():
-            # Groups of a mesh are made with torch's own, longer timeout.
-            dist.distributed_c10d._set_pg_timeout(timeout, group)
+            set_timeout(group, timeout)
         self.ranks: dict[Dimension, int] = {name: mesh.get_local_rank(name) for name in DIMENSIONS}
         self._mesh: DeviceMesh | None = mesh
 
@@ -142,22 +102,23 @@ class Mesh:
         return self._mesh.get_group(dimension)
 
     def agree(self, what: dict[str, Any]) -> None:
-        """Refuses to go on where processes were told different things.
+        """Checks that all processes were given the same values.
 
         Args:
-            what: by name; compared as text.
+            what: values by name; compared as text.
 
         Raises:
-            ParallelError: names the process and what it was told otherwise.
+            ParallelError: names the process, and the value that differs.
         """
-        told: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+        everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
         with exchanging():
-            dist.all_gather_object(told, {name: str(value) for name, value in what.items()})
-        for other, values in enumerate(told):
+            dist.all_gather_object(everyone, {name: str(value) for name, value in what.items()})
+        first = everyone[0]
+        for other, values in enumerate(everyone):
             for name, value in values.items():
-                if value != told[0].get(name):
+                if value != first.get(name):
                     raise ParallelError(
-                        f"rank {other} has another {name} than rank 0: {_short(value)} instead of {_short(told[0].get(name))}"
+                        f"rank {other} has another {name} than rank 0: {_short(value)} instead of {_short(first.get(name))}"
                     )
 
     def __enter__(self) -> Self:

@@ -1,48 +1,48 @@
 """Splitting spatial-temporal transformers: over frames, where temporal attention exchanges, or over the tokens of a frame,
 where spatial attention does. Everything else works on frames, or on tokens, alone.
 
-Shapes: B batch, T frames and S tokens of the whole video; t, s those of this process (padded to a multiple of P); D width.
+Shapes: B batch, T frames and S tokens of the entire video; t, s those of this process (padded to a multiple of P processes);
+D width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from inspect import BoundArguments
 from typing import TYPE_CHECKING, Any
 
-from diffusers import DiffusionPipeline
+from diffusers import LatteTransformer3DModel
 from diffusers.hooks import ModelHook
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
-from pabtune.catalog import CATALOG, Catalog
-from pabtune.parallel.attention import Rotary, parts_of
-from pabtune.parallel.axis import by_gathering, by_heads, by_switching
-from pabtune.parallel.collectives import padded
-from pabtune.parallel.samples import OUTPUT
-from pabtune.planning.sharding import EXCHANGING, Axis
+from pabtune.models.open_sora_plan.transformer import LatteT2VTransformer3DModel
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
+from pabtune.parallel import dsp, megatron_sp, ulysses
+from pabtune.parallel.attachment import ShardedModel, bind_arguments
+from pabtune.parallel.attention import Rotary, decompose
+from pabtune.parallel.call_state import CallScope, CallState
+from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.planning.sharding import EXCHANGING
 from pabtune.records.errors import ParallelError
+from pabtune.records.layouts import Axis
 from pabtune.runtime.interception import PARALLEL_HOOK
-from pabtune.runtime.targets import Target
 
 if TYPE_CHECKING:
-    from pabtune.parallel.split import Split
+    from collections.abc import Iterator
+
+PositionsOfFrames = Callable[[Communicator, int], AbstractContextManager[None]]
+"""Lets a network add this process' part of the positions of a number of frames, for the length of a call."""
 
 
-def axes_of(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> tuple[Axis, ...]:
-    """Axes along which a pipeline's transformer can be split; none for full attention."""
-    first = next(iter(Target.of(pipeline, catalog).maps.values()))
-    return first.card.axes if first.card is not None else ()
-
-
-def split_axis(split: "Split", transformer: nn.Module, axis: Axis, axes: tuple[Axis, ...]) -> None:
+def split_axis(sharded: ShardedModel, transformer: nn.Module, axis: Axis, axes: Sequence[Axis]) -> None:
     """Splits a transformer along an axis.
 
     Args:
-        split: takes note of what is to be undone.
+        sharded: takes note of what is attached.
         transformer: of a class whose card has a `FrameSplit`.
-        axis: which.
-        axes: of the card.
+        axis: the axis that is split.
+        axes: the axes of its card.
 
     Raises:
         ParallelError: that axis of that class cannot be split.
@@ -50,158 +50,189 @@ def split_axis(split: "Split", transformer: nn.Module, axis: Axis, axes: tuple[A
     name = type(transformer).__name__
     if axis not in axes:
         raise ParallelError(f"{name} can be split over {', '.join(axes)}, not over {axis}")
-    if name == "STDiT3Transformer3DModel":
-        _split_stdit3(split, transformer, axis)
+    if isinstance(transformer, STDiT3Transformer3DModel):
+        _split_stdit3(sharded, transformer, axis)
+    elif isinstance(transformer, LatteT2VTransformer3DModel):
+        positions = partial(_offset_of_frames, transformer)
+        _split_latte(sharded, transformer, partial(_temporal_rotary, transformer), positions)
+    elif isinstance(transformer, LatteTransformer3DModel):
+        _split_latte(sharded, transformer, None, partial(_part_of_buffer, transformer))
     else:
-        _split_latte(split, transformer)
+        raise ParallelError(
+            f"{name} cannot be split along {axis}: how frames are split is code, for STDiT3 and Latte alone; leave `split` "
+            "out of its card, and the work inside its sites is shared"
+        )
 
 
-def _split_stdit3(split: "Split", transformer: Any, axis: Axis) -> None:
-    if transformer.config.patch_size[0] != 1:
+def _split_stdit3(sharded: ShardedModel, transformer: STDiT3Transformer3DModel, axis: Axis) -> None:
+    if transformer.config["patch_size"][0] != 1:
         raise ParallelError("frames cannot be split where patches hold several of them")
+    scope: CallScope = CallScope()
     if axis == "frames":
         cuts = {"hidden_states": 2, "x_mask": 1}
-        split.hook(transformer, _FramesHook(split, cuts, transformer.rope), f"{PARALLEL_HOOK}_frames")
-        for block in transformer.temporal_blocks:
-            split.hook(block.attn, _AxisHook(split, axis))
-        return
-    split.before(transformer.spatial_blocks[0], partial(_own_tokens, split))
-    split.hook(transformer.final_layer, _TokensEndHook(split))
-    for block in transformer.spatial_blocks:
-        split.hook(block.attn, _AxisHook(split, axis))
-
-
-def _split_latte(split: "Split", transformer: Any) -> None:
-    is_ours = hasattr(transformer, "_rotary")  # Open-Sora-Plan's; diffusers' has no rotary embedding
-    if is_ours:
-
-        def positions(frames: int, like: Tensor) -> Tensor:
-            # `frames` are those of this process: its own places in the whole video are what counts.
-            return _own(split, type(transformer)._frame_positions(transformer, split.whole, like), 0)
-
-        def rotary(frames: int) -> Rotary:
-            spatial_and_temporal = transformer._rotary(1, 1, frames, transformer.device)
-            return spatial_and_temporal[1]
-
-        split.patch(transformer, "_frame_positions", positions)
+        hook = _FramesHook(sharded.sequence, scope, cuts, transformer.rope, lambda *_: nullcontext())
+        sharded.hook(transformer, hook, f"{PARALLEL_HOOK}_call")
+        blocks: Any = transformer.temporal_blocks
     else:
-        rotary = None  # type: ignore[assignment]
-    split.hook(transformer, _FramesHook(split, {"hidden_states": 2}, rotary, transformer), f"{PARALLEL_HOOK}_frames")
+        sharded.hook(transformer, _TokensHook(scope), f"{PARALLEL_HOOK}_call")
+        blocks = transformer.spatial_blocks
+        sharded.before(blocks[0], partial(_take_tokens, sharded.sequence, scope))
+        sharded.hook(transformer.final_layer, _TokensEndHook(sharded.sequence, scope))
+    for block in blocks:
+        sharded.hook(block.attn, _AttentionHook(sharded, scope, axis))
+
+
+def _split_latte(
+    sharded: ShardedModel,
+    transformer: Any,
+    rotary: Callable[[int], Rotary] | None,
+    positions: PositionsOfFrames,
+) -> None:
+    scope = CallScope()
+    hook = _FramesHook(sharded.sequence, scope, {"hidden_states": 2}, rotary, positions, least_frames=2)
+    sharded.hook(transformer, hook, f"{PARALLEL_HOOK}_call")
     for block in transformer.temporal_transformer_blocks:
-        split.hook(block.attn1, _AxisHook(split, "frames"))
+        sharded.hook(block.attn1, _AttentionHook(sharded, scope, "frames"))
 
 
-def _own(split: "Split", x: Tensor, dim: int) -> Tensor:
-    """This process' part of a tensor, padded with zeros."""
-    exchange = split.sequence
-    return padded(x, dim, exchange.size).chunk(exchange.size, dim=dim)[exchange.rank]
+def _temporal_rotary(transformer: LatteT2VTransformer3DModel, frames: int) -> Rotary:
+    return transformer.temporal_rotary(frames, transformer.device)
+
+
+@contextmanager
+def _offset_of_frames(
+    transformer: LatteT2VTransformer3DModel, communicator: Communicator, frames: int
+) -> "Iterator[None]":
+    before, transformer.first_frame = transformer.first_frame, communicator.rank * -(-frames // communicator.size)
+    try:
+        yield
+    finally:
+        transformer.first_frame = before
+
+
+@contextmanager
+def _part_of_buffer(transformer: Any, communicator: Communicator, frames: int) -> "Iterator[None]":
+    """diffusers' Latte keeps the positions of all its frames, (1, T, D), in a buffer."""
+    buffer = transformer.temp_pos_embed
+    transformer.temp_pos_embed = communicator.shard(buffer, 1)
+    try:
+        yield
+    finally:
+        transformer.temp_pos_embed = buffer
 
 
 class _FramesHook(ModelHook):
-    """Sits on a transformer: own frames of the inputs in, the whole output out.
+    """Sits on a transformer: this process' frames of the inputs in, the output of all frames out.
 
     Args:
-        split: of it.
+        communicator: of the processes that share the frames.
+        scope: of the transformer's calls.
         cuts: arguments with frames, and their dimension of them.
-        rotary: rotary embedding of so many frames; None if there is none.
-        positions: module with a buffer `temp_pos_embed` (1, T, D), of which this process' part is needed.
+        rotary: rotary embedding of a number of frames; None if there is none.
+        positions: lets the network add the positions of this process' frames.
+        least_frames: of each process, where there are several.
     """
 
     def __init__(
         self,
-        split: "Split",
+        communicator: Communicator,
+        scope: CallScope,
         cuts: Mapping[str, int],
         rotary: Callable[[int], Rotary] | None,
-        positions: nn.Module | None = None,
+        positions: PositionsOfFrames,
+        least_frames: int = 1,
     ) -> None:
         super().__init__()
-        self._split, self._cuts, self._rotary, self._positions = split, cuts, rotary, positions
+        self._communicator, self._scope, self._cuts = communicator, scope, cuts
+        self._rotary, self._positions, self._least_frames = rotary, positions, least_frames
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Calls with this process' frames."""
-        split = self._split
-        call = split.bind(module, args, kwargs)
+        communicator, call = self._communicator, bind_arguments(module, args, kwargs)
         hidden = call.arguments["hidden_states"]
-        split.batch, split.whole = len(hidden), hidden.shape[2]
-        if self._positions is not None and split.whole > 1 and -(-split.whole // split.sequence.size) == 1:
+        frames = hidden.shape[2]
+        if frames > 1 and -(-frames // communicator.size) < self._least_frames:
             raise ParallelError(
-                f"{split.whole} frames over {split.sequence.size} processes leave one to each, where the network adds no "
+                f"{frames} frames over {communicator.size} processes leave one to each, where the network adds no "
                 "positions; take fewer processes"
             )
-        split.rotary = None if self._rotary is None else self._rotary(split.whole)
         for name, dim in self._cuts.items():
             if call.arguments.get(name) is not None:
-                call.arguments[name] = _own(split, call.arguments[name], dim)
-        output = self._with_own_positions(call)
-        sample = split.sequence.gather(output[0], 2, OUTPUT)[:, :, : split.whole]
+                call.arguments[name] = communicator.shard(call.arguments[name], dim)
+        rotary = None if self._rotary is None else self._rotary(frames)
+        state = CallState(batch=len(hidden), length=frames, rotary=rotary)
+        with self._scope.call(state), self._positions(communicator, frames):
+            output = self.fn_ref.original_forward(*call.args, **call.kwargs)
+        sample = communicator.all_gather(output[0], 2, OUTPUT)[:, :, :frames]
         return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
 
-    def _with_own_positions(self, call: BoundArguments) -> Any:
-        buffer = getattr(self._positions, "temp_pos_embed", None)
-        if buffer is None:
-            return self.fn_ref.original_forward(*call.args, **call.kwargs)
-        assert self._positions is not None
-        self._positions.temp_pos_embed = _own(self._split, buffer, 1)
-        try:
-            return self.fn_ref.original_forward(*call.args, **call.kwargs)
-        finally:
-            self._positions.temp_pos_embed = buffer
+
+class _TokensHook(ModelHook):
+    """Sits on a transformer whose first block takes this process' tokens: opens the call."""
+
+    def __init__(self, scope: CallScope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls."""
+        with self._scope.call(CallState()):
+            return self.fn_ref.original_forward(*args, **kwargs)
 
 
-def _own_tokens(
-    split: "Split", _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _take_tokens(
+    communicator: Communicator, scope: CallScope, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of the first block, (B, T, S, D) and others: this process' tokens of each frame."""
     x_BTSD, *rest = args
-    split.batch, split.whole, split.rotary = len(x_BTSD), x_BTSD.shape[2], None
-    return (_own(split, x_BTSD, 2), *rest), kwargs
+    scope.state.batch, scope.state.length = len(x_BTSD), x_BTSD.shape[2]
+    return (communicator.shard(x_BTSD, 2), *rest), kwargs
 
 
 class _TokensEndHook(ModelHook):
     """Sits on the last layer: all tokens out."""
 
-    def __init__(self, split: "Split") -> None:
+    def __init__(self, communicator: Communicator, scope: CallScope) -> None:
         super().__init__()
-        self._split = split
+        self._communicator, self._scope = communicator, scope
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the last layer makes of all tokens."""
+        """The patches of all tokens."""
         patches = self.fn_ref.original_forward(*args, **kwargs)
-        return self._split.sequence.gather(patches, 2, OUTPUT)[:, :, : self._split.whole]
+        return self._communicator.all_gather(patches, 2, OUTPUT)[:, :, : self._scope.state.length]
 
 
-class _AxisHook(ModelHook):
-    """Attention along the split axis."""
+class _AttentionHook(ModelHook):
+    """Sits on an attention along the split axis."""
 
-    def __init__(self, split: "Split", axis: Axis) -> None:
+    def __init__(self, sharded: ShardedModel, scope: CallScope, axis: Axis) -> None:
         super().__init__()
-        self._split, self._axis = split, axis
+        self._communicator, self._method, self._scope, self._axis = sharded.sequence, sharded.exchange, scope, axis
 
     def new_forward(self, module: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Exchanges, attends, exchanges."""
-        split = self._split
         if isinstance(module, Attention):
-            x = rearrange(hidden, "(B S) t D -> B t S D", B=split.batch)
-            made = self._exchange(module, x, lambda x, rotary: self._forward_of_latte(x, rotary, args, kwargs))
-            return rearrange(made, "B t S D -> (B S) t D")
+            x = rearrange(hidden, "(B S) t D -> B t S D", B=self._scope.state.batch)
+            output = self._exchange(module, x, lambda x, rotary: self._forward_of_latte(x, rotary, args, kwargs))
+            return rearrange(output, "B t S D -> (B S) t D")
         if self._axis == "tokens":
-            # Along tokens: the module takes (B, T, s, D), the exchange wants the split axis first.
-            made = self._exchange(module, hidden.transpose(1, 2), self._forward_transposed)
-            return made.transpose(1, 2)
+            # The module takes (B, T, s, D), the exchange wants the split axis first.
+            return self._exchange(module, hidden.transpose(1, 2), self._forward_transposed).transpose(1, 2)
         return self._exchange(module, hidden, self.fn_ref.original_forward)
 
-    def _exchange(self, module: nn.Module, x_BaOD: Tensor, forward: Callable[..., Tensor]) -> Tensor:
-        split, purpose = self._split, EXCHANGING[self._axis]
-        rest = (x_BaOD, split.rotary, split.whole, split.sequence, purpose)
-        if split.parallel == "dsp":
-            return by_switching(forward, *rest)
-        way = by_heads if split.parallel == "ulysses" else by_gathering
-        return way(parts_of(module), *rest)
+    def _exchange(self, module: nn.Module, x_BaOD: Tensor, forward: dsp.Forward) -> Tensor:
+        state = self._scope.state
+        rest = (x_BaOD, state.rotary, state.length, self._communicator, EXCHANGING[self._axis])
+        if self._method == "dsp":
+            return dsp.attend(forward, *rest)
+        attend = ulysses.attend if self._method == "ulysses" else megatron_sp.attend
+        return attend(decompose(module), *rest)
 
     def _forward_transposed(self, x_BStD: Tensor, rotary: Rotary | None) -> Tensor:
         return self.fn_ref.original_forward(x_BStD.transpose(1, 2), rotary).transpose(1, 2)
 
     def _forward_of_latte(self, x_BTsD: Tensor, rotary: Rotary | None, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        known = {"rotary": rotary} if "rotary" in kwargs else {}
-        made = self.fn_ref.original_forward(rearrange(x_BTsD, "B T s D -> (B s) T D"), *args, **{**kwargs, **known})
-        return rearrange(made, "(B s) T D -> B T s D", B=len(x_BTsD))
+        changes = {"rotary": rotary} if "rotary" in kwargs else {}
+        hidden = rearrange(x_BTsD, "B T s D -> (B s) T D")
+        output = self.fn_ref.original_forward(hidden, *args, **{**kwargs, **changes})
+        return rearrange(output, "(B s) T D -> B T s D", B=len(x_BTsD))

@@ -9,15 +9,12 @@ after an attention would save a message only where the next one is broadcast, an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pabtune.planning.costs.communication import PARALLELS, Communication, Parallel, exchanged
+from pabtune.planning.costs.communication import AttentionShape, Communication, exchanged
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
+from pabtune.records.layouts import SEQUENCE_PARALLELS, Axis, ParallelLayout, SequenceParallel
 from pabtune.records.sites import Kind
-
-Axis = Literal["frames", "tokens", "sequence"]
-"""Frames of the latents, tokens of each frame, or under full attention the tokens of the whole video."""
 
 AXES: tuple[Axis, ...] = ("frames", "tokens")
 """Between which a spatial-temporal model may leave a choice."""
@@ -28,13 +25,13 @@ EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial", "s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
-    """Sizes that what is sent depends on.
+    """Sizes that determine what GPUs send.
 
     Attributes:
-        frames: T, of the latents.
-        tokens: S, of a frame.
-        bytes_per_token: of the hidden state, all samples of a call together.
-        heads: of an attention.
+        frames: T, frames of the latents.
+        tokens: S, tokens of a frame.
+        bytes_per_token: bytes of one token's hidden state, all samples of a call together.
+        heads: number of heads.
     """
 
     frames: int
@@ -42,104 +39,85 @@ class Video:
     bytes_per_token: int
     heads: int
 
-    def sent(self, axis: Axis, parallel: Parallel, gpus: int, calls: int) -> Communication:
-        """What the attention that exchanges sends over so many calls of it."""
-        along, other = (self.frames, self.tokens) if axis == "frames" else (self.tokens, self.frames)
-        return exchanged(parallel, gpus, calls, along, other, self.bytes_per_token, self.heads)
+    def attention(self, axis: Axis) -> AttentionShape:
+        """Shape of the attention that exchanges where an axis is split."""
+        length, other = (self.frames, self.tokens) if axis == "frames" else (self.tokens, self.frames)
+        return AttentionShape(length=length, other=other, bytes_per_token=self.bytes_per_token, heads=self.heads)
+
+    def sent(self, axis: Axis, method: SequenceParallel, gpus: int, calls: int) -> Communication:
+        """Communication of a number of calls of the attention that exchanges."""
+        return exchanged(method, gpus, calls, self.attention(axis))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """How GPUs share a video.
+def exchanging_kind(layout: ParallelLayout) -> Kind:
+    """Kind of attention that exchanges under a layout.
 
-    Attributes:
-        gpus: in all.
-        branches: parts into which guidance branches are split.
-        parallel: how attention along the split axis exchanges.
-        axis: that is split over the GPUs of a branch.
+    Raises:
+        PolicyError: the layout leaves its axis open.
     """
-
-    gpus: int = 1
-    branches: int = 1
-    parallel: Parallel = "dsp"
-    axis: Axis = "frames"
-
-    def __post_init__(self) -> None:
-        if self.gpus < 1 or self.gpus % self.branches:
-            raise PolicyError(f"{self.gpus} GPUs cannot share {self.branches} guidance branches")
-
-    @property
-    def sequence(self) -> int:
-        """GPUs that share the sequence of a branch."""
-        return self.gpus // self.branches
-
-    def __str__(self) -> str:
-        if self.gpus == 1:
-            return "alone"
-        branches = "a guidance branch to each half" if self.branches > 1 else ""
-        by = (
-            "tokens split over {}, attention by heads"
-            if self.axis == "sequence"
-            else f"{self.axis} split over {{}} by {self.parallel}"
-        )
-        split = by.format(self.sequence) if self.sequence > 1 else ""
-        return ", ".join(part for part in (branches, split) if part)
+    if layout.axis is None:
+        raise PolicyError(f"the layout ({layout}) must name the axis that is split: {', '.join(EXCHANGING)}")
+    return EXCHANGING[layout.axis]
 
 
-def busiest_share(way: Way, length: int) -> float:
-    """Of what one GPU would compute, that of the busiest of several: the split axis is padded to what they divide.
+def busiest_share(layout: ParallelLayout, length: int) -> float:
+    """Fraction of the single-GPU work done by the busiest GPU (padding included).
 
     Args:
-        way: how they share.
-        length: of the split axis; 0 = unknown, taken to be divided.
+        layout: how the GPUs share the video.
+        length: places along the split axis; 0 = unknown, taken to be divisible.
     """
-    length = length or way.sequence
-    return -(-length // way.sequence) / length / way.branches
+    length = length or layout.sequence
+    return -(-length // layout.sequence) / length / layout.branches / layout.samples
 
 
-def can_share(way: Way, axes: Sequence[Axis], frames: int) -> bool:
-    """Whether a video is long enough: Latte and its kin, which have frames alone, take no single ones of longer videos.
+def can_share(layout: ParallelLayout, axes: Sequence[Axis], frames: int) -> bool:
+    """Whether a video is long enough: models with frames alone, like Latte, need two frames on each GPU.
 
     Args:
-        way: how GPUs would share it.
-        axes: of the model that can be split.
-        frames: of its latents; 0 = unknown.
+        layout: how the GPUs would share it.
+        axes: axes of the model that can be split.
+        frames: frames of its latents; 0 = unknown.
     """
-    return tuple(axes) != ("frames",) or frames in {0, 1} or -(-frames // way.sequence) > 1
+    return tuple(axes) != ("frames",) or frames in {0, 1} or -(-frames // layout.sequence) > 1
 
 
-def ways(gpus: int, axes: Sequence[Axis], parallels: Sequence[Parallel] = PARALLELS, branches: int = 2) -> list[Way]:
-    """All ways in which so many GPUs can share a video.
+def layouts(
+    gpus: int, axes: Sequence[Axis], methods: Sequence[SequenceParallel] = SEQUENCE_PARALLELS, branches: int = 2
+) -> list[ParallelLayout]:
+    """All layouts in which a number of GPUs can share a video.
 
     Args:
-        gpus: in all.
-        axes: of the model that can be split.
-        parallels: in which its attention may exchange; full attention exchanges in one way only.
-        branches: guidance branches that the model has.
+        gpus: number of GPUs.
+        axes: axes of the model that can be split.
+        methods: how its attention may exchange; full attention exchanges by heads only.
+        branches: guidance branches of the model.
     """
-    found = []
+    options = []
     for parts in (1, 2) if branches == 2 and gpus % 2 == 0 else (1,):
         if gpus == parts:
-            found.append(Way(gpus=gpus, branches=parts))
+            options.append(ParallelLayout(branches=parts))
             continue
-        for axis in axes:
-            several = ("ulysses",) if axis == "sequence" else parallels
-            found += [Way(gpus=gpus, branches=parts, parallel=parallel, axis=axis) for parallel in several]
-    return found
+        options += [
+            ParallelLayout.over(gpus, branches=parts, exchange=method, axis=axis)
+            for axis in axes
+            for method in (("ulysses",) if axis == "sequence" else methods)
+        ]
+    return options
 
 
-ANY_VIDEO = Video(frames=16, tokens=1024, bytes_per_token=4096, heads=16)
-"""To compare axes by where the size of the video is not known yet: which is better hardly hangs on it."""
+TYPICAL_VIDEO = Video(frames=16, tokens=1024, bytes_per_token=4096, heads=16)
+"""Placeholder size; the ranking of axes barely depends on it."""
 
 
-def choose_axis(mask: ComputeMask, parallel: Parallel, gpus: int, video: Video = ANY_VIDEO) -> Axis:
-    """The axis to split; frames if both send the same.
+def choose_axis(mask: ComputeMask, method: SequenceParallel, gpus: int, video: Video = TYPICAL_VIDEO) -> Axis:
+    """The axis along which the fewest bytes are sent; frames if both send the same.
 
     Args:
-        mask: without rows for blocks.
-        parallel: how attention exchanges.
-        gpus: that share the sequence.
-        video: its sizes.
+        mask: the compute mask, without rows for blocks.
+        method: how attention exchanges.
+        gpus: number of GPUs that share the sequence.
+        video: sizes of the video.
     """
     calls = mask.calls(computed=True)
-    return min(AXES, key=lambda axis: video.sent(axis, parallel, gpus, calls.get(EXCHANGING[axis], 0)).wire_bytes)
+    return min(AXES, key=lambda axis: video.sent(axis, method, gpus, calls.get(EXCHANGING[axis], 0)).wire_bytes)

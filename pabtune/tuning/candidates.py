@@ -8,12 +8,14 @@ from scipy import stats
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.compute import compute_fraction
+from pabtune.planning.costs.measured import Measured, parallel_seconds
 from pabtune.planning.costs.memory import held_bytes
-from pabtune.planning.costs.sharing import ALONE, Measured, Sharing, shared_seconds
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
@@ -42,7 +44,8 @@ class TrialRunner:
         settings: how videos are made.
         references: of the unaccelerated videos.
         memory: bytes that a candidate may hold at most; None = any.
-        sharing: how GPUs will share a video.
+        layout: how GPUs will share a video.
+        interconnect: between these GPUs.
         catalog: what is known of transformer classes.
     """
 
@@ -56,10 +59,11 @@ class TrialRunner:
         settings: Settings,
         references: References,
         memory: int | None = None,
-        sharing: Sharing = ALONE,
+        layout: ParallelLayout = ONE_GPU,
+        interconnect: Interconnect = INTERCONNECTS["nvlink"],
         catalog: Catalog = CATALOG,
     ) -> None:
-        self._memory, self._sharing, self._catalog = memory, sharing, catalog
+        self._memory, self._layout, self._interconnect, self._catalog = memory, layout, interconnect, catalog
         self._pipeline, self._profile, self._space = pipeline, profile, space
         self._budget, self._settings, self._references = budget, settings, references
         self._batches = _interleaved(prompts, settings.batch_size)
@@ -77,10 +81,10 @@ class TrialRunner:
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
-        measured = Measured.of(self._profile, self._sharing.way.gpus, self._catalog)
+        measured = Measured.of(self._profile, self._layout.gpus, self._catalog)
         schedule = self._space.schedule()
         own, full = (
-            shared_seconds(resolve(each, self._profile.sites, schedule), measured, self._sharing)
+            parallel_seconds(resolve(each, self._profile.sites, schedule), measured, self._layout, self._interconnect)
             for each in (policy, PRESETS["none"])
         )
         return own / full

@@ -147,7 +147,7 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     """The finalist's policy with what was measured on unseen prompts, and how it was found."""
     drop = drop_statistics(own.drops)
     document = own.to_document()
-    predicted = {**config.sharing.to_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
+    predicted = {**config.parallel_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
     return replace(
         finalist.policy,
         name=config.name,
@@ -160,7 +160,7 @@ def with_evidence(  # noqa: PLR0913, one record of everything
             "fidelity": {key: round(value, 4) for key, value in document["fidelity"].items()},
             "prompts": len(unseen),
             "unseen": digest_prompts(unseen),
-            **({"predicted_on": predicted} if config.sharing.way.gpus > 1 else {}),
+            **({"predicted_on": predicted} if config.layout.gpus > 1 else {}),
         },
         provenance={
             "profile": profile.digest,

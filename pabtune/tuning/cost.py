@@ -1,6 +1,6 @@
 """What a policy costs on a published model at full size: counted on the meta device, without weights and without a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -8,23 +8,28 @@ from typing import Any
 import numpy as np
 
 from pabtune.models.workloads import Workload, build_workload
-from pabtune.planning.costs.communication import NOTHING, Communication, gathered
-from pabtune.planning.costs.latency import Rates, predicted_latency
+from pabtune.planning.costs.communication import NOTHING, Communication, exchanged, gathered
+from pabtune.planning.costs.latency import Rates, measured_rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.scaling import GIGA, Latency, Scaling, ScalingRow, communication_document, layout_choices
 from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.planning.sharding import EXCHANGING, Way
-from pabtune.records.links import Link
+from pabtune.planning.sharding import exchanging_kind
+from pabtune.records.errors import ProfileError
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout, SequenceParallel
 from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
 from pabtune.runtime.targets import Target
 
-TERA, GIGA = 1e12, 1e9
+TERA = 1e12
 BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
-"""Of a number that is kept: hidden states are in 16 bits."""
+"""Bytes of a kept number: hidden states are in 16 bits."""
 
+GUIDANCE_BRANCHES = 2
+"""Of all models that workloads are known for."""
 
-ALONE = Way()
 OUTPUT = "output"
 TEXT_ENCODER = "text_encoder"
 """The part that every GPU computes by itself."""
@@ -32,10 +37,10 @@ TEXT_ENCODER = "text_encoder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What a GPU reaches in a model, and the link between several."""
+    """Rates of a GPU in a model, and the interconnect between several."""
 
     rates: Rates
-    link: Link
+    interconnect: Interconnect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +50,104 @@ class CountedWorkload:
     Attributes:
         workload: the video.
         target: its transformer.
-        step: of one call of the transformer, both guidance branches.
-        parts: of what runs once per video.
+        step: FLOPs of one call of the transformer, both guidance branches.
+        parts: FLOPs of what runs once per video.
     """
 
     workload: Workload
     target: Target
     step: FlopCount
     parts: dict[str, FlopCount]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """FLOPs of one video, in units of 10^12.
+
+    Attributes:
+        total_tflops: every matrix product.
+        paper_tflops: what the paper's counter saw: in Open-Sora no scores of fused attention, which is all but temporal
+            attention over fewer than 30 frames; in the other models everything.
+        transformer_tflops: those in the transformer.
+        per_kind: those in the sites of each kind.
+        parts: those of what runs once per video.
+    """
+
+    total_tflops: float
+    paper_tflops: float
+    transformer_tflops: float
+    per_kind: Mapping[str, float]
+    parts: Mapping[str, float]
+
+    def to_document(self) -> dict[str, Any]:
+        """The FLOPs as JSON."""
+        return {
+            "total_tflops": self.total_tflops,
+            "paper_tflops": self.paper_tflops,
+            "transformer_tflops": self.transformer_tflops,
+            "per_kind": dict(self.per_kind),
+            "parts": dict(self.parts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Cost of one video of a published model under a policy.
+
+    Attributes:
+        layout: how GPUs share it.
+        flops: FLOPs of all GPUs together.
+        sent: communication of each GPU in each step, by purpose: a kind of attention, or `output`.
+        stored_bytes: bytes of all outputs that are ever kept, all GPUs together.
+        peak_stored_bytes: bytes of those kept at once.
+        computed_calls: calls of sites that compute, by kind.
+        broadcast_calls: calls of sites that broadcast, by kind.
+        latency: predicted time; None = no rate is known.
+    """
+
+    layout: ParallelLayout
+    flops: Flops
+    sent: Mapping[str, Sequence[Communication]]
+    stored_bytes: float
+    peak_stored_bytes: float
+    computed_calls: Mapping[str, int]
+    broadcast_calls: Mapping[str, int]
+    latency: Latency | None = None
+
+    @property
+    def attention(self) -> Communication:
+        """Communication of each GPU for attention, over the run."""
+        return _total(each for purpose, steps in self.sent.items() if purpose != OUTPUT for each in steps)
+
+    @property
+    def everything(self) -> Communication:
+        """Communication of each GPU over the run: attention, and gathering outputs."""
+        return _total(each for steps in self.sent.values() for each in steps)
+
+    def row(self) -> ScalingRow:
+        """The cost as a row of a table over numbers of GPUs."""
+        return ScalingRow(layout=self.layout, attention=self.attention, latency=self.latency)
+
+    def to_document(self) -> dict[str, Any]:
+        """The cost as JSON."""
+        per_kind = {
+            purpose: communication_document(_total(steps))
+            | {"per_step": [[each.messages, round(each.wire_bytes)] for each in steps]}
+            for purpose, steps in self.sent.items()
+        }
+        return {
+            "gpus": self.layout.gpus,
+            "layout": self.layout.to_document(),
+            "description": str(self.layout),
+            "flops": self.flops.to_document(),
+            "communication": {**communication_document(self.attention), "per_kind": per_kind},
+            "memory": {"stored_gb": self.stored_bytes / GIGA, "peak_stored_gb": self.peak_stored_bytes / GIGA},
+            "calls": {
+                kind: {"computed": count, "broadcast": self.broadcast_calls[kind]}
+                for kind, count in self.computed_calls.items()
+            },
+            **({} if self.latency is None else {"latency": self.latency.to_document()}),
+        }
 
 
 @cache
@@ -80,126 +175,175 @@ def predict_cost(
     counted: CountedWorkload,
     policy: Policy,
     content: str | None = None,
-    way: Way = ALONE,
+    layout: ParallelLayout = ONE_GPU,
     device: Device | None = None,
-) -> dict[str, Any]:
-    """FLOPs, communication, memory and calls of one video under a policy, as JSON.
-
-    `total_tflops` counts every matrix product. `paper_tflops` counts what the paper's counter saw: in Open-Sora no scores of
-    fused attention, which is all but temporal attention over fewer than 30 frames; in the other models everything.
+) -> Cost:
+    """Predicts what one video costs under a policy.
 
     Args:
         counted: the model and the video.
         policy: what is broadcast.
         content: use the policy's variant for this content class.
-        way: how GPUs share the video.
-        device: rates of a GPU, and the link between them; None = latency is not told.
+        layout: how GPUs share the video, with its axis.
+        device: rates of a GPU, and the interconnect between them; None = latency is not predicted.
 
     Raises:
-        PolicyError: the policy does not fit the model.
+        PolicyError: the policy does not fit the model, or the layout leaves its axis open.
     """
     workload = counted.workload
     target = counted.target.under(policy, content)
     check_fits(policy, target, content)
     mask = resolve(policy, target.sites, workload.schedule, content)
     inside = mask.inside_blocks()
-    sent = exchange_per_step(workload, inside, way)
+    sent = exchange_per_step(workload, inside, layout)
     flops = _flops(counted, inside)
-    attention = sum((each for kind, steps in sent.items() if kind != OUTPUT for each in steps), NOTHING)
-    whole = attention + sum(sent.get(OUTPUT, []), NOTHING)
-    latency = {} if device is None else {"latency": _latency(flops, workload.busiest_share(way), way, whole, device)}
-    return {
-        "gpus": way.gpus,
-        "way": str(way),
-        "flops": flops,
-        "communication": {
-            **_told(attention),
-            "per_kind": {
-                kind: _told(sum(steps, NOTHING))
-                | {"per_step": [[each.messages, round(each.wire_bytes)] for each in steps]}
-                for kind, steps in sent.items()
-            },
-        },
-        "memory": _memory(workload, mask, policy),
-        "calls": {
-            kind: {"computed": count, "broadcast": inside.calls(computed=False)[kind]}
-            for kind, count in inside.calls(computed=True).items()
-        },
-        **latency,
-    }
+    each = workload.activation_bytes / 2 * BYTES[policy.store]
+    if policy.store == "int8":
+        each += workload.activation_bytes / 2 / workload.width * 4  # a scale per token
+    communication = _total(each for steps in sent.values() for each in steps)
+    return Cost(
+        layout=layout,
+        flops=flops,
+        sent=sent,
+        stored_bytes=int((~mask.compute).any(axis=1).sum()) * each,
+        peak_stored_bytes=float(held_bytes(mask, [each] * len(mask.sites), policy.store).max()),
+        computed_calls=inside.calls(computed=True),
+        broadcast_calls=inside.calls(computed=False),
+        latency=None if device is None else _latency(flops, workload, layout, communication, device),
+    )
 
 
-def exchange_per_step(workload: Workload, mask: ComputeMask, way: Way) -> dict[str, list[Communication]]:
-    """What each GPU exchanges in each step, by purpose: the attention along the split axis, and putting outputs together.
+def exchange_per_step(workload: Workload, mask: ComputeMask, layout: ParallelLayout) -> dict[str, list[Communication]]:
+    """Communication of each GPU in each step, by purpose: the attention along the split axis, and gathering outputs.
 
     Args:
         workload: the video.
-        mask: without rows for blocks.
-        way: how GPUs share it.
+        mask: the compute mask, without rows for blocks.
+        layout: how GPUs share the video.
     """
-    if way.gpus == 1:
+    if layout.gpus == 1:
         return {}
-    shared = 1 / way.branches
-    found: dict[str, list[Communication]] = {}
-    length, output = (
-        (workload.frames, workload.output_bytes) if way.axis == "frames" else (workload.tokens, workload.patch_bytes)
+    shared = 1 / layout.branches
+    sent: dict[str, list[Communication]] = {}
+    length, output_bytes = (
+        (workload.frames, workload.output_bytes) if layout.axis == "frames" else (workload.tokens, workload.patch_bytes)
     )
-    end = gathered(way.sequence, 1, length, round(output * shared / length))
-    if way.branches > 1:
-        end += gathered(way.branches, 1, way.branches, round(workload.output_bytes * shared))
-    if way.sequence > 1:
-        kind = EXCHANGING[way.axis]
+    end = gathered(layout.sequence, 1, length, round(output_bytes * shared / length))
+    if layout.branches > 1:
+        end += gathered(layout.branches, 1, layout.branches, round(workload.output_bytes * shared))
+    if layout.sequence > 1:
+        kind = exchanging_kind(layout)
         rows = [row for site, row in zip(mask.sites, mask.compute, strict=True) if site.kind == kind]
-        video = workload.video(way.branches)
-        found[kind] = [
-            video.sent(way.axis, way.parallel, way.sequence, sum(int(row[step]) for row in rows))
+        shape = workload.video(layout.branches).attention(layout.axis or "frames")
+        sent[kind] = [
+            exchanged(layout.exchange, layout.sequence, sum(int(row[step]) for row in rows), shape)
             for step in range(mask.steps)
         ]
-    return found | {OUTPUT: [end] * mask.steps}
+    return sent | {OUTPUT: [end] * mask.steps}
 
 
-def best_way(
-    counted: CountedWorkload, policy: Policy, content: str | None, among: Sequence[Way], device: Device | None
-) -> Way:
-    """How GPUs best share a video: in the least time, or without a device, with the fewest bytes.
+def best_cost(
+    counted: CountedWorkload,
+    policy: Policy,
+    content: str | None,
+    layouts: Iterable[ParallelLayout],
+    device: Device | None,
+) -> Cost:
+    """The cost in the layout that takes the least time, or without a device, the fewest bytes.
 
     Args:
         counted: the model and the video.
         policy: what is broadcast.
         content: the variant.
-        among: the ways to choose from, at least one.
-        device: rates and link; None = unknown.
+        layouts: the layouts to choose from, at least one.
+        device: rates and interconnect; None = unknown.
+    """
+    costs = [predict_cost(counted, policy, content, layout, device) for layout in layouts]
+    return min(costs, key=lambda cost: cost.latency.seconds if cost.latency else cost.everything.wire_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCost:
+    """Costs of one video on several numbers of GPUs.
+
+    Attributes:
+        costs: one for each number that the video is long enough for, in its best layout.
+        full: the cost without a policy, in the layout of the first.
+        scaling: the same as a table.
     """
 
-    def cost(way: Way) -> float:
-        found = predict_cost(counted, policy, content, way, device)
-        kinds = found["communication"]["per_kind"].values()
-        wire = sum(each["wire_gb_per_gpu"] for each in kinds)
-        return float(found["latency"]["seconds"] if device is not None else wire)
-
-    return min(among, key=cost)
+    costs: tuple[Cost, ...]
+    full: Cost
+    scaling: Scaling
 
 
-def _told(sent: Communication) -> dict[str, float]:
-    return {
-        "paper_gb_per_gpu": sent.paper_bytes / GIGA, "wire_gb_per_gpu": sent.wire_bytes / GIGA, "messages": sent.messages,
-    }  # fmt: skip
+def cost_of_model(
+    counted: CountedWorkload,
+    policy: Policy,
+    full: Policy,
+    content: str | None,
+    gpus: Sequence[int],
+    method: SequenceParallel | None,
+    device: Device | None,
+) -> ModelCost:
+    """What a policy costs on a published model, on several numbers of GPUs, each in its best layout.
+
+    Args:
+        counted: the model and the video.
+        policy: what is broadcast.
+        full: the policy that broadcasts nothing.
+        content: use the policy's variant for this content class.
+        gpus: numbers of GPUs that share the video.
+        method: how attention exchanges; None = whatever costs least.
+        device: rates and interconnect; None = latency is not predicted.
+
+    Raises:
+        PolicyError: the policy does not fit the model, or the video is too short for all of the numbers.
+    """
+    workload = counted.workload
+    choices = layout_choices(gpus, method, workload.axes, GUIDANCE_BRANCHES, workload.frames)
+    costs = tuple(best_cost(counted, policy, content, options, device) for options in choices.options)
+    return ModelCost(
+        costs=costs,
+        full=predict_cost(counted, full, None, costs[0].layout),
+        scaling=Scaling(rows=tuple(cost.row() for cost in costs), too_many_gpus=choices.too_many_gpus),
+    )
 
 
-def _latency(flops: Mapping[str, Any], share: float, way: Way, sent: Communication, device: Device) -> dict[str, float]:
-    """Seconds, if all but the text's encoding is shared, and the share of linear scaling that they are."""
-    per_kind = {kind: own * TERA for kind, own in flops["per_kind"].items()}
-    transformer = device.rates.seconds(flops["transformer_tflops"] * TERA, per_kind)
-    parts = {name: own * TERA / device.rates.overall for name, own in flops["parts"].items()}
+def rates_of(profile: Profile, counted: CountedWorkload) -> Rates:
+    """Rates that a profile measured, for another video of its model.
+
+    Raises:
+        ProfileError: the profile is of another model.
+    """
+    if profile.made_for.fingerprint != counted.target.fingerprint():
+        raise ProfileError(
+            f"profile {profile.name!r} is of another model ({profile.made_for.model}, or another configuration)"
+        )
+    arrays = profile.arrays
+    return measured_rates(
+        profile.sites, profile.site_flops, profile.total_flops, arrays["seconds"], arrays["step_seconds"]
+    )
+
+
+def _total(each: Iterable[Communication]) -> Communication:
+    return sum(each, NOTHING)
+
+
+def _latency(flops: Flops, workload: Workload, layout: ParallelLayout, sent: Communication, device: Device) -> Latency:
+    """Time of a run in which everything but the text's encoding is shared."""
+    per_kind = {kind: count * TERA for kind, count in flops.per_kind.items()}
+    transformer = device.rates.seconds(flops.transformer_tflops * TERA, per_kind)
+    parts = {name: count * TERA / device.rates.overall for name, count in flops.parts.items()}
     serial = parts.pop(TEXT_ENCODER, 0.0)
     decoding = sum(parts.values())
-    seconds = predicted_latency(transformer, serial + decoding / way.gpus, share, sent, device.link)
+    share = workload.busiest_share(layout)
+    seconds = predicted_latency(transformer, serial + decoding / layout.gpus, share, sent, device.interconnect)
     alone = transformer + serial + decoding
-    return {"seconds": float(seconds), "efficiency": float(alone / seconds / way.gpus)}
+    return Latency(seconds=float(seconds), efficiency=float(alone / seconds / layout.gpus))
 
 
-def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:
-    """In units of 10^12."""
+def _flops(counted: CountedWorkload, mask: ComputeMask) -> Flops:
     step, steps, skipped = counted.step, mask.steps, (~mask.compute).sum(axis=1)
     flops, scores = np.array(step.sites, dtype=float), np.array(step.site_scores, dtype=float)
     transformer = steps * (step.total + counted.workload.padding_flops) - float(skipped @ flops)
@@ -207,22 +351,12 @@ def _flops(counted: CountedWorkload, mask: ComputeMask) -> dict[str, Any]:
     parts = sum(part.total for part in counted.parts.values())
     per_kind: dict[str, float] = {}
     for index, site in enumerate(mask.sites):
-        own = (steps - int(skipped[index])) * flops[index] / TERA
-        per_kind[site.kind] = per_kind.get(site.kind, 0.0) + own
-    return {
-        "total_tflops": (transformer + parts) / TERA,
-        "paper_tflops": (transformer - unseen + parts) / TERA,
-        "transformer_tflops": transformer / TERA,
-        "per_kind": per_kind,
-        "parts": {name: part.total / TERA for name, part in counted.parts.items()},
-    }
-
-
-def _memory(workload: Workload, mask: ComputeMask, policy: Policy) -> dict[str, float]:
-    """In GB: of all outputs that are ever kept, and of those kept at once; each is of the size of the hidden state."""
-    each = workload.activation_bytes / 2 * BYTES[policy.store]
-    if policy.store == "int8":
-        each += workload.activation_bytes / 2 / workload.width * 4  # a scale per token
-    kept = int((~mask.compute).any(axis=1).sum())
-    peak = float(held_bytes(mask, [each] * len(mask.sites), policy.store).max())
-    return {"stored_gb": kept * each / GIGA, "peak_stored_gb": peak / GIGA}
+        computed = (steps - int(skipped[index])) * flops[index] / TERA
+        per_kind[site.kind] = per_kind.get(site.kind, 0.0) + computed
+    return Flops(
+        total_tflops=(transformer + parts) / TERA,
+        paper_tflops=(transformer - unseen + parts) / TERA,
+        transformer_tflops=transformer / TERA,
+        per_kind=per_kind,
+        parts={name: part.total / TERA for name, part in counted.parts.items()},
+    )

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.costs.sharing import ALONE, Sharing
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import StudyError
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
@@ -42,7 +43,8 @@ class SearchConfig:
         memory: bytes that candidates may hold at most for one batch; None = any.
         store: how candidates keep outputs; None = exact, or with a limit of memory what each candidate chooses.
         arguments: further arguments of the pipeline's call.
-        sharing: how GPUs will share a video, and the link between them: candidates are ranked by their time on these.
+        layout: how GPUs will share a video: candidates are ranked by their predicted time on these.
+        interconnect: between these GPUs.
         catalog: what is known of transformer classes.
     """
 
@@ -58,8 +60,14 @@ class SearchConfig:
     memory: int | None = None
     store: Store | None = None
     arguments: Mapping[str, Any]
-    sharing: Sharing = ALONE
+    layout: ParallelLayout = ONE_GPU
+    interconnect: Interconnect = INTERCONNECTS["nvlink"]
     catalog: Catalog = CATALOG
+
+    def parallel_document(self) -> dict[str, Any]:
+        """Layout and interconnect as JSON, without the interconnect's provenance."""
+        interconnect = {key: value for key, value in self.interconnect.to_document().items() if key != "provenance"}
+        return {"layout": self.layout.to_document(), "interconnect": interconnect}
 
     @property
     def stores(self) -> tuple[Store, ...]:

@@ -12,12 +12,14 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.costs.sharing import ALONE, Measured, Sharing
+from pabtune.planning.costs.measured import Measured
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.sharding import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import digest
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
@@ -71,7 +73,8 @@ def search_policy(
         settings,
         references,
         config.memory,
-        config.sharing,
+        config.layout,
+        config.interconnect,
         config.catalog,
     )
     request = _request(profile, prompts, space, config)
@@ -146,7 +149,8 @@ def search(  # noqa: PLR0913, the public surface names them all
     folder: str | Path = "runs/search",
     name: str = "found",
     seed: int = 0,
-    sharing: Sharing = ALONE,
+    layout: ParallelLayout = ONE_GPU,
+    interconnect: Interconnect = INTERCONNECTS["nvlink"],
     arguments: Mapping[str, Any] | None = None,
     per_content: bool = False,
     catalog: Catalog = CATALOG,
@@ -170,7 +174,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder: for reference videos and the journal.
         name: of the policy.
         seed: of the sampler.
-        sharing: how GPUs will share a video; candidates are ranked by their predicted time on these.
+        layout: how GPUs will share a video; candidates are ranked by their predicted time on these.
+        interconnect: between these GPUs.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
         per_content: search a variant for each content class too.
         catalog: what is known of transformer classes.
@@ -192,7 +197,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         folder=folder,
         name=name,
         seed=seed,
-        sharing=sharing,
+        layout=layout,
+        interconnect=interconnect,
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
         catalog=catalog,
     )
@@ -211,14 +217,7 @@ def _check_search(
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:
         raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
-    measured = Measured.of(profile, config.sharing.way.gpus, config.catalog)
-    if not can_share(config.sharing.way, measured.axes, measured.frames):
-        raise ProfileError(
-            f"{measured.frames} frames over {config.sharing.way.sequence} GPUs leave one to each, which this model does not "
-            "take"
-        )
-    if config.sharing.way.branches > measured.branches:
-        raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+    _check_layout(profile, config)
     target = Target.of(pipeline, config.catalog)
     if target.fingerprint() != profile.made_for.fingerprint:
         raise ProfileError(
@@ -232,6 +231,21 @@ def _check_search(
         raise StudyError(f"the prompt {shared.pop()!r} is both searched with and confirmed with")
 
 
+def _check_layout(profile: Profile, config: SearchConfig) -> None:
+    measured = Measured.of(profile, config.layout.gpus, config.catalog)
+    if config.layout.axis not in (None, *measured.axes):
+        raise ProfileError(
+            f"{profile.made_for.model} can be split along {', '.join(measured.axes)}, not along {config.layout.axis}"
+        )
+    if not can_share(config.layout, measured.axes, measured.frames):
+        raise ProfileError(
+            f"{measured.frames} frames over {config.layout.sequence} GPUs leave one to each, which this model does not "
+            "take"
+        )
+    if config.layout.branches > measured.branches:
+        raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+
+
 def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> dict[str, Any]:
     """What decides about the outcome of a trial: the same request finds its study again, another one does not."""
     return {
@@ -242,7 +256,7 @@ def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: 
         "content": config.content,
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,
-        **({"sharing": config.sharing.to_document()} if config.sharing.way.gpus > 1 else {}),
+        **(config.parallel_document() if config.layout.gpus > 1 else {}),
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
         "space": [asdict(parameter) for parameter in space.parameters()],

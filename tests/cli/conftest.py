@@ -36,14 +36,13 @@ class Done:
 
 
 @pytest.fixture
-def pabtune(monkeypatch, capsys):
+def pabtune(capsys):
     """Calls the command in this process: everything but the interpreter's start is real."""
 
     def call(*words: str) -> Done:
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["pabtune", *words])
         with pytest.raises(SystemExit) as ended:
-            run()
+            run(words)
         told = capsys.readouterr()
         return Done(returncode=ended.value.code, stdout=told.out, stderr=told.err)
 
@@ -57,6 +56,12 @@ def start(*words: str, **options) -> subprocess.Popen:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
     )  # fmt: skip
+
+
+def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """The command as a process of its own, until it ends."""
+    command = [sys.executable, *launcher, str(ROOT / "cli.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def write_prompts(path: Path, count: int, seed: int) -> str:

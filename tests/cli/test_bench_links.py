@@ -1,6 +1,6 @@
 import pytest
 
-from tests.cli.test_sharing import call
+from tests.cli.conftest import call
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.profiles import Call, Profile
 from tests.cli.conftest import PROFILE
@@ -43,7 +43,7 @@ def test_a_block_holds_as_much_as_its_largest_site(pabtune, tmp_path) -> None:
 def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     told = pabtune(
         "cost", "open-sora-1.2", "--policy", "pab246", "--size", "51x480x854", "--steps", "30", "--text-tokens", "12",
-        "--gpus", "8", "--parallel", "dsp", "--json",
+        "--gpus", "8", "--sequence-parallel", "dsp", "--json",
     ).document()  # fmt: skip
     assert round(told["flops"]["paper_tflops"], 2) == 2657.70
     assert told["communication"]["messages"] == 2 * 17 * 28
@@ -53,7 +53,9 @@ def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     assert "8 GPUs" in words
     assert "messages for attention" in words
     assert "frames split over 4 by dsp" in words
-    named = pabtune("cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8", "--parallel", "ulysses").stdout
+    named = pabtune(
+        "cost", "open-sora-1.2", "--policy", "pab246", "--gpus", "8", "--sequence-parallel", "ulysses"
+    ).stdout
     assert "frames split over 8 by ulysses" in named
     sent, full = map(float, re.search(r"sends ([0-9.]+) GB of ([0-9.]+) in", named).groups())
     # The same way without a policy: 17 of 30 steps compute temporal attention.
@@ -79,7 +81,7 @@ def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
     assert seconds[0] == told["latency"]["seconds"] == pytest.approx(told["flops"]["total_tflops"] / 120)
     assert told["best"]["gpus"] == 8
     assert seconds[0] > seconds[1] > seconds[2] > seconds[0] / 8
-    assert "fastest with `generate --gpus 8" in pabtune(*words).stdout
+    assert "fastest on 8 (" in pabtune(*words).stdout
 
 
 def test_a_profiles_rates_tell_latency(pabtune) -> None:
@@ -119,10 +121,8 @@ def test_a_profile_tells_how_a_policy_scales(pabtune) -> None:
     assert rows[0]["latency"]["efficiency"] == 1
     assert all(0 < row["latency"]["efficiency"] <= 1 for row in rows)
     fastest = min(rows, key=lambda row: row["latency"]["seconds"])
-    assert told["best"] == {
-        **{key: fastest[key] for key in ("gpus", "way", "options")},
-        "seconds": fastest["latency"]["seconds"],
-    }
+    assert told["best"] == fastest
+    assert ParallelLayout.from_document(fastest["layout"]).gpus == fastest["gpus"]
     assert "4 GPUs" in pabtune("cost", PROFILE, "--policy", "pab246", "--gpus", "1,2,4").stdout
 
 
@@ -131,22 +131,24 @@ def test_numbers_of_gpus_that_are_too_large_are_left_out(pabtune) -> None:
     words = ("cost", "latte", "--policy", "none", "--gpus")
     told = pabtune(*words, "1,16,32", "--json").document()
     assert [row["gpus"] for row in told["scaling"]] == [1, 16]
-    assert "guidance branch" in told["scaling"][1]["way"]
+    assert "guidance branch" in told["scaling"][1]["description"]
     assert told["too_many_gpus"] == [32]
     assert "32 GPUs: too many, one frame would be left to each" in pabtune(*words, "1,16,32").stdout
     for numbers in ("16", "16,16"):
-        done = pabtune(*words, numbers, "--parallel", "dsp")
+        done = pabtune(*words, numbers, "--sequence-parallel", "dsp")
         assert done.returncode == 2
         assert "16 frames over 16 GPUs leave one to each" in done.stderr
 
 
-def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune, tmp_path) -> None:
+def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune) -> None:
     profile = Profile.load(PROFILE)
     assert profile.call == Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
-    words = ("--policy", "none", "--gpus", "8,64", "--parallel", "dsp")
-    assert pabtune("cost", PROFILE, *words, "--json").document()["scaling"][1]["way"].startswith("tokens split over 64")
-    replace(profile, call=replace(profile.call, shape=())).save(tmp_path / "old.json")
-    assert "padding is not counted: profile again" in pabtune("cost", str(tmp_path / "old.json"), *words).stdout
+    words = ("--policy", "none", "--gpus", "8,64", "--sequence-parallel", "dsp")
+    assert (
+        pabtune("cost", PROFILE, *words, "--json")
+        .document()["scaling"][1]["description"]
+        .startswith("tokens of each frame split over 64")
+    )
 
 
 def test_other_schedules_and_sizes_are_counted(pabtune) -> None:
@@ -161,7 +163,10 @@ def test_what_is_not_known_is_refused(pabtune, short_profile) -> None:
     for words, message in (
         (("cost", "wan", "--policy", "pab246"), "no workload is known for 'wan'"),
         (("cost", "latte", "--policy", "pab246", "--text-tokens", "500"), "takes 1 to 120 text tokens, not 500"),
-        (("cost", short_profile, "--policy", "pab246", "--steps", "9"), "says for which video it holds"),
+        (
+            ("cost", short_profile, "--policy", "pab246", "--steps", "9"),
+            "says for which video it holds: --steps is for MODEL only",
+        ),
         (("cost", "latte", "--policy", "pab236", "--gpus", "2,x"), "no list of numbers of GPUs"),
         (("cost", "missing.json", "--policy", "pab246"), "missing.json"),
     ):
@@ -176,3 +181,26 @@ def test_a_policy_of_another_model_is_refused(pabtune, short_profile, tmp_path) 
     done = pabtune("cost", short_profile, "--policy", str(tmp_path / "other.json"))
     assert done.returncode == 2
     assert "was made for another model" in done.stderr
+
+
+def test_options_for_a_model_are_refused_beside_a_profile_each_by_its_name(pabtune, short_profile) -> None:
+    words = ("--size", "1x8x8", "--text-tokens", "3", "--profile", PROFILE, "--device-tflops", "1")
+    done = pabtune("cost", short_profile, "--policy", "pab246", *words)
+    assert done.returncode == 2
+    assert "--size, --text-tokens, --device-tflops, --profile is for MODEL only" in done.stderr
+
+
+@pytest.mark.parametrize("what", [PROFILE, "open-sora-1.2"])
+def test_the_best_layout_is_written_for_other_verbs(pabtune, tmp_path, what) -> None:
+    rate = () if what == PROFILE else ("--device-tflops", "100")
+    out = tmp_path / "layout.json"
+    words = ("cost", what, "--policy", "pab246", "--gpus", "1,2,8", *rate, "--layout-out", str(out), "--json")
+    told = pabtune(*words).document()
+    assert ParallelLayout.load(out) == ParallelLayout.from_document(told["best"]["layout"])
+    assert ParallelLayout.load(out).gpus == told["best"]["gpus"]
+
+
+def test_there_is_no_layout_of_one_gpu_to_write(pabtune, short_profile, tmp_path) -> None:
+    done = pabtune("cost", short_profile, "--policy", "none", "--layout-out", str(tmp_path / "l.json"))
+    assert done.returncode == 2
+    assert "say how many, for example --gpus 8" in done.stderr

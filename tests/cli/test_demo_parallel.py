@@ -2,7 +2,7 @@
 
 import json
 
-from tests.cli.test_sharing import call
+from tests.cli.conftest import call
 
 
 def test_demo_parallel_tells_what_was_sent_and_predicted() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 
 from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.profiles import Call, Profile
 from pabtune.tuning.request import split_prompts
 from tests.cli.conftest import write_prompts
@@ -25,9 +26,10 @@ def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
     words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out), "--trials", "2")
     words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
-    shared = pabtune(*words, "--gpus", "2", "--parallel", "ulysses", "--link", "25gbe").document()
+    shared = pabtune(*words, "--gpus", "2", "--sequence-parallel", "ulysses", "--link", "25gbe").document()
     told = json.loads(out.read_text())["evidence"]["predicted_on"]
-    assert (told["gpus"], told["parallel"], told["link"]["name"]) == (2, "ulysses", "25gbe")
+    assert ParallelLayout.from_document(told["layout"]) == ParallelLayout(sequence=2, exchange="ulysses")
+    assert told["interconnect"]["name"] == "25gbe"
     assert 0 < told["time_fraction"] < 1
     alone = pabtune(*words).document()
     assert alone["study"] != shared["study"]

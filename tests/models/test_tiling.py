@@ -20,27 +20,27 @@ def double(part: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(9, 16, 16), (5, 20, 16), (6, 40, 33), (1, 17, 50)])
-def test_what_works_on_each_place_alone_has_no_seams(size) -> None:
+def test_what_works_on_each_place_alone_has_no_overlaps(size) -> None:
     video = torch.randn(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(tiled(double, video, TILING, 2.0), double(video))
 
 
-@pytest.mark.parametrize("keeps_rests", [True, False])
+@pytest.mark.parametrize("keeps_remainder", [True, False])
 @pytest.mark.parametrize("size", range(9, 24))
-def test_squares_of_any_size_fit_together(size, keeps_rests) -> None:
+def test_tiles_of_any_size_fit_together(size, keeps_remainder) -> None:
     video = torch.randn(1, 2, 1, 17, 45, dtype=torch.float64)
-    tiling = Tiling(size=size, frames=5, overlap=0.25, keeps_rests=keeps_rests)
+    tiling = Tiling(size=size, frames=5, overlap=0.25, keeps_remainder=keeps_remainder)
     torch.testing.assert_close(tiled(double, video, tiling, 2.0), double(video))
 
 
-def test_seams_go_over_from_one_square_to_the_next() -> None:
+def test_overlaps_go_over_from_one_square_to_the_next() -> None:
     parts = iter([1.0, 2.0])
     made = tiled(lambda part: torch.full_like(part, next(parts)), torch.zeros(1, 1, 1, 4, 20), TILING, 1.0)
     assert made[0, 0, 0, 0].tolist() == [1.0] * 12 + [1.0, 1.25, 1.5, 1.75] + [2.0] * 4
 
 
 def test_a_rest_that_lies_in_the_square_before_may_be_left_out() -> None:
-    kept, left = (Tiling(size=16, frames=5, overlap=0.25, keeps_rests=keeps) for keeps in (True, False))
+    kept, left = (Tiling(size=16, frames=5, overlap=0.25, keeps_remainder=keeps) for keeps in (True, False))
     assert [(place.start, place.stop) for place in kept.places(28)] == [(0, 16), (12, 28), (24, 28)]
     assert [(place.start, place.stop) for place in left.places(28)] == [(0, 16), (12, 28)]
     assert left.places(29) == kept.places(29)

@@ -7,8 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
-from pabtune.parallel.mesh import Mesh, choose_layout
-from pabtune.parallel.split import Split, split
+from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.splitting import split
+from pabtune.records.layouts import ParallelLayout
 
 DEVICE = os.environ.get("WORKER_DEVICE", "cpu")
 """`cuda`: each process has a GPU of its own."""
@@ -18,11 +20,11 @@ NONE = pabtune.Policy(name="none")
 
 def layouts(processes: int) -> list:
     """All ways to share out so many processes."""
-    found = [choose_layout(processes)]
+    found = [ParallelLayout.over(processes)]
     if processes % 2 == 0:
-        found += [choose_layout(processes, samples=2), choose_layout(processes, split_branches=True)]
+        found += [ParallelLayout.over(processes, samples=2), ParallelLayout.over(processes, branches=2)]
     if processes % 4 == 0:
-        found.append(choose_layout(processes, split_branches=True, samples=2))
+        found.append(ParallelLayout.over(processes, branches=2, samples=2))
     return found
 
 
@@ -32,7 +34,7 @@ def error(found, expected) -> float:
 
 
 class Dispatched(TorchDispatchMode):
-    """Collectives and the bytes that leave this process, as torch dispatches them.
+    """Collectives and the bytes that leave this process, as torch dispatches them; objects, sent as integers, do not count.
 
     Args:
         size: processes that share the sequence: only they swap.
@@ -47,13 +49,13 @@ class Dispatched(TorchDispatchMode):
         if "c10d.alltoall_base_" in name:
             self.messages += 1
             self.bytes += args[1].nbytes // self.size * (self.size - 1)
-        elif "c10d.allgather_" in name and "coalesced" not in name:
+        elif "c10d.allgather_" in name and "coalesced" not in name and args[1][0].is_floating_point():
             self.messages += 1
             self.bytes += sum(part.nbytes for part in args[1]) * (len(args[0][0]) - 1)
         return function(*args, **(kwargs or {}))
 
 
-def per_call(made: Split, transformers, drawing) -> list[dict[str, tuple[int, int]]]:
+def per_call(made: ShardedModel, transformers, drawing) -> list[dict[str, tuple[int, int]]]:
     """What each call of a transformer sent, by purpose."""
     totals = []
 

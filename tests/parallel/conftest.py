@@ -1,24 +1,22 @@
-import json
-import sys
-from pathlib import Path
-
 import pytest
 
-from pabtune.parallel.launch import launch
+from tests.parallel.pool import Pool
 
-ROOT = Path(__file__).parent.parent.parent
-WORKER = Path(__file__).parent / "worker.py"
+
+@pytest.fixture(scope="session")
+def pool():
+    """Processes for all tests."""
+    pool = Pool()
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def together(tmp_path, monkeypatch):
-    """Runs a case of `worker.py` in so many processes; what each found."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def together(pool):
+    """Runs a case of `worker.py` in several processes; what each found."""
 
-    def run(processes: int, case: str) -> list[list[dict]]:
-        launch(processes, [sys.executable, str(WORKER), str(tmp_path / "found.json"), case])
-        return [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(processes)]
+    def run(processes: int, case: str, names: list[str] | tuple[str, ...] = ()) -> list[list[dict]]:
+        return pool.run(processes, case, names)
 
     return run
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from pabtune.models.open_sora_plan.transformer import RotaryProcessor, rotary_angles
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
-from pabtune.parallel.attention import parts_of
+from pabtune.parallel.attention import decompose
 from pabtune.records.errors import ParallelError
 
 
@@ -32,10 +32,10 @@ def test_the_parts_together_are_the_module() -> None:
         (plan, (angles.cos(), angles.sin()), lambda rotary: plan(x, rotary=rotary)),
     )
     for module, rotary, whole in cases:
-        parts = parts_of(module)
+        parts = decompose(module)
         q, k, v = parts.project(x)
         assert q.shape == (3, 7, 2, 12)
-        for made, (weight, bias) in zip((q, k, v), parts.weights(), strict=True):
+        for made, (weight, bias) in zip((q, k, v), parts.projection_weights(), strict=True):
             torch.testing.assert_close(nn.functional.linear(x, weight, bias).unflatten(-1, (2, 12)), made)
         q, k = parts.normalise(q, k)
         if rotary is not None:
@@ -45,7 +45,7 @@ def test_the_parts_together_are_the_module() -> None:
 
 def test_what_cannot_be_taken_apart_is_refused() -> None:
     with pytest.raises(ParallelError, match="the attention of Linear cannot be shared by heads; take dsp"):
-        parts_of(nn.Linear(2, 2))
+        decompose(nn.Linear(2, 2))
 
 
 def test_weights_of_layers_that_do_more_are_not_read() -> None:
@@ -53,4 +53,4 @@ def test_weights_of_layers_that_do_more_are_not_read() -> None:
     module = Attention(24, heads=2, dim_head=12)
     module.to_q = nn.Sequential(module.to_q)
     with pytest.raises(ParallelError, match="shares out weights of plain linear layers, but meets a Sequential"):
-        parts_of(module).weights()
+        decompose(module).projection_weights()

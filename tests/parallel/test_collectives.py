@@ -17,7 +17,7 @@ def test_padding_is_zeros_at_the_end(length, multiple, expected) -> None:
 def test_traffic_is_counted_by_purpose() -> None:
     traffic = Traffic()
     for purpose, sent in (("attention", 10), ("attention", 30), ("output", 5)):
-        traffic.note(purpose, sent)
+        traffic.add(purpose, sent)
     assert traffic.to_document() == {"attention": {"messages": 2, "bytes": 40}, "output": {"messages": 1, "bytes": 5}}
     traffic.clear()
     assert traffic.to_document() == {}

@@ -3,7 +3,7 @@
 import pytest
 
 from pabtune.models.tiling import one_by_one
-from pabtune.parallel.decoding import busiest_load, choose_squares, shared_out, split_decoder
+from pabtune.parallel.decoding import assign, busiest_load, choose_tiling, split_decoder
 from pabtune.records.errors import ParallelError
 from tests.pipelines.cases import CASES
 
@@ -11,20 +11,20 @@ from tests.pipelines.cases import CASES
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_frames_decoded_together_are_those_of_one_process(processes, together) -> None:
     for rows in together(processes, "decoding"):
-        assert {row["how"] for row in rows} == {"frames", "tiles", "squares"}
+        assert {row["how"] for row in rows} == {"frames", "the VAE's own tiles", "blended tiles where that is faster"}
         for row in rows:
             assert row["error"] < 1e-5, row
             assert row["restored"] == 0, row
             assert row["messages"] > 1, row
-            # Networks without training feel the edges of squares; parts in the wrong place are 1 or more apart.
+            # Networks without training feel the edges of tiles; parts in the wrong place are 1 or more apart.
             assert row["apart"] < 0.3, row
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 7, 8, 16])
 @pytest.mark.parametrize(("height", "width"), [(60, 106), (64, 64), (90, 160), (32, 32)])
 def test_the_busiest_process_decodes_about_its_share(height, width, processes) -> None:
-    """Overlaps cost: up to twice the share, where there are many small squares."""
-    tiling = choose_squares(height, width, processes)
+    """Overlaps cost: up to twice the share, where there are many small tiles."""
+    tiling = choose_tiling(height, width, processes)
     assert busiest_load(tiling, height, width, processes) / (height * width) < min(0.76, 2.0 / processes)
     for side in (height, width):
         places = tiling.places(side)
@@ -36,13 +36,13 @@ def test_the_busiest_process_decodes_about_its_share(height, width, processes) -
 
 @pytest.mark.parametrize(("side", "processes"), [(64, 1), (8, 2), (5, 4)])
 def test_what_sharing_would_hardly_speed_up_is_not_cut(side, processes) -> None:
-    tiling = choose_squares(side, side, processes)
+    tiling = choose_tiling(side, side, processes)
     assert [place.stop for place in tiling.places(side)] == [side]
 
 
 def test_every_process_gets_about_as_much() -> None:
-    assert shared_out([9, 1, 1, 7, 2], 2) == [0, 0, 1, 1, 1]
-    assert shared_out([4, 4, 4], 3) == [0, 1, 2]
+    assert assign([9, 1, 1, 7, 2], 2) == [0, 0, 1, 1, 1]
+    assert assign([4, 4, 4], 3) == [0, 1, 2]
 
 
 class Undone:
@@ -63,5 +63,5 @@ def test_what_cannot_be_shared_is_left_or_refused() -> None:
     assert not untiled.vae.use_tiling
     assert split_decoder(Undone(), untiled) is None
     with pytest.raises(ParallelError, match="nothing tells how many pixels a latent of Unknown has"):
-        split_decoder(Undone(), Unknown(), squares=True)
+        split_decoder(Undone(), Unknown(), use_tiles=True)
     assert one_by_one(lambda part: part + 1, [1, 2]) == [2, 3]

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from pabtune.parallel.launch import first_failure, launch
 from pabtune.parallel.mesh import LOST
 from pabtune.records.errors import ParallelError
-from tests.parallel.conftest import ROOT, WORKER
+from tests.parallel.pool import ROOT, WORKER
 
 SECONDS = 60
 """30 are stated in docs/parallel.md for those that do not end by themselves; twice that, for importing torch before."""

@@ -7,7 +7,7 @@ import torch
 from pabtune.catalog import CATALOG, find_card
 from pabtune.catalog.card import TokenSplit, WhenArgument, argument_cuts
 from pabtune.parallel.plans import find_plan, modules_at
-from pabtune.parallel.split import describe_split
+from pabtune.parallel.splitting import objections_to
 from pabtune.records.errors import ModelError
 from tests.parallel.by_card import token_classes
 from tests.pipelines.cases import CASES
@@ -78,10 +78,8 @@ def test_a_card_that_names_what_is_not_there_is_refused(split, message) -> None:
         find_plan(transformer, catalog=CATALOG.with_card(card))
 
 
-def test_the_words_for_a_split_say_why_tokens_are_not_split() -> None:
-    assert describe_split(CASES["wan-2.1"].build()) == "tokens split, attention by heads"
-    inside = "attention split by heads and MLPs by tokens, inside each"
-    assert describe_split(CASES["motif"].build()) == inside
-    assert describe_split(CASES["skyreels-v2-forcing-long"].build()) == (
-        f"{inside}; called by SkyReelsV2DiffusionForcing…: frames at steps of their own cannot be split"
+def test_reasons_of_a_card_are_quoted() -> None:
+    assert objections_to(CASES["wan-2.1"].build()) == objections_to(CASES["motif"].build()) == ()
+    assert objections_to(CASES["skyreels-v2-forcing-long"].build()) == (
+        "called by SkyReelsV2DiffusionForcing…: frames at steps of their own cannot be split",
     )

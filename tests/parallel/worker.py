@@ -1,6 +1,7 @@
 """One of several processes: draws alone and together with the others, and tells how far the two are apart and what was sent.
 
-    python worker.py OUT.json CASE
+    python worker.py OUT.json CASE          runs one case, under a launcher
+    python worker.py --serve ADDRESS        runs the cases that a pool sends, until it hangs up
 
 Every process draws the whole video alone first, so that it needs nobody to compare with. What is sent is counted by the
 code under test, by torch's dispatcher beside it, and predicted, call by call.
@@ -10,13 +11,20 @@ import json
 import os
 import sys
 import time
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Client
 from pathlib import Path
 
-from pabtune.parallel.mesh import Mesh, choose_layout
-from pabtune.parallel.split import split
+import torch
+
+from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.process import report_failure, world_size
+from pabtune.parallel.splitting import split
 from pabtune.records.errors import PabtuneError
+from pabtune.records.layouts import ParallelLayout
 from tests.conftest import STEPS, draw, make_pipeline
-from tests.parallel import models, stdit3
+from tests.parallel import cases_pipelines, cases_stdit3
 from tests.parallel.comparing import DEVICE
 
 
@@ -35,22 +43,40 @@ def until_stopped(case: str, mesh: Mesh) -> None:
         draw(pipeline, num_inference_steps=STEPS)
 
 
-def main() -> None:
-    out, case = Path(sys.argv[1]), sys.argv[2]
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    with Mesh(choose_layout(processes), DEVICE) as mesh:
-        draw_case = getattr(stdit3, case, None) or getattr(models, case, None)
+def run_case(case: str, names: Sequence[str] = ()) -> list[dict]:
+    """Runs a case with the other processes; what this one found."""
+    with Mesh(ParallelLayout.over(world_size()), DEVICE) as mesh:
+        draw_case = getattr(cases_stdit3, case, None) or getattr(cases_pipelines, case, None)
         if draw_case is None:
             until_stopped(case, mesh)
-        rows = draw_case(mesh)
-    out.with_stem(f"{out.stem}-{rank}").write_text(json.dumps(rows))
+        return draw_case(mesh, names) if names else draw_case(mesh)
+
+
+def serve(address: str) -> None:
+    """Runs the cases that a pool sends."""
+    with Client(address) as pool:
+        while (job := pool.recv()) is not None:
+            environment, case, names = job
+            os.environ.update(environment)
+            torch.compiler.reset()
+            try:
+                pool.send(("rows", json.dumps(run_case(case, names))))
+            except BaseException:  # noqa: BLE001, the pool raises it
+                pool.send(("error", traceback.format_exc()))
+
+
+def main() -> None:
+    if sys.argv[1] == "--serve":
+        serve(sys.argv[2])
+        return
+    rows = run_case(sys.argv[2])
+    out = Path(sys.argv[1])
+    out.with_stem(f"{out.stem}-{os.environ['RANK']}").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":
     try:
         main()
     except (PabtuneError, RuntimeError) as problem:
-        from pabtune.parallel.launch import report_failure
-
         report_failure(str(problem))
         raise

@@ -7,13 +7,14 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.sharding import (
     AXES,
     Video,
-    Way,
     busiest_share,
     can_share,
     choose_axis,
-    ways,
+    exchanging_kind,
+    layouts,
 )
 from pabtune.records.errors import PolicyError
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.sites import Kind, Site
 
 KINDS: tuple[Kind, ...] = ("spatial", "temporal", "cross")
@@ -45,24 +46,28 @@ def test_padding_counts() -> None:
     assert choose_axis(computing(spatial=5, temporal=5), "megatron-sp", 4, video) == "tokens"
 
 
-def test_all_ways_of_so_many_gpus() -> None:
-    assert [str(way) for way in ways(1, AXES)] == ["alone"]
-    assert {str(way) for way in ways(2, ("frames",), ("dsp",))} == {
-        "frames split over 2 by dsp", "a guidance branch to each half",
+def test_all_layouts_of_a_number_of_gpus() -> None:
+    assert layouts(1, AXES) == [ONE_GPU]
+    assert {str(layout) for layout in layouts(2, ("frames",), ("dsp",))} == {
+        "frames split over 2 by dsp", "one guidance branch on each half",
     }  # fmt: skip
-    assert len(ways(8, AXES)) == 2 * 2 * 3
-    assert all(way.branches == 1 for way in ways(3, AXES))
-    assert Way(gpus=8, branches=2).sequence == 4
-    with pytest.raises(PolicyError, match="3 GPUs cannot share 2 guidance branches"):
-        Way(gpus=3, branches=2)
+    assert len(layouts(8, AXES)) == 2 * 2 * 3
+    assert all(layout.branches == 1 for layout in layouts(3, AXES))
+    assert {layout.gpus for layout in layouts(8, AXES)} == {8}
 
 
-def test_full_attention_has_one_way() -> None:
-    assert [str(way) for way in ways(4, ("sequence",), branches=1)] == ["tokens split over 4, attention by heads"]
-    assert [str(way) for way in ways(4, ("sequence",))][1:] == [
-        "a guidance branch to each half, tokens split over 2, attention by heads"
+def test_full_attention_is_shared_by_heads_alone() -> None:
+    assert [str(layout) for layout in layouts(4, ("sequence",), branches=1)] == ["all tokens split over 4 by ulysses"]
+    assert [str(layout) for layout in layouts(4, ("sequence",))][1:] == [
+        "one guidance branch on each half, all tokens split over 2 by ulysses"
     ]
-    assert [way.branches for way in ways(2, ("sequence",), branches=1)] == [1]
+    assert [layout.branches for layout in layouts(2, ("sequence",), branches=1)] == [1]
+
+
+def test_a_layout_without_an_axis_names_no_attention_that_exchanges() -> None:
+    assert exchanging_kind(ParallelLayout(sequence=2, axis="tokens")) == "spatial"
+    with pytest.raises(PolicyError, match="must name the axis that is split: frames, tokens, sequence"):
+        exchanging_kind(ParallelLayout(sequence=2))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +75,11 @@ def test_full_attention_has_one_way() -> None:
     [(("frames",), 16, 8, True), (("frames",), 16, 16, False), (AXES, 16, 16, True), (("frames",), 1, 2, True)],
 )
 def test_some_models_need_two_frames_on_each_gpu(axes, frames, gpus, can) -> None:
-    assert can_share(Way(gpus=gpus), axes, frames) == can
-    assert can_share(Way(gpus=gpus), axes, 0)
+    assert can_share(ParallelLayout(sequence=gpus), axes, frames) == can
+    assert can_share(ParallelLayout(sequence=gpus), axes, 0)
 
 
 def test_the_busiest_has_a_share_of_padded_lengths() -> None:
-    assert busiest_share(Way(gpus=4), 9) == pytest.approx(1 / 3)
-    assert busiest_share(Way(gpus=8, branches=2), 9) == pytest.approx(1 / 6)
-    assert busiest_share(Way(gpus=8), 0) == pytest.approx(1 / 8)
+    assert busiest_share(ParallelLayout(sequence=4), 9) == pytest.approx(1 / 3)
+    assert busiest_share(ParallelLayout.over(8, branches=2), 9) == pytest.approx(1 / 6)
+    assert busiest_share(ParallelLayout(sequence=8), 0) == pytest.approx(1 / 8)

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from pabtune.planning.costs.sharing import ALONE, Sharing
 from pabtune.planning.presets import PRESETS
-from pabtune.planning.sharding import Way
 from pabtune.quality.budget import Budget
-from pabtune.records.links import Link
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy, Rule
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.engine import broadcast
@@ -81,14 +80,14 @@ def test_what_is_worth_most_on_one_gpu_is_not_on_eight(profile, tmp_path) -> Non
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="shapes", largest_drop=50.0)
-    link = Link(name="slow", seconds=0.0, bytes_per_second=1e6)
+    link = Interconnect(name="slow", latency_s=0.0, bytes_per_second=1e6)
     attention, others = (
         Policy(name="p", rules=tuple(Rule(kind=kind, range=number, window=(1, 7)) for kind in kinds))
         for kinds, number in ((("spatial", "temporal"), 2), (("cross", "mlp"), 6))
     )
     predicted = []
-    for sharing in (ALONE, Sharing(way=Way(gpus=8), link=link)):
-        rest = (pipeline, profile, Space(profile), PROMPTS, budget, settings, references, None, sharing)
+    for layout in (ONE_GPU, ParallelLayout(sequence=8)):
+        rest = (pipeline, profile, Space(profile), PROMPTS, budget, settings, references, None, layout, link)
         predicted.append([TrialRunner(*rest).predicted_time(policy) for policy in (others, attention)])
     assert predicted[0][0] < predicted[0][1] < 1
     assert predicted[1][1] < predicted[1][0] < 1

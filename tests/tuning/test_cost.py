@@ -11,18 +11,18 @@ from pabtune.models.workloads import PAPER_RUNS
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
-from pabtune.planning.sharding import Way
 from pabtune.records.errors import ModelError
-from pabtune.records.links import Link
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy, Rule
 from pabtune.runtime.flops import count_on_meta
-from pabtune.tuning.cost import Device, count_workload, predict_cost
+from pabtune.tuning.cost import Cost, Device, count_workload, predict_cost
 from tests.conftest import make_transformer
 
 PAPER_SIZE = (51, 480, 854)
 
 
-def paper(name: str, text_tokens: int, model: str = "open-sora-1.2") -> dict:
+def paper(name: str, text_tokens: int, model: str = "open-sora-1.2") -> Cost:
     return predict_cost(count_workload(model, *PAPER_RUNS[model], text_tokens), find_policy(name, model))
 
 
@@ -45,7 +45,7 @@ def paper(name: str, text_tokens: int, model: str = "open-sora-1.2") -> dict:
 )
 def test_the_papers_flops(model, name, text_tokens, tflops) -> None:
     """Prompts have as many tokens as those of the reference's scripts."""
-    assert paper(name, text_tokens, model)["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+    assert paper(name, text_tokens, model).flops.paper_tflops == pytest.approx(tflops, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_papers_flops(model, name, text_tokens, tflops) -> None:
 )  # fmt: skip
 def test_the_papers_flops_of_open_sora_plan(name, text_tokens, tflops) -> None:
     """0.48 TFLOPs of the decoder are unexplained."""
-    found = paper(name, text_tokens, "open-sora-plan-1.1")["flops"]["paper_tflops"]
+    found = paper(name, text_tokens, "open-sora-plan-1.1").flops.paper_tflops
     assert found - tflops == pytest.approx(0.477, abs=0.01)
 
 
@@ -69,23 +69,23 @@ def test_each_part_left_out(kind, tflops) -> None:
     rules = tuple(rule for rule in full.rules if rule.kind != kind)
     counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
     found = predict_cost(counted, Policy(name="part", rules=rules, made_for=full.made_for))
-    assert found["flops"]["paper_tflops"] == pytest.approx(tflops, rel=1e-5)
+    assert found.flops.paper_tflops == pytest.approx(tflops, rel=1e-5)
 
 
 def test_all_products_are_more_than_the_paper_counts() -> None:
-    assert paper("none", 12)["flops"]["total_tflops"] == pytest.approx(3528.24, rel=1e-5)
-    assert paper("pab246", 12)["flops"]["total_tflops"] == pytest.approx(2865.56, rel=1e-5)
-    flops = paper("none", 12)["flops"]
-    assert sum(flops["per_kind"].values()) < flops["transformer_tflops"]
-    assert flops["transformer_tflops"] + sum(flops["parts"].values()) == pytest.approx(flops["total_tflops"])
+    assert paper("none", 12).flops.total_tflops == pytest.approx(3528.24, rel=1e-5)
+    assert paper("pab246", 12).flops.total_tflops == pytest.approx(2865.56, rel=1e-5)
+    flops = paper("none", 12).flops
+    assert sum(flops.per_kind.values()) < flops.transformer_tflops
+    assert flops.transformer_tflops + sum(flops.parts.values()) == pytest.approx(flops.total_tflops)
 
 
 def test_a_skipped_block_skips_what_is_in_it() -> None:
     found = paper("delta-dit", 18)
-    assert found["calls"]["mlp"]["broadcast"] == 3 * 6 * 2
-    assert set(found["calls"]) == {"spatial", "temporal", "cross", "mlp"}
-    per_step = paper("none", 18)["flops"]["transformer_tflops"] / 30
-    saved = paper("none", 18)["flops"]["transformer_tflops"] - found["flops"]["transformer_tflops"]
+    assert found.broadcast_calls["mlp"] == 3 * 6 * 2
+    assert set(found.computed_calls) == {"spatial", "temporal", "cross", "mlp"}
+    per_step = paper("none", 18).flops.transformer_tflops / 30
+    saved = paper("none", 18).flops.transformer_tflops - found.flops.transformer_tflops
     assert saved == pytest.approx(per_step * 3 * 6 / 28, rel=0.002)
 
 
@@ -93,24 +93,24 @@ def test_memory_is_that_of_the_outputs() -> None:
     state = 2 * 15 * 1590 * 1152 * 2
     only = Policy(name="one", rules=(Rule(kind="spatial", range=2, window=(4, 20), layers=(0, 1)),))
     counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
-    assert predict_cost(counted, only)["memory"]["stored_gb"] == pytest.approx(2 * state / 1e9)
-    assert predict_cost(counted, PRESETS["none"])["memory"]["peak_stored_gb"] == 0
+    assert predict_cost(counted, only).stored_bytes == pytest.approx(2 * state)
+    assert predict_cost(counted, PRESETS["none"]).peak_stored_bytes == 0
 
 
 @pytest.mark.parametrize("model", ["latte", "open-sora-plan-1.1"])
 def test_latte_and_open_sora_plan_are_counted(model) -> None:
     counted = count_workload(model, *PAPER_RUNS[model])
     assert counted.workload.schedule.steps == {"latte": 50, "open-sora-plan-1.1": 159}[model]
-    full = predict_cost(counted, PRESETS["none"])["flops"]["total_tflops"]
+    full = predict_cost(counted, PRESETS["none"]).flops.total_tflops
     for name, policy in MODEL_PRESETS[model].items():
-        assert predict_cost(counted, policy)["flops"]["total_tflops"] < full, name
+        assert predict_cost(counted, policy).flops.total_tflops < full, name
 
 
 SLOW_BETWEEN = Device(
     rates=Rates(
         overall=100e12, rest=1e9, kinds={"spatial": 100e12, "temporal": 100e12, "cross": 100e12, "mlp": 100e12}
     ),
-    link=Link(name="fast", seconds=0.0, bytes_per_second=1e30),
+    interconnect=Interconnect(name="fast", latency_s=0.0, bytes_per_second=1e30),
 )
 """What lies between sites takes its time, though hardly any FLOPs."""
 
@@ -118,25 +118,31 @@ SLOW_BETWEEN = Device(
 def test_what_runs_outside_the_transformer_computes_at_the_overall_rate() -> None:
     """Not at that of what lies between the sites."""
     found = predict_cost(count_workload("open-sora-1.2", PAPER_SIZE, 30, 12), PRESETS["none"], device=SLOW_BETWEEN)
-    flops = found["flops"]
-    between = flops["transformer_tflops"] - sum(flops["per_kind"].values())
-    expected = (sum(flops["per_kind"].values()) + sum(flops["parts"].values())) / 100 + between * 1e3
-    assert found["latency"]["seconds"] == pytest.approx(expected)
+    flops = found.flops
+    between = flops.transformer_tflops - sum(flops.per_kind.values())
+    expected = (sum(flops.per_kind.values()) + sum(flops.parts.values())) / 100 + between * 1e3
+    assert found.latency.seconds == pytest.approx(expected)
+
+
+def frames_over(gpus: int) -> ParallelLayout:
+    return ParallelLayout(sequence=gpus).along("frames")
 
 
 def test_padded_frames_are_computed_and_text_is_encoded_by_all() -> None:
     counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
     device = replace(SLOW_BETWEEN, rates=Rates.even(100e12))
-    frames, flops = counted.workload.frames, predict_cost(counted, PRESETS["none"])["flops"]
+    frames, flops = counted.workload.frames, predict_cost(counted, PRESETS["none"]).flops
     assert frames == 15
-    text = flops["parts"]["text_encoder"] / 100
+    text = flops.parts["text_encoder"] / 100
     for gpus, busiest in ((1, 15), (2, 8), (4, 4), (8, 2), (16, 1)):
-        seconds = predict_cost(counted, PRESETS["none"], way=Way(gpus=gpus), device=device)["latency"]["seconds"]
-        decoder = flops["parts"]["vae_decoder"] / 100 / gpus
-        assert seconds == pytest.approx(flops["transformer_tflops"] / 100 * busiest / 15 + decoder + text), gpus
-    halves = predict_cost(counted, PRESETS["none"], way=Way(gpus=4, branches=2), device=device)["latency"]["seconds"]
-    decoder = flops["parts"]["vae_decoder"] / 100 / 4
-    assert halves == pytest.approx(flops["transformer_tflops"] / 100 * 8 / 15 / 2 + decoder + text)
+        seconds = predict_cost(counted, PRESETS["none"], layout=frames_over(gpus), device=device).latency.seconds
+        decoder = flops.parts["vae_decoder"] / 100 / gpus
+        assert seconds == pytest.approx(flops.transformer_tflops / 100 * busiest / 15 + decoder + text), gpus
+    halves = predict_cost(
+        counted, PRESETS["none"], layout=ParallelLayout(branches=2, sequence=2, axis="frames"), device=device
+    ).latency.seconds
+    decoder = flops.parts["vae_decoder"] / 100 / 4
+    assert halves == pytest.approx(flops.transformer_tflops / 100 * 8 / 15 / 2 + decoder + text)
 
 
 @pytest.mark.parametrize(("name", "share"), [("pab246", 0.0), ("pab357", 0.088), ("pab579", 0.067)])

@@ -113,6 +113,9 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
         video_length: frames of the latents.
         use_rope: rotary embeddings; else positions are only added.
         interpolation_scale_1d: divides the temporal positions.
+
+    Attributes:
+        first_frame: index in the entire video of the first frame of `hidden_states`; frames may be split over processes.
     """
 
     _supports_gradient_checkpointing = False
@@ -142,6 +145,7 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
         super().__init__()
         width = num_attention_heads * attention_head_dim
         self.scale = max(1, sample_size[0] // 64)
+        self.first_frame = 0
         self.pos_embed = PatchEmbed(sample_size[0], sample_size[1], patch_size, in_channels, width, pos_embed_type=None)
         self.adaln_single = AdaLayerNormSingle(width)
         self.caption_projection = CaptionProjection(caption_channels, width)
@@ -228,7 +232,8 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
 
     def _frame_positions(self, frames: int, like: Tensor) -> Tensor:
         """1-D sine-cosine positions (F, D)."""
-        places = torch.arange(frames, device=like.device)[:, None] / self.config.interpolation_scale_1d
+        indices = torch.arange(self.first_frame, self.first_frame + frames, device=like.device)
+        places = indices[:, None] / self.config.interpolation_scale_1d
         return get_1d_sincos_pos_embed_from_grid(like.shape[-1], places, output_type="pt").to(like.dtype)
 
     def _rotary(self, rows: int, columns: int, frames: int, device: torch.device) -> tuple[Rotary, Rotary]:
@@ -237,6 +242,11 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
         row, column = (torch.arange(length, device=device) // self.scale for length in (rows, columns))
         down = rotary_angles(row, head // 2).repeat_interleave(columns, 0)
         across = rotary_angles(column, head // 2).repeat(rows, 1)
+        spatial = torch.cat([down, across], dim=-1)
+        return (spatial.cos(), spatial.sin()), self.temporal_rotary(frames, device)
+
+    def temporal_rotary(self, frames: int, device: torch.device) -> Rotary:
+        """Cosines and sines of the first frames of a video, (F, d) each."""
         frame = (torch.arange(frames, device=device) / self.config.interpolation_scale_1d).long()
-        spatial, temporal = torch.cat([down, across], dim=-1), rotary_angles(frame, head)
-        return (spatial.cos(), spatial.sin()), (temporal.cos(), temporal.sin())
+        angles = rotary_angles(frame, self.config.attention_head_dim)
+        return angles.cos(), angles.sin()

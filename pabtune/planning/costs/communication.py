@@ -11,25 +11,47 @@ Source: Pyramid Attention Broadcast (https://arxiv.org/abs/2408.12588), table of
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Self
 
 from pabtune.records.errors import PolicyError
+from pabtune.records.layouts import SEQUENCE_PARALLELS, SequenceParallel
 
-Parallel = Literal["dsp", "ulysses", "megatron-sp"]
-PARALLELS: tuple[Parallel, ...] = get_args(Parallel)
-
-MESSAGES: Mapping[Parallel, int] = {"dsp": 2, "ulysses": 4, "megatron-sp": 2}
+MESSAGES: Mapping[SequenceParallel, int] = {"dsp": 2, "ulysses": 4, "megatron-sp": 2}
 """Collectives per temporal attention that computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Communication:
-    """What one GPU exchanges over a run.
+class AttentionShape:
+    """Sizes of an attention over a video that several GPUs share.
 
     Attributes:
-        paper_bytes: in the paper's convention: whole messages, no padding.
-        wire_bytes: what leaves the GPU: its own part stays, lengths are padded to a multiple of the number of GPUs.
-        messages: collectives.
+        length: places along the split axis of the entire video.
+        other: places along the other axis; 1 under full attention.
+        bytes_per_token: bytes of one token's hidden state, all samples of a call together.
+        heads: number of heads.
+        text_tokens: text tokens that attend along with the video; every GPU has them.
+    """
+
+    length: int
+    other: int = 1
+    bytes_per_token: float
+    heads: int
+    text_tokens: int = 0
+
+    @classmethod
+    def evenly_divided(cls, gpus: int, hidden_bytes: float) -> Self:
+        """The shape of a hidden state of which only the bytes are known: the GPUs divide all its lengths."""
+        return cls(length=gpus, other=gpus, bytes_per_token=hidden_bytes / gpus**2, heads=gpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Communication:
+    """Communication of one GPU.
+
+    Attributes:
+        paper_bytes: bytes in the paper's convention: entire messages, no padding.
+        wire_bytes: bytes that leave the GPU: its own part stays, lengths are padded to a multiple of the number of GPUs.
+        messages: number of collectives.
     """
 
     paper_bytes: float
@@ -47,77 +69,70 @@ class Communication:
 NOTHING = Communication(paper_bytes=0.0, wire_bytes=0.0, messages=0)
 
 
-def exchanged(
-    parallel: Parallel, gpus: int, calls: int, frames: int, tokens: int, bytes_per_token: float, heads: int
-) -> Communication:
-    """What temporal attention exchanges over a run.
+def exchanged(method: SequenceParallel, gpus: int, calls: int, shape: AttentionShape) -> Communication:
+    """Communication of attention along a split axis of a spatial-temporal model, over a run.
 
     Args:
-        parallel: the way.
+        method: how attention exchanges.
         gpus: P.
-        calls: temporal attentions that compute, over all layers and steps.
-        frames: T.
-        tokens: S, of a frame.
-        bytes_per_token: of the hidden state, all guidance branches together.
-        heads: of an attention.
+        calls: attentions that compute, over all layers and steps.
+        shape: sizes of one of them.
 
     Raises:
-        PolicyError: another way, or fewer than 1 GPU.
+        PolicyError: an unknown method, or fewer than 1 GPU.
     """
-    if parallel not in PARALLELS or gpus < 1:
-        raise PolicyError(f"no parallel run is {parallel!r} on {gpus} GPUs; known: {', '.join(PARALLELS)}")
+    if method not in SEQUENCE_PARALLELS or gpus < 1:
+        raise PolicyError(f"no parallel run is {method!r} on {gpus} GPUs; known: {', '.join(SEQUENCE_PARALLELS)}")
     if gpus == 1:
         return NOTHING
-    count = MESSAGES[parallel]
-    # Megatron-SP moves the whole hidden state, the others one part of it.
-    parts = 1 if parallel == "megatron-sp" else gpus
-    whole = frames * tokens * bytes_per_token
-    padded_frames, padded_tokens, padded_heads = (-(-length // gpus) * gpus for length in (frames, tokens, heads))
-    # Frames are split always; DSP splits tokens besides, Ulysses heads.
-    other = {"dsp": padded_tokens / tokens, "ulysses": padded_heads / heads, "megatron-sp": 1.0}[parallel]
-    padded = padded_frames * tokens * bytes_per_token * other
+    count = MESSAGES[method]
+    # Megatron-SP moves the entire hidden state, the others one part of it.
+    parts = 1 if method == "megatron-sp" else gpus
+    hidden = shape.length * shape.other * shape.bytes_per_token
+    length, other, heads = (-(-size // gpus) * gpus for size in (shape.length, shape.other, shape.heads))
+    # The split axis is always padded; DSP pads the other axis besides, Ulysses the heads.
+    padding = {"dsp": other / shape.other, "ulysses": heads / shape.heads, "megatron-sp": 1.0}[method]
+    padded = length * shape.other * shape.bytes_per_token * padding
     return Communication(
-        paper_bytes=calls * count * whole / parts,
+        paper_bytes=calls * count * hidden / parts,
         wire_bytes=calls * count * padded / parts * (gpus - 1) / gpus,
         messages=calls * count,
     )
 
 
-def shared_by_heads(
-    gpus: int, calls: int, tokens: int, text_tokens: int, bytes_per_token: float, heads: int
-) -> Communication:
-    """What full attention exchanges over a run: queries, keys and values in one all-to-all, the output in another.
+def exchanged_by_heads(gpus: int, calls: int, shape: AttentionShape) -> Communication:
+    """Communication of full attention over a run: queries, keys and values in one all-to-all, the output in another.
 
     Args:
         gpus: P.
         calls: attentions that compute, over all layers and steps.
-        tokens: N, of the video.
-        text_tokens: that attend along with the video; every GPU has them, and gathers what they become.
-        bytes_per_token: of the hidden state, of all samples of a call.
-        heads: of an attention.
+        shape: sizes of one of them; what the text becomes is gathered.
     """
     if gpus == 1:
         return NOTHING
-    padded = -(-tokens // gpus) * (-(-heads // gpus) * gpus / heads) * bytes_per_token
-    own_heads = -(-heads // gpus) / heads * bytes_per_token
+    tokens, bytes_per_token = shape.length * shape.other, shape.bytes_per_token
+    heads_per_gpu = -(-shape.heads // gpus)
+    padded = -(-tokens // gpus) * (heads_per_gpu * gpus / shape.heads) * bytes_per_token
+    text_bytes = shape.text_tokens * heads_per_gpu / shape.heads * bytes_per_token
     return Communication(
         paper_bytes=calls * 4 * tokens * bytes_per_token / gpus,
-        wire_bytes=calls * (4 * padded * (gpus - 1) / gpus + text_tokens * own_heads * (gpus - 1)),
-        messages=calls * (3 if text_tokens else 2),
+        wire_bytes=calls * (4 * padded * (gpus - 1) / gpus + text_bytes * (gpus - 1)),
+        messages=calls * (3 if shape.text_tokens else 2),
     )
 
 
 def gathered(gpus: int, calls: int, length: int, bytes_per_place: int) -> Communication:
-    """What putting outputs together sends over a run: every GPU gets the parts of all others.
+    """Communication of gathering outputs over a run: every GPU gets the parts of all others.
 
     Args:
         gpus: P.
-        calls: of the transformer.
+        calls: calls of the transformer.
         length: places along the split axis.
-        bytes_per_place: of the output.
+        bytes_per_place: bytes of the output at one place.
     """
     if gpus == 1:
         return NOTHING
-    whole = length * bytes_per_place
-    own = -(-length // gpus) * bytes_per_place
-    return Communication(paper_bytes=calls * whole, wire_bytes=calls * own * (gpus - 1), messages=calls)
+    part = -(-length // gpus) * bytes_per_place
+    return Communication(
+        paper_bytes=calls * length * bytes_per_place, wire_bytes=calls * part * (gpus - 1), messages=calls
+    )

@@ -1,4 +1,4 @@
-"""Seconds of a run: what is computed, at the rates of a device, shared by so many, and what is exchanged over a link.
+"""Seconds of a run: computing at the rates of a device, shared by several, and communication over an interconnect.
 
 Where a profile was measured, each kind of site computes at the rate that it was measured at; else all at one rate. What runs
 outside the transformer was not measured, and computes at the transformer's overall rate. The model knows nothing of memory,
@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from pabtune.planning.costs.communication import Communication
 from pabtune.records.errors import PolicyError
-from pabtune.records.links import Link
+from pabtune.records.interconnects import Interconnect
 from pabtune.records.sites import Site
 
 
@@ -24,9 +24,9 @@ class Rates:
     """FLOPs per second that a device reaches in a model.
 
     Attributes:
-        overall: in the whole transformer, and in everything else.
-        rest: in what lies between sites of the kinds that are named.
-        kinds: in sites of a kind.
+        overall: rate in the transformer as a whole, and in everything else.
+        rest: rate between the sites of the named kinds.
+        kinds: rate in the sites of each kind.
     """
 
     overall: float
@@ -44,9 +44,9 @@ class Rates:
         return cls(overall=rate, rest=rate)
 
     def seconds(self, flops: float, per_kind: Mapping[str, float]) -> float:
-        """Of so many FLOPs in the transformer, of which so many are in sites of each kind."""
+        """Time of a number of FLOPs in the transformer, some of which are in the sites of each kind."""
         rest = flops - sum(per_kind.values())
-        return rest / self.rest + sum(own / self.kinds.get(kind, self.rest) for kind, own in per_kind.items())
+        return rest / self.rest + sum(count / self.kinds.get(kind, self.rest) for kind, count in per_kind.items())
 
 
 def measured_rates(
@@ -56,12 +56,12 @@ def measured_rates(
     seconds: NDArray[np.floating],
     step_seconds: NDArray[np.floating],
 ) -> Rates:
-    """The rates of a profile.
+    """Rates of the device on which a profile was measured.
 
     Args:
-        sites: of the model.
-        site_flops: of one call of each.
-        total_flops: of one step of the transformer.
+        sites: sites of the model.
+        site_flops: FLOPs of one call of each.
+        total_flops: FLOPs of one step of the transformer.
         seconds: (sites, steps) time in each site.
         step_seconds: (steps,) time of each step.
     """
@@ -69,40 +69,48 @@ def measured_rates(
     flops = np.asarray(site_flops, dtype=float)
     kinds = {}
     for kind in dict.fromkeys(site.kind for site in sites):
-        own = [index for index, site in enumerate(sites) if site.kind == kind]
-        if medians[own].sum() > 0 and flops[own].sum() > 0:
-            kinds[str(kind)] = float(flops[own].sum() / medians[own].sum())
+        rows = [index for index, site in enumerate(sites) if site.kind == kind]
+        if medians[rows].sum() > 0 and flops[rows].sum() > 0:
+            kinds[str(kind)] = float(flops[rows].sum() / medians[rows].sum())
     rest_seconds = float(np.median(step_seconds) - medians.sum())
     rest_flops = float(total_flops - flops.sum())
-    whole = float(total_flops / np.median(step_seconds))
-    # What lies between the sites is hardly FLOPs, but takes time.
-    return Rates(overall=whole, rest=rest_flops / rest_seconds if rest_flops > 0 < rest_seconds else whole, kinds=kinds)
+    overall = float(total_flops / np.median(step_seconds))
+    # Between the sites there are few FLOPs, but they take time.
+    rest = rest_flops / rest_seconds if rest_flops > 0 < rest_seconds else overall
+    return Rates(overall=overall, rest=rest, kinds=kinds)
 
 
 def predicted_latency(
-    seconds_alone: float, serial_seconds: float, share: float, sent: Communication, link: Link
+    parallel_seconds: float, serial_seconds: float, share: float, sent: Communication, interconnect: Interconnect
 ) -> float:
     """Seconds of a run on several devices.
 
     Args:
-        seconds_alone: that one device takes for what they share.
-        serial_seconds: of what one does while the others wait.
-        share: of that, which the busiest has: one part in as many as there are, or more where lengths are padded.
-        sent: what each exchanges.
-        link: between them.
+        parallel_seconds: time that one device takes for the parallel work.
+        serial_seconds: time of the work that is not shared.
+        share: fraction of the parallel work on the slowest device (padding included).
+        sent: communication of each device.
+        interconnect: between the devices.
     """
-    exchanging = sent.messages * link.seconds + sent.wire_bytes / link.bytes_per_second
-    return seconds_alone * share + serial_seconds + exchanging
+    return parallel_seconds * share + serial_seconds + interconnect.seconds(sent.messages, sent.wire_bytes)
 
 
-def fit_link(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Seconds of a message, and bytes per second, of a link: neither below 0, relative errors as small as can be.
+UNRESOLVED = 1e3
+"""Where larger messages take no longer, the bandwidth is too high to be seen: the bytes of the largest message are then
+taken for this fraction of its time, one part in a thousand, which is below the noise of the measurements."""
+
+
+def fit_interconnect(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """Latency and bytes per second of an interconnect, from measurements; neither is negative.
+
+    The sum of squared relative errors is least.
 
     Args:
         sizes: bytes that left a process in each measurement.
-        seconds: that each took.
+        seconds: time of each.
     """
-    took = np.asarray(seconds, dtype=float)
-    rows = np.stack([np.ones(len(took)), np.asarray(sizes, dtype=float)], axis=1) / took[:, None]
-    (per_message, per_byte), _ = nnls(rows, np.ones(len(took)))
-    return float(per_message), 1 / float(per_byte) if per_byte > 0 else float(np.max(sizes) / np.max(took)) * 1e3
+    times = np.asarray(seconds, dtype=float)
+    rows = np.stack([np.ones(len(times)), np.asarray(sizes, dtype=float)], axis=1) / times[:, None]
+    (per_message, per_byte), _ = nnls(rows, np.ones(len(times)))
+    lowest = float(np.max(times) / np.max(sizes)) / UNRESOLVED
+    return float(per_message), 1 / float(per_byte if per_byte > 0 else lowest)

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from pabtune.planning.costs.communication import NOTHING, Communication
-from pabtune.planning.costs.latency import Rates, fit_link, measured_rates, predicted_latency
+from pabtune.planning.costs.latency import Rates, fit_interconnect, measured_rates, predicted_latency
 from pabtune.records.errors import PolicyError
-from pabtune.records.links import LINKS, Link
+from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.sites import Site
 
-LINK = Link(name="slow", seconds=1e-3, bytes_per_second=1e9)
+LINK = Interconnect(name="slow", latency_s=1e-3, bytes_per_second=1e9)
 
 
 def test_shared_work_is_divided_and_the_rest_is_not() -> None:
@@ -22,7 +22,7 @@ def test_messages_take_their_time_and_their_bytes() -> None:
 
 def test_slower_links_are_slower() -> None:
     sent = Communication(paper_bytes=0, wire_bytes=12e9, messages=1000)
-    seconds = [predicted_latency(10, 0, 1 / 8, sent, link) for link in LINKS.values()]
+    seconds = [predicted_latency(10, 0, 1 / 8, sent, link) for link in INTERCONNECTS.values()]
     assert seconds[0] == min(seconds)
     assert seconds[-1] == max(seconds)
 
@@ -45,11 +45,13 @@ def test_the_rates_of_a_profile_give_back_its_times() -> None:
 
 def test_a_link_is_fitted_to_what_was_measured() -> None:
     sizes = [2.0**power for power in range(10, 27, 2)]
-    per_message, per_second = fit_link(sizes, [20e-6 + size / 3e9 for size in sizes])
+    per_message, per_second = fit_interconnect(sizes, [20e-6 + size / 3e9 for size in sizes])
     assert per_message == pytest.approx(20e-6, rel=1e-6)
     assert per_second == pytest.approx(3e9, rel=1e-6)
     noisy = np.random.default_rng(0).uniform(0.8, 1.25, len(sizes))
-    per_message, per_second = fit_link(sizes, [(20e-6 + size / 3e9) * n for size, n in zip(sizes, noisy, strict=True)])
+    per_message, per_second = fit_interconnect(
+        sizes, [(20e-6 + size / 3e9) * n for size, n in zip(sizes, noisy, strict=True)]
+    )
     assert per_message == pytest.approx(20e-6, rel=0.3)
     assert per_second == pytest.approx(3e9, rel=0.3)
 
@@ -57,7 +59,7 @@ def test_a_link_is_fitted_to_what_was_measured() -> None:
 @pytest.mark.parametrize("seconds", [[1e-3] * 4, [4e-3, 3e-3, 2e-3, 1e-3]])
 def test_neither_figure_of_a_link_is_below_nothing(seconds) -> None:
     """Where larger messages took no longer, bytes are taken to cost nothing that could be seen."""
-    per_message, per_second = fit_link([1e3, 1e4, 1e5, 1e6], seconds)
+    per_message, per_second = fit_interconnect([1e3, 1e4, 1e5, 1e6], seconds)
     assert per_message >= 0
     assert per_second > 0
     assert np.isfinite(per_second)

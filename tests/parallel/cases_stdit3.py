@@ -6,13 +6,14 @@ from itertools import product
 import torch
 
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
-from pabtune.parallel.attention import parts_of
-from pabtune.parallel.axis import by_gathering, by_heads, by_switching
-from pabtune.parallel.collectives import Exchange, Traffic, padded
+from pabtune.parallel import dsp, megatron_sp, ulysses
+from pabtune.parallel.attention import decompose
+from pabtune.parallel.collectives import Communicator, Traffic, padded
 from pabtune.parallel.mesh import Mesh
-from pabtune.parallel.split import split
-from pabtune.planning.costs.communication import PARALLELS, gathered
+from pabtune.parallel.splitting import split
+from pabtune.planning.costs.communication import gathered
 from pabtune.planning.sharding import AXES, EXCHANGING, Video
+from pabtune.records.layouts import SEQUENCE_PARALLELS
 from tests.conftest import draw, make_pipeline, make_transformer, pyramid
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
 
@@ -29,10 +30,12 @@ def videos(whole: Mesh) -> list[dict]:
     for layout in layouts(whole.layout.sequence):
         mesh = Mesh(layout, DEVICE)
         several = layout.sequence > 1
-        for axis, parallel in product(AXES if several else AXES[:1], PARALLELS if several else PARALLELS[:1]):
+        for axis, parallel in product(
+            AXES if several else AXES[:1], SEQUENCE_PARALLELS if several else SEQUENCE_PARALLELS[:1]
+        ):
             for used in (NONE, pyramid()):
-                predict = partial(predict_stdit3, layout=layout, parallel=parallel, axis=axis)
-                row = compare(stdit3, drawn_by_stdit3, mesh, used, predict, parallel=parallel, axis=axis)
+                predict = partial(predict_stdit3, layout=layout, exchange=parallel, axis=axis)
+                row = compare(stdit3, drawn_by_stdit3, mesh, used, predict, exchange=parallel, axis=axis)
                 rows.append(row)
     return rows
 
@@ -75,7 +78,7 @@ def lengths(mesh: Mesh) -> list[dict]:
                 "x_mask": torch.arange(frames)[None] > 0 if masked else None,
             }
             for axis in AXES:
-                for parallel in PARALLELS:
+                for parallel in SEQUENCE_PARALLELS:
                     transformer = make_transformer()
                     with torch.no_grad():
                         alone = transformer(**arguments).sample
@@ -88,7 +91,7 @@ def lengths(mesh: Mesh) -> list[dict]:
 def ways(mesh: Mesh) -> list[dict]:
     """Each way of temporal attention by itself: this process' frames of what the module makes of all of them."""
     rows = []
-    exchange, processes = Exchange(mesh, "sequence", Traffic()), mesh.layout.sequence
+    exchange, processes = Communicator(mesh, "sequence", Traffic()), mesh.layout.sequence
     for frames, tokens, heads, width in ((6, 4, 2, 24), (5, 7, 4, 24), (1, 3, 2, 24), (35, 2, 2, 24)):
         torch.manual_seed(frames)
         module = SelfAttention(width, heads, qk_norm=True, temporal=True).eval()
@@ -100,9 +103,9 @@ def ways(mesh: Mesh) -> list[dict]:
                 real = max(0, min(frames - exchange.rank * own.shape[1], own.shape[1]))
                 rest = (own, rotary, frames, exchange, "temporal")
                 found = {
-                    "dsp": by_switching(module.forward, *rest),
-                    "ulysses": by_heads(parts_of(module), *rest),
-                    "megatron-sp": by_gathering(parts_of(module), *rest),
+                    "dsp": dsp.attend(module.forward, *rest),
+                    "ulysses": ulysses.attend(decompose(module), *rest),
+                    "megatron-sp": megatron_sp.attend(decompose(module), *rest),
                 }
                 for way, part in found.items():
                     apart = (part[:, :real] - expected[:, :real]).abs().max() if real else torch.zeros(())

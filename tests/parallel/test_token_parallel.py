@@ -4,8 +4,8 @@ import pytest
 
 from pabtune.records.sites import UNITS
 from tests.parallel.by_card import token_cases
+from tests.parallel.cases_pipelines import UNPREDICTED, WITH_BLOCKS
 from tests.parallel.conftest import check
-from tests.parallel.models import UNPREDICTED, WITH_BLOCKS
 
 FAST = [
     "wan-2.2",
@@ -56,10 +56,9 @@ def test_each_token_has_its_timestep(together) -> None:
     ("processes", "names"),
     [(2, FAST), *(pytest.param(processes, token_cases(), marks=pytest.mark.slow) for processes in (2, 3, 4))],
 )
-def test_full_attention_is_shared_by_heads(processes, names, together, monkeypatch) -> None:
+def test_full_attention_is_shared_by_heads(processes, names, together) -> None:
     """With text beside the video and without, on lengths and heads that are not divided; a broadcast sends nothing."""
-    monkeypatch.setenv("WORKER_CASES", ",".join(names))
-    for rows in together(processes, "pipelines"):
+    for rows in together(processes, "pipelines", names):
         check_each(rows)
         assert all(row["predicted"] or row["name"] in UNPREDICTED for row in rows)
         assert {row["name"] for row in rows} == set(names)

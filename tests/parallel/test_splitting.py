@@ -6,11 +6,12 @@ from diffusers.hooks import HookRegistry
 
 import pabtune
 from pabtune.models.sites import find_sites
-from pabtune.parallel import split as split_module
-from pabtune.parallel.inside import split_inside
-from pabtune.parallel.mesh import Layout
-from pabtune.parallel.split import Split, split
+from pabtune.parallel import attachment, splitting
+from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel.head_parallel import split_heads
+from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
+from pabtune.records.layouts import ParallelLayout
 from tests.conftest import make_pipeline, pyramid
 from tests.parallel.conftest import check
 from tests.pipelines.cases import CASES
@@ -54,8 +55,7 @@ def test_weights_that_are_moved_for_each_call_are_shared_too(together) -> None:
     "names", [["wan-2.1"], pytest.param(["hunyuan-true-cfg", "ltx-2", "kandinsky-5"], marks=pytest.mark.slow)]
 )
 def test_compiled_blocks_exchange_outside_of_their_graphs(names, together, monkeypatch) -> None:
-    monkeypatch.setenv("WORKER_CASES", ",".join(names))
-    for *rows, refused in together(2, "compiled"):
+    for *rows, refused in together(2, "compiled", names):
         assert [row["name"] for row in rows] == [name for name in names for _ in range(2)]
         for row in rows:
             assert row["error"] < (1e-4 if row["name"] == "kandinsky-5" else 1e-5), row
@@ -69,16 +69,16 @@ def test_compiled_blocks_exchange_outside_of_their_graphs(names, together, monke
 class Shared:
     """A mesh of two processes that share the sequence."""
 
-    layout = Layout(sequence=2)
+    layout = ParallelLayout(sequence=2)
 
 
 def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
+    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
     blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
     network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
     with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
-        split_inside(None, network, find_sites(network).sites)
-    with pytest.raises(ParallelError, match="unknown way 'ring'; known: dsp, ulysses, megatron-sp"):
+        split_heads(ShardedModel(Shared(), "dsp"), network, find_sites(network).sites)
+    with pytest.raises(ParallelError, match="unknown method 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
     with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):
         split(CASES["latte"].build(), Shared(), "dsp", "tokens")
@@ -102,11 +102,11 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
 
 
 def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
-    monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
+    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
     pipeline = make_pipeline()
     pipeline.vae = torch.nn.Identity()
     pipeline.vae.decode = own = object()
-    made = Split(Shared(), "dsp")
+    made = ShardedModel(Shared(), "dsp")
     made.patch(pipeline.vae, "decode", object())
     made.patch(pipeline.vae, "encode", object())
     made.remove()
@@ -115,8 +115,8 @@ def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
 
 
 def test_a_split_that_fails_leaves_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(split_module, "Exchange", lambda *_: None)
-    monkeypatch.setattr(split_module, "SamplesHook", lambda *_: 1 / 0)
+    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(splitting, "CfgHook", lambda *_: 1 / 0)
     pipeline = make_pipeline()
     HookRegistry.check_if_exists_or_initialize(pipeline.transformer)  # as a plain run leaves one
     before = [set(vars(module)) for module in pipeline.transformer.modules()]

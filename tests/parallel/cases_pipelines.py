@@ -1,7 +1,7 @@
 """Pipelines of all kinds of models on several processes."""
 
 import math
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -12,19 +12,18 @@ from accelerate.hooks import remove_hook_from_module
 import pabtune
 from pabtune.catalog import CATALOG, find_card
 from pabtune.models.tiling import one_by_one
-from pabtune.parallel.decoding import _pixels_per_latent as pixels_per_latent
-from pabtune.parallel.decoding import _Squares as Squares
-from pabtune.parallel.decoding import split_decoder
-from pabtune.parallel.mesh import Mesh, choose_layout
-from pabtune.parallel.split import Split, split
-from pabtune.planning.costs.communication import PARALLELS
+from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel.decoding import TiledDecode, pixels_per_latent, split_decoder
+from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
+from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout
 from pabtune.records.policies import Rule
 from pabtune.records.sites import UNITS
 from tests.parallel.by_card import has_whole_branches, sequential_cases
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
-from tests.parallel.full import Seen, loaded, predict_full
-from tests.parallel.inside import predict_inside, shapes_inside
+from tests.parallel.predict_heads import predict_inside, shapes_inside
+from tests.parallel.predict_tokens import Seen, loaded, predict_full
 from tests.pipelines.cases import CASES, abort, policy, run
 from tests.pipelines.parts import PROMPT
 
@@ -33,14 +32,14 @@ UNPREDICTED = ("hunyuan-framepack",)
 SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
 
 
-def pipelines(whole: Mesh) -> list[dict]:
+def pipelines(whole: Mesh, names: Sequence[str]) -> list[dict]:
     """Full-attention models: tokens split, branches split, both; each against its prediction, call by call."""
     rows = []
     for layout in layouts(whole.layout.sequence):
         if layout.samples > 1:
             continue
         mesh = Mesh(layout, DEVICE)
-        for name in os.environ["WORKER_CASES"].split(","):
+        for name in names:
             if has_whole_branches(name) and layout.branches > 1:
                 continue
             seen, turns = Seen(name), len({branch for _, branch in CASES[name].branches})
@@ -79,20 +78,23 @@ def others(whole: Mesh) -> list[dict]:
         mesh = Mesh(layout, DEVICE)
         # Of the small ones, only Open-Sora has more frames than four processes need.
         chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
-        names = [(name, way) for name in chosen for way in (PARALLELS if layout.sequence > 1 else PARALLELS[:1])]
+        names = [
+            (name, way)
+            for name in chosen
+            for way in (SEQUENCE_PARALLELS if layout.sequence > 1 else SEQUENCE_PARALLELS[:1])
+        ]
         if layout.branches == 2 and layout.sequence == 1:
             names += [(name, "dsp") for name in sequential_cases()]
         for name, way in names:
             for used in (NONE, policy(name)):
-                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], parallel=way)
+                row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], exchange=way)
                 rows.append({"name": name, **row})
     return rows
 
 
-def inside(mesh: Mesh) -> list[dict]:
+def inside(mesh: Mesh, names: Sequence[str]) -> list[dict]:
     """Models without a plan: kernels by heads, MLPs by tokens."""
     rows = []
-    names = os.environ.get("WORKER_CASES", "").split(",")
     for name in names:
         pipeline = loaded(name)
         seen = shapes_inside(pipeline, name)
@@ -160,10 +162,10 @@ def offloading(mesh: Mesh) -> list[dict]:
     return rows
 
 
-def compiled(mesh: Mesh) -> list[dict]:
+def compiled(mesh: Mesh, names: Sequence[str]) -> list[dict]:
     """Blocks that are compiled, with breaks where processes exchange; and what is said where none are allowed."""
     rows = []
-    for name in os.environ["WORKER_CASES"].split(","):
+    for name in names:
         for used in (NONE, policy(name)):
             pipeline = loaded(name)
             with pabtune.broadcast(pipeline, used):
@@ -219,14 +221,14 @@ def own_class(whole: Mesh) -> list[dict]:
     """A class that no shipped card describes: its tokens are split by a card of its own, its branches too."""
     card = replace(find_card("WanTransformer3DModel"), transformer="Mine")
     rows = []
-    for how in ({}, {"split_branches": True}):
-        mesh = Mesh(choose_layout(whole.layout.processes, **how), DEVICE)
+    for branches in (1, 2):
+        mesh = Mesh(ParallelLayout.over(whole.layout.gpus, branches=branches), DEVICE)
         for catalog in (CATALOG.with_card(card), CATALOG):
             pipeline = loaded("wan-2.1")
             pipeline.transformer.__class__ = type("Mine", (type(pipeline.transformer),), {})
             alone = run(pipeline, "wan-2.1")
             made = split(pipeline, mesh, catalog=catalog)
-            row = {"by_card": "Mine" in catalog, **how}
+            row = {"by_card": "Mine" in catalog, "split_branches": branches == 2}
             try:
                 row["error"] = error(run(pipeline, "wan-2.1"), alone)
                 row["purposes"] = sorted(name for name, count in made.traffic.messages.items() if count)
@@ -254,7 +256,7 @@ def batches(whole: Mesh) -> list[dict]:
 
 def stopped(whole: Mesh) -> list[dict]:
     """A run that is stopped between the two calls of a step, or after them, leaves nothing to the next one."""
-    rows, mesh = [], Mesh(choose_layout(whole.layout.processes, split_branches=True), DEVICE)
+    rows, mesh = [], Mesh(ParallelLayout.over(whole.layout.gpus, branches=2), DEVICE)
     # In 16 bits Kandinsky gives each call a timestep of its own.
     for name, dtype in (("wan-2.1", torch.float32), ("kandinsky-5", torch.float32), ("kandinsky-5", torch.float16)):
         for at_call in (3, 4):
@@ -275,12 +277,12 @@ def refusals(whole: Mesh) -> list[dict]:
     """What is said where branches or samples cannot be shared; every process finds out by itself, before it sends."""
     rows = []
     calls = [
-        ("cosmos-1", {"split_branches": True}), ("wan-2.1", {"samples": 2}), ("latte", {"split_branches": True}),
+        ("cosmos-1", {"branches": 2}), ("wan-2.1", {"samples": 2}), ("latte", {"branches": 2}),
         ("sana-video", {}),
     ]  # fmt: skip
     for name, how in calls:
         pipeline = loaded(name)
-        split(pipeline, Mesh(choose_layout(whole.layout.processes, **how), DEVICE))
+        split(pipeline, Mesh(ParallelLayout.over(whole.layout.gpus, **how), DEVICE))
         changes = {"guidance_scale": 1.0} if name == "latte" else {}
         try:
             run(pipeline, name, **changes)
@@ -295,26 +297,26 @@ DECODED = {
     "wan-2.1": (True, {"height": 96, "width": 160}), "cogvideox-ddim": (True, {"height": 96, "width": 160}),
     "hunyuan-distilled": (True, {"height": 96, "width": 160}), "ltx": (True, {"height": 320, "width": 512}),
 }  # fmt: skip
-"""Whether squares are taken, and sizes that have several of them."""
+"""Whether tiles are taken, and sizes that have several of them."""
 
 
 def decoding(mesh: Mesh) -> list[dict]:
     """Frames of one process, and of several that decode together."""
     rows = []
-    for case, (squares, size) in DECODED.items():
+    for case, (use_tiles, size) in DECODED.items():
         name = case.split(",")[0]
         pipeline = loaded(name)
         if case == "open-sora-plan-1.1":
             pipeline.vae.enable_tiling()
         changes = {"num_inference_steps": 4, "output_type": "np", **size}
         plain = run(pipeline, name, **changes)
-        if squares:
+        if use_tiles:
             pixels = pixels_per_latent(pipeline)
-            pipeline.vae.decode = Squares(pipeline.vae, one_by_one, pixels, mesh.layout.sequence)
+            pipeline.vae.decode = TiledDecode(pipeline.vae, one_by_one, pixels, mesh.layout.sequence)
         alone = run(pipeline, name, **changes)
         vars(pipeline.vae).pop("decode", None)
-        made = Split(mesh, "dsp")
-        how = split_decoder(made, pipeline, squares=squares)
+        made = ShardedModel(mesh, "dsp")
+        how = split_decoder(made, pipeline, use_tiles=use_tiles)
         together = run(pipeline, name, **changes)
         made.remove()
         rows.append(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pabtune.parallel.heads import SharedKernel
+from pabtune.parallel.ulysses import UlyssesKernel
 from pabtune.records.errors import ParallelError
 
 
@@ -13,15 +13,18 @@ class Alone:
 
     size, rank = 1, 0
 
-    def swap(self, parts, purpose):
+    def all_to_all(self, parts, purpose):
         return parts
 
-    def gather(self, part, dim, purpose):
+    def all_gather(self, part, dim, purpose):
         return part
 
+    def shard(self, x, dim):
+        return x
 
-def kernel(own: int, whole: int, text_first: bool = False) -> SharedKernel:
-    return SharedKernel(Alone(), own, whole, text_first=text_first, purpose="full")
+
+def kernel(own: int, whole: int, text_first: bool = False) -> UlyssesKernel:
+    return UlyssesKernel(Alone(), own, whole, text_first=text_first, purpose="full")
 
 
 @pytest.mark.parametrize("text_first", [False, True])

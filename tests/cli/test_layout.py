@@ -2,24 +2,18 @@
 
 import json
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pabtune.cli.sharing import Sharing
 from pabtune.parallel import launch as launching
+from pabtune.parallel.session import resolve_layout
 from pabtune.records.errors import ParallelError
-from tests.cli.conftest import ROOT
+from pabtune.records.layouts import ParallelLayout
+from tests.cli.conftest import call
 from tests.pipelines.cases import CASES
 
 DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
-
-
-def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    command = [sys.executable, *launcher, str(ROOT / "cli.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
@@ -29,11 +23,11 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)["videos"][0]
     assert row["sent_by_first_process"]["temporal"]["messages"] > 0
-    assert done.stderr.count("2 processes: 1 for guidance branches x 2 for the sequence; frames split") == 1
+    assert done.stderr.count("2 processes: frames split over 2 by dsp") == 1
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = call(*DRAW, "--out", str(torchrun), "--split-branches", launcher=launcher)
     assert done.returncode == 0, done.stderr
-    assert "2 for guidance branches x 1 for the sequence" in done.stderr
+    assert "2 processes: one guidance branch on each half" in done.stderr
     assert alone.read_bytes() == ours.read_bytes()
     assert torchrun.exists()
 
@@ -44,7 +38,7 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> 
     assert done.returncode == 0, done.stderr
     done = call(*words, "--out", str(tmp_path / "shared.gif"), "--gpus", "2", "--split-samples", "2")
     assert done.returncode == 0, done.stderr
-    assert "2 for samples x 1 for guidance branches x 1 for the sequence" in done.stderr
+    assert "2 processes: samples split over 2" in done.stderr
     rows = json.loads(done.stdout)["videos"]
     assert [row["prompt"] for row in rows] == [DRAW[-1], "a blue cross bounces quickly"]
     assert set(rows[0]["sent_by_first_process"]) == {"output"}
@@ -56,14 +50,21 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> 
 def test_a_model_is_split_along_the_axis_that_the_user_names(tmp_path) -> None:
     done = call(*DRAW, "--out", str(tmp_path / "v.gif"), "--gpus", "2", "--split-axis", "tokens", "--json")
     assert done.returncode == 0, done.stderr
-    assert "tokens split, spatial attention by dsp" in done.stderr
+    assert "tokens of each frame split over 2 by dsp" in done.stderr
     assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
-    sharing = Sharing(
-        gpus=2, parallel="dsp", split_axis="tokens", split_branches=False, split_samples=1, decode="alone"
-    )
-    for name, able in (("latte", "its frames"), ("wan-2.1", "no axis")):
-        with pytest.raises(ParallelError, match=f"--split-axis tokens: .* can be split along {able}"):
-            sharing.axis_of(CASES[name].build(), lambda *_: "frames")
+    layout = ParallelLayout(sequence=2, axis="tokens")
+    for name, able in (("latte", "frames"), ("wan-2.1", "sequence")):
+        with pytest.raises(ParallelError, match=f"the layout splits tokens, but .* can be split along {able} only"):
+            resolve_layout(CASES[name].build(), layout)
+
+
+def test_a_layout_from_a_file_is_the_one_that_runs(tmp_path) -> None:
+    ParallelLayout(sequence=2, axis="tokens", exchange="ulysses", decode="alone").save(tmp_path / "layout.json")
+    words = (*DRAW, "--out", str(tmp_path / "v.gif"), "--layout", str(tmp_path / "layout.json"))
+    done = call(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "2 processes: tokens of each frame split over 2 by ulysses\n" in done.stderr
+    assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
 
 
 def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
@@ -87,10 +88,10 @@ def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpus", "3", "--split-branches"], "two guidance branches need an even number of processes, not 3"),
-        (["--split-branches"], "two guidance branches need an even number of processes, not 1"),
+        (["--gpus", "3", "--split-branches"], "2 guidance branches need a multiple of 2 GPUs, not 3"),
+        (["--split-branches"], "2 guidance branches need a multiple of 2 GPUs, not 1"),
         (["--split-axis", "tokens"], "--split-axis tokens needs several processes: --gpus 2 or more"),
-        (["--gpus", "3", "--split-samples", "2"], "2 parts of the samples do not fit 3 processes for each branch"),
+        (["--gpus", "3", "--split-samples", "2"], "2 parts of the samples do not fit 3 GPUs for each branch"),
         (
             ["--gpus", "2", "--split-samples", "2", "--prompt", "a blue cross rises", "--prompt", "a red disc sinks"],
             "--split-samples 2 needs as many prompts of a content class in each call, but 1 of 'any' are left",
@@ -107,7 +108,7 @@ def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpus", "2", "--split-axis", "tokens", "--parallel", "ring"], "'ring' is not one of"),
+        (["--gpus", "2", "--split-axis", "tokens", "--sequence-parallel", "ring"], "'ring' is not one of"),
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
         (
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 
 from pabtune.catalog import CATALOG
-from pabtune.planning.costs.sharing import (
-    ALONE,
-    Measured,
-    Sharing,
-    outputs_sent,
-    seconds_in,
-    sent_for,
-    shared_seconds,
-)
+from pabtune.planning.costs.measured import Measured, outputs_sent, parallel_seconds, sent_for
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import AXES, Way
+from pabtune.planning.sharding import AXES
 from pabtune.records.errors import PolicyError
-from pabtune.records.links import Link
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Site
 
@@ -27,7 +20,7 @@ PROFILE = Path(__file__).parents[3] / "profiles" / "shapes-30steps.json"
 SITES = tuple(
     Site(path=f"{kind}.{i}.x", kind=kind, layer=i) for kind in ("spatial", "temporal", "mlp") for i in range(2)
 )
-LINK = Link(name="slow", seconds=1e-3, bytes_per_second=1e6)
+LINK = Interconnect(name="slow", latency_s=1e-3, bytes_per_second=1e6)
 MEASURED = Measured(
     seconds=np.full((len(SITES), STEPS), 0.1), step_seconds=np.full(STEPS, 1.0), site_bytes=[8000.0] * len(SITES)
 )
@@ -40,83 +33,93 @@ def mask(**skipped: int) -> ComputeMask:
 
 
 def test_alone_it_is_the_predicted_time() -> None:
-    assert shared_seconds(mask(), MEASURED, ALONE) == pytest.approx(6.0)
-    assert shared_seconds(mask(mlp=3), MEASURED, ALONE) == pytest.approx(6.0 - 2 * 3 * 0.1)
+    assert parallel_seconds(mask(), MEASURED, ONE_GPU, LINK) == pytest.approx(6.0)
+    assert parallel_seconds(mask(mlp=3), MEASURED, ONE_GPU, LINK) == pytest.approx(6.0 - 2 * 3 * 0.1)
 
 
 def test_what_is_sent_is_what_the_exchanging_attention_computes() -> None:
-    way = Way(gpus=4)
-    assert sent_for(mask(), MEASURED, way).messages == 2 * 2 * STEPS
-    assert sent_for(mask(temporal=4), MEASURED, way).messages == 2 * 2 * 2
-    assert sent_for(mask(spatial=4), MEASURED, way) == sent_for(mask(), MEASURED, way)
+    layout = ParallelLayout.over(4, axis="frames")
+    assert sent_for(mask(), MEASURED, layout).messages == 2 * 2 * STEPS
+    assert sent_for(mask(temporal=4), MEASURED, layout).messages == 2 * 2 * 2
+    assert sent_for(mask(spatial=4), MEASURED, layout) == sent_for(mask(), MEASURED, layout)
     # Two all-to-alls of a quarter, of which three quarters leave.
-    assert sent_for(mask(), MEASURED, way).wire_bytes == pytest.approx(12 * 2 * 2000 * 3 / 4)
-    assert sent_for(mask(), MEASURED, Way(gpus=8, branches=2)).wire_bytes == pytest.approx(12 * 2 * 1000 * 3 / 4)
-    assert sent_for(mask(), MEASURED, Way(gpus=4, parallel="megatron-sp")).wire_bytes == pytest.approx(
-        12 * 2 * 8000 * 3 / 4
+    assert sent_for(mask(), MEASURED, layout).wire_bytes == pytest.approx(12 * 2 * 2000 * 3 / 4)
+    assert sent_for(mask(), MEASURED, ParallelLayout.over(8, branches=2, axis="frames")).wire_bytes == pytest.approx(
+        12 * 2 * 1000 * 3 / 4
     )
-    assert sent_for(mask(), MEASURED, Way(gpus=2, branches=2)).messages == 0
+    assert sent_for(
+        mask(), MEASURED, ParallelLayout.over(4, exchange="megatron-sp", axis="frames")
+    ).wire_bytes == pytest.approx(12 * 2 * 8000 * 3 / 4)
+    assert sent_for(mask(), MEASURED, ParallelLayout.over(2, branches=2)).messages == 0
 
 
 @pytest.mark.parametrize(
-    ("way", "calls", "messages"),
+    ("layout", "calls", "messages"),
     [
-        (Way(), 1, 0), (Way(gpus=4), 1, 1), (Way(gpus=4), 2, 2), (Way(gpus=2, branches=2), 2, 1),
-        (Way(gpus=4, branches=2), 2, 2), (Way(gpus=4, branches=2), 1, 2),
+        (ONE_GPU, 1, 0),
+        (ParallelLayout.over(4, axis="frames"), 1, 1),
+        (ParallelLayout.over(4, axis="frames"), 2, 2),
+        (ParallelLayout.over(2, branches=2), 2, 1),
+        (ParallelLayout.over(4, branches=2, axis="frames"), 2, 2),
+        (ParallelLayout.over(4, branches=2, axis="frames"), 1, 2),
     ],
-)  # fmt: skip
-def test_outputs_are_put_together_at_the_end_of_each_call(way, calls, messages) -> None:
-    assert outputs_sent(replace(MEASURED, calls=calls), way).messages == messages * STEPS
+)
+def test_outputs_are_put_together_at_the_end_of_each_call(layout, calls, messages) -> None:
+    assert outputs_sent(replace(MEASURED, calls=calls), layout).messages == messages * STEPS
 
 
 def test_padded_frames_take_their_time() -> None:
     """Nine frames over four GPUs: the busiest computes three, a third of all."""
-    fast = Link(name="fast", seconds=0.0, bytes_per_second=1e30)
+    fast = Interconnect(name="fast", latency_s=0.0, bytes_per_second=1e30)
     nine = replace(MEASURED, frames=9)
-    alone = seconds_in(mask(), nine, Way(), fast)
-    assert seconds_in(mask(), nine, Way(gpus=4), fast) == pytest.approx(alone / 3)
-    assert seconds_in(mask(), nine, Way(gpus=4, axis="tokens"), fast) == pytest.approx(alone / 4)
-    assert seconds_in(mask(), nine, Way(gpus=64), fast) == seconds_in(mask(), nine, Way(gpus=9), fast)
-    assert seconds_in(mask(), MEASURED, Way(gpus=4), fast) == pytest.approx(alone / 4)
+    alone = parallel_seconds(mask(), nine, ONE_GPU, fast)
+    assert parallel_seconds(mask(), nine, ParallelLayout.over(4, axis="frames"), fast) == pytest.approx(alone / 3)
+    assert parallel_seconds(mask(), nine, ParallelLayout.over(4, axis="tokens"), fast) == pytest.approx(alone / 4)
+    assert parallel_seconds(mask(), nine, ParallelLayout.over(64, axis="frames"), fast) == parallel_seconds(
+        mask(), nine, ParallelLayout.over(9, axis="frames"), fast
+    )
+    assert parallel_seconds(mask(), MEASURED, ParallelLayout.over(4, axis="frames"), fast) == pytest.approx(alone / 4)
 
 
 def test_sites_that_are_not_called_send_nothing() -> None:
     """Of two transformers of which one takes over from the other."""
     seconds = MEASURED.seconds.copy()
     seconds[2, :4] = seconds[3, 4:] = 0
-    way = Way(gpus=4)
+    layout = ParallelLayout.over(4, axis="frames")
     halves = replace(MEASURED, seconds=seconds)
-    assert sent_for(mask(), halves, way).wire_bytes == pytest.approx(sent_for(mask(), MEASURED, way).wire_bytes / 2)
-    assert sent_for(mask(), halves, way).messages == 2 * STEPS
+    assert sent_for(mask(), halves, layout).wire_bytes == pytest.approx(
+        sent_for(mask(), MEASURED, layout).wire_bytes / 2
+    )
+    assert sent_for(mask(), halves, layout).messages == 2 * STEPS
 
 
 def test_branches_that_come_in_turns_send_as_much_in_twice_the_messages() -> None:
     in_turns = replace(MEASURED, calls=2)
-    for way in (Way(gpus=4), Way(gpus=4, parallel="ulysses")):
-        once, twice = sent_for(mask(), MEASURED, way), sent_for(mask(), in_turns, way)
+    for layout in (ParallelLayout.over(4, axis="frames"), ParallelLayout.over(4, exchange="ulysses", axis="frames")):
+        once, twice = sent_for(mask(), MEASURED, layout), sent_for(mask(), in_turns, layout)
         assert twice.messages == 2 * once.messages
         assert twice.wire_bytes == pytest.approx(once.wire_bytes)
-    split = Way(gpus=8, branches=2)
+    split = ParallelLayout.over(8, branches=2, axis="frames")
     assert sent_for(mask(), in_turns, split) == sent_for(mask(), MEASURED, split)
 
 
 def test_a_policy_for_many_gpus_may_be_another_than_for_one() -> None:
     """On one GPU the two save the same time; over a slow link only one of them saves messages."""
-    sharing = Sharing(way=Way(gpus=4), link=LINK)
+    layout = ParallelLayout(sequence=4)
     spatial, temporal = mask(spatial=4), mask(temporal=4)
-    assert shared_seconds(spatial, MEASURED, ALONE) == shared_seconds(temporal, MEASURED, ALONE)
-    assert shared_seconds(temporal, MEASURED, sharing) < shared_seconds(spatial, MEASURED, sharing)
+    assert parallel_seconds(spatial, MEASURED, ONE_GPU, LINK) == parallel_seconds(temporal, MEASURED, ONE_GPU, LINK)
+    assert parallel_seconds(temporal, MEASURED, layout, LINK) < parallel_seconds(spatial, MEASURED, layout, LINK)
     both = replace(MEASURED, axes=("frames", "tokens"))
-    assert shared_seconds(spatial, both, sharing) == shared_seconds(temporal, both, sharing)
+    assert parallel_seconds(spatial, both, layout, LINK) == parallel_seconds(temporal, both, layout, LINK)
 
 
 def test_full_attention_sends_queries_keys_values_and_output() -> None:
     full = ComputeMask(sites=(Site(path="b.0.attn", kind="full", layer=0),), compute=np.ones((1, 3), dtype=bool))
     measured = Measured(seconds=np.ones((1, 3)), step_seconds=np.ones(3), site_bytes=[1000.0])
-    sent = sent_for(full, measured, Way(gpus=2, axis="sequence"))
+    sent = sent_for(full, measured, ParallelLayout.over(2, axis="sequence", exchange="ulysses"))
     assert (sent.messages, sent.wire_bytes) == (3 * 2, pytest.approx(3 * 4 * 500 / 2))
     with pytest.raises(PolicyError, match="a model with full has no temporal attention to share"):
-        sent_for(full, measured, Way(gpus=2))
+        sent_for(full, measured, ParallelLayout.over(2, axis="frames"))
 
 
 def profile_of(model: str, pipeline: str = "", **config: Any) -> Profile:
@@ -182,9 +185,3 @@ def test_frames_are_those_of_the_latents() -> None:
     call = Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
     assert Measured.of(replace(profile_of("LatteTransformer3DModel"), call=call)).frames == 8
     assert Measured.of(replace(profile_of("WanTransformer3DModel"), call=call)).frames == 0
-
-
-def test_sharing_is_told_as_json() -> None:
-    document = Sharing(way=Way(gpus=4, parallel="ulysses"), link=LINK).to_document()
-    assert document["gpus"] == 4
-    assert document["link"]["name"] == "slow"

@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from pabtune.parallel.plans import find_plan, modules_at
-from pabtune.planning.costs.communication import NOTHING, gathered, shared_by_heads
+from pabtune.planning.costs.communication import NOTHING, AttentionShape, exchanged_by_heads, gathered
 from pabtune.runtime.targets import Target
 from tests.parallel.comparing import DEVICE
 from tests.pipelines.cases import CASES, run
@@ -93,7 +93,13 @@ def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> li
         if is_own and layout.sequence > 1:
             sent = sum(
                 (
-                    shared_by_heads(layout.sequence, computed, seen.tokens, length - seen.tokens, b * h * d * 4, h)
+                    exchanged_by_heads(
+                        layout.sequence,
+                        computed,
+                        AttentionShape(
+                            length=seen.tokens, text_tokens=length - seen.tokens, bytes_per_token=b * h * d * 4, heads=h
+                        ),
+                    )
                     for b, h, length, d in own_kernels(seen.kernels[call % len(seen.kernels)], share)
                 ),
                 NOTHING,

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.parallel.conftest import check
-from tests.parallel.inside import UNPREDICTED
+from tests.parallel.predict_heads import UNPREDICTED
 
 FAST = ["motif", "ltx-2"]
 SLOW = ["helios", "ltx-2.3", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous"]
@@ -15,8 +15,7 @@ SLOW = ["helios", "ltx-2.3", "skyreels-v2-forcing-long", "skyreels-v2-forcing-as
 )  # fmt: skip
 def test_kernels_by_heads_and_tokens_of_mlps_give_the_same_video(processes, names, together, monkeypatch) -> None:
     """A broadcast sends nothing, and leaves the counts at those of what computes."""
-    monkeypatch.setenv("WORKER_CASES", ",".join(names))
-    for rows in together(processes, "inside"):
+    for rows in together(processes, "inside", names):
         check(rows)
         assert {row["name"] for row in rows} == set(names)
         for row in rows:

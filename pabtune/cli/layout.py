@@ -1,0 +1,174 @@
+"""How a verb runs on several processes: which layout the options ask for, and who starts the processes."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pabtune.parallel.process import is_launched
+from pabtune.planning.sharding import AXES
+from pabtune.records.errors import ParallelError
+from pabtune.records.interconnects import INTERCONNECTS, find_interconnect
+from pabtune.records.layouts import DECODES, SEQUENCE_PARALLELS, Axis, Decode, ParallelLayout, SequenceParallel
+
+ARGUMENTS = "pabtune.arguments"
+"""Where a context keeps the words of its command line."""
+
+COMMAND = "import sys; from pabtune.cli.main import run; run(sys.argv[1:])"
+
+layout_option = click.option(
+    "--layout", "layout_file", type=click.Path(path_type=Path),
+    help="File of `pabtune cost --layout-out`; instead of all options that say how a video is shared.",
+)  # fmt: skip
+method_option = click.option(
+    "--sequence-parallel", type=click.Choice(SEQUENCE_PARALLELS),
+    help="How temporal or spatial attention exchanges; default: dsp. Full attention is always shared by heads (ulysses).",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutOptions:
+    """The options that say how a video is shared; None = not given."""
+
+    layout_file: Path | None
+    gpus: int | None
+    sequence_parallel: SequenceParallel | None
+    split_axis: Axis | None
+    split_branches: bool | None
+    split_samples: int | None
+    decode: Decode | None
+
+    def layout(self, gpus: int | None = None) -> ParallelLayout:
+        """The layout that the options ask for.
+
+        Args:
+            gpus: number of GPUs; None = as many as the user asks for.
+
+        Raises:
+            ParallelError: the options contradict each other, or do not fit the number of GPUs.
+        """
+        if self.layout_file is not None:
+            return self._from_file(self.layout_file)
+        gpus = gpus or self.gpus or 1
+        branches, samples = 2 if self.split_branches else 1, self.split_samples or 1
+        if self.split_axis is not None and gpus == 1:
+            raise ParallelError(f"--split-axis {self.split_axis} needs several processes: --gpus 2 or more")
+        return ParallelLayout.over(
+            gpus,
+            branches=branches,
+            samples=samples,
+            axis=self.split_axis,
+            exchange=self.sequence_parallel or "dsp",
+            decode=self.decode or "frames",
+        )
+
+    def _from_file(self, path: Path) -> ParallelLayout:
+        given = [
+            each.name for each in fields(self) if each.name != "layout_file" and getattr(self, each.name) is not None
+        ]
+        if given:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ParallelError(f"--layout {path} says how a video is shared; leave {names} out")
+        return ParallelLayout.load(path)
+
+
+def start_processes(gpus: int) -> int | None:
+    """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
+
+    Args:
+        gpus: number of processes.
+
+    Raises:
+        ParallelError: a process failed.
+    """
+    if gpus == 1 or is_launched():
+        return None
+    from pabtune.parallel.launch import launch
+
+    arguments = click.get_current_context().meta[ARGUMENTS]
+    return launch(gpus, [sys.executable, "-c", COMMAND, *arguments])
+
+
+def check_batches(batches: Sequence[Sequence[Any]], samples: int) -> None:
+    """Checks that the samples of each call can be split.
+
+    Args:
+        batches: prompts of each call.
+        samples: parts into which the samples of a call are split.
+
+    Raises:
+        ParallelError: the prompts of a call are not a multiple of the parts.
+    """
+    for batch in batches:
+        if len(batch) % samples:
+            raise ParallelError(
+                f"--split-samples {samples} needs as many prompts of a content class in each call, but "
+                f"{len(batch)} of {batch[0].content!r} are left"
+            )
+
+
+def predicted_layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The layout that a video will have later, handed over as `layout` and `interconnect`."""
+    names = ("layout_file", "gpus", "sequence_parallel", "split_branches")
+
+    @wraps(command)
+    def folded(*args: Any, link: str, **values: Any) -> Any:
+        given = {name: values.pop(name) for name in names}
+        options = LayoutOptions(**given, split_axis=None, split_samples=None, decode=None)
+        return command(*args, layout=options.layout(), interconnect=find_interconnect(link), **values)
+
+    for option in (
+        click.option(
+            "--link", default="nvlink", show_default=True,
+            help=f"Between the GPUs: {', '.join(INTERCONNECTS)}, or a file of `pabtune bench-links`.",
+        ),
+        click.option("--split-branches", is_flag=True, default=None, help="Each half will have one guidance branch."),
+        method_option,
+        click.option(
+            "--gpus", type=click.IntRange(min=1),
+            help="GPUs that will share a video: candidates are ranked by their predicted time on these; default: 1.",
+        ),
+        layout_option,
+    ):  # fmt: skip
+        folded = option(folded)
+    return folded
+
+
+def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How processes share each video, handed over as one argument `layout_options`."""
+    names = [each.name for each in fields(LayoutOptions)]
+
+    @wraps(command)
+    def folded(*args: Any, **values: Any) -> Any:
+        options = LayoutOptions(**{name: values.pop(name) for name in names})
+        return command(*args, layout_options=options, **values)
+
+    for option in (
+        click.option(
+            "--decode", type=click.Choice(DECODES),
+            help="How the VAE's decoding is shared: frames, where it works on them alone (default); tiles, blended, for any "
+            "VAE; alone: not at all.",
+        ),
+        click.option(
+            "--split-samples", type=click.IntRange(min=1),
+            help="Prompts that are drawn in one call, each by its own part of the processes; default: 1.",
+        ),
+        click.option("--split-branches", is_flag=True, default=None, help="Give each guidance branch half of the processes."),
+        click.option(
+            "--split-axis", type=click.Choice(AXES),
+            help="Axis of a spatial-temporal model that is split; default: the one along which the policy sends least.",
+        ),
+        method_option,
+        click.option(
+            "--gpus", type=click.IntRange(min=1),
+            help="Processes that share each video; with --device cpu they share its cores; default: 1. Under torchrun: as "
+            "many as it started.",
+        ),
+        layout_option,
+    ):  # fmt: skip
+        folded = option(folded)
+    return folded

@@ -1,0 +1,41 @@
+"""DSP: attention along a split axis by switching to a split along the other axis and back. Two all-to-alls.
+
+It exchanges inside the site's call, so that a broadcast, which skips the call, sends nothing.
+
+Source: Dynamic Sequence Parallelism (https://arxiv.org/abs/2403.10266).
+
+Shapes: A places along the split axis of the entire video, a = A / P of this process (A padded to a multiple of P processes),
+O places along the other axis, o = O / P, D width. For temporal attention A are frames and O tokens, for spatial attention the
+reverse.
+"""
+
+from collections.abc import Callable
+
+from einops import rearrange
+from torch import Tensor
+
+from pabtune.parallel.attention import Rotary
+from pabtune.parallel.collectives import Communicator, padded
+
+Forward = Callable[[Tensor, Rotary | None], Tensor]
+
+
+def attend(
+    forward: Forward, x_BaOD: Tensor, rotary: Rotary | None, length: int, communicator: Communicator, purpose: str
+) -> Tensor:
+    """Attention over all places of the split axis, for this process' part, (B, a, O, D).
+
+    Args:
+        forward: the attention, on (B, A, o, D).
+        x_BaOD: this process' part.
+        rotary: rotary embedding of the A places.
+        length: A.
+        communicator: of the processes that share the axis.
+        purpose: what the traffic is counted under.
+    """
+    others, count = x_BaOD.shape[2], communicator.size
+    parts = rearrange(padded(x_BaOD, 2, count), "B a (P o) D -> P B a o D", P=count)
+    x_BAoD = rearrange(communicator.all_to_all(parts, purpose), "P B a o D -> B (P a) o D")
+    x_BAoD = padded(forward(x_BAoD[:, :length], rotary), 1, count)
+    parts = rearrange(x_BAoD, "B (P a) o D -> P B a o D", P=count)
+    return rearrange(communicator.all_to_all(parts, purpose), "P B a o D -> B a (P o) D")[:, :, :others]

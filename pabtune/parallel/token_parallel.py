@@ -1,0 +1,150 @@
+"""Splitting the tokens of a full-attention transformer by a plan: cutting, sharing attention by heads, gathering.
+
+Shapes: N tokens of the entire video, n = N / P of this process (N padded to a multiple of P processes).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from diffusers.hooks import ModelHook
+from torch import Tensor, nn
+
+from pabtune.catalog import Cut, TokenSplit
+from pabtune.parallel.attachment import ShardedModel, bind_arguments
+from pabtune.parallel.call_state import CallScope, CallState
+from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.parallel.kernel import check_kernel
+from pabtune.parallel.plans import modules_at
+from pabtune.parallel.ulysses import UlyssesKernel
+from pabtune.records.errors import ParallelError
+from pabtune.records.sites import Site
+from pabtune.runtime.interception import PARALLEL_HOOK
+
+KIND = "full"
+"""Kind of the sites that exchange; what they send is counted under it."""
+
+
+def split_tokens(sharded: ShardedModel, transformer: nn.Module, plan: TokenSplit, sites: Sequence[Site]) -> None:
+    """Splits a transformer by a plan.
+
+    Args:
+        sharded: takes note of what is attached.
+        transformer: of a class with a plan.
+        plan: its token split.
+        sites: its sites.
+
+    Raises:
+        ParallelError: attention goes through another kernel than torch's.
+    """
+    check_kernel()
+    communicator, scope = sharded.sequence, CallScope()
+    cuts: dict[str, list[Cut]] = {"": []}
+    for cut in plan.cuts:
+        cuts.setdefault(cut.module, []).append(cut)
+    sharded.hook(
+        transformer, _CallHook(_Cutting(communicator, scope, cuts.pop("")), scope, plan), f"{PARALLEL_HOOK}_call"
+    )
+    for path, cuts_there in cuts.items():
+        for module in modules_at(transformer, path):
+            cutting = _Cutting(communicator, scope, cuts_there)
+            sharded.before(module, cutting.arguments)
+            sharded.after(module, cutting.output)
+    for site in sites:
+        if site.kind == KIND:
+            sharded.hook(transformer.get_submodule(site.path), _AttentionHook(communicator, scope, plan))
+    (end,) = modules_at(transformer, plan.end)
+    sharded.after(end, partial(_gather, communicator, scope, plan.dim))
+
+
+def _gather(communicator: Communicator, scope: CallScope, dim: int, output: Any) -> Any:
+    """All tokens of what a module returned, or of the first that it returned."""
+    local, *rest = (output,) if isinstance(output, Tensor) else output
+    tokens = communicator.all_gather(local, dim, OUTPUT).narrow(dim, 0, scope.state.length)
+    return tokens if isinstance(output, Tensor) else (tokens, *rest)
+
+
+class _Cutting:
+    """Cuts a module's arguments and outputs to this process' tokens."""
+
+    def __init__(self, communicator: Communicator, scope: CallScope, cuts: list[Cut]) -> None:
+        self._communicator, self._scope = communicator, scope
+        self._arguments = [(cut.of, cut) for cut in cuts if isinstance(cut.of, str)]
+        self._outputs = {cut.of: cut for cut in cuts if isinstance(cut.of, int)}
+
+    def arguments(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, cut; what was given by name stays so."""
+        values, positional = bind_arguments(module, args, kwargs).arguments, [*args]
+        for name, cut in self._arguments:
+            if values.get(name) is None:
+                continue
+            values[name] = self._cut(values[name], cut)
+            if name in kwargs:
+                kwargs = {**kwargs, name: values[name]}
+            else:
+                positional[list(values).index(name)] = values[name]
+        return tuple(positional), kwargs
+
+    def output(self, output: Any) -> Any:
+        """What a call returned, cut."""
+        if not self._outputs:
+            return output
+        if isinstance(output, Tensor):
+            return self._cut(output, self._outputs[0])
+        return tuple(
+            self._cut(part, self._outputs[index]) if index in self._outputs else part
+            for index, part in enumerate(output)
+        )
+
+    def _cut(self, value: Any, cut: Cut) -> Any:
+        if isinstance(value, tuple | list):
+            inner = replace(cut, item=None)
+            return tuple(self._cut(part, inner) if cut.item in (None, at) else part for at, part in enumerate(value))
+        if not isinstance(value, Tensor) or (
+            cut.ndim is not None and (value.ndim != cut.ndim or value.shape[cut.dim] == 1)
+        ):
+            return value
+        self._scope.state.length = value.shape[cut.dim]
+        return self._communicator.shard(value, cut.dim)
+
+
+class _CallHook(ModelHook):
+    """Sits on the transformer, behind everyone who observes its calls: opens the call, cuts what it gets itself."""
+
+    def __init__(self, cutting: _Cutting, scope: CallScope, plan: TokenSplit) -> None:
+        super().__init__()
+        self._cutting, self._scope, self._plan = cutting, scope, plan
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Refuses calls that the plan does not hold for; cuts, calls."""
+        if self._plan.depends_on_arguments:
+            values = bind_arguments(module, args, kwargs).arguments
+            for objection in self._plan.objections({}, arguments=values):
+                raise ParallelError(f"{type(module).__name__} cannot be split {objection}")
+        with self._scope.call(CallState()):
+            args, kwargs = self._cutting.arguments(module, args, kwargs)
+            return self.fn_ref.original_forward(*args, **kwargs)
+
+
+class _AttentionHook(ModelHook):
+    """Attention of this process' tokens to all."""
+
+    def __init__(self, communicator: Communicator, scope: CallScope, plan: TokenSplit) -> None:
+        super().__init__()
+        self._communicator, self._scope, self._plan = communicator, scope, plan
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Calls with a kernel that is shared."""
+        length, communicator = self._scope.state.length, self._communicator
+        kernel = UlyssesKernel(
+            communicator, -(-length // communicator.size), length, text_first=self._plan.text_first,
+            has_local_mask=self._plan.mask_of_own, purpose=KIND,
+        )  # fmt: skip
+        with kernel:
+            output = self.fn_ref.original_forward(*args, **kwargs)
+        if kernel.calls == 0:
+            raise ParallelError(f"{type(module).__name__} attends by another kernel than torch's; it cannot be shared")
+        return output

@@ -1,0 +1,181 @@
+"""Time of a profiled model on several GPUs: measured times of what computes, shared, and what is exchanged.
+
+Sizes are those of the sites' measured outputs: padding is not counted in what is sent (of frames it is in what is computed),
+and text that attends beside the video counts as video. Of the messages that gather outputs only the number is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pabtune.catalog import CATALOG, Catalog, ModelCard
+from pabtune.planning.costs.communication import (
+    NOTHING,
+    AttentionShape,
+    Communication,
+    exchanged,
+    exchanged_by_heads,
+)
+from pabtune.planning.costs.compute import predicted_seconds
+from pabtune.planning.costs.latency import predicted_latency
+from pabtune.planning.masks import ComputeMask
+from pabtune.planning.sharding import busiest_share, exchanging_kind
+from pabtune.records.errors import PolicyError
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import Axis, ParallelLayout
+from pabtune.records.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Measurements of a profile that predict a run on several GPUs.
+
+    Attributes:
+        seconds: (sites, steps) time in each site; 0 where it is not called.
+        step_seconds: (steps,) time of each step.
+        site_bytes: bytes of one output of each site, all branches together.
+        axes: axes that can be split.
+        branches: guidance branches that GPUs could share: 2, or 1 without guidance, or where one branch waits for the other.
+        calls: calls of the transformer in a step: one, or one for each branch.
+        frames: frames of the latents, if they can be split; 0 = unknown.
+    """
+
+    seconds: NDArray[np.floating]
+    step_seconds: NDArray[np.floating]
+    site_bytes: Sequence[float]
+    axes: tuple[Axis, ...] = ("frames",)
+    branches: int = 2
+    calls: int = 1
+    frames: int = 0
+
+    @classmethod
+    def of(cls, profile: Profile, gpus: int = 1, catalog: Catalog = CATALOG) -> Self:
+        """The measurements of a profile.
+
+        Args:
+            profile: any profile.
+            gpus: number of GPUs that will share a video.
+            catalog: what is known of transformer classes.
+
+        Raises:
+            PolicyError: the time of several GPUs cannot be predicted for the model.
+        """
+        card = catalog.find(profile.made_for.model or "")
+        return cls(
+            seconds=profile.arrays["seconds"],
+            step_seconds=profile.arrays["step_seconds"],
+            site_bytes=profile.site_bytes,
+            axes=_axes(profile, gpus, card),
+            branches=_branches(profile, card),
+            calls=profile.call.per_step,
+            frames=_frames(profile, card),
+        )
+
+
+def _axes(profile: Profile, gpus: int, card: ModelCard | None) -> tuple[Axis, ...]:
+    """Axes to choose from when the time of a profiled model on several GPUs is predicted.
+
+    Args:
+        profile: profile of the model.
+        gpus: number of GPUs.
+        card: card of its transformer's class; None without one.
+
+    Raises:
+        PolicyError: its tokens are not cut through the network: how much is shared cannot be told from a profile.
+    """
+    if card is not None and card.axes:
+        return card.axes
+    if gpus == 1:
+        return ("sequence",)
+    split, pipeline = None if card is None else card.token_split, profile.provenance.get("pipeline", "")
+    if split is not None and split.depends_on_pipeline and not pipeline:
+        raise PolicyError(f"profile {profile.name!r} does not say which pipeline it was made with; profile again")
+    configs = [*profile.made_for.config.values()] or [{}]
+    objections = (
+        () if split is None else tuple(each for config in configs for each in split.objections(config, pipeline))
+    )
+    if split is None or objections:
+        why = "; ".join(dict.fromkeys(objections)) or "its card has no token split"
+        raise PolicyError(
+            f"what {gpus} GPUs take for {profile.made_for.model} is not predicted: its tokens are not cut through the whole "
+            f"network ({why}); measure it with `pabtune generate --gpus --compare`"
+        )
+    return ("sequence",)
+
+
+def _is_sequential(card: ModelCard | None) -> bool:
+    """Whether guidance branches come one call after the other, and the first result is read after the last call."""
+    return card is not None and card.guidance.order == "sequential"
+
+
+def _branches(profile: Profile, card: ModelCard | None) -> int:
+    """Guidance branches that GPUs could share."""
+    call = profile.call
+    return 2 if call.samples == 2 and (call.per_step == 1 or _is_sequential(card)) else 1
+
+
+def _frames(profile: Profile, card: ModelCard | None) -> int:
+    """Frames of the latents of a spatial-temporal model; 0 of others."""
+    shape = profile.call.shape
+    return shape[1] if card is not None and card.axes and len(shape) == 4 else 0
+
+
+def sent_for(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> Communication:
+    """Communication of each GPU for attention, over a run.
+
+    Args:
+        mask: the compute mask, without rows for blocks.
+        measured: the measurements of the model on one GPU.
+        layout: how GPUs share the video.
+
+    Raises:
+        PolicyError: no attention exchanges along the axis of the layout.
+    """
+    if layout.sequence == 1:
+        return NOTHING
+    kinds, exchanging = [site.kind for site in mask.sites], exchanging_kind(layout)
+    if exchanging not in kinds:
+        raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no {exchanging} attention to share")
+    sent, calls = NOTHING, 1 if layout.branches > 1 else measured.calls
+    computed = mask.where_called(measured.seconds > 0).computes
+    for kind, row, size in zip(kinds, computed, measured.site_bytes, strict=True):
+        if kind == exchanging:
+            sent += _sent_by_site(layout, int(row.sum()) * calls, size / max(layout.branches, measured.calls))
+    return sent
+
+
+def outputs_sent(measured: Measured, layout: ParallelLayout) -> Communication:
+    """Communication of gathering outputs over a run: the number of messages; their bytes are not known."""
+    calls = 1 if layout.branches > 1 else measured.calls
+    messages = (calls if layout.sequence > 1 else 0) + (1 if layout.branches > 1 else 0)
+    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=messages * len(measured.step_seconds))
+
+
+def _sent_by_site(layout: ParallelLayout, calls: int, hidden_bytes: float) -> Communication:
+    """Communication of a number of calls of an attention whose lengths and heads the GPUs divide."""
+    shape = AttentionShape.evenly_divided(layout.sequence, hidden_bytes)
+    if layout.axis == "sequence":
+        return exchanged_by_heads(layout.sequence, calls, shape)
+    return exchanged(layout.exchange, layout.sequence, calls, shape)
+
+
+def parallel_seconds(
+    mask: ComputeMask, measured: Measured, layout: ParallelLayout, interconnect: Interconnect
+) -> float:
+    """Seconds in the transformer over a run; where the layout leaves its axis open, along the fastest axis.
+
+    Args:
+        mask: the compute mask, without rows for blocks.
+        measured: the measurements of the model on one GPU.
+        layout: how GPUs share the video.
+        interconnect: between them.
+    """
+    if layout.sequence > 1 and layout.axis is None:
+        return min(parallel_seconds(mask, measured, layout.along(axis), interconnect) for axis in measured.axes)
+    alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
+    share = busiest_share(layout, measured.frames if layout.axis == "frames" else 0)
+    sent = sent_for(mask, measured, layout) + outputs_sent(measured, layout)
+    return predicted_latency(alone, 0.0, share, sent, interconnect)

@@ -1,0 +1,133 @@
+"""What a policy costs for the model, size and schedule of a profile."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pabtune.planning.costs.compute import compute_fraction, predicted_seconds
+from pabtune.planning.costs.measured import Measured, parallel_seconds, sent_for
+from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.scaling import Latency, LayoutChoices, Scaling, ScalingRow, layout_choices
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
+from pabtune.records.errors import PolicyError
+from pabtune.records.interconnects import Interconnect
+from pabtune.records.layouts import ONE_GPU, SequenceParallel
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+from pabtune.records.sites import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The most bytes that a run holds for later steps, per prompt, and the step in which it does."""
+
+    stored_bytes: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledCost:
+    """Cost of a policy, from a profile.
+
+    Attributes:
+        policy: name of the policy.
+        compute_fraction: FLOPs computed over FLOPs of the full run.
+        predicted_time_fraction: time in the transformer over that of the full run, by the profile's site times.
+        computed_calls: calls of sites that compute, by kind.
+        broadcast_calls: calls of sites that broadcast, by kind.
+        peak: held outputs.
+        scaling: time on several GPUs; None for one GPU.
+    """
+
+    policy: str
+    compute_fraction: float
+    predicted_time_fraction: float
+    computed_calls: Mapping[str, int]
+    broadcast_calls: Mapping[str, int]
+    peak: Peak
+    scaling: Scaling | None = None
+
+    def to_document(self) -> dict[str, Any]:
+        """The cost as JSON."""
+        return {
+            "policy": self.policy,
+            "compute_fraction": self.compute_fraction,
+            "predicted_time_fraction": self.predicted_time_fraction,
+            "calls": {"computed": dict(self.computed_calls), "broadcast": dict(self.broadcast_calls)},
+            "memory": {"peak_stored_bytes": self.peak.stored_bytes, "at_step": self.peak.step},
+            **({} if self.scaling is None else self.scaling.to_document()),
+        }
+
+
+def cost_of_profile(
+    profile: Profile,
+    policy: Policy,
+    content: str | None,
+    gpus: Sequence[int],
+    method: SequenceParallel | None,
+    interconnect: Interconnect,
+) -> ProfiledCost:
+    """What a policy costs for a profile's model, size and schedule.
+
+    Args:
+        profile: of the model.
+        policy: what is broadcast.
+        content: use the policy's variant for this content class.
+        gpus: numbers of GPUs that share a video.
+        method: how attention exchanges; None = whatever takes least.
+        interconnect: between the GPUs.
+
+    Raises:
+        PolicyError: the policy was made for another model.
+    """
+    if policy.made_for.fingerprint not in (None, profile.made_for.fingerprint):
+        raise PolicyError(f"policy {policy.name!r} was made for another model than that of profile {profile.name!r}")
+    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
+    units = units_of(policy, profile.sites, content)
+    seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
+    mask = resolve(policy, [*profile.sites, *units], schedule, content).where_called(seconds > 0)
+    inside = mask.inside_blocks()
+    scaling = None
+    if tuple(gpus) != (1,):
+        measured = Measured.of(profile, max(gpus))
+        choices = layout_choices(gpus, method, measured.axes, measured.branches, measured.frames)
+        scaling = _scaling(inside, measured, choices, interconnect)
+    return ProfiledCost(
+        policy=policy.name,
+        compute_fraction=compute_fraction(inside, profile.site_flops, profile.total_flops),
+        predicted_time_fraction=predicted_seconds(inside, seconds, step_seconds) / float(step_seconds.sum()),
+        computed_calls=inside.calls(computed=True),
+        broadcast_calls=inside.calls(computed=False),
+        peak=_peak(profile, policy, mask, units),
+        scaling=scaling,
+    )
+
+
+def _peak(profile: Profile, policy: Policy, mask: ComputeMask, units: Sequence[Site]) -> Peak:
+    sizes = profile.bytes_kept(policy.store)
+    # The residual of a block or stack has the size of its sites' outputs.
+    unit_sizes = (max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units)
+    held = held_bytes(mask, (*sizes, *unit_sizes), policy.store, profile.call.per_step)
+    return Peak(stored_bytes=int(held.max()), step=int(held.argmax()))
+
+
+def _sizes_in(unit: Site, sites: Sequence[Site], sizes: Sequence[float]) -> list[float]:
+    return [
+        size
+        for site, size in zip(sites, sizes, strict=True)
+        if site.transformer == unit.transformer and site.block == unit.path
+    ]
+
+
+def _scaling(mask: ComputeMask, measured: Measured, choices: LayoutChoices, interconnect: Interconnect) -> Scaling:
+    """Seconds in the transformer on each number of GPUs, in the layout that takes the least."""
+    alone = parallel_seconds(mask, measured, ONE_GPU, interconnect)
+    rows = []
+    for options in choices.options:
+        times = {layout: parallel_seconds(mask, measured, layout, interconnect) for layout in options}
+        layout = min(times, key=times.__getitem__)
+        latency = Latency(seconds=times[layout], efficiency=alone / times[layout] / layout.gpus)
+        rows.append(ScalingRow(layout=layout, attention=sent_for(mask, measured, layout), latency=latency))
+    return Scaling(rows=tuple(rows), too_many_gpus=choices.too_many_gpus)
