@@ -1,6 +1,6 @@
 import json
 
-from pabtune.parallel.process import ERROR_FILE, is_launched, local_device, rank, report_failure
+from pabtune.parallel.process import ERROR_FILE, is_launched, local_device, rank, report_failure, world_size
 
 
 def test_one_process_of_a_cluster_is_alone(monkeypatch) -> None:
