@@ -34,7 +34,7 @@ def videos(whole: Mesh) -> list[dict]:
             AXES if several else AXES[:1], SEQUENCE_PARALLELS if several else SEQUENCE_PARALLELS[:1]
         ):
             for used in (NONE, pyramid()):
-                predict = partial(predict_stdit3, layout=layout, exchange=parallel, axis=axis)
+                predict = partial(predict_stdit3, layout=layout, parallel=parallel, axis=axis)
                 row = compare(stdit3, drawn_by_stdit3, mesh, used, predict, exchange=parallel, axis=axis)
                 rows.append(row)
     return rows
