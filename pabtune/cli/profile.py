@@ -46,10 +46,10 @@ def command(
     pipeline, arguments = run.load(model)
     shown: set[str] = set()
 
-    def show(made: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
-        if writer and made.prompt.content not in shown:
-            shown.add(made.prompt.content)
-            write_video(writer, f"sample/{made.prompt.content}", made.video, 8, made.prompt.prompt)
+    def show(drawn: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
+        if writer and drawn.prompt.content not in shown:
+            shown.add(drawn.prompt.content)
+            write_video(writer, f"sample/{drawn.prompt.content}", drawn.video, 8, drawn.prompt.prompt)
 
     with progress_bar("profile") as advance:
         profile = pabtune.profile(
