@@ -41,12 +41,13 @@ def command(
     prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=run.seed)
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
+    from pabtune.tuning.profile import ProfiledVideo
 
     writer = open_writer(logdir) if logdir else None
     pipeline, arguments = run.load(model)
     shown: set[str] = set()
 
-    def show(drawn: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
+    def show(drawn: ProfiledVideo) -> None:
         if writer and drawn.prompt.content not in shown:
             shown.add(drawn.prompt.content)
             write_video(writer, f"sample/{drawn.prompt.content}", drawn.video, 8, drawn.prompt.prompt)
