@@ -127,10 +127,10 @@ def _generate(pipeline: Any, policy: Policy, prompts: list[Prompt], out: Path) -
 
 def conclude(document: dict[str, Any], out: Path) -> None:
     """The one screen that a newcomer reads."""
-    own, paper = document["policies"]
-    say(f"\n4. what it gained and cost, on {own['prompts']} prompts and seeds that the search never saw\n")
+    found_row, paper_row = document["policies"]
+    say(f"\n4. what it gained and cost, on {found_row['prompts']} prompts and seeds that the search never saw\n")
     say(f"{'':22}{'compute':>10}{'measured':>11}{'PSNR':>10}{'score drop':>13}")
-    for label, row in (("found policy", own), ("paper's pab246", paper)):
+    for label, row in (("found policy", found_row), ("paper's pab246", paper_row)):
         say(
             f"   {label:19}{row['compute_fraction']:>10.1%}{row['speedup']:>10.2f}x{row['fidelity']['psnr_db']:>7.1f} dB"
             f"{row['score']['drop']:>+13.2f}"

@@ -20,12 +20,12 @@ from pabtune.records.files import save_json
 @json_option
 def command(name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
     """Write what another library's PAB configuration can express of POLICY, and say plainly what it cannot."""
-    made = export(find_policy(name), to, content)
+    exported = export(find_policy(name), to, content)
     if out is not None:
-        save_json(out, made.document)
+        save_json(out, exported.document)
     if as_json:
-        emit({"to": to, "config": made.document, "not_expressed": list(made.losses)})
+        emit({"to": to, "config": exported.document, "not_expressed": list(exported.losses)})
     elif out is None:
-        click.echo(json.dumps(made.document, indent=2))
-    for loss in made.losses:
+        click.echo(json.dumps(exported.document, indent=2))
+    for loss in exported.losses:
         say(f"not expressed: {loss}")

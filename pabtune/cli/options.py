@@ -103,7 +103,7 @@ class ImageFile(click.Path):
         super().__init__(exists=True, dir_okay=False, resolve_path=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, after a look inside."""
+        """The path, after it was opened once."""
         path = super().convert(value, param, ctx)
         from pabtune.report.videos import is_image
 
@@ -113,7 +113,7 @@ class ImageFile(click.Path):
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model is loaded and run, handed over as one argument `run`."""
+    """How a model is loaded and run, passed as one argument `run`."""
     names = [each.name for each in fields(RunOptions)]
 
     @wraps(command)
@@ -126,7 +126,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             seed_option,
             click.option("--size", type=Size(), help="Size of the video; default: the pipeline's own."),
             click.option("--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."),
-            click.option("--negative-prompt", help="What the unconditional branch is told."),
+            click.option("--negative-prompt", help="Prompt of the unconditional branch."),
             click.option("--image", type=ImageFile(), help="First frame, for image-to-video."),
             click.option(
                 "--pipeline-arg",
@@ -151,9 +151,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return folded
 
 
-def batch_size_of(model: str, asked: int | None) -> int:
-    """Prompts in one call: what was asked for, or what fits a model of that kind."""
-    return asked or (4 if model == "shapes" else 1)
+def batch_size_of(model: str, requested: int | None) -> int:
+    """Prompts in one call: the requested number, or one that fits a model of that kind."""
+    return requested or (4 if model == "shapes" else 1)
 
 
 class Bytes(click.ParamType):
@@ -205,9 +205,9 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
 def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
     """Captions of the embedded model to search with, and others, with other seeds, to confirm on."""
     first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
-    known = {prompt.prompt for prompt in first}
+    searched_texts = {prompt.prompt for prompt in first}
     second = read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000)
-    return first, [prompt for prompt in second if prompt.prompt not in known]
+    return first, [prompt for prompt in second if prompt.prompt not in searched_texts]
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:

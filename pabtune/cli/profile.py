@@ -41,15 +41,16 @@ def command(
     prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=run.seed)
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
+    from pabtune.tuning.profile import ProfiledVideo
 
     writer = open_writer(logdir) if logdir else None
     pipeline, arguments = run.load(model)
     shown: set[str] = set()
 
-    def show(made: pabtune.tuning.profile.ProfiledVideo) -> None:  # type: ignore[name-defined]
-        if writer and made.prompt.content not in shown:
-            shown.add(made.prompt.content)
-            write_video(writer, f"sample/{made.prompt.content}", made.video, 8, made.prompt.prompt)
+    def show(drawn: ProfiledVideo) -> None:
+        if writer and drawn.prompt.content not in shown:
+            shown.add(drawn.prompt.content)
+            write_video(writer, f"sample/{drawn.prompt.content}", drawn.video, 8, drawn.prompt.prompt)
 
     with progress_bar("profile") as advance:
         profile = pabtune.profile(

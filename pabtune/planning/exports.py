@@ -1,4 +1,4 @@
-"""A policy in the words of other libraries' pyramid attention broadcast, and what those words cannot say.
+"""Export of a policy to other libraries' pyramid attention broadcast, with a list of what these cannot express.
 
 Both know one range and one interval of timesteps for each kind of attention, counted from step 0 (diffusers 0.42,
 `PyramidAttentionBroadcastConfig`; VideoSys, `PABConfig`). How far that is from the policy is counted, not guessed: on the
@@ -23,11 +23,11 @@ _ATTENTION = {"spatial": "spatial", "full": "spatial", "temporal": "temporal", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """What was exported.
+    """A configuration for another library.
 
     Attributes:
         document: arguments of the other library's configuration.
-        losses: what it does not say, in words; empty = it says everything.
+        losses: parts of the policy that it cannot express, in words.
     """
 
     document: dict[str, Any]

@@ -59,7 +59,7 @@ class ComputeMask:
         return ComputeMask(sites=self.sites, compute=self.compute | takes_over, called=rows)
 
     def inside_blocks(self) -> "ComputeMask":
-        """The same without rows for blocks and stacks: a site computes only where what holds it does."""
+        """The mask without rows for blocks and stacks: a site computes only where its block and stack do."""
         compute, rows = self.compute.copy(), []
         blocks = {
             (site.transformer, path): index
@@ -77,7 +77,7 @@ class ComputeMask:
         return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows], called=called)
 
     def calls(self, *, computed: bool) -> dict[str, int]:
-        """Computed or broadcast calls per kind, of one branch, over the whole run."""
+        """Computed or broadcast calls per kind, of one branch, over the run."""
         counts: dict[str, int] = {}
         for site, row in zip(self.sites, self.computes if computed else self.broadcasts, strict=True):
             counts[site.kind] = counts.get(site.kind, 0) + int(np.count_nonzero(row))
@@ -110,7 +110,7 @@ def _serves(rule: Rule, site: Site) -> bool:
 
 
 def _layers(site: Site) -> range:
-    """Of a site; a stack has one for each of its blocks."""
+    """Layers of a site; a stack has one for each of its blocks."""
     return range(site.layer, site.layer + 1 + (len(site.feeders) if site.kind == "stack" else 0))
 
 
@@ -128,7 +128,7 @@ def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
 
 
 def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
-    """(steps,), True where the rule's sites compute."""
+    """Steps in which the sites of a rule compute, (steps,)."""
     source = f"policy {name!r}: the rule for {rule.kind}"
     compute = np.ones(schedule.steps, dtype=bool)
     if rule.compute is not None:
@@ -146,7 +146,7 @@ def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSch
 
 
 def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
-    """(steps,), True at the listed steps; on another schedule, broadcasts happen at the noise levels they happened at."""
+    """The listed steps, (steps,); on another schedule, broadcasts happen at the same noise levels as on the first."""
     compute = np.ones(schedule.steps, dtype=bool)
     if _is_same_schedule(made_for, schedule):
         if listed[-1] >= schedule.steps:

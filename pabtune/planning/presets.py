@@ -43,7 +43,7 @@ def _all_but(steps: int, broadcast: Iterable[int]) -> tuple[int, ...]:
 
 
 class _Published:
-    """What was published for one model: its schedule, and settings of each method at that schedule."""
+    """Policies published for one model, at its schedule."""
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         self.made_for = MadeFor(steps=len(sigmas), sigmas=tuple(round(sigma, 6) for sigma in sigmas))
@@ -65,7 +65,7 @@ class _Published:
         return {"tgate": self.policy("tgate", *before, cross)}
 
     def delta_dit(self, last_step: int, layers: int) -> dict[str, Policy]:
-        """What the first blocks add together, at every second step until `last_step`; the residual is added, as it must be."""
+        """Broadcast of the summed residual of the first blocks, at every second step until `last_step`."""
         skipped = range(1, last_step + 1, 2)
         rule = Rule(kind="stack", compute=_all_but(self.steps, skipped), layers=tuple(range(layers)))
         return {"delta-dit": self.policy("delta-dit", rule)}
@@ -129,18 +129,18 @@ def find_policy(name_or_path: str, model: str | None = None) -> Policy:
 
     Args:
         name_or_path: a preset; `MODEL/PRESET` for one that was published for another model's name; or a file.
-        model: name of the model that it is for; a preset that was published for it comes first.
+        model: name of the model that will run it; a preset published for that model comes first.
 
     Raises:
         PolicyError: neither a preset nor a readable policy file.
     """
-    own, _, preset = name_or_path.rpartition("/")
-    for_model = MODEL_PRESETS.get(own or model or "", {})
+    model_name, _, preset = name_or_path.rpartition("/")
+    for_model = MODEL_PRESETS.get(model_name or model or "", {})
     if preset in for_model:
         return for_model[preset]
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     if not Path(name_or_path).exists():
-        known = ", ".join([*PRESETS, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)])
-        raise PolicyError(f"{name_or_path!r} is neither a policy file nor a preset; presets: {known}")
+        names = ", ".join([*PRESETS, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)])
+        raise PolicyError(f"{name_or_path!r} is neither a policy file nor a preset; presets: {names}")
     return Policy.load(name_or_path)

@@ -1,4 +1,4 @@
-"""The noise schedule of a run, as far as planning needs it."""
+"""The noise schedule of a run, for planning."""
 
 from dataclasses import dataclass
 from itertools import pairwise

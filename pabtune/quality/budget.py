@@ -61,7 +61,7 @@ class Budget:
 
 
 def find_score(name: str) -> ScoreFunction:
-    """A known score, or a function of one's own given as `module:function`.
+    """A known score, or a user's function given as `module:function`.
 
     Args:
         name: for example `shapes`, or `my_scores:aesthetics` for `aesthetics(video, prompt)` in `my_scores.py`, which gets a
@@ -74,9 +74,7 @@ def find_score(name: str) -> ScoreFunction:
         return SCORES[name]
     module, colon, function = name.partition(":")
     if not colon:
-        raise BudgetError(
-            f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or one of your own: module:function"
-        )
+        raise BudgetError(f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or your own: module:function")
     try:
         return getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -85,7 +83,7 @@ def find_score(name: str) -> ScoreFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropStatistics:
-    """What is known of the mean drop.
+    """Estimate of the mean drop and its confidence bounds.
 
     Attributes:
         mean: of the drops, in points.
@@ -127,7 +125,7 @@ def judge(drops: Sequence[float], budget: Budget) -> Verdict:
     """Whether the mean drop is within the budget: shown to be (accept), shown not to be (reject), or neither."""
     if len(drops) < LEAST_JUDGED_PROMPTS:
         return "undecided"
-    known = drop_statistics(drops)
-    if known.upper <= budget.largest_drop:
+    statistics = drop_statistics(drops)
+    if statistics.upper <= budget.largest_drop:
         return "accept"
-    return "reject" if known.lower > budget.largest_drop else "undecided"
+    return "reject" if statistics.lower > budget.largest_drop else "undecided"

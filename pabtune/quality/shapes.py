@@ -46,37 +46,37 @@ def score_clip(clip: NDArray[np.uint8], prompt: str) -> ShapesScore:
         PromptError: the prompt is not one of the embedded world.
         ValueError: the clip has the wrong shape.
     """
-    asked, seen = parse(prompt), look(clip)
+    requested, seen = parse(prompt), look(clip)
     if seen.shape is None:
         parts = dict.fromkeys(("presence", "shape", "color", "background", "motion"), 0.0)
         picture = dict.fromkeys(("smooth", "steady", "flicker_free", "whole", "clean"), 0.0)
         return ShapesScore(score=0.0, content=parts, picture=picture, is_right=False)
-    content, picture = _content(asked, seen, clip), _picture(seen, clip)
+    content, picture = _content(requested, seen, clip), _picture(seen, clip)
     right = float(np.exp(np.mean(np.log(np.maximum(list(content.values()), LEAST_PART)))))
     score = 100 * float(np.sqrt(right * np.mean(list(picture.values()))))
-    return ShapesScore(score=score, content=content, picture=picture, is_right=is_right(asked, seen))
+    return ShapesScore(score=score, content=content, picture=picture, is_right=is_right(requested, seen))
 
 
-def is_right(asked: Scene, seen: Sighting) -> bool:
+def is_right(requested: Scene, seen: Sighting) -> bool:
     """Whether shape, colour and motion were seen as asked; what is left open is right."""
-    pairs = ((asked.shape, seen.shape), (asked.color, seen.color), (asked.motion, seen.motion))
-    return all(wanted in (None, found) for wanted, found in pairs)
+    pairs = ((requested.shape, seen.shape), (requested.color, seen.color), (requested.motion, seen.motion))
+    return all(target in (None, actual) for target, actual in pairs)
 
 
-def _content(asked: Scene, seen: Sighting, clip: NDArray[np.uint8]) -> dict[str, float]:
-    shape = asked.shape or seen.shape or ""
+def _content(requested: Scene, seen: Sighting, clip: NDArray[np.uint8]) -> dict[str, float]:
+    shape = requested.shape or seen.shape or ""
     others = max(fit for name, fit in seen.shape_fit.items() if name != shape)
-    background = asked.background or seen.background
+    background = requested.background or seen.background
     outside = seen.cover < 0.05
     error = abs(clip.astype(float) - backdrop(background)).mean(-1)
-    color_error = hue_distance(seen.color_rgb, COLORS[asked.color]) if asked.color else 0.0
+    color_error = hue_distance(seen.color_rgb, COLORS[requested.color]) if requested.color else 0.0
     return {
-        "presence": _presence(asked, seen),
+        "presence": _presence(requested, seen),
         # The margin over the best other shape decides, the fit itself weighs.
         "shape": _sigmoid((seen.shape_fit[shape] - others) / 0.02) * min(1.0, seen.shape_fit[shape] / 0.9),
         "color": _bell(color_error / 25),
         "background": _decay(float(error[outside].mean()) / 30 if outside.any() else 10.0),
-        "motion": _bell(_motion_error(asked, seen)),
+        "motion": _bell(_motion_error(requested, seen)),
     }
 
 
@@ -105,21 +105,21 @@ def _ideal(seen: Sighting) -> NDArray:
     return cover * seen.color_rgb + (1 - cover) * backdrop(seen.background)
 
 
-def _presence(asked: Scene, seen: Sighting) -> float:
+def _presence(requested: Scene, seen: Sighting) -> float:
     """How well the area fits the size that was asked for, or the nearest one, over frames."""
-    ratio = RADIUS_PER_SQRT_AREA[asked.shape or seen.shape or ""]
-    sizes = [RADII[asked.size]] if asked.size else list(RADII.values())
+    ratio = RADIUS_PER_SQRT_AREA[requested.shape or seen.shape or ""]
+    sizes = [RADII[requested.size]] if requested.size else list(RADII.values())
     expected = np.array([(radius / ratio) ** 2 for radius in sizes])
     misfit = abs(np.log(np.maximum(seen.areas, 1)[:, None] / expected)).min(axis=1)
     return float(np.exp(-np.square(misfit / 0.7)).mean())
 
 
-def _motion_error(asked: Scene, seen: Sighting) -> float:
+def _motion_error(requested: Scene, seen: Sighting) -> float:
     """Error of the best motion among those that the prompt allows; 10 if none was tried."""
     allowed = [
         error
         for (motion, speed), error in seen.motion_error.items()
-        if asked.motion in (None, motion) and asked.speed in (None, speed)
+        if requested.motion in (None, motion) and requested.speed in (None, speed)
     ]
     return min(allowed, default=10.0)
 

@@ -1,4 +1,4 @@
-"""What can be wrong with what a user gave us. Every message says what must hold, what came, and what to do."""
+"""Errors in a user's input. Every message says what must hold, what came, and what to do."""
 
 
 class PabtuneError(Exception):
@@ -18,7 +18,7 @@ class PolicyError(PabtuneError):
 
 
 class ProfileError(PabtuneError):
-    """A profile that is malformed, or lacks what is asked of it."""
+    """A profile that is malformed, or lacks measurements that are needed."""
 
 
 class ModelError(PabtuneError):

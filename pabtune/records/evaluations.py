@@ -1,4 +1,4 @@
-"""An evaluation: what a policy gains and costs on some prompts, against the unaccelerated model."""
+"""An evaluation: gains and costs of a policy on some prompts, against the unaccelerated model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -111,14 +111,14 @@ def load_json(path: Path, schema: str, error: type[PabtuneError], upgrade: Upgra
 
 def check_document(document: Any, source: str, schema: str, error: type[PabtuneError]) -> None:
     """Checks a document against one of our schemas; `source` names it in messages. Raises as `load_json` does."""
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != schema:
+    actual = document.get("schema") if isinstance(document, dict) else None
+    if actual != schema:
         family, version = schema.split("/")
-        if isinstance(found, str) and found.startswith(f"{family}/") and found.removeprefix(f"{family}/").isdigit():
+        if isinstance(actual, str) and actual.startswith(f"{family}/") and actual.removeprefix(f"{family}/").isdigit():
             hint = f"made by another version of pabtune; this one reads version {version}: install a matching pabtune"
         else:
             hint = f"this is not a {family} file"
-        raise error(f"{source}: key `schema` must be {schema!r}, but is {found!r}: {hint}")
+        raise error(f"{source}: key `schema` must be {schema!r}, but is {actual!r}: {hint}")
     problem = best_match(validator(schema).iter_errors(document))
     if problem is not None:
         key = problem.json_path.removeprefix("$").removeprefix(".") or "the document"

@@ -27,12 +27,12 @@ class Rule:
     """When the sites of one kind broadcast. Exactly one of `window`, `noise_window`, `compute` is set.
 
     Attributes:
-        kind: the sites it is for.
-        range: n: an output is computed once and serves n-1 further steps at most; 1 never broadcasts.
+        kind: of the sites that follow the rule.
+        range: n, where an output is computed once and serves at most n-1 further steps; 1 never broadcasts.
         window: half-open interval of steps in which broadcasting is allowed.
         noise_window: open interval of noise levels (0 = clean, 1 = noise) in which broadcasting is allowed.
-        compute: the steps that compute, outright.
-        layers: indices of the blocks it is for; None = all.
+        compute: the steps that compute, listed one by one.
+        layers: indices of the blocks that follow the rule; None = all.
         anchor: what a range counts from: `window` = the last computed step, `start` = step 0 (compute on multiples of
             n, as the paper's reference does).
     """
@@ -47,7 +47,7 @@ class Rule:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The rule that a checked document holds."""
+        """The rule of a checked document."""
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
         }
@@ -67,7 +67,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFor:
-    """What a policy holds for. None = any.
+    """The model and schedule that a policy was made for. None = any.
 
     Attributes:
         model: class of the transformer.
@@ -89,7 +89,7 @@ class MadeFor:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """What a checked document says."""
+        """The value of a checked document."""
         values = dict(document)
         if "sigmas" in values:
             values["sigmas"] = tuple(values["sigmas"])
@@ -116,12 +116,12 @@ class Policy:
 
     Attributes:
         name: for people.
-        rules: when there are no variants, or for prompts of no known content class.
+        rules: for prompts without a content class, or of one that has no variant.
         variants: rules per content class.
         store: how outputs are kept for later steps: `exact`; `int8` with a scale per token, a quarter of float32 and half
             of bfloat16; `host`: in its pinned memory, fetched ahead of their use.
         made_for: what it holds for.
-        evidence: what it gains and costs, measured.
+        evidence: measured gains and costs.
         provenance: how it was made.
     """
 
@@ -156,7 +156,7 @@ class Policy:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The policy that a checked document holds."""
+        """The policy of a checked document."""
         return cls(
             name=document["name"],
             rules=tuple(Rule.from_document(rule) for rule in document.get("rules", ())),
@@ -193,7 +193,7 @@ class Policy:
         return document
 
     def save_pretrained(self, folder: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
-        """Writes the policy into a folder, as models of Hugging Face are, and uploads it if asked to.
+        """Writes the policy into a folder, as models of Hugging Face are, and uploads it with `push_to_hub`.
 
         Args:
             folder: for `policy.json`.
@@ -221,7 +221,7 @@ class Policy:
         return cls.load(fetch_file(folder_or_repo_id, HUB_FILE, PolicyError, **download))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
-        """Uploads the policy to a repository on the Hugging Face hub, which is made if it is missing.
+        """Uploads the policy to a repository on the Hugging Face hub, which is created if it is missing.
 
         Args:
             repo_id: `owner/name`.
@@ -252,8 +252,8 @@ class Policy:
         if content is None:
             return self.rules
         if content not in self.variants:
-            known = ", ".join(self.variants) or "none"
-            raise PolicyError(f"policy {self.name!r} has no variant for content {content!r}; it has: {known}")
+            contents = ", ".join(self.variants) or "none"
+            raise PolicyError(f"policy {self.name!r} has no variant for content {content!r}; it has: {contents}")
         return self.variants[content]
 
 

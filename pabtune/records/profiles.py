@@ -8,7 +8,7 @@ where nothing can be compared: a site was not called, or its output had another 
   it does not follow from the mean `mse`: both are stored;
 - `distance` (c, b, s, n, n): relative squared distance of the outputs of two steps, estimated from sketches;
 - `seconds` (s, n): time in the site and its feeders, summed over the branches, per prompt;
-- `step_seconds` (n,): time in the whole transformer, summed over the branches, per prompt.
+- `step_seconds` (n,): time in the entire transformer, summed over the branches, per prompt.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Call:
 
     Attributes:
         per_step: calls in a step.
-        samples: that go through it in a step, over these calls: 2 with guidance.
+        samples: passed through it in a step, over all calls: 2 with guidance.
         shape: of its first argument, without the samples.
     """
 
@@ -52,21 +52,21 @@ class Profile:
 
     Attributes:
         name: for people.
-        model: what `pabtune` was asked to load.
-        made_for: transformer, fingerprint, schedule and settings of the run.
+        model: name or path from which `pabtune` loads the model.
+        made_for: transformer, fingerprint, schedule and settings of the measured run.
         sites: in the order of the arrays.
         branches: in the order of the arrays.
         contents: content classes, in the order of the arrays.
         prompts: number of prompts per content class.
         seeds: one per prompt.
         arrays: see the module's description.
-        site_flops: of one call of each site for one prompt, all branches together.
-        total_flops: of one step of the transformer for one prompt, all branches together.
+        site_flops: FLOPs of one call of each site for one prompt, summed over the branches.
+        total_flops: FLOPs of one step of the transformer for one prompt, summed over the branches.
         sketch: number of projections, and error of sketched against exact distances of neighbouring steps.
         overhead: time of the profiled runs over plain generation.
-        site_bytes: of one output of each site for one prompt, all branches together.
-        site_int8_bytes: the same for outputs that are kept in 8 bits.
-        call: of the transformer.
+        site_bytes: bytes of one output of each site for one prompt, summed over the branches.
+        site_int8_bytes: the same for outputs kept in 8 bits.
+        call: how the transformer is called.
         provenance: versions, prompts' digest, device.
     """
 
@@ -144,7 +144,7 @@ class Profile:
         )
 
     def bytes_kept(self, store: Store) -> tuple[int, ...]:
-        """Bytes kept per site and prompt under `store`, all branches together."""
+        """Bytes kept per site and prompt under `store`, summed over the branches."""
         return self.site_int8_bytes if store == "int8" else self.site_bytes
 
     def _document(self, arrays_file: str, checksum: str) -> dict[str, Any]:

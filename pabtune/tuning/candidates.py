@@ -41,7 +41,7 @@ class TrialRunner:
         space: of policies.
         prompts: of the search.
         budget: on the score.
-        settings: how videos are made.
+        settings: how videos are generated.
         references: of the unaccelerated videos.
         memory: bytes that a candidate may hold at most; None = any.
         layout: how GPUs will share a video.
@@ -83,11 +83,11 @@ class TrialRunner:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
         measured = Measured.of(self._profile, self._layout.gpus, self._catalog)
         schedule = self._space.schedule()
-        own, full = (
+        seconds, full_seconds = (
             parallel_seconds(resolve(each, self._profile.sites, schedule), measured, self._layout, self._interconnect)
             for each in (policy, PRESETS["none"])
         )
-        return own / full
+        return seconds / full_seconds
 
     def over_memory(self, policy: Policy) -> float | None:
         """Held bytes of a batch over the limit less 1; None without a limit."""
@@ -160,8 +160,8 @@ class TrialRunner:
 
     def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> tuple[list[Video], float]:
         with broadcast(self._pipeline, policy, catalog=self._catalog):
-            made = generate(self._pipeline, batch, self._settings)
-        return made.videos, made.seconds
+            generation = generate(self._pipeline, batch, self._settings)
+        return generation.videos, generation.seconds
 
 
 def _interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:

@@ -94,14 +94,14 @@ class Standing:
         return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
 
 
-def assess(own: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
+def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor."""
     if floor is None:
-        return Standing(judge(own.drops, budget), loses_more=False)
-    closer = np.mean(own.psnr_db) >= np.mean(floor.psnr_db)
-    verdict = judge(own.drops, budget) if closer else "reject"
-    lost = [ours - theirs for ours, theirs in zip(own.drops, floor.drops, strict=True)]
-    return Standing(verdict, loses_more=drop_statistics(lost).lower > 0)
+        return Standing(judge(evaluation.drops, budget), loses_more=False)
+    closer = np.mean(evaluation.psnr_db) >= np.mean(floor.psnr_db)
+    verdict = judge(evaluation.drops, budget) if closer else "reject"
+    extra_drops = [drop - floor_drop for drop, floor_drop in zip(evaluation.drops, floor.drops, strict=True)]
+    return Standing(verdict, loses_more=drop_statistics(extra_drops).lower > 0)
 
 
 def find_best(standings: Sequence[Standing]) -> int:
@@ -136,7 +136,7 @@ def _under_floor_db(candidate: Candidate) -> float:
 
 def with_evidence(  # noqa: PLR0913, one record of everything
     finalist: Candidate,
-    own: Evaluation,
+    evaluation: Evaluation,
     verdict: Verdict,
     profile: Profile,
     prompts: Sequence[Prompt],
@@ -145,8 +145,8 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     study_name: str,
 ) -> Policy:
     """The finalist's policy with what was measured on unseen prompts, and how it was found."""
-    drop = drop_statistics(own.drops)
-    document = own.to_document()
+    drop = drop_statistics(evaluation.drops)
+    document = evaluation.to_document()
     predicted = {**config.parallel_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
     return replace(
         finalist.policy,
@@ -155,8 +155,8 @@ def with_evidence(  # noqa: PLR0913, one record of everything
             "budget": str(config.budget),
             "verdict": verdict,
             "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
-            "speedup": {"measured": round(own.speedup, 4), "device": profile.made_for.settings.get("device")},
-            "compute_fraction": round(own.compute_fraction, 4),
+            "speedup": {"measured": round(evaluation.speedup, 4), "device": profile.made_for.settings.get("device")},
+            "compute_fraction": round(evaluation.compute_fraction, 4),
             "fidelity": {key: round(value, 4) for key, value in document["fidelity"].items()},
             "prompts": len(unseen),
             "unseen": digest_prompts(unseen),

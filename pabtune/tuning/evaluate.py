@@ -134,12 +134,12 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
-                made = generate(pipeline, batch, settings)
+                generation = generate(pipeline, batch, settings)
             fraction = computed_fraction(calls, [record.computed for record in run.records])
-            tally.add(batch, reference, made, score)
+            tally.add(batch, reference, generation, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:
-                on_videos(policy.name, batch, made.videos)
+                on_videos(policy.name, batch, generation.videos)
             if progress:
                 progress(done * (len(policies) + 1) + turn, len(plan) * (len(policies) + 1))
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]

@@ -69,17 +69,17 @@ def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -
     Raises:
         ModelError: names what it does take.
     """
-    known = inspect.signature(type(pipeline).__call__).parameters
+    parameters = inspect.signature(type(pipeline).__call__).parameters
     for name in arguments:
-        if name not in known:
-            takes = ", ".join(key for key in known if key not in ("self", "prompt", "generator", "output_type"))
+        if name not in parameters:
+            takes = ", ".join(key for key in parameters if key not in ("self", "prompt", "generator", "output_type"))
             raise ModelError(f"{type(pipeline).__name__} takes no argument {name!r}; it takes: {takes}")
 
 
 def size_arguments(pipeline: DiffusionPipeline, frames: int, height: int, width: int) -> dict[str, int]:
     """A video's size in the words of the pipeline's call."""
-    known = inspect.signature(type(pipeline).__call__).parameters
-    names = [name for name in FRAMES_NAMES if name in known]
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    names = [name for name in FRAMES_NAMES if name in parameters]
     return {names[0] if names else FRAMES_NAMES[0]: frames, "height": height, "width": width}
 
 

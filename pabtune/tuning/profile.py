@@ -36,12 +36,12 @@ from pabtune.tuning.generation import (
 )
 
 OVERHEAD_BATCHES = 3
-"""So many batches are drawn without the recorder too, for the profile's overhead."""
+"""Number of batches that are drawn without the recorder too, for the profile's overhead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledVideo:
-    """A video that was made while profiling."""
+    """A video drawn while profiling."""
 
     prompt: Prompt
     video: Video
@@ -65,7 +65,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
 
     Args:
         pipeline: the model.
-        prompts: what to draw; their content classes are profiled separately.
+        prompts: to draw; their content classes are profiled separately.
         num_inference_steps: denoising steps, at least 2: change needs a step before.
         name: the profile's name.
         model: what to load to get this pipeline.
@@ -74,7 +74,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         memory: bytes of outputs that may be held beside the model on its device; the rest is held by the host.
         catalog: what is known of transformer classes.
         progress: told after each call of the pipeline.
-        on_video: given every video that was made.
+        on_video: given every video.
 
     Raises:
         ProfileError: too few steps, or no prompts.
@@ -94,22 +94,22 @@ def profile(  # noqa: PLR0913, the public surface names them all
     recorder, tally = Recorder(len(target.sites), execution_device(pipeline), memory), RecordingTally()
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
-        made = record(target, recorder, partial(generate, pipeline, batch, settings))
+        generation = record(target, recorder, partial(generate, pipeline, batch, settings))
         tally.add(batch, recorder.recording())
         if plain is not None:
-            tally.note_overhead(plain.seconds, made.seconds)
-        for prompt, video in zip(batch, made.videos, strict=True):
+            tally.note_overhead(plain.seconds, generation.seconds)
+        for prompt, video in zip(batch, generation.videos, strict=True):
             if on_video:
                 on_video(ProfiledVideo(prompt=prompt, video=video))
         if progress:
             progress(done + 1, len(plan))
-    made_for = describe_run(pipeline, target, settings, made.videos[0])
+    made_for = describe_run(pipeline, target, settings, generation.videos[0])
     provenance = {"prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, **versions()}
     return tally.profile(name, model, made_for, target.sites, flops, provenance)
 
 
 def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings, video: Video) -> MadeFor:
-    """Model, schedule and settings of the run that was just made; `video` is one of its videos."""
+    """Model, schedule and settings of the run before; `video` is one of its videos."""
     sigmas = noise_levels(pipeline.scheduler)
     return MadeFor(
         model=target.model_class,
@@ -123,7 +123,7 @@ def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings
 
 
 def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:
-    """What a reader wants to know of a run: size, precision, device, further arguments."""
+    """Size, precision, device and further arguments of a run, for the reader of its file."""
     frames, height, width, _ = video.shape
     device = execution_device(pipeline)
     return {
@@ -140,7 +140,7 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides about numbers."""
+    """Versions of the packages that decide about the numbers."""
     return {name: version(name) for name in ("pabtune", "torch", "diffusers")}
 
 

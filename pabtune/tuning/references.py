@@ -31,8 +31,8 @@ class References:
     def videos(self, batch: Sequence[Prompt]) -> list[Video]:
         """The reference videos of a batch, from the folder where it has them all, else made now."""
         paths = [self._path(prompt, batch) for prompt in batch]
-        found = [self._read(path) for path in paths]
-        videos = [video for video in found if video is not None]
+        stored = [self._read(path) for path in paths]
+        videos = [video for video in stored if video is not None]
         if len(videos) == len(batch):
             return videos
         videos = generate(self._pipeline, batch, self._settings).videos

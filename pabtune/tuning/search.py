@@ -121,9 +121,11 @@ def search_variants(
 
     def search_one(config: SearchConfig) -> SearchResult:
         searched, confirmed = (
-            [each for each in some if config.content in (None, each.content)] for some in (prompts, unseen)
+            [prompt for prompt in group if config.content in (None, prompt.content)] for group in (prompts, unseen)
         )
-        report = None if on_trial is None else lambda own, every: on_trial(config.content, own, every)
+        report = (
+            None if on_trial is None else lambda candidate, candidates: on_trial(config.content, candidate, candidates)
+        )
         return search_policy(pipeline, profile, searched, confirmed, config, report)
 
     general = search_one(config)

@@ -1,6 +1,6 @@
 """A study that several processes, on any machines, work on, and that outlives them: Optuna's, in a storage.
 
-The life of a trial: it waits if its parameters are known beforehand, is asked for, is signed by its worker, and is told its
+The life of a trial: it waits if its parameters are chosen beforehand, is asked for, is signed by its worker, and gets its
 outcome. A trial whose worker died is failed, and what it was to try is queued again. A study for n trials ends with n finished
 ones: a worker with nothing left to ask for waits for what others have open, and takes it over if they die. A worker that was
 given up for dead and comes back finds its trial failed, and drops it.
@@ -192,11 +192,11 @@ class SharedStudy:
         """Queues what is tried in any case, as far as it is not waiting, open or finished: a worker may die while it does."""
         living = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
         origins = {trial.user_attrs.get("origin") for trial in living}
-        known = [trial.system_attrs.get("fixed_params", trial.params) for trial in living]
+        queued = [trial.system_attrs.get("fixed_params", trial.params) for trial in living]
         for origin, values in self._space.first_trials():
-            if origin not in origins and values not in known:
+            if origin not in origins and values not in queued:
                 self._study.enqueue_trial(values, user_attrs={"origin": origin})
-                known.append(values)
+                queued.append(values)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)

@@ -145,7 +145,7 @@ def _machine() -> str:
 def _started(process: int) -> float | None:
     """When a process began; None if there is none, or it has ended and nobody took note of it."""
     try:
-        found = psutil.Process(process)
-        return None if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
+        running = psutil.Process(process)
+        return None if running.status() == psutil.STATUS_ZOMBIE else running.create_time()
     except psutil.NoSuchProcess:
         return None

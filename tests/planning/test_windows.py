@@ -35,6 +35,12 @@ def test_noise_within_the_tolerance_does_not_split_the_window() -> None:
     assert (window.shape, window.start, window.stop) == ("u", 5, 25)
 
 
+def test_single_dips_in_a_high_end_are_not_stable_steps() -> None:
+    """A running median of three takes them away; with them the curve would cross its limit seven times."""
+    window = find_window(np.concatenate([[0.0], np.tile([9.0, 1.0, 9.0], 4), [9.0], np.full(20, 1.0)]))
+    assert (window.shape, window.start, window.stop) == ("left", 14, 34)
+
+
 def test_random_curves_have_no_u() -> None:
     rng = np.random.default_rng(1)
     shapes = [find_window(np.exp(2 * rng.standard_normal(30))).shape for _ in range(200)]

@@ -17,7 +17,7 @@ def test_budgets_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beauty>=-1", "unknown score 'beauty'; known scores: shapes; or one of your own: module:function"),
+        ("beauty>=-1", "unknown score 'beauty'; known scores: shapes; or your own: module:function"),
         ("shapes<=1", "a budget reads SCORE>=-DROP"),
         ("shapes>=1", "must allow a drop"),
         ("", "a budget reads"),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -239,6 +240,26 @@ def test_processes_that_share_a_study_end_with_exactly_what_was_asked_for(storag
     every = [number for some in numbers for number in some]
     assert len(every) == len(set(every)) == 10
     check_full(storage, 10)
+
+
+def test_of_two_that_ask_for_the_last_trial_one_gives_it_back(storage, monkeypatch) -> None:
+    """Both see that one is missing; the other asks just before this one."""
+    study, other = open_study(storage, Patience()), open_study(storage, Patience())
+    ask, taken = study._study.ask, []
+
+    def ask_second(**values) -> optuna.Trial:
+        if not taken:
+            taken.append(other._ask())
+        return ask(**values)
+
+    monkeypatch.setattr(study._study, "ask", ask_second)
+    thread = threading.Thread(target=study.run, args=(try_out, 1))
+    thread.start()
+    while not look_into(storage).get_trials(states=(TrialState.FAIL, TrialState.COMPLETE)):
+        time.sleep(0.01)
+    other._try(taken[0], try_out)
+    thread.join()
+    check_full(storage, 1)
 
 
 def test_a_worker_killed_while_it_queues_leaves_all_first_trials(storage) -> None:
