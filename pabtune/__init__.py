@@ -8,12 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pabtune.catalog import CATALOG, Catalog, Cut, FrameSplit, Guidance, ModelCard, SitePattern, TokenSplit
-from pabtune.records.errors import PabtuneError
+from pabtune.records.errors import PabtuneError, PabtuneWarning
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 
 if TYPE_CHECKING:
+    from pabtune.models.registry import load_pipeline
     from pabtune.models.shapes.pipeline import ShapesPipeline
     from pabtune.models.shapes.text import WordEncoder
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
@@ -31,6 +32,7 @@ __all__ = [
     "Guidance",
     "ModelCard",
     "PabtuneError",
+    "PabtuneWarning",
     "ParallelLayout",
     "Policy",
     "Profile",
@@ -55,6 +57,7 @@ except PackageNotFoundError:
     __version__ = "0+uninstalled"
 
 _LAZY = {
+    # As under TYPE_CHECKING, for when the program runs.
     "ShapesPipeline": "pabtune.models.shapes.pipeline",
     "WordEncoder": "pabtune.models.shapes.text",
     "STDiT3Transformer3DModel": "pabtune.models.stdit3",
@@ -70,6 +73,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    """A public name that needs torch, when it is first used."""
     if name not in _LAZY:
         raise AttributeError(f"module 'pabtune' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
