@@ -116,6 +116,7 @@ class Broadcaster:
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: BroadcastSession | None = None
         self._restore_limits: list[Callable[[], None]] = []
+        self._most_patterns = 0
 
     def start(self, locator: Locator, *, is_compiled: bool) -> "BroadcastSession":
         """Broadcasts during a call of the pipeline (see `Listener`)."""
@@ -139,7 +140,9 @@ class Broadcaster:
 
     def allow_compilations(self, patterns: int) -> None:
         """Lets a compiled model have a graph for each pattern."""
-        self._restore_limits.append(raise_recompile_limits(patterns))
+        if patterns > self._most_patterns:
+            self._most_patterns = patterns
+            self._restore_limits.append(raise_recompile_limits(patterns))
 
 
 class BroadcastSession:

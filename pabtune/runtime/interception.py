@@ -9,7 +9,6 @@ import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -32,12 +31,10 @@ from pabtune.runtime.pipeline_calls import PipelineCall, current_call, observe, 
 from pabtune.runtime.targets import Target
 
 HOOKS = "pabtune_listener"
-"""How the names of an interception's hooks begin; its number follows."""
+"""How the names of an interception's hooks begin; its identity follows."""
 
 PARALLEL_HOOK = "pabtune_parallel"
 """Name of the hooks that split a transformer over processes: its sites see a part of the video."""
-
-_NUMBERS = count()
 
 
 class RootHook(StatefulHook):
@@ -150,11 +147,12 @@ class Interception:
             for other in interceptions_of(transformer):
                 if other.target.pipeline is None or target.pipeline is None or other.covers(target.pipeline):
                     raise ModelError(f"pabtune is already attached to {name}; call pabtune.disable(…) first")
-        self._prefix = f"{HOOKS}_{next(_NUMBERS)}"
+        self._prefix = f"{HOOKS}_{id(self):x}"
         self._sessions: dict[PipelineCall | None, tuple[Session, Locator]] = {}
         self._undo: list[Callable[[], None]] = []
         self._interceptors: list[CallInterceptor] = []
         self._plain_pipelines: weakref.WeakSet[DiffusionPipeline] = weakref.WeakSet()
+        self._warned_of_others = False
         self.is_attached = True
         try:
             self._attach_all()
@@ -172,9 +170,10 @@ class Interception:
         if self.target.pipeline is None:
             return self._session_of(None)
         if call is None:
-            return None  # by hand: it computes
+            self._warn_of_others()
+            return None
         if not self.covers(call.pipeline):
-            self._warn_once(call.pipeline)
+            self._warn_of_pipeline(call.pipeline)
             return None
         return self._session_of(call)
 
@@ -241,8 +240,20 @@ class Interception:
             self._sessions[call] = self.listener.start(locator, is_compiled=self.is_compiled), locator
         return self._sessions[call][0]
 
-    def _warn_once(self, pipeline: DiffusionPipeline) -> None:
-        """Says that a pipeline is not accelerated, if no other interception covers it."""
+    def _warn_of_others(self) -> None:
+        """Says once that a call was not of the pipeline, nor of any of an observed class."""
+        if not self._warned_of_others:
+            self._warned_of_others = True
+            warnings.warn(
+                "a transformer was called, but not by the pipeline that pabtune is attached to, and computes everything; "
+                "for another pipeline around it call pabtune.enable(…) on that too; for a loop of your own enable the policy "
+                "on the transformer, and call it inside transformer.cache_context(…)",
+                PabtuneWarning,
+                stacklevel=2,
+            )
+
+    def _warn_of_pipeline(self, pipeline: DiffusionPipeline) -> None:
+        """Says once of a pipeline that it is not accelerated, if no other interception covers it."""
         transformers = self.target.transformers.values()
         is_covered = any(each.covers(pipeline) for part in transformers for each in interceptions_of(part))
         if pipeline in self._plain_pipelines or is_covered:

@@ -1,9 +1,11 @@
 """What servers do: threads, a pipeline per request around one transformer, copies, aborts, calls by hand."""
 
 import copy
+import gc
 import threading
 import tracemalloc
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +17,7 @@ import pabtune
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.records.policies import Policy, Rule
-from tests.conftest import STEPS, draw, make_transformer, pyramid
+from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
 
 ROUNDS = 12
@@ -188,6 +190,8 @@ def test_a_transformer_that_is_called_by_hand_computes(pipeline) -> None:
     with torch.no_grad():
         expected = pipeline.transformer(**arguments)[0]
         with pabtune.broadcast(pipeline, pyramid()) as active:
+            with pytest.warns(PabtuneWarning, match="not by the pipeline that pabtune is attached to"):
+                pipeline.transformer(**arguments)
             for _ in range(3):
                 for _ in range(STEPS + 2):
                     assert (pipeline.transformer(**arguments)[0] == expected).all()
@@ -197,6 +201,30 @@ def test_a_transformer_that_is_called_by_hand_computes(pipeline) -> None:
     with pabtune.broadcast(pipeline, pyramid()) as active:
         assert (draw(pipeline) == fast).all()
         assert active.summary() == counts
+
+
+def test_a_pipeline_that_is_dropped_under_a_policy_is_freed() -> None:
+    pipeline = make_pipeline()
+    pabtune.enable(pipeline, pyramid())
+    draw(pipeline)
+    gone = weakref.ref(pipeline)
+    del pipeline
+    gc.collect()
+    assert gone() is None
+
+
+def test_dynamos_limits_are_given_back(pipeline) -> None:
+    """They are raised to the patterns of the policy, once and not for every call."""
+    config = torch._dynamo.config
+    before = (config.recompile_limit, config.accumulated_recompile_limit)
+    pipeline.transformer.compile(backend="eager")
+    with pabtune.broadcast(pipeline, pyramid()) as active:
+        for _ in range(2):
+            draw(pipeline)
+        assert config.recompile_limit == max(before[0], 8 * active.patterns)
+        assert len(active._broadcaster._restore_limits) == 1
+    assert (config.recompile_limit, config.accumulated_recompile_limit) == before
+    torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore")
