@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 .PHONY: venv demo demo-parallel test test-slow test-gpu check format bench paper models train clean
 
@@ -20,11 +21,12 @@ demo: venv
 demo-parallel: venv
 	$(BIN)/pabtune demo-parallel
 
+# Small models gain nothing from threads: two processes with one thread each, on two cores.
 test: venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-slow: venv
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m "gpu or multi_gpu" -rs

@@ -1,6 +1,17 @@
+from pathlib import Path
+
 import pytest
 
 from tests.parallel.pool import Pool
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Where tests are shared out, those of this folder stay in one process, which has the pool."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("parallel"))
 
 
 @pytest.fixture(scope="session")
