@@ -92,11 +92,11 @@ class CpuOffloader:
     def _fetch_next(self) -> None:
         if self._waiting:
             site = self._waiting.popleft()
-            self._fetched[id(site)] = [self._fetch(kept) for kept in site.outputs]
+            self._fetched[id(site)] = [self._fetch(stored) for stored in site.outputs]
 
-    def _fetch(self, kept: Any) -> Fetched:
+    def _fetch(self, stored: Any) -> Fetched:
         with torch.cuda.stream(self._stream):  # does nothing without a stream
-            output = _to_device(kept)
+            output = _to_device(stored)
         return Fetched(output, self._stream.record_event() if self._stream is not None else None)
 
     def _to_host(self, tensor: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ class CpuOffloader:
             self._in_flight.popleft().synchronize()
 
 
-def _to_device(kept: Any) -> Any:
-    if isinstance(kept, Offloaded):
-        return kept.values.to(kept.like.device, non_blocking=True)
-    return tuple(_to_device(part) for part in kept) if isinstance(kept, tuple) else kept
+def _to_device(stored: Any) -> Any:
+    if isinstance(stored, Offloaded):
+        return stored.values.to(stored.like.device, non_blocking=True)
+    return tuple(_to_device(part) for part in stored) if isinstance(stored, tuple) else stored
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
