@@ -1,8 +1,9 @@
-"""What the embedded model draws for captions and seeds that training never saw, judged by plain image processing.
+"""Accuracy of the embedded model on held-out captions and seeds, judged by plain image processing.
 
     python benchmarks/accuracy.py [--videos 64] [--model shapes] [--out docs/contact-sheet.png]
 
-Prints one JSON document: share of videos whose shape, colour and motion are all right, each alone, and the mean score.
+Prints one JSON document: fraction of videos with correct shape, colour and motion, fraction correct per attribute, and the
+mean score.
 """
 
 import json
@@ -21,7 +22,10 @@ from pabtune.report.videos import contact_sheet, save_picture
 from pabtune.tuning.generation import Settings, generate
 
 BATCH = 16
+"""Prompts per batch."""
+
 SHOWN = 16
+"""Videos on the contact sheet."""
 
 
 @click.command()
@@ -31,18 +35,18 @@ SHOWN = 16
 @click.option("--out", type=click.Path(path_type=Path))
 def main(videos: int, model: str, guidance_scale: float | None, out: Path | None) -> None:
     pipeline = pabtune.load_pipeline(model)
-    sampled = sample_prompts(videos, seed=64)
-    prompts = [Prompt(prompt=each.prompt, content=each.content, seed=6400 + i) for i, each in enumerate(sampled)]
+    captions = sample_prompts(videos, seed=64)
+    prompts = [Prompt(prompt=each.prompt, content=each.content, seed=6400 + i) for i, each in enumerate(captions)]
     arguments = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    made = []
+    clips = []
     for start in range(0, videos, BATCH):
-        made += generate(pipeline, prompts[start : start + BATCH], Settings(steps=30, arguments=arguments)).videos
-    scores = [score_clip(video, prompt.prompt) for video, prompt in zip(made, prompts, strict=True)]
+        clips += generate(pipeline, prompts[start : start + BATCH], Settings(steps=30, arguments=arguments)).videos
+    scores = [score_clip(video, prompt.prompt) for video, prompt in zip(clips, prompts, strict=True)]
     right: dict[str, float] = {}
     for name in ("shape", "color", "motion", "speed", "background"):
         hits = [
             getattr(parse(prompt.prompt), name) in (None, getattr(look(video), name))
-            for video, prompt in zip(made, prompts, strict=True)
+            for video, prompt in zip(clips, prompts, strict=True)
         ]
         right[name] = float(np.mean(hits))
     parts = {name: round(float(np.mean([score.content[name] for score in scores])), 3) for name in scores[0].content}
@@ -55,7 +59,7 @@ def main(videos: int, model: str, guidance_scale: float | None, out: Path | None
         "parts": parts,
     }
     if out is not None:
-        save_picture(out, contact_sheet(made[:SHOWN]))
+        save_picture(out, contact_sheet(clips[:SHOWN]))
         for prompt, score in zip(prompts[:SHOWN], scores, strict=False):
             click.echo(f"{'right' if score.is_right else 'WRONG'} {score.score:5.1f}  {prompt.prompt}", err=True)
     click.echo(json.dumps(document, indent=2))

@@ -1,18 +1,18 @@
-"""The engine against bare diffusers and diffusers' own PAB, as ratios within one run, on a Wan of middle size.
+"""Speed of the engine against bare diffusers and diffusers' own PAB, as ratios within one run, on a medium-sized Wan.
 
     python benchmarks/engine.py [--repeats 7] [--device cuda] [--out benchmarks/results/engine.json]
 
-Random weights: time does not depend on them. One branch, so that diffusers' PAB, which mixes branches up that come one
-after the other, is correct. Prints one JSON document:
-- `bare_again`: the bare model's time over itself: how much the machine's noise is;
-- `range_one_microseconds`: what such a policy adds to a forward of 6 layers, on a model so small that little else takes time;
+Weights are random, because time does not depend on them. There is one branch, because diffusers' PAB confuses sequential
+branches. Prints one JSON document:
+- `bare_again`: time of the bare model over itself, the noise of the machine;
+- `range_one_microseconds`: time that a policy of range 1 adds to a forward of 6 layers, on a very small model;
 - `range_one`: time with a policy that never broadcasts over the bare model's (at most 1.01 is promised);
-- `realised_over_promised`: saved time over what the measured times of the skipped sites promise (at least 0.97);
-- `over_diffusers_pab`: time under pabtune over the time under diffusers' PAB, same sites, ranges and window (at most 1);
-- `int8_over_exact`: time with outputs held in 8 bits over time with outputs held as they are;
-- `int8_error_over_policy_error`: how much 8 bits add to what the policy itself changes in the result;
-- `host_over_exact`: the same for outputs held by the host (on a CPU nothing is moved);
-- `stored_bytes`: held at most, by pabtune and by diffusers' PAB.
+- `realised_over_promised`: saved time over the measured time of the skipped sites (at least 0.97);
+- `over_diffusers_pab`: time with pabtune over time with diffusers' PAB, same sites, ranges and window (at most 1);
+- `int8_over_exact`: time with outputs stored in 8 bits over time with outputs stored exactly;
+- `int8_error_over_policy_error`: error added by 8 bits over the error of the policy itself;
+- `host_over_exact`: time with outputs stored on the host over time with outputs stored exactly (a CPU copies nothing);
+- `stored_bytes`: most bytes held, by pabtune and by diffusers' PAB.
 """
 
 import statistics
@@ -42,7 +42,7 @@ SIZES = {
     "cpu": ((4, 64), 1024, 6, (5, 32, 32)),
     "cuda": ((12, 128), 8960, 30, (21, 60, 104)),
 }
-"""Heads and their width, width of the MLP, layers, latent size; on a GPU those of Wan 2.1 1.3B at 81x480x832."""
+"""(Heads, head width), MLP width, layers, latent size; `cuda` is Wan 2.1 1.3B at 81x480x832."""
 
 
 class Denoiser:
@@ -65,7 +65,7 @@ class Denoiser:
 
     @torch.no_grad()
     def seconds(self) -> float:
-        """Time of one run."""
+        """Seconds of one run."""
         self.scheduler.set_timesteps(STEPS)
         latents = self.latents
         began = now(self.device)
@@ -88,7 +88,7 @@ def rules(ranges: dict[str, int], schedule: NoiseSchedule) -> tuple[Rule, ...]:
 
 
 def promised_saving(model: Denoiser, policy: Policy, schedule: NoiseSchedule) -> float:
-    """Share of the time that the sites which the policy skips take."""
+    """Fraction of the run time that the skipped sites take, from measured site times."""
     target = Target.of(model.transformer)
     recorder = Recorder(len(target.sites), model.device)
     record(target, recorder, model.seconds)
@@ -99,21 +99,21 @@ def promised_saving(model: Denoiser, policy: Policy, schedule: NoiseSchedule) ->
 
 
 def savings(model: Denoiser, policy: Policy, schedule: NoiseSchedule, repeats: int) -> tuple[float, float]:
-    """Promised and realised share of the time that the policy saves, measured in turns; medians."""
+    """Promised and realised fraction of time that the policy saves; medians of alternating measurements."""
     promised, realised = [], []
     for _ in range(repeats):
         promised.append(promised_saving(model, policy, schedule))
         first = model.seconds()
         with pabtune.broadcast(model.transformer, policy):
-            under = model.seconds() + model.seconds()
-        realised.append(1 - under / (first + model.seconds()))
+            accelerated = model.seconds() + model.seconds()
+        realised.append(1 - accelerated / (first + model.seconds()))
         promised.append(promised_saving(model, policy, schedule))
     return statistics.median(promised), statistics.median(realised)
 
 
 @contextmanager
 def diffusers_pab(model: Denoiser):
-    """diffusers' own PAB with the same ranges and window."""
+    """Enables diffusers' own PAB with the same ranges and window inside a `with` block."""
     inside = tuple(1000 * level for level in WINDOW)
     model.transformer.enable_cache(
         PyramidAttentionBroadcastConfig(
@@ -130,44 +130,44 @@ def diffusers_pab(model: Denoiser):
 
 
 def held_by_diffusers(model: Denoiser) -> int:
-    """Bytes in the caches of diffusers' hooks after the middle of a run."""
+    """Bytes in the caches of diffusers' hooks."""
     hooks = [part._diffusers_hook for part in model.transformer.modules() if hasattr(part, "_diffusers_hook")]
     states = [hook.state for registry in hooks for hook in registry.hooks.values() if hasattr(hook, "state")]
     return sum(state.cache.nbytes for state in states if torch.is_tensor(getattr(state, "cache", None)))
 
 
 def measure(model: Denoiser, policy: Policy, idle: Policy, repeats: int) -> dict[str, float]:
-    """Ratios of times."""
+    """Ratio of times of each comparison, by name."""
 
     def bare() -> float:
         return model.seconds()
 
-    def under(chosen: Policy, store: Store = "exact") -> Callable[[], float]:
+    def with_policy(policy: Policy, store: Store = "exact") -> Callable[[], float]:
         def timed() -> float:
-            with pabtune.broadcast(model.transformer, chosen, store=store):
+            with pabtune.broadcast(model.transformer, policy, store=store):
                 return model.seconds()
 
         return timed
 
-    def under_diffusers() -> float:
+    def with_diffusers() -> float:
         with diffusers_pab(model):
             return model.seconds()
 
     pairs = {
         "bare_again": (bare, bare),
-        "range_one": (under(idle), bare),
-        "pab": (under(policy), under_diffusers),
-        "int8": (under(policy, "int8"), under(policy)),
-        "host": (under(policy, "host"), under(policy)),
+        "range_one": (with_policy(idle), bare),
+        "pab": (with_policy(policy), with_diffusers),
+        "int8": (with_policy(policy, "int8"), with_policy(policy)),
+        "host": (with_policy(policy, "host"), with_policy(policy)),
     }
     return paired_ratios(pairs, repeats)
 
 
 def relative_error_of_int8(model: Denoiser, policy: Policy) -> float:
-    """How far the denoised latents are from those with outputs held as they are, over how far those are from no policy's."""
+    """Error of the denoised latents from 8-bit storage, over the error from the policy itself."""
     results = []
-    for chosen, store in ((None, "exact"), (policy, "exact"), (policy, "int8")):
-        with pabtune.broadcast(model.transformer, chosen or Policy(name="none"), store=store):
+    for enabled, store in ((None, "exact"), (policy, "exact"), (policy, "int8")):
+        with pabtune.broadcast(model.transformer, enabled or Policy(name="none"), store=store):
             model.seconds()
         results.append(model.result.double())
     plain, exact, eight = results
@@ -175,7 +175,7 @@ def relative_error_of_int8(model: Denoiser, policy: Policy) -> float:
 
 
 def added_microseconds(device: str, idle: Policy, runs: int = 30) -> float:
-    """What a policy that never broadcasts adds to one forward of a very small model; the fastest run of each."""
+    """Microseconds that a policy of range 1 adds to a forward of a very small model, from the fastest run of each."""
     model = Denoiser(device, "tiny")
     fastest = [float("inf"), float("inf")]
     for _ in range(runs):

@@ -1,4 +1,4 @@
-"""What all benchmarks have in common: ratios of times within one run, and how results are written."""
+"""Shared by all benchmarks: ratios of times within one run, and writing of results."""
 
 import json
 import platform
@@ -14,13 +14,13 @@ from pabtune.records.files import save_json
 from pabtune.tuning.profile import versions
 
 Timed = Callable[[], float]
-"""Runs once; returns seconds."""
+"""Function that makes one run and returns its seconds."""
 
 
 def paired_ratios(pairs: Mapping[str, tuple[Timed, Timed]], repeats: int) -> dict[str, float]:
-    """Time of the first of each pair over that of the second, measured b-a-a-b against drift; median over repeats.
+    """Median ratio of the times of each pair, first over second, measured in the order b-a-a-b against drift.
 
-    One more turn, the first, is for warming up.
+    The first of `repeats + 1` turns is a warm-up and is not counted.
     """
     ratios: dict[str, list[float]] = {name: [] for name in pairs}
     for turn in range(repeats + 1):
@@ -32,7 +32,7 @@ def paired_ratios(pairs: Mapping[str, tuple[Timed, Timed]], repeats: int) -> dic
 
 
 def publish(document: dict[str, Any], repeats: int, device: str, out: Path | None) -> None:
-    """Prints a document with the machine and the versions it was measured with, and saves it."""
+    """Adds machine and versions to a document, prints it, and saves it if `out` is set."""
     document |= {
         "repeats": repeats,
         "machine": {"device": device, "processor": platform.machine(), "threads": torch.get_num_threads()},

@@ -1,9 +1,9 @@
-"""Overheads as ratios within one run: profiling, an enabled policy that broadcasts nothing, and realised savings.
+"""Overheads as ratios within one run: profiling, a policy that broadcasts nothing, and realised savings.
 
     python benchmarks/overhead.py [--repeats 15] [--out benchmarks/results/overhead.json]
 
 Prints one JSON document:
-- `plain_again`: plain generation against itself: how much the machine's noise is;
+- `plain_again`: time of plain generation over itself, the noise of the machine;
 - `profiling`: time of profiled generation over plain generation (at most 1.5 is promised);
 - `range_one`: time with a policy that never broadcasts over plain generation;
 - `pab246`, `found`: measured speed-up, and the predicted one from the profile's site times.
@@ -31,34 +31,34 @@ ROOT = Path(__file__).parent.parent
 
 
 def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
-    """Each way's time over plain generation's."""
+    """Time of each variant over that of plain generation."""
     settings = Settings(steps=STEPS)
     target = Target.of(pipeline)
     kinds = dict.fromkeys(site.kind for site in target.sites)
     range_one = Policy(name="range one", rules=tuple(Rule(kind=kind, range=1, window=(0, STEPS)) for kind in kinds))
-    found = Policy.load(ROOT / "policies" / "shapes-30steps.json")
+    searched = Policy.load(ROOT / "policies" / "shapes-30steps.json")
 
     def profiled() -> float:
         recorder = Recorder(len(target.sites), torch.device("cpu"))
         return record(target, recorder, lambda: generate(pipeline, prompts, settings)).seconds
 
-    def under(policy: Policy) -> float:
+    def with_policy(policy: Policy) -> float:
         with pabtune.broadcast(pipeline, policy):
             return generate(pipeline, prompts, settings).seconds
 
-    ways = {
+    variants = {
         "plain_again": lambda: generate(pipeline, prompts, settings).seconds,
         "profiling": profiled,
-        "range_one": lambda: under(range_one),
-        "pab246": lambda: under(PRESETS["pab246"]),
-        "found": lambda: under(found),
+        "range_one": lambda: with_policy(range_one),
+        "pab246": lambda: with_policy(PRESETS["pab246"]),
+        "found": lambda: with_policy(searched),
     }
-    plain = ways["plain_again"]
-    return paired_ratios({name: (way, plain) for name, way in ways.items()}, repeats)
+    plain = variants["plain_again"]
+    return paired_ratios({name: (variant, plain) for name, variant in variants.items()}, repeats)
 
 
 def predicted(policy: Policy) -> float:
-    """Predicted time in the transformer over the full run's, from the shipped profile."""
+    """Predicted fraction of the transformer's time that remains under a policy, from the shipped profile."""
     profile = pabtune.Profile.load(ROOT / "profiles" / "shapes-30steps.json")
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     mask = resolve(policy, profile.sites, schedule)
@@ -73,12 +73,12 @@ def predicted(policy: Policy) -> float:
 def main(repeats: int, out: Path | None) -> None:
     pipeline = pabtune.load_pipeline("shapes")
     ratios = measure(pipeline, sample_prompts(2, seed=9), repeats)
-    found = Policy.load(ROOT / "policies" / "shapes-30steps.json")
+    searched = Policy.load(ROOT / "policies" / "shapes-30steps.json")
     document = {
         "time_over_plain_generation": {name: round(value, 4) for name, value in ratios.items()},
         "predicted_time_in_the_transformer": {
             "pab246": round(predicted(PRESETS["pab246"]), 4),
-            "found": round(predicted(found), 4),
+            "found": round(predicted(searched), 4),
         },
     }
     publish(document, repeats, "cpu", out)

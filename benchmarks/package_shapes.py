@@ -1,4 +1,4 @@
-"""Packs a training checkpoint's averaged weights as the embedded model's pipeline folder.
+"""Writes the averaged weights of a training checkpoint as the pipeline folder of the embedded model.
 
 python benchmarks/package_shapes.py --run runs/shapes --out pabtune/models/shapes/weights
 """
@@ -20,12 +20,12 @@ SHIFT = 3.0
 @click.option("--run", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(run: Path, out: Path) -> None:
-    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     trainee = Trainee()
-    trainee.load_state_dict(saved["average"])
+    trainee.load_state_dict(checkpoint["average"])
     pipeline = ShapesPipeline(trainee.text_encoder, trainee.transformer, FlowMatchEulerDiscreteScheduler(shift=SHIFT))
     pipeline.save_pretrained(out)
-    click.echo(f"step {saved['step']} -> {out}")
+    click.echo(f"step {checkpoint['step']} -> {out}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The tables of Pyramid Attention Broadcast, with pabtune's column beside the paper's.
+"""Tables of the Pyramid Attention Broadcast paper (arXiv 2408.12588), with pabtune's results beside the paper's.
 
     python benchmarks/paper.py [--prompts 24] [--device cuda] [--docs docs/paper.md]
 
-FLOPs and communication are counted at full size on the meta device. Latency at full size, with random weights in bfloat16,
-is measured where there is a GPU. Quality is that of the embedded model `shapes`. Results go to `benchmarks/results/`, named
-by hardware and date, and into `docs/paper.md`.
+FLOPs and communication are counted at full size on the meta device. Latency is measured at full size on a GPU, if there is
+one, with random bfloat16 weights. Quality is measured on the embedded model `shapes`. Results are written to
+`benchmarks/results/`, named by hardware and date, and to `docs/paper.md`.
 """
 
 import json
@@ -66,16 +66,16 @@ PAPER_LATENCY = {"none": 26.54, "delta-dit": 25.87, "tgate": 22.22, "pab246": 19
 """Seconds on one H100."""
 
 PAPER_WITHOUT = {"spatial": 1.87, "temporal": 4.08, "cross": 1.11, "mlp": 0.40}
-"""Seconds that leaving one part out of pab246 costs, on one H100."""
+"""Additional seconds on one H100 if one kind is left out of pab246."""
 
 PAPER_GB = {"megatron-sp": (184.63, 104.62), "ulysses": (46.16, 26.16), "dsp": (23.08, 13.08)}
-"""Exchanged by each of 8 GPUs, without and with pab246."""
+"""GB exchanged by each of 8 GPUs, without and with pab246."""
 
 Row = dict[str, Any]
 
 
 def flops_rows() -> list[Row]:
-    """FLOPs of each method on the paper's models, in the paper's convention and all of them."""
+    """FLOPs of each method on the paper's models, in the paper's convention and in total."""
     rows = []
     for model, papers in PAPER_TFLOPS.items():
         for name, paper in papers.items():
@@ -95,7 +95,7 @@ def flops_rows() -> list[Row]:
 
 
 def communication_rows() -> list[Row]:
-    """What each of 8 GPUs exchanges around temporal attention."""
+    """GB that each of 8 GPUs exchanges around temporal attention."""
     counted, rows = count_workload(OPEN_SORA, SIZE, STEPS, 12), []
     for parallel, papers in PAPER_GB.items():
         for name, paper in zip(("none", "pab246"), papers, strict=True):
@@ -116,15 +116,15 @@ def communication_rows() -> list[Row]:
 
 
 def without(kind: str) -> Policy:
-    """`pab246` of Open-Sora with one kind computing always."""
+    """Open-Sora's `pab246` in which one kind always computes."""
     full = MODEL_PRESETS[OPEN_SORA]["pab246"]
     return replace(full, name=f"without {kind}", rules=tuple(rule for rule in full.rules if rule.kind != kind))
 
 
 def ablation_rows() -> list[Row]:
-    """FLOPs that each part of pab246 saves; the paper tells seconds."""
+    """FLOPs that each kind in pab246 saves; the paper gives seconds."""
     counted = count_workload(OPEN_SORA, SIZE, STEPS, 12)
-    whole = predict_cost(counted, MODEL_PRESETS[OPEN_SORA]["pab246"]).flops.paper_tflops
+    base = predict_cost(counted, MODEL_PRESETS[OPEN_SORA]["pab246"]).flops.paper_tflops
     rows = []
     for kind, seconds in PAPER_WITHOUT.items():
         flops = predict_cost(counted, without(kind)).flops.paper_tflops
@@ -133,25 +133,27 @@ def ablation_rows() -> list[Row]:
                 "left out": kind,
                 "paper, seconds more": seconds,
                 "pabtune, TFLOPs": round(flops, 2),
-                "TFLOPs more": round(flops - whole, 2),
+                "TFLOPs more": round(flops - base, 2),
             }
         )
     return rows
 
 
 def breakdown_rows() -> list[Row]:
-    """Shares of the operations: FLOPs at full size, measured time on the embedded model."""
+    """Breakdown by operation: FLOPs at full size, measured time on the embedded model."""
     flops = predict_cost(count_workload(OPEN_SORA, SIZE, STEPS, 12), PRESETS["none"]).flops
     profile = Profile.load(ROOT / "profiles" / "shapes-30steps.json")
     total = float(profile.arrays["step_seconds"].sum())
     rows = []
     for kind, tflops in flops.per_kind.items():
-        own = [index for index, site in enumerate(profile.sites) if site.kind == kind]
+        indices = [index for index, site in enumerate(profile.sites) if site.kind == kind]
         rows.append(
             {
                 "operation": kind,
                 "FLOPs of Open-Sora's transformer %": round(100 * tflops / flops.transformer_tflops, 2),
-                "time of shapes' transformer %": round(100 * float(profile.arrays["seconds"][own].sum()) / total, 2),
+                "time of shapes' transformer %": round(
+                    100 * float(profile.arrays["seconds"][indices].sum()) / total, 2
+                ),
             }
         )
     return rows
@@ -161,22 +163,22 @@ def quality_rows(pipeline: Any, prompts: Sequence[Any], policies: Mapping[str, P
     """Fidelity and score of policies on the embedded model."""
     named = [replace(policy, name=name) for name, policy in policies.items()]
     rows = []
-    for found in evaluate(pipeline, named, prompts, STEPS, batch_size=4):
-        told = found.to_document()
+    for evaluation in evaluate(pipeline, named, prompts, STEPS, batch_size=4):
+        document = evaluation.to_document()
         rows.append(
             {
-                "policy": found.policy,
-                "compute %": round(100 * found.compute_fraction, 2),
-                "speed": round(found.speedup, 3),
-                "PSNR dB": round(told["fidelity"]["psnr_db"], 2),
-                "score drop": round(told["score"]["drop"], 3),
+                "policy": evaluation.policy,
+                "compute %": round(100 * evaluation.compute_fraction, 2),
+                "speed": round(evaluation.speedup, 3),
+                "PSNR dB": round(document["fidelity"]["psnr_db"], 2),
+                "score drop": round(document["score"]["drop"], 3),
             }
         )
     return rows
 
 
 def range_policies() -> dict[str, Policy]:
-    """Each kind alone, at growing ranges, in the middle of the run."""
+    """Policies for one kind each, with increasing ranges, in the middle of the run."""
     rules = {
         f"{kind} {n}": Rule(kind=kind, range=n, window=(6, 26))  # type: ignore[arg-type]
         for kind in ("spatial", "temporal", "cross", "mlp")
@@ -186,21 +188,21 @@ def range_policies() -> dict[str, Policy]:
 
 
 def window_policies() -> dict[str, Policy]:
-    """All attention at range 3, in windows of six steps at different places."""
-    made = {}
+    """Policies for all attention at range 3, in windows of six steps at different positions."""
+    policies = {}
     for start in (1, 7, 13, 19, 24):
         rules = tuple(Rule(kind=kind, range=3, window=(start, start + 6)) for kind in ("spatial", "temporal", "cross"))
-        made[f"steps {start}..{start + 5}"] = Policy(name="window", rules=rules)
-    return made
+        policies[f"steps {start}..{start + 5}"] = Policy(name="window", rules=rules)
+    return policies
 
 
 def score_rows(pipeline: Any, prompts: Sequence[Any]) -> list[Row]:
-    """Outputs against scores: what is broadcast, time over plain generation, fidelity. The same mask for both."""
+    """Broadcasting outputs against broadcasting attention scores under the same mask: time and fidelity."""
     policy, settings = PRESETS["pab246"], Settings(steps=STEPS, batch_size=len(prompts))
     profile = Profile.load(ROOT / "profiles" / "shapes-30steps.json")
     schedule = NoiseSchedule(steps=STEPS, sigmas=profile.made_for.sigmas)
     mask = resolve(policy, Target.of(pipeline).sites, schedule)
-    ways: dict[str, Callable[[], Any]] = {
+    variants: dict[str, Callable[[], Any]] = {
         "nothing": nullcontext,
         "outputs": lambda: pabtune.broadcast(pipeline, policy),
         "scores": lambda: broadcast_scores(pipeline.transformer, mask),
@@ -209,10 +211,10 @@ def score_rows(pipeline: Any, prompts: Sequence[Any]) -> list[Row]:
 
     def timed(name: str) -> Callable[[], float]:
         def run() -> float:
-            with ways[name]():
-                made = generate(pipeline, prompts, settings)
-            videos[name] = made.videos
-            return made.seconds
+            with variants[name]():
+                generation = generate(pipeline, prompts, settings)
+            videos[name] = generation.videos
+            return generation.seconds
 
         return run
 
@@ -229,7 +231,7 @@ def score_rows(pipeline: Any, prompts: Sequence[Any]) -> list[Row]:
 
 
 def listed(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule) -> Policy:
-    """The policy with its steps listed: a bare transformer tells no noise levels."""
+    """The policy with its computed steps listed, because a bare transformer has no noise levels."""
     rules = []
     for rule in policy.rules:
         mask = resolve(replace(policy, rules=(rule,)), sites, schedule)
@@ -240,7 +242,7 @@ def listed(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule) -> Po
 
 
 def latency_rows(device: str) -> list[Row]:
-    """Seconds of the full-size transformer over a run, random weights; needs a GPU."""
+    """Seconds of a run of the full-size transformer with random weights; needs a GPU."""
     if not torch.cuda.is_available():
         missing = {"pabtune": "not measured: no GPU"}
         return [{"method": name, "paper, s on H100": paper, **missing} for name, paper in PAPER_LATENCY.items()]
@@ -257,8 +259,8 @@ def latency_rows(device: str) -> list[Row]:
     def run() -> float:
         began = now(torch.device(device))
         for step, sigma in enumerate(sigmas):
-            place = {"step_index": step, "num_inference_steps": STEPS, "sigma": sigma}
-            with transformer.cache_context("cond+uncond", **place):
+            context = {"step_index": step, "num_inference_steps": STEPS, "sigma": sigma}
+            with transformer.cache_context("cond+uncond", **context):
                 transformer(**inputs | {"timestep": torch.full((2,), 1000 * sigma, device=device)})
         seconds = now(torch.device(device)) - began
         transformer._reset_stateful_cache()
@@ -283,7 +285,7 @@ def latency_rows(device: str) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table."""
+    """Markdown table of rows with equal keys."""
     head = list(rows[0])
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *(f"| {' | '.join(str(row.get(key, '')) for key in head)} |" for row in rows)])
@@ -292,17 +294,18 @@ def markdown(rows: Sequence[Row]) -> str:
 SECTIONS = {
     "FLOPs per method": "TFLOPs of the paper's runs: Open-Sora 1.2, 51 frames of 480x854, 30 steps; Latte, 16 frames of "
     "512x512, 50 steps; Open-Sora-Plan v1.1, 65 frames of 512x512, 150 steps, for which PNDM makes 159 calls. Text encoder "
-    "and VAE are included. For Open-Sora the paper's counter did not see the scores of fused attention; for the others it "
-    "did. Prompts have as many tokens as those in the reference's scripts, so far as the digits tell. Unexplained: T-GATE on "
+    "and VAE are included. For Open-Sora the paper's counter missed the scores of fused attention; for the others it counted "
+    "them. Prompt lengths are those in the reference's scripts, as far as the digits show. Unexplained: T-GATE on "
     "Open-Sora-Plan. The settings in the reference's script (gate 90, every 6th step) skip self-attention in 75 steps; the "
-    "paper's figure is that of 42 (10662).",
-    "Communication": "Each of 8 GPUs, 16 bits; `paper GB` counts whole messages, `on the wire` what leaves a GPU, padded.",
-    "Ablation": "`pab246` with one part computing always. The paper tells latency only.",
-    "Latency": "The whole run on one H100 in the paper; the transformer alone, random bfloat16 weights, here.",
-    "Runtime breakdown": "Where the work is at full size, and where the time goes in the embedded model on a CPU.",
-    "Outputs or scores": "What is broadcast under the mask of `pab246`, on `shapes`: the paper finds that broadcasting scores "
-    "is slower than no broadcast at all.",
-    "Ranges and quality": "Each kind alone, window 6..25, on `shapes`: read the order, not the numbers.",
+    "paper's figure corresponds to 42 steps (10662).",
+    "Communication": "Each of 8 GPUs, 16 bits; `paper GB` counts complete messages, `on the wire` the bytes that "
+    "leave a GPU, with padding.",
+    "Ablation": "`pab246` with one kind always computing. The paper gives latency only.",
+    "Latency": "In the paper: the complete run on one H100. Here: the transformer alone, with random bfloat16 weights.",
+    "Runtime breakdown": "Distribution of FLOPs at full size, and of time in the embedded model on a CPU.",
+    "Outputs or scores": "Broadcasting outputs or scores under the mask of `pab246`, on `shapes`. The paper finds that "
+    "broadcasting scores is slower than no broadcast at all.",
+    "Ranges and quality": "Each kind alone, window 6..25, on `shapes`: the order matters, not the values.",
     "Window and quality": "All attention at range 3 in six steps, on `shapes`.",
 }
 
@@ -328,9 +331,9 @@ def main(count: int, device: str, docs: Path | None) -> None:
     document = {"hardware": hardware, "versions": versions(), "prompts": count, "tables": tables}
     save_json(ROOT / "benchmarks" / "results" / f"{name}.json", document)
     if docs is not None:
-        told = ", ".join(f"{key} {value}" for key, value in versions().items())
-        text = "# The paper's tables\n\nMade by `make paper` "
-        text += f"(`benchmarks/results/{name}.json`) on {hardware}; {told}. Do not edit.\n"
+        version_text = ", ".join(f"{key} {value}" for key, value in versions().items())
+        text = "# The paper's tables\n\nGenerated by `make paper` "
+        text += f"(`benchmarks/results/{name}.json`) on {hardware}; {version_text}. Do not edit.\n"
         for title, rows in tables.items():
             text += f"\n## {title}\n\n{SECTIONS[title]}\n\n{markdown(rows)}\n"
         write_atomically(docs, lambda partial: Path(partial).write_text(text, encoding="utf-8"))

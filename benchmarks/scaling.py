@@ -1,9 +1,9 @@
-"""Predicted scaling of Open-Sora 1.2 over GPUs beside what the paper measured.
+"""Predicted scaling of Open-Sora 1.2 over GPUs, beside the measurements of the paper.
 
     python benchmarks/scaling.py [--out benchmarks/results/scaling.json]
 
-The rate of a GPU comes from the paper's one-GPU row, so that this row is a calibration, not a prediction. Two predictions for
-the others: everything is shared, and the VAE decodes on one GPU while the others wait.
+The rate of a GPU is calibrated on the paper's one-GPU row without a policy. For the other rows there are two predictions: all
+work is split, or the VAE decodes on one GPU while the others wait.
 """
 
 import json
@@ -32,11 +32,11 @@ PAPER: tuple[tuple[str, int, SequenceParallel, float], ...] = (
     ("none", 8, "dsp", 12.01),
     ("pab246", 8, "dsp", 9.29),
 )
-"""Policy, H100s, how they share, seconds."""
+"""Policy, number of H100s, sequence parallelism, measured seconds."""
 
 
 def predictions(link: str) -> list[dict]:
-    """A row for each of the paper's."""
+    """Predictions for each row of the paper."""
     counted = count_workload(MODEL, SIZE, STEPS)
     serial = counted.parts["vae_decoder"].total
     rate = predict_cost(counted, find_policy("none")).flops.total_tflops * 1e12 / PAPER[0][-1]

@@ -1,6 +1,6 @@
-"""Broadcasting attention scores instead of outputs, for STDiT3: what the paper's ablation compares.
+"""Broadcasting of attention scores instead of outputs for STDiT3, as in the ablation of the paper.
 
-The scores (after softmax) of a computed step serve the next ones; values are projected and weighed anew at each step.
+The scores (after softmax) of a computed step are reused in later steps; values are projected and weighted in every step.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Computes = Callable[[], bool]
 
 
 def softmax_scores(q_BNhd: Tensor, k_BMhd: Tensor, mask_B11M: Tensor | None = None) -> Tensor:
-    """(B, h, N, M)."""
+    """Attention scores after softmax, (B, h, N, M)."""
     scores = (q_BNhd.transpose(1, 2) * q_BNhd.shape[-1] ** -0.5) @ k_BMhd.permute(0, 2, 3, 1)
     if mask_B11M is not None:
         scores = scores.masked_fill(~mask_B11M, float("-inf"))
@@ -60,8 +60,11 @@ def _cross_forward(module: CrossAttention, computes: Computes) -> Callable[..., 
 
 @contextmanager
 def broadcast_scores(transformer: object, mask: ComputeMask) -> Iterator[None]:
-    """Broadcasts the scores of attention sites by a mask; MLPs compute. One call of the transformer per step."""
-    changed = []
+    """Broadcasts the scores of attention sites by a mask inside a `with` block; MLPs always compute.
+
+    The transformer must be called once per step.
+    """
+    patched = []
     for site, row in zip(mask.sites, mask.compute.tolist(), strict=True):
         if site.kind == "mlp":
             continue
@@ -77,9 +80,9 @@ def broadcast_scores(transformer: object, mask: ComputeMask) -> Iterator[None]:
 
         make = _cross_forward if isinstance(module, CrossAttention) else _self_forward
         module.forward = make(module, computes)
-        changed.append(module)
+        patched.append(module)
     try:
         yield
     finally:
-        for module in changed:
+        for module in patched:
             del module.forward

@@ -1,4 +1,4 @@
-"""Trains the embedded model. Resumes by itself. Curves: `tensorboard --logdir OUT`.
+"""Trains the embedded model and resumes from its checkpoint. Curves: `tensorboard --logdir OUT`.
 
 python benchmarks/train_shapes.py --out runs/shapes --steps 5000
 """

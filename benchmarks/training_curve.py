@@ -1,4 +1,4 @@
-"""Draws the loss of a training run from its TensorBoard events: means over 50 steps.
+"""Draws the loss of a training run from its TensorBoard events, averaged over 50 steps.
 
 python benchmarks/training_curve.py --run runs/shapes --out docs/training-curve.png
 """
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SMOOTHING = 50
+"""Steps per mean."""
 
 
 @click.command()
@@ -25,8 +26,8 @@ def main(run: Path, out: Path) -> None:
         if tag not in events.Tags()["scalars"]:
             continue
         points = np.array(sorted({event.step: event.value for event in events.Scalars(tag)}.items()))
-        whole = len(points) // SMOOTHING * SMOOTHING
-        means = points[:whole].reshape(-1, SMOOTHING, 2).mean(1)
+        length = len(points) // SMOOTHING * SMOOTHING
+        means = points[:length].reshape(-1, SMOOTHING, 2).mean(1)
         axes.plot(means[:, 0], means[:, 1], label=label)
     axes.set_yscale("log")
     axes.set_xlabel("step")

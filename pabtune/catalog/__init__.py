@@ -1,6 +1,6 @@
-"""What pabtune knows of transformer classes: a card for each, one file per family.
+"""Catalog of the known transformer classes: one card per class, one file per family.
 
-A catalog is a value. Entry points take it as `catalog=`; to describe a class of your own, pass the shipped one with your card:
+A catalog is a value, which entry points take as `catalog=`. To describe a class of your own, add your card to the shipped one:
 
     pabtune.enable(pipeline, policy, catalog=pabtune.CATALOG.with_card(card))
 """
@@ -41,10 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Cards by class name of the transformer.
+    """Immutable mapping from class names of transformers to their cards.
 
     Attributes:
-        cards: one for each class.
+        cards: card of each class, by class name.
     """
 
     cards: Mapping[str, ModelCard] = field(default_factory=dict)
@@ -54,11 +54,11 @@ class Catalog:
 
     @classmethod
     def of(cls, *cards: ModelCard) -> Self:
-        """The catalog of these cards; of two for one class, the last."""
+        """Catalog of these cards; a later card replaces an earlier one for the same class."""
         return cls({card.transformer: card for card in cards})
 
     def find(self, transformer: str) -> ModelCard | None:
-        """The card of a class; None if there is none.
+        """Card of a transformer class; None if there is none.
 
         Args:
             transformer: name of the class.
@@ -66,7 +66,7 @@ class Catalog:
         return self.cards.get(transformer)
 
     def with_card(self, card: ModelCard) -> Self:
-        """A catalog that has this card too, in place of the one for the same class."""
+        """Catalog with this card added, or in place of the one for the same class."""
         return type(self)({**self.cards, card.transformer: card})
 
     def __contains__(self, transformer: object) -> bool:
@@ -104,11 +104,11 @@ CATALOG = Catalog.of(
     COSMOS,
     KANDINSKY_5,
 )
-"""The cards that are shipped."""
+"""The shipped cards."""
 
 
 def find_card(transformer: str) -> ModelCard | None:
-    """The shipped card of a class; None if there is none.
+    """Shipped card of a transformer class; None if there is none.
 
     Args:
         transformer: name of the class.

@@ -4,12 +4,12 @@ from pabtune.catalog.card import Cut, ModelCard, TokenSplit, WhenArgument, argum
 
 ALLEGRO = ModelCard(
     transformer="AllegroTransformer3DModel",
-    # The cross-attention reads the hidden states as they are; `norm2` feeds the MLP.
+    # Cross-attention reads the hidden states without a norm; `norm2` feeds the MLP.
     sites=sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff=("mlp", "norm2")),
     split=TokenSplit(
         cuts=(
             *argument_cuts("transformer_blocks.0", "hidden_states"),
-            # The pipeline hands each block frequencies, which attention looks up, and each token's places in them, (1, N).
+            # A tuple of frequency tables and the position of each token in them, (1, N); attention looks these up.
             Cut(module="transformer_blocks.*", of="image_rotary_emb", dim=1, item=1),
         ),
         unless=(WhenArgument("attention_mask", "masks over tokens of the video cannot be split"),),

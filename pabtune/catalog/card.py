@@ -1,8 +1,8 @@
-"""A card: everything that pabtune knows of one transformer class, as plain data.
+"""Cards: everything that pabtune knows of a transformer class, as plain data.
 
-Where its sites are, how its pipelines ask for guidance branches, and how a video is split over GPUs. Whoever reads a card
-interprets it: `models/sites.py` the sites, `models/guidance.py` the guidance, `parallel/` the split, `planning/costs/` what
-a split costs. A card names modules, arguments and properties; it needs neither torch nor diffusers.
+A card describes the sites of the class, how its pipelines call it for guidance, and how a video is split over GPUs. It names
+modules, arguments and properties, and needs neither torch nor diffusers. It is interpreted elsewhere: sites in
+`models/sites.py`, guidance in `models/guidance.py`, the split in `parallel/`, and the cost of a split in `planning/costs/`.
 """
 
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from pabtune.records.sites import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SitePattern:
-    """A site in every block of a list: `<blocks>.<layer>.<child>`.
+    """Pattern of a site in every block of a list: `<blocks>.<layer>.<child>`.
 
-    A feeder is skipped with its site, and one token stands in for all that it would return. So it must be a norm-like module
-    whose output has the shape of its input and is read by its site alone, and only arithmetic that broadcasts over tokens
-    (shift, scale, gate) may lie between the two. That the modules exist is checked when the sites are found; the rest cannot
-    be told without a call: `pabtune.testing.check_card` compares a run with one in which no feeder is skipped. Norms that
-    also return the gates of their block, such as AdaLayerNormZero, must run: name their inner norm, or none.
+    A feeder is skipped with its site and then returns a single token. So it must be a norm-like module whose output has the
+    shape of its input and is read by its site alone, and only arithmetic that broadcasts over tokens (shift, scale, gate) may
+    lie between the two. That the modules exist is checked when the sites are found. The rest cannot be checked without a
+    call: `pabtune.testing.check_card` compares a run with one in which no feeder is skipped. Norms that also return the gates
+    of their block, such as AdaLayerNormZero, must run: name their inner norm as the feeder, or none.
 
     Attributes:
         blocks: path of the list of blocks.
-        child: path of the site inside a block; empty if the item of the list is the site.
+        child: path of the site inside a block; empty if the list items are the sites.
         kind: what the site computes.
         feeders: paths, inside the block, of modules that only serve the site.
-        after: lists of blocks that run before this one; its layers are counted on from theirs.
-        optional: blocks may lack it.
+        after: lists of blocks that run before this one; layer numbers continue from theirs.
+        optional: whether blocks may lack the site.
     """
 
     blocks: str
@@ -42,7 +42,7 @@ class SitePattern:
 def sites_in(
     blocks: str, *, after: tuple[str, ...] = (), optional: tuple[str, ...] = (), **children: tuple[str, ...] | str
 ) -> tuple[SitePattern, ...]:
-    """The patterns of one list of blocks, in the order in which a block calls them.
+    """Site patterns of one list of blocks, in the order in which a block calls the sites.
 
         sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff=("mlp", "norm2"))
 
@@ -70,13 +70,13 @@ def sites_in(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByProperties:
-    """One call, and a further one for each property of the pipeline that exceeds a value.
+    """One call per step, and a further one for each property of the pipeline that exceeds a threshold.
 
     Attributes:
-        names: of the properties; one that the pipeline lacks adds nothing.
-        above: the value; True counts as 1.
-        batched: property under which the first call holds the samples of both usual branches, and each further call half as
-            many; empty where all calls are alike.
+        names: names of the properties; one that the pipeline lacks adds no call.
+        above: the threshold; True counts as 1.
+        batched: property that, if true, puts both usual branches into the first call, so that each further call has half as
+            many samples; empty if all calls have equally many.
     """
 
     names: tuple[str, ...]
@@ -86,10 +86,10 @@ class ByProperties:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByCount:
-    """As many calls as the pipeline says.
+    """Number of calls per step, read from an attribute of the pipeline.
 
     Attributes:
-        attribute: dotted path of the number, from the pipeline, for example `guider.num_conditions`.
+        attribute: dotted path of the attribute from the pipeline, for example `guider.num_conditions`.
     """
 
     attribute: str
@@ -97,12 +97,12 @@ class ByCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByArguments:
-    """A second call where an argument of the pipeline's call exceeds a value and others are given.
+    """A second call per step if an argument of the pipeline's call exceeds a threshold and certain others are present.
 
     Attributes:
-        name: of the argument.
-        above: the value.
-        given: groups of arguments; of one of them, all must be other than None.
+        name: name of the argument.
+        above: the threshold.
+        given: groups of arguments; in at least one group, no argument may be None.
     """
 
     name: str
@@ -111,19 +111,19 @@ class ByArguments:
 
 
 Order = Literal["batched", "sequential", "interleaved"]
-"""How guidance branches are asked for. `batched`: all in one call. `sequential`: one call for each, and the pipeline reads
-the first result after the last call, so that two GPUs can make one call each (sequential CFG). `interleaved`: the pipeline
-makes further calls, and reads or copies a result before the next one."""
+"""Order of the calls for guidance branches. `batched`: all branches in one call. `sequential`: one call per branch, and the
+pipeline reads the results after the last one, so that two GPUs can make one call each (sequential CFG). `interleaved`: several
+calls, and the pipeline reads or copies each result before the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guidance:
-    """How the pipelines of a class ask for guidance branches.
+    """How the pipelines of a class call it for guidance branches.
 
     Attributes:
-        order: of the calls.
-        when: under which further calls are made, from what a pipeline says publicly: its properties, and the arguments of
-            its call; None = one call in a step.
+        order: order of the calls.
+        when: rule for the number of calls per step, from public properties of the pipeline and the arguments of its call;
+            None = one call per step.
     """
 
     order: Order = "batched"
@@ -138,14 +138,14 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A tensor with one place for each token of the video, of which each process takes its own.
+    """A tensor with one entry per token of the video, of which each process takes its part.
 
     Attributes:
-        module: path of the module that takes or returns it; `*` for every item of a list, empty for the transformer.
-        of: name of the argument, or index among the outputs; of a tuple, every tensor is cut.
-        dim: dimension with the tokens.
-        ndim: it is cut only if it has this many dimensions, and a place for more than one token; None = always.
-        item: of a tuple, the only one that is cut.
+        module: path of the module that takes or returns the tensor; `*` for every item of a list, empty for the transformer.
+        of: name of the argument, or index among the outputs; in a tuple, every tensor is cut.
+        dim: dimension of the tokens.
+        ndim: cut the tensor only if it has this many dimensions, and more than one entry along `dim`; None = always.
+        item: index of the only item of a tuple that is cut; None = all.
     """
 
     module: str
@@ -156,36 +156,36 @@ class Cut:
 
 
 def argument_cuts(module: str, *names: str, dim: int = 1) -> tuple[Cut, ...]:
-    """Cuts of some arguments of a module."""
+    """Cuts of several arguments of a module along the same dimension."""
     return tuple(Cut(module=module, of=name, dim=dim) for name in names)
 
 
 def rotary_cuts(module: str, dim: int) -> tuple[Cut, ...]:
-    """Cuts of the two outputs of a rotary embedding: cosine and sine."""
+    """Cuts of the two outputs of a rotary embedding, cosine and sine."""
     return tuple(Cut(module=module, of=index, dim=dim) for index in (0, 1))
 
 
 class Condition(Protocol):
-    """Something under which a split does not hold. Its text names it and says why."""
+    """Condition under which a split is not valid. Its text (`str`) names it and gives the reason."""
 
     def holds(self, config: Mapping[str, Any], pipeline: str, arguments: Mapping[str, Any]) -> bool:
-        """Whether it is the case.
+        """Whether the condition is met.
 
         Args:
-            config: of the transformer.
+            config: configuration of the transformer.
             pipeline: class name of the pipeline; empty if unknown.
-            arguments: of the transformer's call; empty before it is called.
+            arguments: arguments of the transformer's call; empty before it is called.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class WhenConfig:
-    """A configuration of the transformer.
+    """Condition on the configuration of the transformer.
 
     Attributes:
-        key: of the configuration.
-        value: that it has.
-        why: the split does not hold then.
+        key: configuration key.
+        value: value that meets the condition.
+        why: reason why the split is not valid then.
     """
 
     key: str
@@ -202,18 +202,18 @@ class WhenConfig:
 
 @dataclass(frozen=True, slots=True)
 class WhenPipeline:
-    """Pipelines that call the transformer in another way.
+    """Condition on the pipeline that calls the transformer.
 
     Attributes:
-        prefix: with which their class names begin.
-        why: the split does not hold then.
+        prefix: prefix of the class names of the pipelines that meet the condition.
+        why: reason why the split is not valid then.
     """
 
     prefix: str
     why: str
 
     def holds(self, config: Mapping[str, Any], pipeline: str, arguments: Mapping[str, Any]) -> bool:
-        """Whether the pipeline is one of them."""
+        """Whether the pipeline's class name has the prefix."""
         return pipeline.startswith(self.prefix)
 
     def __str__(self) -> str:
@@ -222,18 +222,18 @@ class WhenPipeline:
 
 @dataclass(frozen=True, slots=True)
 class WhenArgument:
-    """An argument of the transformer's call, known only when it is called.
+    """Condition on an argument of the transformer's call, known only at the call.
 
     Attributes:
-        name: of the argument; None and False count as not given.
-        why: the split does not hold then.
+        name: name of the argument; None and False count as absent.
+        why: reason why the split is not valid then.
     """
 
     name: str
     why: str
 
     def holds(self, config: Mapping[str, Any], pipeline: str, arguments: Mapping[str, Any]) -> bool:
-        """Whether the argument is given."""
+        """Whether the argument is present."""
         value = arguments.get(self.name)
         return value is not None and value is not False
 
@@ -243,17 +243,17 @@ class WhenArgument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSplit:
-    """Full attention: the tokens of the whole video are split, and attention is shared by heads.
+    """Split of the sequence of all video tokens, for full attention; attention itself is split by heads (Ulysses).
 
     Attributes:
-        cuts: the tensors that are cut on their way into the network.
-        end: path of the module whose output, or the first of its outputs, is gathered; `-1` for the last item of a list.
-        dim: dimension of that output with the tokens.
-        text_first: in a sequence of text and video, text comes first.
-        mask_of_own: attention makes its mask itself, over the tokens that it gets, and the same for all of the video's.
-        from_diffusers: cuts, end and dimension are those of the class's own plan, `_cp_plan`; for classes whose plan cuts
-            the tokens of the video alone.
-        unless: conditions under which none of this holds, each with its reason.
+        cuts: tensors that are cut on their way into the network.
+        end: path of the module whose first output is gathered; `-1` for the last item of a list.
+        dim: dimension of the tokens in that output.
+        text_first: whether text comes first in a joint sequence of text and video.
+        mask_of_own: whether attention builds its mask itself, over the tokens that it gets, equal for all video tokens.
+        from_diffusers: whether cuts, end and dimension come from the class's `_cp_plan`; for classes whose plan cuts the
+            tokens of the video alone.
+        unless: conditions under which the split is not valid, each with its reason.
     """
 
     cuts: tuple[Cut, ...] = ()
@@ -271,35 +271,34 @@ class TokenSplit:
     def objections(
         self, config: Mapping[str, Any], pipeline: str = "", arguments: Mapping[str, Any] | None = None
     ) -> tuple[str, ...]:
-        """Why the split does not hold; empty if nothing speaks against it.
+        """Reasons why the split is not valid; empty if it is.
 
         Args:
-            config: of the transformer.
+            config: configuration of the transformer.
             pipeline: class name of the pipeline that calls it; empty if unknown.
-            arguments: of the transformer's call, if it is made already.
+            arguments: arguments of the transformer's call; None before the call.
         """
         return tuple(str(each) for each in self.unless if each.holds(config, pipeline, arguments or {}))
 
     @property
     def depends_on_pipeline(self) -> bool:
-        """Whether one must know the pipeline to say that the split holds."""
+        """Whether the validity of the split depends on the pipeline."""
         return any(isinstance(each, WhenPipeline) for each in self.unless)
 
     @property
     def depends_on_arguments(self) -> bool:
-        """Whether each call of the transformer must be looked at."""
+        """Whether the validity of the split depends on the arguments of each call."""
         return any(isinstance(each, WhenArgument) for each in self.unless)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSplit:
-    """Spatial and temporal attention in turns: frames, or the tokens of each frame, are split.
+    """Split of frames, or of the tokens of each frame, for alternating spatial and temporal attention (DSP).
 
-    How such a network is split is code (`parallel/spatial_temporal.py`), for STDiT3 and Latte; a card can only say along
-    which axes.
+    How such a network is split is code (`parallel/spatial_temporal.py`, for STDiT3 and Latte); a card only lists the axes.
 
     Attributes:
-        axes: that can be split.
+        axes: axes that can be split.
     """
 
     axes: tuple[Literal["frames", "tokens"], ...]
@@ -312,8 +311,8 @@ class ModelCard:
     Attributes:
         transformer: name of the class.
         sites: patterns of its sites, in the order in which a block calls them.
-        guidance: how its pipelines ask for guidance branches.
-        split: how a video is split over GPUs; None = the work inside each site is shared (`docs/parallel.md`).
+        guidance: how its pipelines call it for guidance branches.
+        split: how a video is split over GPUs; None = the work inside each site is split (`docs/parallel.md`).
     """
 
     transformer: str
@@ -331,10 +330,10 @@ class ModelCard:
 
     @property
     def axes(self) -> tuple[Literal["frames", "tokens"], ...]:
-        """Axes of a spatial-temporal model that can be split; none for other models."""
+        """Axes of a spatial-temporal model that can be split; empty for other models."""
         return self.split.axes if isinstance(self.split, FrameSplit) else ()
 
     @property
     def token_split(self) -> TokenSplit | None:
-        """The split of the tokens of a full-attention model; None for other models."""
+        """Token split of a full-attention model; None for other models."""
         return self.split if isinstance(self.split, TokenSplit) else None

@@ -18,7 +18,7 @@ SPLIT = TokenSplit(
 COGVIDEOX = ModelCard(transformer="CogVideoXTransformer3DModel", sites=SITES, split=SPLIT)
 CONSISID = ModelCard(
     transformer="ConsisIDTransformer3DModel",
-    # Attention to the face stands between blocks, in a list of its own, where the model has it.
+    # Attention to the face, if the model has it, lies between blocks, in a separate list.
     sites=(*SITES, SitePattern(blocks="perceiver_cross_attention", child="", kind="cross", optional=True)),
     split=SPLIT,
 )

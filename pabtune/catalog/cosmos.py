@@ -1,7 +1,7 @@
 """Cosmos-Predict 1 and 2: arXiv 2501.03575, https://github.com/nvidia-cosmos. Class as in diffusers 0.42.
 
-Its norms return the gates of the block and must run. Some of its pipelines make what the scheduler reads from the first
-result before they ask for the second.
+Its norms return the gates of the block and must run. Some of its pipelines compute the input of the scheduler from the first
+result before they make the second call.
 """
 
 from pabtune.catalog.card import (
@@ -16,7 +16,7 @@ from pabtune.catalog.card import (
 )
 
 PER_TOKEN = ("embedded_timestep", "temb")
-"""Have a place for each token where frames have timesteps of their own, else one for a sample."""
+"""Arguments with one entry per token if frames have timesteps of their own, else one per sample."""
 
 COSMOS = ModelCard(
     transformer="CosmosTransformer3DModel",

@@ -3,8 +3,8 @@
 HunyuanVideo: arXiv 2412.03603, https://github.com/Tencent-Hunyuan/HunyuanVideo. FramePack: arXiv 2504.12626.
 HunyuanVideo 1.5: arXiv 2511.18870. Classes as in diffusers 0.42.
 
-Dual blocks have text and video side by side; single blocks compute attention and MLP in one, of which the attention is a
-site. The distilled models embed the guidance scale and have one branch; "true" guidance is asked for by the arguments of the
+Dual blocks process text and video in parallel streams; single blocks fuse attention and MLP, of which the attention is a
+site. The distilled models embed the guidance scale and have one branch; "true" guidance is enabled by arguments of the
 pipeline's call (`pipeline_hunyuan_video.py`: `do_true_cfg`).
 """
 

@@ -1,7 +1,7 @@
-"""Latte, and Open-Sora-Plan 1.1, which is built from its blocks: spatial and temporal blocks in turns.
+"""Latte, and Open-Sora-Plan 1.1, which is built from its blocks: alternating spatial and temporal blocks.
 
 Latte: arXiv 2401.03048, https://github.com/Vchitect/Latte; class as in diffusers 0.42. Open-Sora-Plan 1.1: arXiv 2412.00131,
-https://github.com/PKU-YuanGroup/Open-Sora-Plan (v1.1.0); class of pabtune's own (`models/open_sora_plan/`).
+https://github.com/PKU-YuanGroup/Open-Sora-Plan (v1.1.0); class from pabtune (`models/open_sora_plan/`).
 """
 
 from pabtune.catalog.card import FrameSplit, ModelCard, sites_in

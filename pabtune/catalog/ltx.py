@@ -3,8 +3,8 @@
 LTX-Video: arXiv 2501.00103, https://github.com/Lightricks/LTX-Video. LTX-2: arXiv 2601.03233,
 https://github.com/Lightricks/LTX-2. Classes as in diffusers 0.42.
 
-LTX-2 asks for both usual branches in one call; guidance by skipped blocks and by isolated modalities add a call each, of the
-conditional branch alone.
+LTX-2 computes both usual branches in one call; spatio-temporal guidance and modality-isolation guidance each add a call with
+the conditional branch alone.
 """
 
 from pabtune.catalog.card import ByProperties, Cut, Guidance, ModelCard, TokenSplit, rotary_cuts, sites_in
@@ -16,7 +16,7 @@ LTX_VIDEO = ModelCard(
         cuts=(
             *rotary_cuts("rope", dim=1),
             Cut(module="proj_in", of=0, dim=1),
-            # Timesteps of single tokens, where an image is given.
+            # With an input image, tokens have timesteps of their own.
             *(Cut(module="", of="timestep", dim=1, ndim=ndim) for ndim in (2, 3)),
         ),
     ),

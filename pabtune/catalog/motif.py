@@ -1,6 +1,6 @@
 """Motif-Video: arXiv 2604.16503, https://huggingface.co/Motif-Technologies. Class as in diffusers 0.42.
 
-Its pipeline copies each result before it asks for the next. Only some blocks have cross-attention.
+Its pipeline copies each result before it makes the next call. Only some blocks have cross-attention.
 """
 
 from pabtune.catalog.card import ByCount, Guidance, ModelCard, sites_in

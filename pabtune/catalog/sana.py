@@ -1,6 +1,7 @@
 """SANA-Video: arXiv 2509.24695, https://github.com/NVlabs/Sana. Class as in diffusers 0.42.
 
-Its attention is linear, and its MLP convolves over frames and takes its norm's output in another shape: no feeder there.
+Its attention is linear. Its MLP convolves over frames and takes the output of its norm in another shape, so the norm is no
+feeder.
 """
 
 from pabtune.catalog.card import ModelCard, sites_in

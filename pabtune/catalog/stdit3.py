@@ -1,6 +1,6 @@
-"""STDiT3, the network of Open-Sora 1.2 and of the embedded model: spatial and temporal blocks in turns.
+"""STDiT3, the network of Open-Sora 1.2 and of the embedded model: alternating spatial and temporal blocks.
 
-Open-Sora: arXiv 2412.20404, https://github.com/hpcaitech/Open-Sora (v1.2); class of pabtune's own (`models/stdit3.py`).
+Open-Sora: arXiv 2412.20404, https://github.com/hpcaitech/Open-Sora (v1.2); class from pabtune (`models/stdit3.py`).
 """
 
 from pabtune.catalog.card import FrameSplit, ModelCard, sites_in

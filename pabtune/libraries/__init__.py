@@ -1,1 +1,1 @@
-"""What pabtune uses of other libraries that these call private: one file for each library, to be read at an upgrade."""
+"""Private names of other libraries that pabtune uses, one file per library, to be reviewed at an upgrade."""

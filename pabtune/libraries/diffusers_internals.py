@@ -1,4 +1,4 @@
-"""What pabtune uses of diffusers and accelerate that they call private. No other file does."""
+"""Private names of diffusers and accelerate that pabtune uses. No other file uses them."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -17,64 +17,65 @@ __all__ = ["AttentionBackendName", "ContextParallelInput", "ContextParallelOutpu
 Forward = Callable[..., Any]
 
 HOOKS_ATTRIBUTE = "_diffusers_hook"
+"""Attribute of a module that holds its hook registry."""
 
 
 class CacheContextReader(StateManager):
-    """Receives the cache context that a pipeline sets on a transformer; every thread sees the one that it set itself."""
+    """Receives the cache context that a pipeline sets on a transformer; each thread sees only its own."""
 
     def __init__(self) -> None:
         super().__init__(BaseState)
-        self._of_thread = threading.local()
+        self._thread_state = threading.local()
 
     def set_context(self, context: CacheContext | None) -> None:
         """Called by diffusers when a cache context begins or ends."""
-        self._of_thread.context = context
+        self._thread_state.context = context
 
     def current(self) -> CacheContext | None:
-        """The context of this thread's call; None outside of any."""
-        return getattr(self._of_thread, "context", None)
+        """The cache context that this thread is in; None outside any."""
+        return getattr(self._thread_state, "context", None)
 
 
 class StatefulHook(ModelHook):
-    """A hook whose state managers diffusers tells of cache contexts, and which it asks to reset its state."""
+    """Base of hooks whose state managers receive cache contexts and whose state diffusers resets."""
 
     _is_stateful = True
 
 
 def execution_device(pipeline: DiffusionPipeline) -> torch.device:
-    """The device on which a pipeline computes, also where its weights are offloaded."""
+    """The device on which a pipeline computes, even if its weights are offloaded."""
     return pipeline._execution_device
 
 
 def attention_backend() -> AttentionBackendName:
-    """The kernel that diffusers' attention dispatcher calls."""
+    """The kernel that diffusers' attention dispatcher calls now."""
     return _AttentionBackendRegistry.get_active_backend()[0]
 
 
 def registry_of(module: nn.Module) -> HookRegistry | None:
-    """The hooks of a module; None where it never had one."""
+    """The hook registry of a module; None if it has none."""
     return getattr(module, HOOKS_ATTRIBUTE, None)
 
 
 def find_hook(module: nn.Module, name: str) -> ModelHook | None:
-    """The hook of that name on a module; None without one."""
+    """The hook with this name on a module; None if there is none."""
     registry = registry_of(module)
     return registry.get_hook(name) if registry is not None else None
 
 
 def hook_names(module: nn.Module) -> tuple[str, ...]:
-    """Names of the hooks on a module, the innermost first."""
+    """Names of the hooks on a module, innermost first."""
     registry = registry_of(module)
     return tuple(registry.hooks) if registry is not None else ()
 
 
 def remove_registry(module: nn.Module) -> None:
-    """Takes an empty registry off a module."""
+    """Removes an empty hook registry from a module."""
     vars(module).pop(HOOKS_ATTRIBUTE, None)
 
 
 def context_parallel_plan(transformer: nn.Module) -> Mapping[str, object]:
-    """Where diffusers itself would cut a transformer's inputs and gather its output for context parallelism."""
+    """diffusers' own context-parallel plan of a transformer: where inputs are split and outputs gathered."""
     return transformer._cp_plan  # type: ignore[return-value]
 
 
@@ -84,12 +85,12 @@ def has_accelerate_hook(module: nn.Module) -> bool:
 
 
 def remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
-    """Removes a hook, also from under accelerate's offloading, which keeps the forward that it met.
+    """Removes a hook, even if accelerate's offloading has wrapped the module's forward since.
 
     Args:
         module: the module with the hook.
-        hook_name: its name.
-        forward: the module's forward when the hook had been put there.
+        hook_name: name of the hook.
+        forward: the module's forward just after the hook was registered.
     """
     outer = vars(module).get("forward")
     is_under_offloading = outer is not forward and getattr(module, "_old_forward", None) is forward
@@ -102,7 +103,7 @@ def remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
 
 
 def invalidate_registries(transformer: nn.Module) -> None:
-    """Tells diffusers that hooks have come or gone below a transformer; it keeps a list of their registries."""
+    """Clears diffusers' cached list of hook registries below a transformer, after hooks were added or removed."""
     registry = registry_of(transformer)
     if registry is not None:
         registry.invalidate_child_registries_cache()

@@ -1,4 +1,4 @@
-"""What pabtune uses of torch that torch calls private. No other file does, so that an upgrade is read against this one."""
+"""Private names of torch that pabtune uses. No other file uses them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +14,21 @@ CPU_FLASH_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """Fused attention on the CPU, which torch's FLOP counter does not count."""
 
 RECOMPILATIONS_PER_PATTERN = 8
-"""Dynamo's own limit of compilations of one function."""
+"""Compilations of one function per pattern: dynamo's own default limit."""
 
 
 def unwrap_compiled(module: Any) -> Any:
-    """The module inside of what `torch.compile(module)` returned; any other object as it is."""
+    """The module inside the wrapper that `torch.compile(module)` returns; any other object unchanged."""
     return getattr(module, "_orig_mod", module)
 
 
 def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
-    """What `module(...)` runs instead of the module's forward with its hooks; None where nothing is set."""
+    """The callable that `module(...)` runs instead of the module's forward with hooks; None if there is none."""
     return module._compiled_call_impl
 
 
 def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> None:
-    """Makes `module(...)` run `call`; None lets it run the module's forward with its hooks again."""
+    """Makes `module(...)` run `call`; None restores the module's forward with its hooks."""
     if call is None:
         vars(module).pop("_compiled_call_impl", None)
     else:
@@ -36,18 +36,18 @@ def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> Non
 
 
 def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The module's forward with its hooks, past what `set_compiled_call` has set."""
+    """Runs the module's forward with its hooks, bypassing what `set_compiled_call` has set."""
     return module._call_impl(*args, **kwargs)
 
 
 def raise_recompile_limits(patterns: int) -> Callable[[], None]:
-    """Lets dynamo compile each pattern as often as it may compile a function; over its limit it would run eagerly.
+    """Raises dynamo's recompilation limits so that every pattern can be compiled; beyond the limit it would run eagerly.
 
     Args:
-        patterns: distinct combinations of what the sites of a model do in a step.
+        patterns: number of distinct combinations of site modes in a step.
 
     Returns:
-        A function that restores the limits, unless somebody else has changed them since.
+        A function that restores the limits, unless other code has changed them since.
     """
     config = torch._dynamo.config
     before = (config.recompile_limit, config.accumulated_recompile_limit)
@@ -63,6 +63,6 @@ def raise_recompile_limits(patterns: int) -> Callable[[], None]:
 
 
 def storage_bytes(tensors: list[Tensor]) -> int:
-    """Bytes of the storages behind some tensors; a storage that several of them are views of counts once."""
+    """Bytes of the storages behind some tensors; a storage that several tensors share counts once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -1,4 +1,4 @@
-"""Models that pabtune ships or knows, and where the sites of known models are."""
+"""The networks and pipelines of pabtune, loading of models by name, and the search for sites in a transformer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How often a pipeline calls its transformer in a step, from its card and what the pipeline says publicly.
+"""The number of transformer calls per denoising step, derived from the card and the public state of the pipeline.
 
 Knows properties and arguments of pipelines; knows nothing of what is done with the number.
 """
@@ -13,15 +13,15 @@ from pabtune.catalog.card import ByArguments, ByCount, ByProperties
 
 
 def calls_per_step(card: ModelCard | None, pipeline: Any, arguments: Mapping[str, Any]) -> float:
-    """Calls like the first that a step of this run has; a call with half of the samples counts half.
+    """Transformer calls per denoising step of one run, in units of the first call: half the samples count as half a call.
 
     Args:
-        card: of the transformer's class; None or without a rule = one call.
-        pipeline: that runs.
-        arguments: of its call, by name, with or without defaults.
+        card: the card of the transformer's class; without a card, or without a rule in it, there is one call.
+        pipeline: the pipeline that runs.
+        arguments: arguments of the pipeline's call by name, with or without defaults.
 
     Raises:
-        AttributeError: the pipeline lacks what the card reads the number of calls from.
+        AttributeError: the pipeline lacks the attribute that the card reads the number of calls from.
     """
     match card.guidance.when if card is not None else None:
         case ByProperties() as rule:

@@ -1,4 +1,4 @@
-"""From the word MODEL on the command line to a loaded pipeline."""
+"""Loading of pipelines and of weightless transformers by model name, folder or hub id."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,20 +33,20 @@ PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
     "OpenSoraPipeline": OpenSoraPipeline,
     "OpenSoraPlanPipeline": OpenSoraPlanPipeline,
 }
-"""Pipeline classes of pabtune's own, by the class name in `model_index.json`."""
+"""Pipeline classes that pabtune defines, by the class name in `model_index.json`."""
 
 REGISTERED: Mapping[str, str] = {"shapes": str(SHAPES_FOLDER), "latte": "maxin-cn/Latte-1"}
-"""Models by name: a folder or a hub id."""
+"""Folder or hub id of each registered model."""
 
 OPEN_SORA, OPEN_SORA_PLAN = "open-sora-1.2", "open-sora-plan-1.1"
-"""Published in parts, from which a pipeline is assembled."""
+"""Names of the models that were published in parts; their pipelines are assembled from these."""
 
 PUBLISHED_TRANSFORMERS: Mapping[str, Callable[[], nn.Module]] = {
     OPEN_SORA: STDiT3Transformer3DModel,
     OPEN_SORA_PLAN: LatteT2VTransformer3DModel,
     "latte": lambda: LatteTransformer3DModel(**LATTE_CONFIG),
 }
-"""Makes the transformer of a published model, by the model's name; needs no network."""
+"""Builder of the transformer of each published model; needs no network access."""
 
 MODEL_LINES: Mapping[str, str] = {
     "shapes": "embedded STDiT3 (1.0 M parameters): 8 frames of 24x24 pixels of one moving shape, trained in this project",
@@ -62,7 +62,7 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
     Args:
         model: name, folder or hub id.
         dtype: precision of the weights.
-        device: where to put it.
+        device: device to move the pipeline to.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -88,7 +88,7 @@ def _assemble(model: str, dtype: torch.dtype) -> DiffusionPipeline:
 
 
 def build_on_meta(model: str) -> nn.Module:
-    """The (first) transformer of a model at full size, without weights and in no memory.
+    """Builds the first transformer of a model at full size on the meta device, where it takes no memory.
 
     Args:
         model: name, folder or hub id; names of published models need no network.
@@ -100,7 +100,7 @@ def build_on_meta(model: str) -> nn.Module:
 
 
 def transformers_on_meta(model: str) -> dict[str, nn.Module]:
-    """The transformers of a model by name, from their configurations alone: without weights, in no memory.
+    """Builds all transformers of a model on the meta device, from their configurations alone.
 
     Args:
         model: name, folder or hub id.
@@ -126,7 +126,7 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
 
 
 def _locate(model: str) -> str:
-    """What diffusers is asked for: a folder or a hub id."""
+    """Folder or hub id from which diffusers loads a model."""
     model = REGISTERED.get(model, model)
     folder = Path(model)
     if (folder / "model_index.json").is_file():
@@ -141,7 +141,7 @@ def _locate(model: str) -> str:
 
 
 def _index(model: str) -> dict[str, Any]:
-    """What is in the pipeline: class and components."""
+    """Class and components of a pipeline, as listed in its `model_index.json`."""
     location = _locate(model)
     with _as_model_error(model):
         index = DiffusionPipeline.load_config(location)
@@ -152,7 +152,7 @@ def _index(model: str) -> dict[str, Any]:
 
 @contextmanager
 def _as_model_error(model: str) -> Iterator[None]:
-    """Turns what diffusers raises into one line."""
+    """Turns the exceptions of diffusers into a `ModelError` of one line."""
     try:
         yield
     except (OSError, ValueError, AttributeError, KeyError, ImportError, HFValidationError) as error:

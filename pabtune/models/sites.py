@@ -1,4 +1,4 @@
-"""Finding the sites of a transformer: by the card of its class where there is one, by its structure where not."""
+"""Finding the sites of a transformer, by the card of its class or, without one, by its structure."""
 
 import re
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from pabtune.records.errors import ModelError
 from pabtune.records.sites import Kind, Site
 
 TEXT_SIDE = re.compile(r"refiner|text|context|caption|encoder")
-"""Lists of blocks with these words in their paths work on the prompt, not on the video."""
+"""Lists of blocks with these words in their paths process the prompt, not the video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteMap:
-    """The sites of one transformer, and where the knowledge comes from.
+    """The sites of one transformer and the source of that knowledge.
 
     Attributes:
-        sites: in the order of their patterns, layer by layer.
-        card: of the class; None where the sites were guessed from the structure.
-        notes: for a guess, what each kind was told by.
+        sites: all sites, in the order of their patterns, layer by layer.
+        card: card of the class; None if the sites were guessed from the structure.
+        notes: for guessed sites, the evidence for each kind.
     """
 
     sites: tuple[Site, ...]
@@ -31,20 +31,20 @@ class SiteMap:
 
     @property
     def source(self) -> Literal["catalog", "structure"]:
-        """Where the knowledge of the sites comes from."""
+        """Whether the sites come from the catalog or were guessed from the structure."""
         return "structure" if self.card is None else "catalog"
 
 
 def find_sites(transformer: nn.Module, name: str = "transformer", catalog: Catalog = CATALOG) -> SiteMap:
-    """All sites of a transformer.
+    """Finds all sites of a transformer.
 
     Args:
         transformer: the network.
         name: its name in the pipeline.
-        catalog: what is known of classes.
+        catalog: cards of known transformer classes.
 
     Raises:
-        ModelError: nothing is known of the class and nothing looks like a site, or its card does not fit the module.
+        ModelError: the class has no card and nothing in it looks like a site, or its card does not fit the module.
     """
     class_name = type(transformer).__name__
     card = catalog.find(class_name)
@@ -62,7 +62,7 @@ def find_sites(transformer: nn.Module, name: str = "transformer", catalog: Catal
 
 
 def guess_patterns(transformer: nn.Module) -> list[tuple[SitePattern, str]]:
-    """Patterns for a class that nobody described, each with what speaks for it. Feeders are never guessed."""
+    """Guesses patterns for a class without a card, each with its evidence in words. Feeders are never guessed."""
     guesses = []
     for path, blocks in transformer.named_modules():
         if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0 or TEXT_SIDE.search(path):
@@ -92,6 +92,11 @@ def _guess_kind(path: str, child: str, module: nn.Module) -> tuple[Kind, str] | 
 
 
 def _expand(transformer: nn.Module, name: str, patterns: Sequence[SitePattern]) -> tuple[Site, ...]:
+    """One site for each layer of each pattern.
+
+    Raises:
+        ModelError: the transformer lacks a module that a pattern names.
+    """
     modules = {path: module for path, module in transformer.named_modules() if module is not None}
 
     def module_at(path: str) -> nn.Module:

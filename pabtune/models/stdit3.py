@@ -322,7 +322,7 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterM
             height: height of the decoded video in pixels, (B,); with `width` it sets the scale of positions.
                 Default: `input_sq_size`, as for `width`.
             width: width of the decoded video in pixels, (B,).
-            x_mask: true for latent frames that are noisy, false for those that are given, (B, F); default: all are
+            x_mask: true for latent frames that are noisy, false for those of the input image, (B, F); default: all are
                 noisy. Given frames are modulated as at noise level 0. One frame of latents is one of patches.
             return_dict: return a `Transformer2DModelOutput` instead of a tuple.
         """
@@ -356,13 +356,13 @@ class STDiT3Transformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterM
 
     def _timestep_embedding(self, timestep_B: Tensor, fps_B: Tensor, noisy_BT: Tensor | None) -> Tensor:
         """(B, T, D), or (B, 1, D) where all frames are at the same level."""
-        # A module's own weights do not tell: they may be stored in another precision than they compute in.
+        # The weights of the module do not show it: they may be stored in another precision than they compute in.
         fps_BD = self.fps_embedder(fps_B, self.dtype)
         noisy = (self.t_embedder(timestep_B, self.dtype) + fps_BD)[:, None]
         if noisy_BT is None:
             return noisy
-        given = (self.t_embedder(torch.zeros_like(timestep_B), self.dtype) + fps_BD)[:, None]
-        return torch.where(noisy_BT.bool().expand(len(noisy), -1)[..., None], noisy, given)
+        clean = (self.t_embedder(torch.zeros_like(timestep_B), self.dtype) + fps_BD)[:, None]
+        return torch.where(noisy_BT.bool().expand(len(noisy), -1)[..., None], noisy, clean)
 
     def _position_scale(self, height: Tensor | None, width: Tensor | None) -> Tensor | float:
         if height is None or width is None:

@@ -1,6 +1,6 @@
-"""The published models at full size and without weights: what a video of a size makes them compute.
+"""Workloads: one video on a published model at full size, without weights, for counting what it computes.
 
-Knows shapes, schedules and parts of each; knows nothing of policies or costs.
+Knows shapes, schedules and parts of each model; knows nothing of policies or costs.
 """
 
 import math
@@ -35,7 +35,7 @@ from pabtune.records.errors import ModelError
 from pabtune.records.layouts import Axis, ParallelLayout
 
 BRANCHES = 2
-"""Guidance branches, which go through the transformer in one call."""
+"""Number of guidance branches; both go through the transformer in one call."""
 
 T5_XXL = {
     "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
@@ -44,10 +44,10 @@ T5_XXL = {
 IMAGE_VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4, "block_out_channels": (128, 256, 512, 512), "latent_channels": 4,
 }  # fmt: skip
-"""Of Stable Diffusion."""
+"""Configuration of the Stable Diffusion VAE."""
 
 LATTE_FRAMES_AT_ONCE = 14
-"""Frames that Latte's temporal decoder takes together."""
+"""Frames per call of Latte's temporal decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +55,19 @@ class Workload:
     """One video of a published model.
 
     Attributes:
-        transformer: on the meta device.
-        arguments: of one call of it, with both guidance branches.
-        schedule: of the denoising.
+        transformer: the network, on the meta device.
+        arguments: arguments of one transformer call, with both guidance branches.
+        schedule: noise schedule of the run.
         frames: T, frames of the latents.
-        tokens: S, tokens of a frame.
-        width: D.
-        heads: of an attention.
-        padding_flops: of projecting the text's padding, once per step, which `arguments` leave out.
-        parts: what runs once per video beside the transformer, as calls on the meta device: text encoder, decoder.
-        output_bytes: of what one call returns, as it is put together where frames are split.
-        patch_bytes: the same where tokens of a frame are split: patches of the last layer.
-        axes: that can be split over GPUs.
-        sees_scores: the paper's counter saw the scores of fused attention in this model.
+        tokens: S, tokens per frame.
+        width: D, width of a token.
+        heads: attention heads.
+        padding_flops: FLOPs per step of projecting the padding of the text, which `arguments` leaves out.
+        parts: what runs once per video beside the transformer (text encoder, decoder), as calls on the meta device.
+        output_bytes: bytes gathered per call if frames are split: the output of the transformer.
+        patch_bytes: bytes gathered per call if the tokens of a frame are split: the patches of the last layer.
+        axes: axes that can be split over GPUs.
+        sees_scores: whether the paper's counter included the scores of fused attention for this model.
     """
 
     transformer: nn.Module
@@ -85,31 +85,35 @@ class Workload:
     sees_scores: bool
 
     def video(self, branches: int = 1) -> Video:
-        """Sizes of what GPUs exchange, where guidance branches are split into so many parts."""
+        """Sizes of what GPUs exchange.
+
+        Args:
+            branches: number of parts that the guidance branches are split into.
+        """
         per_token = self.activation_bytes // branches // (self.frames * self.tokens)
         return Video(frames=self.frames, tokens=self.tokens, bytes_per_token=per_token, heads=self.heads)
 
     def busiest_share(self, layout: ParallelLayout) -> float:
-        """Fraction of the transformer's work done by the busiest GPU."""
+        """Fraction of the transformer's work done by the busiest GPU (padding included)."""
         return busiest_share(layout, self.frames if layout.axis == "frames" else self.tokens)
 
     @property
     def activation_bytes(self) -> int:
-        """M: one hidden state in 16 bits, both branches."""
+        """Bytes of one hidden state in 16 bits, both branches: M in the formulas of the paper."""
         return BRANCHES * self.frames * self.tokens * self.width * 2
 
 
 def build_workload(model: str, size: tuple[int, int, int], steps: int, text_tokens: int | None = None) -> Workload:
-    """What a video makes a published model compute.
+    """Builds the workload of one video on a published model.
 
     Args:
         model: `open-sora-1.2`, `latte`, `open-sora-plan-1.1` or `shapes`.
         size: frames, height and width in pixels.
         steps: denoising steps.
-        text_tokens: of the prompt; None = as many as the model takes.
+        text_tokens: length of the prompt; None = the longest that the model takes.
 
     Raises:
-        ModelError: another model, or a text that is longer than it takes.
+        ModelError: another model, or a text longer than the model takes.
     """
     if model not in BUILDERS:
         raise ModelError(f"no workload is known for {model!r}; known: {', '.join(BUILDERS)}; or give a profile")
@@ -138,7 +142,7 @@ def _encode_text(tokens: int, texts: int) -> Callable[[], object]:
 
 
 def _padding_flops(padding: int, text_width: int, width: int) -> int:
-    """Of a two-layer projection of tokens that the attention does not see."""
+    """FLOPs of the two-layer projection of padding tokens, which attention does not see."""
     return 2 * BRANCHES * padding * (text_width * width + width * width)
 
 
@@ -149,7 +153,7 @@ def _flow(steps: int, shift: float) -> NoiseSchedule:
 
 
 def _diffusion(scheduler: DDIMScheduler | PNDMScheduler, steps: int) -> NoiseSchedule:
-    """Model calls of a diffusion scheduler; some make more calls than steps."""
+    """Schedule of a diffusion scheduler, one step per model call; some schedulers make more calls than steps."""
     scheduler.set_timesteps(steps)
     levels = tuple(float(timestep) / scheduler.config["num_train_timesteps"] for timestep in scheduler.timesteps)
     return NoiseSchedule(steps=len(levels), sigmas=levels)
@@ -243,7 +247,7 @@ def _open_sora_plan(size: tuple[int, int, int], steps: int, text_tokens: int, mo
     transformer = _on_meta(lambda: LatteT2VTransformer3DModel(sample_size=latents[1:], video_length=latents[0]))
 
     def decode() -> object:
-        # The reference cuts also what one square would hold; the paper's figures tell that it did not cut frames.
+        # The reference tiles even what fits into one tile; the figures of the paper show that it did not cut frames.
         decoder = _on_meta(AutoencoderKLOpenSoraPlan)
         sides = (
             [min(DECODING.size, side - start) for start in range(0, side, DECODING.stride)] for side in latents[1:]
@@ -262,7 +266,10 @@ def _two_dimensional(
     most: int,
     decode: Callable[[], object],
 ) -> Workload:
-    """Latte and its kin: patches of frames; T5-XXL for the prompt and the negative one, both cut to the prompt's length."""
+    """Workload of Latte and similar models, which patchify each frame.
+
+    T5-XXL encodes the prompt and the negative prompt; both are cut to the length of the prompt.
+    """
     config: Any = transformer.config
     inner = config.num_attention_heads * config.attention_head_dim
     return Workload(
@@ -292,16 +299,16 @@ BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Wor
     "latte": (_latte, 120),
     "open-sora-plan-1.1": (_open_sora_plan, 300),
 }
-"""How each workload is built, and how many text tokens its model takes."""
+"""Builder of each workload, and the most text tokens that its model takes."""
 
 PAPER_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
     "open-sora-1.2": ((51, 480, 854), 30),
     "latte": ((16, 512, 512), 50),
     "open-sora-plan-1.1": ((65, 512, 512), 150),
 }
-"""Size and steps of the paper's videos."""
+"""Size (frames, height, width) and denoising steps of the paper's videos."""
 
 USUAL_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
     "shapes": ((FRAMES, FRAME_SIZE, FRAME_SIZE), DEFAULT_STEPS), **PAPER_RUNS,
 }  # fmt: skip
-"""What is counted where nobody asks for something else."""
+"""Default size and steps of each workload."""

@@ -1,1 +1,1 @@
-"""Interception of a running model: clock, engine (applies a policy), recorder (measures)."""
+"""Running a model under a policy or a measurement: interception, locator, engine, recorder, FLOP counter."""

@@ -1,4 +1,4 @@
-"""Attaching hooks to modules from outside, and taking them off without a trace, in any order.
+"""Attaching hooks to modules from outside, and detaching them in any order without a trace.
 
 Knows modules and diffusers' hooks; knows nothing of what a hook does.
 """
@@ -22,21 +22,21 @@ from pabtune.libraries.diffusers_internals import (
 )
 
 DIRECT_HOOK = "pabtune_hook"
-"""Attribute of a module whose forward is its direct hook."""
+"""Attribute of a module that holds its direct hook."""
 
 
 class DirectHook(ModelHook):
-    """A hook that a module calls without anything between, if no other hook is on the module.
+    """A hook that the module's forward calls directly if it is the only hook on the module.
 
-    What diffusers' registry puts between is another object for every module, which dynamo tells apart: every layer of a
-    model whose blocks are compiled would be compiled anew.
+    diffusers' registry inserts a separate object for every module, on which dynamo guards: with compiled blocks, every
+    layer would be compiled again.
     """
 
     direct_forward: Callable[..., Any] | None = None
-    """The forward of the module's class, which all layers share; None if other hooks are on the module."""
+    """The forward of the module's class, which all layers share; None if the module has other hooks."""
 
     def compute(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What the module returns without the hook."""
+        """Output of the module without the hook."""
         if self.direct_forward is not None:
             return self.direct_forward(module, *args, **kwargs)
         return self.fn_ref.original_forward(*args, **kwargs)
@@ -49,22 +49,22 @@ def call_directly(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untouched:
-    """How a module was before the first hook of ours."""
+    """State of a module before pabtune attached its first hook."""
 
     had_registry: bool
     had_forward: bool
 
 
 def attach(module: nn.Module, hook: ModelHook, name: str) -> Callable[[], None]:
-    """Puts a hook on a module.
+    """Attaches a hook to a module.
 
     Args:
-        module: any module.
-        hook: what its calls go through.
-        name: of the hook, unique on the module.
+        module: the module.
+        hook: the hook that its calls go through.
+        name: name of the hook, unique on the module.
 
     Returns:
-        A function that takes the hook off. When the last hook is gone, the module is as it was.
+        A function that detaches the hook. After the last one is detached, the module is as before.
     """
     had_registry, had_forward = registry_of(module) is not None, "forward" in vars(module)
     registry = HookRegistry.check_if_exists_or_initialize(module)
@@ -82,7 +82,7 @@ def attach(module: nn.Module, hook: ModelHook, name: str) -> Callable[[], None]:
         if vars(module).get(DIRECT_HOOK) is hook:
             del vars(module)[DIRECT_HOOK]
         if registry.hooks:
-            return  # somebody else's hook is still there
+            return  # another hook is still attached
         before = registry.before_pabtune
         del registry.before_pabtune
         if not before.had_registry:
@@ -95,9 +95,9 @@ def attach(module: nn.Module, hook: ModelHook, name: str) -> Callable[[], None]:
 
 @contextmanager
 def set_aside(transformer: nn.Module, prefix: str) -> Iterator[None]:
-    """Takes hooks whose names begin with `prefix` off a transformer's modules, for as long as these are copied.
+    """Removes hooks whose names begin with `prefix` from a transformer's modules inside a `with` block, to copy them.
 
-    Where others have hooks too, a copy keeps all of them, as any copy of a hooked model of diffusers does.
+    A module that also has foreign hooks keeps all of its hooks in the copy, as is usual for hooked diffusers models.
     """
     aside = []
     for module in transformer.modules():

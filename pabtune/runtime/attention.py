@@ -1,4 +1,4 @@
-"""Which kernel computes attention: torch's own, or FlashAttention where it is installed and the device can."""
+"""Choice of the attention kernel: torch's own, or FlashAttention if it is installed and the device supports it."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,32 +15,35 @@ from pabtune.records.errors import ModelError
 from pabtune.runtime.targets import Target
 
 BACKENDS: Mapping[str, str] = {"sdpa": "native", "flash": "flash", "flash3": "_flash_3"}
-"""Names of the command line, and diffusers' names for them."""
+"""diffusers' name of each kernel, by its name on the command line."""
 
 PACKAGES: Mapping[str, str] = {"flash": "flash_attn", "flash3": "flash_attn_interface"}
+"""Python package that each FlashAttention kernel needs."""
 
 OWN_CLASSES = (STDiT3Transformer3DModel, LatteT2VTransformer3DModel)
-"""They ask for FlashAttention only where there is no mask, which it cannot take; others may ask always."""
+"""Classes that request FlashAttention only without a mask, which it does not support; other classes may request it always."""
 
 
 def use_attention(pipeline: DiffusionPipeline, kernel: str = "auto") -> str:
-    """Chooses the kernel for all transformers of a pipeline; returns the choice.
+    """Sets the attention kernel of all transformers of a pipeline and returns its name.
 
-    diffusers keeps the choice for the whole process: models that are loaded later have it too.
+    diffusers keeps the choice for the process: models that are loaded later use it too.
 
     Args:
-        pipeline: on its device.
-        kernel: `sdpa`, `flash`, `flash3`, or `auto`: FlashAttention for pabtune's own models where it can be used.
+        pipeline: the pipeline, on its device.
+        kernel: `sdpa`, `flash`, `flash3`, or `auto`: FlashAttention for pabtune's own models if it can be used.
 
     Raises:
-        ModelError: FlashAttention was asked for, but is not installed, or the device or precision cannot, or a transformer
+        ModelError: the requested kernel is not installed, does not support the device or precision, or a transformer
             does not let its kernel be chosen.
     """
     transformers = list(Target.of(pipeline).transformers.values())
     if kernel == "auto":
-        can = all(isinstance(part, OWN_CLASSES) and _missing_for_flash(part, "flash") is None for part in transformers)
-        kernel = "flash" if can else "sdpa"
-        if not can:
+        is_usable = all(
+            isinstance(part, OWN_CLASSES) and _missing_for_flash(part, "flash") is None for part in transformers
+        )
+        kernel = "flash" if is_usable else "sdpa"
+        if not is_usable:
             return kernel
     for part in transformers:
         missing = _missing_for_flash(part, kernel) if kernel in PACKAGES else None
@@ -56,13 +59,13 @@ def use_attention(pipeline: DiffusionPipeline, kernel: str = "auto") -> str:
 
 
 def attention_in_use() -> str:
-    """The kernel that is chosen now, by the name that the command line has for it, else by diffusers'."""
+    """Name of the kernel in use: its name on the command line, or else diffusers' name."""
     active = attention_backend().value
     return next((name for name, backend in BACKENDS.items() if backend == active), active)
 
 
 def _missing_for_flash(transformer: nn.Module, kernel: str) -> str | None:
-    """What a FlashAttention kernel lacks for a transformer, in words; None if it can be used."""
+    """Reason in words why a FlashAttention kernel cannot be used for a transformer; None if it can."""
     package = PACKAGES[kernel]
     if find_spec(package) is None:
         return f"the package {package} is not installed"

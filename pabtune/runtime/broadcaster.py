@@ -1,7 +1,7 @@
-"""Applies a policy to a running model: tells each site in each call what to do, by a plan that is known before the run.
+"""Applies a policy to a running model: sets the mode of each site before each call, by a plan fixed before the run.
 
-What is kept belongs to one call of the pipeline, by transformer and branch; it is held only while a later step of the plan
-needs it, and is gone when the call is over, however it ends.
+Stored outputs belong to one call of the pipeline, by transformer and branch. They are held only while a later step of the
+plan needs them, and are freed when the call ends, also by an exception.
 """
 
 from collections import Counter
@@ -38,7 +38,13 @@ from pabtune.runtime.targets import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Per step, one flag per site: whether it computes, and whether its output is needed by the next step."""
+    """What every site does in every step of a denoising loop.
+
+    Attributes:
+        mask: the compute mask.
+        computes: per step, one flag per site: whether it computes.
+        keeps: per step, one flag per site: whether the next step needs its output.
+    """
 
     mask: ComputeMask
     computes: tuple[tuple[bool, ...], ...]
@@ -46,7 +52,7 @@ class Plan:
 
     @property
     def patterns(self) -> int:
-        """Distinct combinations of what the sites do in a step: as many graphs as a compiled model needs per shape."""
+        """Number of distinct combinations of site modes: the graphs that a compiled model needs per shape."""
         return len(set(zip(self.computes, self.keeps, strict=True)))
 
     @classmethod
@@ -59,7 +65,15 @@ class Plan:
 
 @dataclass(slots=True)
 class Branch:
-    """One guidance branch of one transformer: the step of its last call, and what it keeps, per site and call of the site."""
+    """State of one guidance branch of one transformer.
+
+    Attributes:
+        step: step of its last call; None before the first, or after its outputs were freed.
+        shape: shape of the first tensor of that call.
+        stored: stored outputs by site index, one for each call of the site in a forward.
+        computed: calls of each site that computed.
+        broadcast: calls of each site that were served by a broadcast.
+    """
 
     step: int | None = None
     shape: tuple[int, ...] = ()
@@ -68,19 +82,19 @@ class Branch:
     broadcast: Counter[int] = field(default_factory=Counter)
 
     def forget(self) -> None:
-        """Frees what is held; the next call computes everything."""
+        """Frees the stored outputs; the next call computes everything."""
         self.stored.clear()
         self.step = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """What happened in one call of a transformer.
+    """Log entry of one transformer call.
 
     Attributes:
-        transformer: its name in the pipeline.
-        step: the denoising step.
-        branch: the guidance branch.
+        transformer: name of the transformer in the pipeline.
+        step: denoising step.
+        branch: guidance branch.
         computed: indices of the sites that computed.
     """
 
@@ -91,18 +105,18 @@ class CallRecord:
 
 
 class Broadcaster:
-    """A listener that broadcasts by a policy.
+    """Listener that broadcasts outputs by a policy.
 
     Args:
-        target: with the policy's blocks and stacks among its sites.
-        policy: what to broadcast when.
-        content: the content class whose rules are used; None = the policy's general rules.
-        store: how outputs are kept.
-        memory: bytes that may be held on the device; None = any.
+        target: the model, with the policy's blocks and stacks among its sites.
+        policy: the policy.
+        content: content class whose rules are used; None = the policy's general rules.
+        store: how outputs are stored.
+        memory: limit of stored bytes on the device; None = no limit.
 
     Attributes:
-        ongoing: sessions of the pipeline's calls that go on.
-        latest: the session of the latest call that began; None before the first.
+        ongoing: sessions of the pipeline calls in progress, by id.
+        latest: session of the call that began last; None before the first.
     """
 
     def __init__(self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None) -> None:
@@ -119,7 +133,7 @@ class Broadcaster:
         self._most_patterns = 0
 
     def start(self, locator: Locator, *, is_compiled: bool) -> "BroadcastSession":
-        """Broadcasts during a call of the pipeline (see `Listener`)."""
+        """Opens a session for a call of the pipeline (see `Listener`)."""
         session = self.latest = BroadcastSession(self, locator, is_compiled=is_compiled)
         self.ongoing[id(session)] = session
         return session
@@ -129,35 +143,35 @@ class Broadcaster:
         return self.hooks[index]
 
     def feeder_hook(self, index: int) -> ModelHook:
-        """The hook that skips a feeder of a site that broadcasts, or a further block of a stack (see `Listener`)."""
+        """The hook that skips a feeder of the site, or a further block of the stack (see `Listener`)."""
         hook = self.hooks[index]
         return StackMemberHook(hook) if isinstance(hook, StackHook) else FeederHook(hook)
 
     def close(self) -> None:
-        """Gives dynamo's limits back (see `Listener`)."""
+        """Restores dynamo's limits (see `Listener`)."""
         while self._restore_limits:
             self._restore_limits.pop()()
 
     def allow_compilations(self, patterns: int) -> None:
-        """Lets a compiled model have a graph for each pattern."""
+        """Raises dynamo's limits so that a compiled model can have a graph for each pattern."""
         if patterns > self._most_patterns:
             self._most_patterns = patterns
             self._restore_limits.append(raise_recompile_limits(patterns))
 
 
 class BroadcastSession:
-    """Broadcasting during one call of the pipeline, or during the runs of a bare transformer, one after another.
+    """Broadcasting during one call of the pipeline, or during successive runs of a bare transformer.
 
     Args:
-        broadcaster: its policy, hooks and stores.
-        locator: knows the schedule.
-        is_compiled: a transformer, or a part of one, went through `torch.compile`.
+        broadcaster: owner of the policy, hooks and stores.
+        locator: source of the noise schedule.
+        is_compiled: whether a transformer, or a part of one, went through `torch.compile`.
 
     Attributes:
-        plan: of the denoising loop that goes on; None before the first.
-        branches: by transformer and name.
-        ledger: of the bytes held.
-        records: of the transformers' calls, in their order.
+        plan: plan of the current denoising loop; None before the first.
+        branches: state of each branch, by transformer and branch name.
+        ledger: sizes of outputs and the memory limit.
+        records: one record for each transformer call, in call order.
     """
 
     def __init__(self, broadcaster: Broadcaster, locator: Locator, *, is_compiled: bool) -> None:
@@ -168,7 +182,7 @@ class BroadcastSession:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes held right now, on the device or, if outputs are kept there, by the host."""
+        """Bytes held now: on the device, or on the host if outputs are stored there."""
         stored = [outputs for branch in self.branches.values() for outputs in branch.stored.values()]
         stored += [self._broadcaster.hooks[index].outputs for index in self._active]
         storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
@@ -177,20 +191,23 @@ class BroadcastSession:
 
     @property
     def called_steps(self) -> dict[str, list[int]]:
-        """Steps in which each transformer was called."""
+        """Steps in which each transformer was called, with repetitions."""
         steps: dict[str, list[int]] = {}
         for record in self.records:
             steps.setdefault(record.transformer, []).append(record.step)
         return steps
 
     def predicted_bytes(self) -> NDArray[np.float64]:
-        """Bytes that each step will hold on the device, (steps,); known with a limit of memory, from the first step on."""
+        """Predicted bytes held on the device in each step, (steps,).
+
+        Only meaningful with a memory limit, and only from the end of the first step on: without one no sizes are noted.
+        """
         if self.plan is None:
             return np.zeros(0)
         return self.ledger.predict(self.plan.mask, self.called_steps)
 
     def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
-        """Tells the sites of the transformer what to do in this call (see `Session`).
+        """Sets the mode of each of the transformer's sites for this call (see `Session`).
 
         Raises:
             PolicyError: the policy does not fit the run's schedule.
@@ -205,23 +222,23 @@ class BroadcastSession:
         branch = self.branches.setdefault((transformer, position.branch), Branch())
         follows = branch.step is not None and step == branch.step + 1 and shape == branch.shape
         if not follows:
-            # Nothing of the step before is at hand, or it is of another shape: this call computes everything.
+            # No outputs of the previous step, or of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = step, shape
         meter = self._meter(transformer) if self.ledger.limit is not None and not follows else None
-        broadcasting, self._active = set(), self._broadcaster.indices[transformer]
+        broadcasting_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
-            hook, held = self._broadcaster.hooks[index], branch.stored.pop(index, ())
+            hook, outputs = self._broadcaster.hooks[index], branch.stored.pop(index, ())
             hook.calls, hook.nbytes, hook.meter = 0, 0, meter
-            if held and not plan.computes[step][index]:
-                hook.mode, hook.outputs = BROADCAST, held
-                broadcasting.add(id(hook))
+            if outputs and not plan.computes[step][index]:
+                hook.mode, hook.outputs = BROADCAST, outputs
+                broadcasting_hooks.add(id(hook))
             else:
                 hook.mode, hook.outputs = (KEEP if plan.keeps[step][index] else COMPUTE), ()
-        self._broadcaster.stores[transformer].begin(broadcasting)
+        self._broadcaster.stores[transformer].begin(broadcasting_hooks)
 
     def end(self, position: CallPosition) -> None:
-        """Takes over what was kept, counts, notes the bytes held (see `Session`).
+        """Collects stored outputs from the hooks, counts calls and notes the bytes held (see `Session`).
 
         Raises:
             PolicyError: the run will hold more than the limit.
@@ -251,25 +268,25 @@ class BroadcastSession:
             self.ledger.check(self.plan.mask, self.called_steps)
 
     def abort(self, position: CallPosition) -> None:
-        """Lets the sites compute, and frees what the session holds (see `Session`)."""
+        """Resets all sites to compute and frees the session's outputs (see `Session`)."""
         self._clear_hooks(position.transformer)
         self._forget()
 
     def finish(self) -> None:
-        """Frees what is held; counts stay readable (see `Session`)."""
+        """Frees the session's outputs; counts stay readable (see `Session`)."""
         self._forget()
         if self._broadcaster.target.pipeline is not None:
             self._broadcaster.ongoing.pop(id(self), None)
 
     def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
-        """What a site keeps; a copy where the next replay of a CUDA graph would overwrite it."""
+        """Outputs that a site keeps, cloned if the next replay of a CUDA graph would overwrite them."""
         hook.finish()
         if hook.mode == KEEP and self._is_compiled and self._broadcaster.target.is_on_cuda:
             return clone(hook.outputs)
         return hook.outputs
 
     def _meter(self, transformer: str) -> Meter:
-        """Counts the sizes of a call; the storages behind tensors are out of sight in a compiled graph."""
+        """A meter for the output sizes of a call; inside a compiled graph it cannot see the storages behind tensors."""
         name, store = self._broadcaster.policy.name, self._broadcaster.stores[transformer]
         if self._is_compiled:
             return Meter(plain_bytes, 0, None, name)
@@ -277,7 +294,7 @@ class BroadcastSession:
         return Meter(store.nbytes, self.stored_bytes, limit, name)
 
     def _start_loop(self) -> None:
-        """A denoising loop starts. Counts go on where one call of the pipeline has several loops, one after another."""
+        """Resolves the policy for a new denoising loop. Counts continue if a pipeline call has several loops."""
         if self._broadcaster.target.pipeline is None:
             self._clear_counts()
         self._forget()
@@ -298,7 +315,7 @@ class BroadcastSession:
         )
 
     def _free_left_behind(self, transformer: str, step: int) -> None:
-        """Drops what a transformer holds whose part of the denoising is over, and branches that are not called any more."""
+        """Frees outputs of a transformer whose denoising phase is over (Wan 2.2), and of branches no longer called."""
         steps = {key: branch.step for key, branch in self.branches.items() if branch.step is not None}
         takes_over = not any(name == transformer and last >= step - 1 for (name, _), last in steps.items())
         for (name, branch_name), last in steps.items():
@@ -317,5 +334,5 @@ class BroadcastSession:
 
 
 def plain_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of tensors, each for itself."""
+    """Sum of the tensors' bytes, regardless of shared storages."""
     return sum(tensor.nbytes for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Whether a policy fits a model."""
+"""The check that a policy fits a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,15 @@ from pabtune.runtime.targets import Target
 
 
 def check_fits(policy: Policy, target: Target, content: str | None) -> None:
-    """Refuses a policy that was made for another model, or that has rules for sites the model lacks.
+    """Checks that a policy was made for this model and that the model has the sites of its rules.
+
+    Args:
+        policy: the policy.
+        target: the model.
+        content: content class whose rules are checked; None = the policy's general rules.
 
     Raises:
-        PolicyError: says what the policy was made for and what the model is.
+        PolicyError: the policy does not fit; the message says why.
     """
     made_for = policy.made_for
     if made_for.model not in (None, target.model_class):
@@ -34,11 +39,11 @@ def check_fits(policy: Policy, target: Target, content: str | None) -> None:
 
 
 def differences(theirs: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, Any]]) -> str:
-    """What differs between the configurations of two models, in words.
+    """Description of the differences between the configurations of two models.
 
     Args:
         theirs: configuration of each transformer that the policy was made for.
-        ours: configuration of each transformer of the model.
+        ours: configuration of each transformer of the model at hand.
     """
     if not theirs:
         return "its configuration or sites differ (the policy does not tell more)"

@@ -1,4 +1,4 @@
-"""Enabling a policy on a model, and the handle of what is enabled."""
+"""Enabling a policy on a model, and the handle of an enabled policy."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from pabtune.runtime.targets import Target
 
 
 class Run:
-    """A policy that is enabled on a model. Made by `enable` and `broadcast`.
+    """Handle of a policy that is enabled on a model. Returned by `enable` and `broadcast`.
 
-    Counts, the mask and the bytes held are those of the latest call of the pipeline, or of its shallow copies.
+    Counts, mask and bytes are those of the latest call of the pipeline or of one of its shallow copies.
 
     Attributes:
         policy: the policy.
-        content: the content class whose rules are used; None = the policy's general rules.
-        memory: bytes that may be held on the device; None = any.
+        content: content class whose rules are used; None = the policy's general rules.
+        memory: limit of stored bytes on the device; None = no limit.
     """
 
     def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store) -> None:
@@ -44,43 +44,43 @@ class Run:
 
     @property
     def records(self) -> tuple[CallRecord, ...]:
-        """What happened in each call of a transformer, in their order."""
+        """One record for each transformer call, in call order."""
         return tuple(self._session.records) if self._session is not None else ()
 
     @property
     def called(self) -> NDArray[np.bool_]:
-        """(sites, steps): whether the site's transformer was called in that step."""
+        """Whether each site's transformer was called in each step, (sites, steps)."""
         steps = range(self.mask.steps if self.mask is not None else 0)
         calls = {(record.transformer, record.step) for record in self.records}
         return np.array([[(site.transformer, step) in calls for step in steps] for site in self._sites])
 
     @property
     def patterns(self) -> int:
-        """Graphs that a compiled model needs per shape; 0 before the first call."""
+        """Number of graphs that a compiled model needs per shape; 0 before the first call."""
         return self._session.plan.patterns if self._session is not None and self._session.plan is not None else 0
 
     @property
     def computed_calls(self) -> dict[tuple[str, str], int]:
-        """Calls of sites that computed, by (branch, site name)."""
+        """Number of site calls that computed, by (branch, site name)."""
         return self._calls("computed")
 
     @property
     def broadcast_calls(self) -> dict[tuple[str, str], int]:
-        """Calls of sites that were served by a broadcast, by (branch, site name)."""
+        """Number of site calls that were served by a broadcast, by (branch, site name)."""
         return self._calls("broadcast")
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes held right now, on the device or, if outputs are kept there, by the host; of all calls that go on."""
+        """Bytes held now by all calls in progress: on the device, or on the host if outputs are stored there."""
         return sum(session.stored_bytes for session in tuple(self._broadcaster.ongoing.values()))
 
     @property
     def predicted_bytes(self) -> NDArray[np.float64]:
-        """Bytes that each step holds on the device, (steps,), by the sizes seen in the first; only with a limit of memory."""
+        """Predicted bytes held on the device in each step, (steps,), from the sizes of the first; needs a memory limit."""
         return self._session.predicted_bytes() if self._session is not None else np.zeros(0)
 
     def summary(self) -> dict[str, Any]:
-        """Computed and broadcast calls per kind, bytes held now and at most."""
+        """Computed and broadcast calls per kind, bytes held now, and the most bytes held."""
         kinds = {site.name: site.kind for site in self._sites}
         computed: Counter[str] = Counter()
         broadcast: Counter[str] = Counter()
@@ -97,17 +97,17 @@ class Run:
         }
 
     def disable(self) -> None:
-        """Detaches from the model, which is then as before; frees what is held."""
+        """Detaches from the model, which is then as before, and frees all stored outputs."""
         self._interception.detach()
 
     @property
     def _session(self) -> BroadcastSession | None:
         return self._broadcaster.latest
 
-    def _calls(self, what: str) -> dict[tuple[str, str], int]:
+    def _calls(self, counter: str) -> dict[tuple[str, str], int]:
         counts: Counter[tuple[str, str]] = Counter()
         for (_, branch_name), branch in self._session.branches.items() if self._session is not None else ():
-            for index, count in getattr(branch, what).items():
+            for index, count in getattr(branch, counter).items():
                 counts[branch_name, self._sites[index].name] += count
         return dict(counts)
 
@@ -122,21 +122,21 @@ def enable(
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
-    Shallow copies of the pipeline (`copy.copy`) that are made from then on are under the policy as well. Another pipeline
-    that shares a transformer runs without it, and says so once, until the policy is enabled on it too.
+    Shallow copies (`copy.copy`) that are made of the pipeline from then on are under the policy as well. Another pipeline
+    that shares a transformer runs without the policy, with one warning, until it is enabled on that pipeline too.
 
     Args:
-        model: a diffusers pipeline or transformer.
-        policy: what to broadcast when.
-        content: use the policy's variant for this content class.
-        memory: bytes that may be held on the device. A run that will hold more is refused in its first step, in which every
-            size is seen and nothing is broadcast yet.
-        store: how outputs are kept, see `Policy.store`; None = as the policy says.
-        catalog: what is known of transformer classes.
+        model: diffusers pipeline or transformer.
+        policy: the policy.
+        content: content class whose variant of the policy is used; None = the general rules.
+        memory: limit of stored bytes on the device; None = no limit. A run that would exceed it is refused in its first
+            step, which shows all sizes before anything is broadcast.
+        store: how outputs are stored, see `Policy.store`; None = as the policy says.
+        catalog: cards of known transformer classes.
 
     Raises:
-        ModelError: no sites are known for the model, another cache is enabled, or pabtune is attached already.
-        PolicyError: the policy was made for another model, or does not fit its sites.
+        ModelError: the model has no known sites, another cache is enabled on it, or pabtune is already attached.
+        PolicyError: the policy was made for another model, does not fit its sites, or `store` is unknown.
     """
     target = Target.of(model, catalog).under(policy, content)
     check_fits(policy, target, content)
@@ -147,7 +147,7 @@ def enable(
 
 
 def disable(model: DiffusionPipeline | nn.Module) -> None:
-    """Removes pabtune from a pipeline or transformer; does nothing where it is not attached."""
+    """Removes pabtune from a pipeline or transformer; does nothing if it is not attached."""
     detach_from(model)
 
 
@@ -160,7 +160,10 @@ def broadcast(
     store: Store | None = None,
     catalog: Catalog = CATALOG,
 ) -> Iterator[Run]:
-    """`enable` for the length of a `with` block; detaches and frees everything at its end, also after an error."""
+    """Enables a policy inside a `with` block; detaches and frees everything at its end, also after an error.
+
+    Arguments and exceptions are those of `enable`.
+    """
     run = enable(model, policy, content, memory, store, catalog)
     try:
         yield run

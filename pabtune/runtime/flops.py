@@ -1,4 +1,4 @@
-"""FLOPs of every site and of a whole step, counted on the running model by torch's own counter."""
+"""FLOPs of every site and of a denoising step, counted on the running model by torch's own counter."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +23,11 @@ class FlopCount:
     """FLOPs (2 per multiply-add; matrix products, convolutions, attention scores) of one denoising step.
 
     Attributes:
-        sites: per site, feeders included, all branches together.
-        total: of the transformers, all branches together.
-        site_scores: per site, those of `sites` that fused attention kernels spend on scores; known on the meta device only.
-        scores: those of `total`.
-        calls: of every call that was counted.
+        sites: FLOPs per site, feeders included, summed over branches.
+        total: FLOPs of the transformers, summed over branches.
+        site_scores: the part of `sites` that fused attention kernels spend on scores; known on the meta device only.
+        scores: the part of `total` that fused attention kernels spend on scores.
+        calls: FLOPs of each transformer call that was counted.
     """
 
     sites: tuple[int, ...]
@@ -38,7 +38,12 @@ class FlopCount:
 
 
 def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
-    """FLOPs of a denoising step of what `run` does, for its whole batch; with two transformers, over all of its steps."""
+    """Counts the FLOPs of a denoising step for the full batch; with two transformers, the mean over all steps.
+
+    Args:
+        target: the model.
+        run: makes the pipeline's call.
+    """
 
     def attention_on_cpu(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
@@ -52,7 +57,7 @@ def count_flops(target: Target, run: Callable[[], object]) -> FlopCount:
 
 
 class MetaCounter(FlopCounterMode):
-    """Counts what is called on the meta device; fused attention apart, as `scores`, whichever kernel would serve it."""
+    """FLOP counter for the meta device that counts fused attention separately, as `scores`, for any kernel."""
 
     def __init__(self) -> None:
         super().__init__(display=False)
@@ -60,7 +65,7 @@ class MetaCounter(FlopCounterMode):
         self._functions = _FusedAttention(self)
 
     def get_total_flops(self) -> int:
-        """All FLOPs so far, scores too."""
+        """All FLOPs so far, scores included."""
         return int(super().get_total_flops()) + self.scores
 
     def __enter__(self) -> "MetaCounter":
@@ -74,7 +79,7 @@ class MetaCounter(FlopCounterMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Stands in for fused attention, so that it is not taken apart into matrix products."""
+    """Replaces fused attention, which would otherwise be decomposed into matrix products."""
 
     def __init__(self, counter: MetaCounter) -> None:
         super().__init__()
@@ -89,11 +94,11 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def count_on_meta(transformer: nn.Module, arguments: Mapping[str, Any]) -> tuple[Target, FlopCount]:
-    """FLOPs of one call of a transformer that is on the meta device.
+    """Counts the FLOPs of one call of a transformer on the meta device; returns its target too.
 
     Args:
-        transformer: the network.
-        arguments: of the call, on the meta device.
+        transformer: the network, on the meta device.
+        arguments: arguments of the call, on the meta device.
     """
     target = Target.of(transformer)
     with MetaCounter() as counter, torch.no_grad():
@@ -108,7 +113,7 @@ def count_on_meta(transformer: nn.Module, arguments: Mapping[str, Any]) -> tuple
 
 
 def count_call_on_meta(call: Callable[[], object]) -> FlopCount:
-    """FLOPs of anything that computes on the meta device."""
+    """Counts the FLOPs of any computation on the meta device, without sites."""
     with MetaCounter() as counter, torch.no_grad():
         call()
     return FlopCount(sites=(), total=counter.get_total_flops(), scores=counter.scores)
@@ -116,11 +121,11 @@ def count_call_on_meta(call: Callable[[], object]) -> FlopCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFlops:
-    """FLOPs of one call of a transformer.
+    """FLOPs of one transformer call.
 
     Attributes:
-        total: of the call.
-        sites: of each site of the target, feeders included.
+        total: FLOPs of the call.
+        sites: FLOPs of each site of the target, feeders included.
     """
 
     total: int
@@ -128,14 +133,14 @@ class CallFlops:
 
 
 class FlopListener(Measurement):
-    """Attributes what a `FlopCounterMode` counts to calls and sites.
+    """Measurement that attributes the FLOPs of a `FlopCounterMode` to calls and sites.
 
     Args:
-        mode: active while the model runs.
+        mode: the counter, active while the model runs.
         sites: number of sites.
 
     Attributes:
-        calls: of the transformers, in their order.
+        calls: FLOPs of each transformer call, in call order.
     """
 
     def __init__(self, mode: FlopCounterMode, sites: int) -> None:
@@ -143,7 +148,7 @@ class FlopListener(Measurement):
         self._mode = mode
         self._sites = [0] * sites
         self._site_scores = [0] * sites
-        self._of_call = [0] * sites
+        self._call_sites = [0] * sites
         self._totals: Counter[str] = Counter()
         self._steps: dict[str, list[int]] = {}
         self._began = 0
@@ -164,7 +169,7 @@ class FlopListener(Measurement):
 
     @property
     def _scores(self) -> int:
-        """FLOPs of fused attention so far, which only the counter for the meta device knows."""
+        """FLOPs of fused attention so far; 0 without the counter for the meta device."""
         return self._mode.scores if isinstance(self._mode, MetaCounter) else 0
 
     def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
@@ -175,22 +180,22 @@ class FlopListener(Measurement):
             steps.append(position.step)
         self._is_first_step = position.step == steps[0]
         self._began = self._mode.get_total_flops()
-        self._of_call = [0] * len(self._sites)
+        self._call_sites = [0] * len(self._sites)
 
     def end(self, position: CallPosition) -> None:
         """Adds the call to the total (see `Session`)."""
         super().end(position)
         total = self._mode.get_total_flops() - self._began
-        self.calls.append(CallFlops(total=total, sites=tuple(self._of_call)))
+        self.calls.append(CallFlops(total=total, sites=tuple(self._call_sites)))
         if self._is_first_step:
             self._totals[position.transformer] += total
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """Computes, and adds to the site (see `Measurement`)."""
+        """Computes, and adds the FLOPs to the site (see `Measurement`)."""
         before, scores_before = self._mode.get_total_flops(), self._scores
         output = forward(*args, **kwargs)
         flops = self._mode.get_total_flops() - before
-        self._of_call[index] += flops
+        self._call_sites[index] += flops
         if self._is_first_step:
             self._sites[index] += flops
             self._site_scores[index] += self._scores - scores_before
@@ -200,11 +205,11 @@ class FlopListener(Measurement):
 
 
 def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[int]]) -> float:
-    """FLOPs that a run computed over those of the same run without a policy, call by call.
+    """Fraction of the FLOPs of a run without a policy that the same run with a policy computes, 0..1.
 
     Args:
-        calls: of the run without a policy, in their order.
-        computed: indices of the sites that computed in each call of the run with one.
+        calls: FLOPs of each call of the run without a policy, in call order.
+        computed: indices of the sites that computed in each call of the run with the policy.
 
     Raises:
         ModelError: the two runs do not have the same calls.

@@ -1,6 +1,6 @@
 """Attaching a listener to the transformers of a model, and detaching it without a trace.
 
-Knows where calls are, whose they are and who wants to hear of them; knows nothing of policies or measurements.
+Knows calls, the runs they belong to, and the listener; knows nothing of policies or measurements.
 """
 
 import copy
@@ -31,16 +31,16 @@ from pabtune.runtime.pipeline_calls import PipelineCall, current_call, observe, 
 from pabtune.runtime.targets import Target
 
 HOOKS = "pabtune_listener"
-"""How the names of an interception's hooks begin; its identity follows."""
+"""Prefix of the names of an interception's hooks; its identity follows."""
 
 PARALLEL_HOOK = "pabtune_parallel"
-"""Name of the hooks that split a transformer over processes: its sites see a part of the video."""
+"""Name of the hooks that split a transformer over processes; its sites then process a part of the video."""
 
 
 class RootHook(StatefulHook):
-    """Is on a transformer: receives diffusers' cache context, and refuses calls that were not intercepted.
+    """Hook on a transformer: receives diffusers' cache context, and refuses calls that were not intercepted.
 
-    Positions are located outside of the module's forward, so that a compiled forward holds nothing that changes per call.
+    Calls are located outside the module's forward, so that a compiled forward contains nothing that changes per call.
     """
 
     def __init__(self, name: str, interception: "Interception") -> None:
@@ -60,16 +60,16 @@ class RootHook(StatefulHook):
         return self.fn_ref.original_forward(*args, **kwargs)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Called by diffusers when a pipeline is done; for a bare transformer, nobody else tells."""
+        """Called by diffusers when a run is over: the only end that the run of a bare transformer has."""
         self.interception.reset_bare_transformer()
         return module
 
 
 class CallInterceptor:
-    """Stands before every call of a transformer, compiled or not: locates the call, tells the session.
+    """Wraps every call of a transformer, compiled or not: locates it and calls the session before and after it.
 
-    Sites are told what to do by attributes of their hooks; so one call of a transformer goes on at a time, whichever
-    thread or pipeline makes it.
+    The mode of a site is an attribute of its hook, so calls of one transformer are serialized over all threads and
+    pipelines.
     """
 
     def __init__(self, hook: RootHook, name: str, caller: nn.Module, transformer: nn.Module) -> None:
@@ -81,7 +81,7 @@ class CallInterceptor:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the call that it stands before went through `torch.compile`."""
+        """Whether the wrapped call went through `torch.compile`."""
         if isinstance(self._inner, CallInterceptor):
             return self._inner.is_compiled
         return self._inner is not None or self._caller is not self._transformer
@@ -109,7 +109,7 @@ class CallInterceptor:
             return output
 
     def remove(self) -> None:
-        """Leaves the module's calls as they were; other interceptors may have come after this one."""
+        """Removes this interceptor from the module's calls; later interceptors stay."""
         outer = compiled_call(self._caller)
         if outer is self:
             set_compiled_call(self._caller, self._inner)
@@ -130,14 +130,14 @@ class CallInterceptor:
 
 
 class Interception:
-    """All hooks of one listener on one target. Several pipelines that share a transformer may have one each.
+    """Attachment of one listener to one target. Several pipelines that share a transformer may have one each.
 
     Args:
-        target: what to attach to.
-        listener: who hears and answers.
+        target: the model to attach to.
+        listener: provides the site hooks and the sessions.
 
     Raises:
-        ModelError: pabtune is attached already, to this pipeline or to the bare transformer.
+        ModelError: pabtune is already attached to this pipeline or to the bare transformer.
     """
 
     def __init__(self, target: Target, listener: Listener) -> None:
@@ -161,11 +161,11 @@ class Interception:
             raise
 
     def covers(self, pipeline: DiffusionPipeline) -> bool:
-        """Whether calls of this pipeline are intercepted: it is the target's, or a shallow copy of it."""
+        """Whether calls of this pipeline are intercepted: it is the target's pipeline or a shallow copy of it."""
         return self.is_attached and any(observer is self for observer in observers_of(pipeline))
 
     def session(self) -> Session | None:
-        """The session of the call that goes on in this thread; None if the transformer's call is not of a run."""
+        """The session of this thread's current pipeline call; None if the transformer is called outside such a call."""
         call = current_call()
         if self.target.pipeline is None:
             return self._session_of(None)
@@ -178,15 +178,15 @@ class Interception:
         return self._session_of(call)
 
     def locator(self) -> Locator:
-        """The locator of the same call."""
+        """The locator that belongs to `session()`."""
         call = current_call() if self.target.pipeline is not None else None
         return self._sessions[call][1]
 
     def begin_call(self, call: PipelineCall) -> None:
-        """A call of the pipeline begins (see `CallObserver`).
+        """Starts the session of a pipeline call (see `CallObserver`).
 
         Raises:
-            ModelError: the pipeline has another transformer than when pabtune was attached.
+            ModelError: a transformer of the pipeline was replaced since pabtune was attached.
         """
         if not self.is_attached:
             return
@@ -199,18 +199,18 @@ class Interception:
         self._session_of(call)
 
     def end_call(self, call: PipelineCall) -> None:
-        """A call of the pipeline is over (see `CallObserver`)."""
+        """Finishes the session of a pipeline call (see `CallObserver`)."""
         session, _ = self._sessions.pop(call, (None, None))
         if session is not None:
             session.finish()
 
     def reset_bare_transformer(self) -> None:
-        """The run of a bare transformer is over."""
+        """Finishes the current run of a bare transformer."""
         if self.target.pipeline is None and None in self._sessions:
             self._sessions[None][0].finish()
 
     def detach(self) -> None:
-        """Removes every hook and what the listener holds; the model is as before. A second call does nothing."""
+        """Removes every hook and closes the listener; the model is then as before. A second call does nothing."""
         self.is_attached = False
         while self._undo:
             self._undo.pop()()
@@ -241,7 +241,7 @@ class Interception:
         return self._sessions[call][0]
 
     def _warn_of_others(self) -> None:
-        """Says once that a call was not of the pipeline, nor of any of an observed class."""
+        """Warns once of a call that no pipeline of an observed class makes."""
         if not self._warned_of_others:
             self._warned_of_others = True
             warnings.warn(
@@ -253,7 +253,7 @@ class Interception:
             )
 
     def _warn_of_pipeline(self, pipeline: DiffusionPipeline) -> None:
-        """Says once of a pipeline that it is not accelerated, if no other interception covers it."""
+        """Warns once that a pipeline runs without pabtune, unless another interception covers it."""
         transformers = self.target.transformers.values()
         is_covered = any(each.covers(pipeline) for part in transformers for each in interceptions_of(part))
         if pipeline in self._plain_pipelines or is_covered:
@@ -286,7 +286,7 @@ class Interception:
 
 
 def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy of a transformer without pabtune: with our hooks in it, it would run the original's sites."""
+    """Deep copy of a transformer without pabtune's hooks, which would call the modules of the original."""
     copier = vars(transformer).pop("__deepcopy__")
     try:
         with set_aside(transformer, HOOKS):
@@ -296,7 +296,7 @@ def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Mod
 
 
 def interceptions_of(transformer: nn.Module) -> list[Interception]:
-    """The interceptions that are attached to a transformer."""
+    """All interceptions that are attached to a transformer."""
     hooks = (find_hook(transformer, name) for name in hook_names(transformer) if name.startswith(HOOKS))
     return [hook.interception for hook in hooks if isinstance(hook, RootHook)]
 
@@ -307,7 +307,7 @@ def is_split(transformer: nn.Module) -> bool:
 
 
 def detach_from(model: DiffusionPipeline | nn.Module) -> None:
-    """Detaches whatever is attached to a pipeline or a bare transformer; does nothing where nothing is."""
+    """Detaches all interceptions from a pipeline or a bare transformer; does nothing if there are none."""
     if isinstance(model, DiffusionPipeline):
         parts = [unwrap_compiled(part) for part in model.components.values()]
         attached = {id(each): each for part in parts if isinstance(part, nn.Module) for each in interceptions_of(part)}

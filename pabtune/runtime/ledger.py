@@ -1,7 +1,7 @@
-"""Bytes that a run holds for later steps: what its outputs take, what each step will hold, and the limit.
+"""Accounting of stored bytes: sizes of outputs, the prediction for each step, and the memory limit.
 
-Knows sizes; knows nothing of hooks. The first step of a loop computes everything, and so tells every size; a transformer that
-takes over later is taken to keep outputs like those of the one before, until its own first step tells.
+Knows sizes; knows nothing of hooks. The first step of a loop computes everything and so shows every size. A transformer that
+takes over later is assumed to store outputs like those of its predecessor until its own first step shows its sizes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,27 +17,27 @@ from pabtune.records.policies import Store
 from pabtune.records.sites import Site
 
 BranchKey = tuple[str, str]
-"""Name of a transformer, and of a guidance branch."""
+"""Names of a transformer and of a guidance branch."""
 
 
 class Meter:
-    """Counts the bytes of outputs in a call, and stops the call as soon as it keeps more than may be held.
+    """Counts the bytes of outputs in a call, and stops the call as soon as it exceeds the limit.
 
     Args:
-        nbytes: bytes that the tensors of one output take.
-        held: bytes that are held by other calls.
-        limit: bytes that may be held; None = the call goes on.
-        policy: its name.
+        nbytes: function from the tensors of one output to their stored bytes.
+        held: bytes already held by other calls.
+        limit: most bytes that may be held; None = no limit.
+        policy: name of the policy, for the message.
     """
 
     def __init__(self, nbytes: Callable[[Sequence[Tensor]], int], held: int, limit: int | None, policy: str) -> None:
         self._nbytes, self._held, self._limit, self._policy = nbytes, held, limit, policy
 
     def read(self, tensors: Sequence[Tensor], *, is_kept: bool) -> int:
-        """Bytes of one output.
+        """Bytes of one output; adds them to the bytes held if the output is kept.
 
         Raises:
-            PolicyError: the call keeps more than may be held.
+            PolicyError: the bytes held exceed the limit.
         """
         size = self._nbytes(tensors)
         if is_kept and self._limit is not None:
@@ -48,13 +48,16 @@ class Meter:
 
 
 class CacheLedger:
-    """Sizes of outputs by transformer, branch and site, during one call of a pipeline.
+    """Sizes of outputs by transformer, branch and site during one call of a pipeline.
 
     Args:
-        sites: of the target.
-        store: how outputs are kept.
-        limit: bytes that may be held on the device; None = any.
-        policy: its name.
+        sites: sites of the target.
+        store: how outputs are stored.
+        limit: limit of stored bytes on the device; None = no limit.
+        policy: name of the policy, for messages.
+
+    Attributes:
+        most_bytes: most bytes held at the end of a call so far.
     """
 
     def __init__(self, sites: Sequence[Site], store: Store, limit: int | None, policy: str) -> None:
@@ -64,19 +67,19 @@ class CacheLedger:
         self._sizes: dict[BranchKey, dict[int, int]] = {}
 
     def note_held(self, nbytes: int) -> None:
-        """Takes note of the bytes that are held now."""
+        """Updates the most bytes held so far."""
         self.most_bytes = max(self.most_bytes, nbytes)
 
     def note_size(self, key: BranchKey, index: int, nbytes: int) -> None:
-        """Takes note of what a site's output takes; where videos change their length, the longest counts."""
+        """Notes the size of a site's output; if the video changes its length during the run, the largest size counts."""
         sizes = self._sizes.setdefault(key, {})
         sizes[index] = max(nbytes, sizes.get(index, 0))
 
     def predict(self, mask: ComputeMask, called: Mapping[str, Sequence[int]]) -> NDArray[np.float64]:
-        """Bytes that each step will hold on the device, (steps,), by the sizes noted so far.
+        """Predicted bytes held on the device in each step, (steps,), from the sizes noted so far.
 
         Args:
-            mask: which site computes when.
+            mask: the compute mask.
             called: steps in which each transformer was called so far.
         """
         held = {
@@ -84,30 +87,30 @@ class CacheLedger:
             for name in dict.fromkeys(site.transformer for site in self._sites)
         }
         steps = [step for each in called.values() for step in set(each)]
-        # One that takes over frees what the other held; in one step, both hold.
-        take_turns = len(steps) == len(set(steps))
+        # A transformer that takes over frees the outputs of the other one; two that share a step both hold theirs.
+        is_sequential = len(steps) == len(set(steps))
         rows = np.array(list(held.values()))
-        return np.asarray(rows.max(axis=0) if take_turns else rows.sum(axis=0))
+        return np.asarray(rows.max(axis=0) if is_sequential else rows.sum(axis=0))
 
     def check(self, mask: ComputeMask, called: Mapping[str, Sequence[int]]) -> None:
-        """Refuses a run that will hold too much.
+        """Checks the prediction against the limit.
 
         Raises:
-            PolicyError: more than the limit.
+            PolicyError: a step is predicted to hold more bytes than the limit.
         """
         held = self.predict(mask, called)
         if self.limit is not None and held.max() > self.limit:
             raise too_much(self._policy, float(held.max()), int(held.argmax()), self.limit)
 
     def _site_bytes(self, transformer: str) -> NDArray[np.float64]:
-        """(sites,) bytes of an output of each of a transformer's sites, all branches together; 0 for other sites."""
+        """Bytes of an output per site, (sites,), summed over branches; 0 for sites of other transformers."""
         sizes = np.zeros(len(self._sites))
-        for (name, _), of_branch in self._sizes.items():
+        for (name, _), branch_sizes in self._sizes.items():
             if name == transformer:
-                sizes[list(of_branch)] += np.array(list(of_branch.values()))
+                sizes[list(branch_sizes)] += np.array(list(branch_sizes.values()))
         if sizes.any() or not self._sizes:
             return sizes
-        # Not called yet: its outputs are taken to be like the largest of their kind.
+        # Not called yet: its outputs are assumed to be as large as the largest of their kind.
         largest: dict[str, float] = {}
         for name in {name for name, _ in self._sizes}:
             for site, size in zip(self._sites, self._site_bytes(name), strict=True):
@@ -118,13 +121,13 @@ class CacheLedger:
 
 
 def too_much(policy: str, nbytes: float, step: int, limit: int) -> PolicyError:
-    """The error of a run that would hold too much.
+    """The error for a run that would exceed the memory limit.
 
     Args:
-        policy: its name.
-        nbytes: that it would hold.
-        step: in which it would.
-        limit: bytes that may be held.
+        policy: name of the policy.
+        nbytes: bytes that the run would hold.
+        step: step in which it would hold them.
+        limit: most bytes that may be held.
     """
     return PolicyError(
         f"policy {policy!r} would hold {format_bytes(nbytes)} in step {step}, more than the limit of {format_bytes(limit)}; "

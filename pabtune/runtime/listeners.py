@@ -1,7 +1,7 @@
-"""Who is told of the calls of a model's transformers, and brings the hooks for its sites and feeders.
+"""Interfaces of what can be attached to a model: listeners, their sessions, and measurements.
 
-A *listener* lives as long as it is attached; a *session* of it as long as one call of the pipeline. What belongs to a run is
-the session's, so that runs beside one another do not meet.
+A *listener* provides the hooks for sites and feeders and lives as long as it is attached; a *session* lives as long as one
+call of the pipeline. All state of a run belongs to its session, so that concurrent runs do not interfere.
 """
 
 from abc import ABC, abstractmethod
@@ -18,26 +18,26 @@ Forward = Callable[..., Any]
 
 
 class Session(Protocol):
-    """What a listener does during one call of a pipeline. Calls of one transformer never overlap."""
+    """A listener's part in one call of a pipeline. Calls of one transformer never overlap."""
 
     def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
-        """A transformer is about to be called; `shape` is that of its first tensor."""
+        """Called before a transformer call; `shape` is the shape of its first tensor argument."""
 
     def end(self, position: CallPosition) -> None:
-        """The call is over."""
+        """Called after a transformer call."""
 
     def abort(self, position: CallPosition) -> None:
-        """The call ended by an exception, or `begin` or `end` did."""
+        """Called if the transformer call, `begin` or `end` raised an exception."""
 
     def finish(self) -> None:
-        """The pipeline's call is over, also after an exception; for a bare transformer, what it holds is to be freed."""
+        """Called when the pipeline call is over, also after an exception; at the end of a bare transformer's run too."""
 
 
 class Listener(Protocol):
-    """Brings the hooks, and a session for each call of the pipeline."""
+    """Provides the hooks, and a session for each call of the pipeline."""
 
     def start(self, locator: Locator, *, is_compiled: bool) -> Session:
-        """A call of the pipeline begins; `locator` knows its schedule once a transformer is called."""
+        """Session for a pipeline call that begins; `locator` knows its schedule from the first transformer call on."""
 
     def site_hook(self, index: int) -> ModelHook:
         """The hook for a site."""
@@ -46,52 +46,52 @@ class Listener(Protocol):
         """The hook for a feeder of a site."""
 
     def close(self) -> None:
-        """The hooks are off the model."""
+        """Called after all hooks were removed from the model."""
 
 
 class MeasuredSite(ModelHook):
-    """Asks a measurement for the output of each call of a site."""
+    """Hook that lets a measurement compute each call of a site."""
 
     def __init__(self, index: int, measurement: "Measurement") -> None:
         super().__init__()
         self._index, self._measurement = index, measurement
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Asks, while a call is measured."""
+        """Calls the measurement, or the module itself outside a measured call."""
         if not self._measurement.is_measuring:
             return self.fn_ref.original_forward(*args, **kwargs)
         return self._measurement.site(self._index, self.fn_ref.original_forward, args, kwargs)
 
 
 class MeasuredFeeder(MeasuredSite):
-    """Asks a measurement for the output of each call of a feeder."""
+    """Hook that lets a measurement compute each call of a feeder."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Asks, while a call is measured."""
+        """Calls the measurement, or the module itself outside a measured call."""
         if not self._measurement.is_measuring:
             return self.fn_ref.original_forward(*args, **kwargs)
         return self._measurement.feeder(self._index, self.fn_ref.original_forward, args, kwargs)
 
 
 class Measurement(ABC):
-    """A listener that is asked for every call of every site; its own session, so that it measures one run at a time."""
+    """Base of listeners that compute every call of every site. It is its own session, so it measures one run at a time."""
 
     is_measuring = False
 
     def start(self, locator: Locator, *, is_compiled: bool) -> Self:
-        """Measures the call (see `Listener`)."""
+        """The measurement itself, as the session (see `Listener`)."""
         return self
 
     def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
-        """Measures until the call is over (see `Session`)."""
+        """Starts measuring (see `Session`)."""
         self.is_measuring = True
 
     def end(self, position: CallPosition) -> None:
-        """Lets calls pass until the next `begin` (see `Session`)."""
+        """Stops measuring until the next `begin` (see `Session`)."""
         self.is_measuring = False
 
     def abort(self, position: CallPosition) -> None:
-        """Lets calls pass until the next `begin` (see `Session`)."""
+        """Stops measuring until the next `begin` (see `Session`)."""
         self.is_measuring = False
 
     def finish(self) -> None:  # noqa: B027, most hold nothing
@@ -102,27 +102,27 @@ class Measurement(ABC):
         self.finish()
 
     def site_hook(self, index: int) -> ModelHook:
-        """A hook that asks `site` (see `Listener`)."""
+        """A hook that calls `site` (see `Listener`)."""
         return MeasuredSite(index, self)
 
     def feeder_hook(self, index: int) -> ModelHook:
-        """A hook that asks `feeder` (see `Listener`)."""
+        """A hook that calls `feeder` (see `Listener`)."""
         return MeasuredFeeder(index, self)
 
     @abstractmethod
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """A site is called; returns its output."""
+        """Computes a call of a site and returns its output."""
 
     @abstractmethod
     def feeder(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
-        """A feeder of site `index` is called; returns its output."""
+        """Computes a call of a feeder of site `index` and returns its output."""
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors that a site returned.
+    """All tensors in the output of a site.
 
     Raises:
-        ModelError: it returned something else.
+        ModelError: the output is not a tensor or a tuple of tensors.
     """
     if isinstance(output, Tensor):
         return [output]

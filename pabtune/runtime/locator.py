@@ -1,10 +1,10 @@
-"""Which denoising step and which branch a call of a transformer belongs to. Nobody counts calls of sites.
+"""Position of a transformer call in a run: its denoising step and guidance branch. Calls of sites are never counted.
 
-The step comes from diffusers' cache context where the pipeline gives it, else from the scheduler's own step index, else
-from where the scheduler begins, else from the timestep's place in the scheduler's timesteps. A denoising loop begins when the
-scheduler has other timesteps than before.
+The step comes from diffusers' cache context if the pipeline sets it, else from the scheduler's step index, else from its
+begin index, else from the index of the timestep among the scheduler's timesteps. A denoising loop begins when the scheduler
+has other timesteps than before.
 
-`locate` is a question and changes nothing; `advance` takes note of a call that has been located.
+`locate` changes nothing; `advance` updates the state after a call was located.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from pabtune.records.errors import ModelError
 from pabtune.runtime.noise_levels import noise_levels, step_of_timestep
 
 UNNAMED_BRANCH = "all"
-"""Branch of a call that the pipeline gives no name."""
+"""Branch of a call to which the pipeline gives no name."""
 
 NO_STEP = (
     "nothing tells the {}; call the transformer inside "
@@ -31,16 +31,16 @@ NO_STEP = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPosition:
-    """Where a call of a transformer stands in a run.
+    """Position of a transformer call in a run.
 
     Attributes:
-        transformer: its name in the pipeline.
+        transformer: name of the transformer in the pipeline.
         step: index of the denoising step.
-        branch: the guidance branch; a second call without a name in one step is a branch of its own.
-        ordinal: calls of this transformer in this step before this one.
-        is_new_loop: the call is the first of a denoising loop.
+        branch: guidance branch; a second unnamed call in one step is a branch of its own.
+        ordinal: number of earlier calls of this transformer in this step.
+        is_new_loop: whether the call is the first of a denoising loop.
         label: name that the pipeline gives the branch.
-        repeat: calls with this label in this step before this one.
+        repeat: number of earlier calls with this label in this step.
     """
 
     transformer: str
@@ -53,10 +53,11 @@ class CallPosition:
 
 
 class Locator:
-    """Tells the positions of the transformers' calls in one call of a pipeline, or of a bare transformer.
+    """Locates the transformer calls of one pipeline call, or of a bare transformer.
 
     Args:
-        scheduler: gives the pipeline's noise scheduler, which may be replaced; None for a bare transformer.
+        scheduler: function that returns the pipeline's noise scheduler, which may be replaced during the call; it returns
+            None for a bare transformer.
     """
 
     def __init__(self, scheduler: Callable[[], Any]) -> None:
@@ -70,17 +71,17 @@ class Locator:
     def locate(
         self, transformer: str, module: nn.Module, context: CacheContext | None, args: Any, kwargs: Any
     ) -> CallPosition:
-        """The position of a call that is about to happen.
+        """Position of the transformer call that is about to happen.
 
         Args:
-            transformer: the transformer's name in the pipeline.
+            transformer: name of the transformer in the pipeline.
             module: the transformer.
-            context: diffusers' cache context of the call.
+            context: diffusers' cache context of the call; None outside any.
             args: positional arguments of the call.
             kwargs: keyword arguments of the call.
 
         Raises:
-            ModelError: nothing tells the step.
+            ModelError: the step cannot be derived from the context, the scheduler or the timestep.
         """
         scheduler = self._scheduler()
         label = context.name if context is not None else UNNAMED_BRANCH
@@ -93,9 +94,9 @@ class Locator:
         else:
             step, is_from_timestep = _step_of_scheduler(scheduler, module, label, last, args, kwargs)
         if step < last or (step == last and scheduler is None):
-            # Without a scheduler, a step that comes again is the start of a new loop.
+            # Without a scheduler, a repeated step is the start of a new loop.
             is_new_loop, last = True, -1
-        # Timesteps that stand still for a named branch are several calls of one step (asynchronous frames), no branch.
+        # A named branch with an unchanged timestep has several calls per step (asynchronous frames), not a second branch.
         is_repeated = step == last and not (is_from_timestep and context is not None)
         repeat = repeat + 1 if is_repeated else 0
         step_of_calls, calls = (-1, 0) if is_new_loop else self._calls_of_step.get(transformer, (-1, 0))
@@ -110,11 +111,11 @@ class Locator:
         )
 
     def advance(self, position: CallPosition, context: CacheContext | None) -> None:
-        """Takes note of a call: later ones are located after it.
+        """Updates the state after a call was located; later calls are located relative to it.
 
         Args:
-            position: of the call.
-            context: diffusers' cache context of the call.
+            position: position of the call.
+            context: diffusers' cache context of the call; None outside any.
         """
         if position.is_new_loop:
             self._last.clear()
@@ -128,10 +129,10 @@ class Locator:
         self._calls_of_step[position.transformer] = (position.step, position.ordinal + 1)
 
     def schedule(self) -> NoiseSchedule:
-        """Steps and noise levels of the denoising loop that goes on.
+        """Steps and noise levels of the current denoising loop.
 
         Raises:
-            ModelError: neither a scheduler nor a cache context tells the number of steps.
+            ModelError: neither a scheduler nor a cache context gives the number of steps.
         """
         scheduler = self._scheduler()
         if scheduler is not None and getattr(scheduler, "timesteps", None) is not None:
@@ -145,12 +146,12 @@ class Locator:
 def _step_of_scheduler(
     scheduler: Any, module: nn.Module, label: str, last: int, args: Any, kwargs: Any
 ) -> tuple[int, bool]:
-    """The step, and whether it comes from the timestep, which several calls may share.
+    """The denoising step by the scheduler, and whether it was derived from the timestep, which several calls may share.
 
     Args:
-        scheduler: of the pipeline.
+        scheduler: noise scheduler of the pipeline; None for a bare transformer.
         module: the transformer.
-        label: of the branch.
+        label: name of the branch.
         last: step of the last call of this branch; -1 before the first.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
@@ -172,5 +173,5 @@ def _step_of_scheduler(
         step = step_of_timestep(torch.as_tensor(bound.arguments["timestep"]), scheduler.timesteps)
     if step is None:
         return int(begin or 0), False
-    # The first call of a loop is told apart from others by its branch; only then does the timestep stand for the step.
+    # In the first step, calls are distinguished by their branch; only later does the timestep identify the step.
     return step, has_index and last >= 0

@@ -1,18 +1,18 @@
-"""The noise levels of a scheduler of diffusers, and the steps of timesteps."""
+"""Noise levels of a diffusers scheduler, and the step that a timestep belongs to."""
 
 from typing import Any
 
 import torch
 
 TIMESTEP_TOLERANCE = 0.005
-"""Relative; 16 bits round timesteps by less, and neighbouring timesteps are farther apart."""
+"""Relative tolerance: above the rounding error of 16-bit timesteps, below the distance of neighbouring ones."""
 
 
 def noise_levels(scheduler: Any) -> tuple[float, ...]:
-    """Noise level of every step, 1 = noise.
+    """Noise level of every step: 1 = noise, 0 = clean.
 
-    Sigma for flow matching; timestep over training timesteps for diffusion; for sigmas without a bound (EDM), the fraction
-    of noise in what is denoised: sigma / (1 + sigma).
+    It is sigma for flow matching, timestep over training timesteps for diffusion, and sigma / (1 + sigma), the fraction of
+    noise in the input, for unbounded sigmas (EDM).
     """
     timesteps = torch.as_tensor(scheduler.timesteps).tolist()
     training = scheduler.config.get("num_train_timesteps", 1000)
@@ -27,13 +27,13 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
 
 
 def step_of_timestep(timestep: torch.Tensor, timesteps: torch.Tensor) -> int | None:
-    """The earliest step that one of the samples, frames or tokens is at; None if none is at any.
+    """Earliest step whose timestep occurs among those of a transformer call; None if none does.
 
-    Frames that are given stay at a small timestep of their own; some models take timesteps on another scale.
+    Conditioning frames may have a small timestep of their own, and some models take timesteps on another scale.
 
     Args:
-        timestep: of a call of the transformer, any shape.
-        timesteps: of the scheduler, (steps,).
+        timestep: timesteps of the call, of any shape (per sample, frame or token).
+        timesteps: timesteps of the scheduler, (steps,).
     """
     levels = timestep.float().flatten().unique()
     distance = (timesteps.to(levels)[:, None] - levels).abs()

@@ -1,4 +1,4 @@
-"""Outputs in the host's memory: copied there, and fetched ahead of their use, on a stream of their own.
+"""Offloading of outputs to the host's memory and prefetching them, on a separate CUDA stream.
 
 Knows copies between a device and its host, and in which order sites are called; knows nothing of policies.
 """
@@ -14,31 +14,31 @@ from pabtune.planning.costs.memory import SITES_AHEAD
 
 
 class Offloaded(NamedTuple):
-    """A tensor in the host's memory, pinned where it came from a CUDA device, and an empty one of its dtype and device."""
+    """A tensor in the host's memory (pinned if it came from a CUDA device) and an empty tensor of its dtype and device."""
 
     values: Tensor
     like: Tensor
 
 
 class Fetched(NamedTuple):
-    """An output on its way back to the device."""
+    """An output that is being copied back to the device, and the event after the copy; None on the CPU."""
 
     output: Any
     is_there: torch.cuda.Event | None
 
 
 class KeepingSite(Protocol):
-    """A site that keeps an output for each of its calls in a forward."""
+    """A site with one stored output for each of its calls in a forward."""
 
     outputs: tuple[Any, ...]
 
 
 class CpuOffloader:
-    """Copies outputs to the host and back, for the sites of one transformer.
+    """Copies outputs of one transformer's sites to the host and back.
 
-    Outputs that a forward will ask for are fetched in the order in which the sites were called in the forward before, a
-    few sites ahead. The host issues work long before a CUDA device does it, and memory is held from issue on; so the host
-    waits here until no more copies than that are on their way.
+    Outputs are prefetched `SITES_AHEAD` sites ahead, in the order in which the sites were called in the previous forward.
+    The host issues work long before a CUDA device executes it, and memory is allocated at issue; so the host waits here
+    until at most that many copies are in flight.
     """
 
     def __init__(self) -> None:
@@ -47,27 +47,27 @@ class CpuOffloader:
         self._called: list[KeepingSite] = []
         self._waiting: deque[KeepingSite] = deque()
         self._fetched: dict[int, list[Fetched]] = {}
-        self._on_their_way: deque[torch.cuda.Event] = deque()
+        self._in_flight: deque[torch.cuda.Event] = deque()
 
     def begin(self, broadcasting: set[int]) -> None:
-        """A forward starts in which the sites with these ids broadcast: starts to fetch for the first of them."""
+        """Begins a forward in which the sites with these ids broadcast, and prefetches for the first of them."""
         self.clear()
         self._waiting = deque(site for site in self._order if id(site) in broadcasting)
         for _ in range(SITES_AHEAD):
             self._fetch_next()
 
     def clear(self) -> None:
-        """Forgets what was fetched and not asked for, and which sites were called."""
+        """Drops unused prefetched outputs, and remembers the order of this forward's calls for the next."""
         self._waiting.clear()
         self._fetched.clear()
         self._order, self._called = self._called or self._order, []
 
     def record(self, site: KeepingSite) -> None:
-        """A site is called for the first time in this forward."""
+        """Notes that a site is called for the first time in this forward."""
         self._called.append(site)
 
     def fetch(self, site: KeepingSite, call: int) -> Any:
-        """What a site kept of its call, on the device; fetched already if the order of calls is as it was."""
+        """Stored output of a site's call, on the device; already prefetched if the order of calls is unchanged."""
         if call == 0:
             self._fetch_next()
         ahead = self._fetched.get(id(site))
@@ -79,12 +79,12 @@ class CpuOffloader:
                 current = torch.cuda.current_stream(tensor.device)
                 current.wait_event(fetched.is_there)
                 tensor.record_stream(current)
-                # When this one is reached, the sites before have used theirs.
+                # By the time the device reaches this event, earlier sites have used their outputs.
                 self._wait_for_earlier(current.record_event())
         return fetched.output
 
     def save(self, output: Any) -> Any:
-        """The tensors of an output in the host's memory, tuples as tuples; copied beside the computation."""
+        """Copies an output to the host's memory, concurrently with computation; tuples keep their structure."""
         if isinstance(output, Tensor):
             return Offloaded(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
         return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
@@ -92,11 +92,11 @@ class CpuOffloader:
     def _fetch_next(self) -> None:
         if self._waiting:
             site = self._waiting.popleft()
-            self._fetched[id(site)] = [self._fetch(kept) for kept in site.outputs]
+            self._fetched[id(site)] = [self._fetch(stored) for stored in site.outputs]
 
-    def _fetch(self, kept: Any) -> Fetched:
+    def _fetch(self, stored: Any) -> Fetched:
         with torch.cuda.stream(self._stream):  # does nothing without a stream
-            output = _to_device(kept)
+            output = _to_device(stored)
         return Fetched(output, self._stream.record_event() if self._stream is not None else None)
 
     def _to_host(self, tensor: Tensor) -> Tensor:
@@ -111,16 +111,16 @@ class CpuOffloader:
         return values
 
     def _wait_for_earlier(self, event: torch.cuda.Event) -> None:
-        """Lets the host go on when all copies but the latest are done."""
-        self._on_their_way.append(event)
-        while len(self._on_their_way) > SITES_AHEAD:
-            self._on_their_way.popleft().synchronize()
+        """Blocks the host until at most `SITES_AHEAD` copies are in flight."""
+        self._in_flight.append(event)
+        while len(self._in_flight) > SITES_AHEAD:
+            self._in_flight.popleft().synchronize()
 
 
-def _to_device(kept: Any) -> Any:
-    if isinstance(kept, Offloaded):
-        return kept.values.to(kept.like.device, non_blocking=True)
-    return tuple(_to_device(part) for part in kept) if isinstance(kept, tuple) else kept
+def _to_device(stored: Any) -> Any:
+    if isinstance(stored, Offloaded):
+        return stored.values.to(stored.like.device, non_blocking=True)
+    return tuple(_to_device(part) for part in stored) if isinstance(stored, tuple) else stored
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
-"""Which pipeline's call goes on in this thread, and when it begins and ends.
+"""The pipeline call in progress in each thread, and observers of its beginning and end.
 
-The class of an observed pipeline gets a `__call__` that notes the call for as long as anybody observes; it is the one place
-that every pipeline of diffusers goes through, and needs no look at anybody's frames. The observers of a pipeline are an
-attribute of it, so that a shallow copy (one per request, as servers make) has them too; a deep copy has none.
+While a pipeline is observed, the `__call__` of its class is wrapped: it is the one place that every diffusers pipeline goes
+through, and no Python frames need to be inspected. The observers are an attribute of the pipeline, so that a shallow copy
+(as servers make one per request) has them too; a deep copy has none.
 
 Knows pipelines and their calls; knows nothing of transformers, steps or hooks.
 """
@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from diffusers import DiffusionPipeline
 
 OBSERVERS = "_pabtune_observers"
-"""Attribute of an observed pipeline."""
+"""Attribute of a pipeline that holds its observers."""
 
 _CLASSES = threading.Lock()
-"""Held while the call of a class changes."""
+"""Lock for changing the `__call__` of a class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,8 +30,8 @@ class PipelineCall:
     """One call of a pipeline. Two calls are never equal.
 
     Attributes:
-        pipeline: the pipeline that is called.
-        arguments: of the call, by name, without defaults.
+        pipeline: the pipeline.
+        arguments: arguments of the call by name, without defaults.
     """
 
     pipeline: DiffusionPipeline
@@ -42,17 +42,17 @@ _CURRENT: ContextVar[PipelineCall | None] = ContextVar("pabtune_pipeline_call", 
 
 
 class CallObserver(Protocol):
-    """Is told of the calls of a pipeline, in the thread that makes them."""
+    """Receives the beginning and end of a pipeline's calls, in the calling thread."""
 
     def begin_call(self, call: PipelineCall) -> None:
-        """A call begins; an exception stops it."""
+        """Called when a pipeline call begins; an exception aborts the call."""
 
     def end_call(self, call: PipelineCall) -> None:
-        """A call is over, also after an exception. It may have begun before it was observed."""
+        """Called when a pipeline call ends, also by an exception; it may have begun before it was observed."""
 
 
 class Observers(tuple[CallObserver, ...]):
-    """The observers of a pipeline; of a deep copy of it, nobody."""
+    """The observers of a pipeline; a deep copy is empty."""
 
     __slots__ = ()
 
@@ -64,20 +64,20 @@ class Observers(tuple[CallObserver, ...]):
 
 
 def current_call() -> PipelineCall | None:
-    """The innermost call of an observed class of pipelines that goes on in this thread; None outside of any."""
+    """The innermost pipeline call in progress in this thread, of an observed class; None outside any."""
     return _CURRENT.get()
 
 
 def observers_of(pipeline: DiffusionPipeline) -> Observers:
-    """Who observes a pipeline."""
+    """The observers of a pipeline."""
     return vars(pipeline).get(OBSERVERS, Observers())
 
 
 def observe(pipeline: DiffusionPipeline, observer: CallObserver) -> Callable[[], None]:
-    """Lets an observer know of a pipeline's calls, and of those of its shallow copies from now on.
+    """Adds an observer to a pipeline, and to shallow copies made of it from now on.
 
     Returns:
-        A function that ends it for this pipeline; copies made meanwhile still have the observer.
+        A function that removes the observer from this pipeline; existing copies keep it.
     """
     release = _watch_class(type(pipeline), observer)
     vars(pipeline)[OBSERVERS] = Observers((*observers_of(pipeline), observer))
@@ -94,7 +94,7 @@ def observe(pipeline: DiffusionPipeline, observer: CallObserver) -> Callable[[],
 
 
 def _watch_class(pipeline_class: type, user: object) -> Callable[[], None]:
-    """Makes calls of a class known as long as any user is alive and has not released it."""
+    """Wraps the `__call__` of a class while any of its users is alive and has not released it."""
     with _CLASSES:
         call = vars(pipeline_class).get("__call__")
         if not hasattr(call, "pabtune_users"):
@@ -115,18 +115,18 @@ def _watch_class(pipeline_class: type, user: object) -> Callable[[], None]:
 
 
 def _noting(original: Callable[..., Any], replaced: Callable[..., Any] | None) -> Any:
-    """A pipeline's `__call__` that notes the call for as long as it goes on."""
+    """A wrapper of a pipeline's `__call__` that makes it the current call and notifies the observers."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def call_and_note(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
         running = _CURRENT.get()
         if running is not None and running.pipeline is self:
-            return original(self, *args, **kwargs)  # a class calls that of its parent
+            return original(self, *args, **kwargs)  # a call of the parent class's `__call__`
         try:
             arguments = dict(signature.bind(self, *args, **kwargs).arguments)
         except TypeError:
-            return original(self, *args, **kwargs)  # which says what is wrong
+            return original(self, *args, **kwargs)  # raises the TypeError for the caller
         call = PipelineCall(pipeline=self, arguments=arguments)
         token = _CURRENT.set(call)
         try:

@@ -1,9 +1,9 @@
-"""Measures a running model: how much each site's output changes from step to step, and how long it takes.
+"""Measuring a running model: how much each site's output changes from step to step, and how long it takes.
 
-Of every output the recorder keeps the previous step's (for the exact change) and, per step, a sketch: the output between two
-fixed random matrices, over its tokens and over its width, so that a sketch takes 32 KiB however large the video or the model.
-Squared distances of sketches estimate those of the outputs (Johnson-Lindenstrauss); the error on neighbouring steps, where
-the exact value is known, is measured. When a call is over its sketches go to the host's memory.
+The recorder keeps each site's previous output, for the exact change, and a sketch of its output in every step: the output
+multiplied by two fixed random matrices, over its tokens and over its width, so that a sketch takes 32 KiB regardless of the
+size of video and model. Squared distances of sketches estimate those of the outputs (Johnson-Lindenstrauss); the error is
+measured on neighbouring steps, where the exact value is known. After each call its sketches move to the host's memory.
 """
 
 from collections.abc import Callable
@@ -35,13 +35,13 @@ BRANCH_SEPARATOR = "+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen of a site's output in one step.
+    """Measurements of a site's output in one step.
 
     Attributes:
-        shape: of the output, (samples, tokens, width).
-        sketch: (samples, rows, columns).
-        square: mean square of every sample, (samples,).
-        change: exact mean squared difference from the step before, (samples,); None if nothing comparable came before.
+        shape: shape of the output, (samples, tokens, width).
+        sketch: sketch of the output, (samples, rows, columns).
+        square: mean square of each sample, (samples,).
+        change: exact mean squared difference from the previous step, (samples,); None without a comparable output.
     """
 
     shape: tuple[int, ...]
@@ -52,7 +52,13 @@ class Observation:
 
 @dataclass(slots=True, kw_only=True)
 class SiteHistory:
-    """What was seen of one site in one branch during the current run: an observation per step in which it was called."""
+    """Measurements of one site in one branch during the current run.
+
+    Attributes:
+        previous: output of the latest step, (samples, tokens, width); None before the first and after the run.
+        is_near: whether `previous` is on the device, not on the host.
+        observations: one for each step in which the site was called.
+    """
 
     previous: Tensor | None = None
     is_near: bool = True
@@ -61,23 +67,23 @@ class SiteHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """Measurements of one run, averaged over its samples; by branch, then (sites, steps[, steps]) tensors.
+    """Measurements of one run, averaged over its samples; curves are (sites, steps[, steps]) tensors by branch.
 
-    NaN stands where there is nothing to compare: a site was not called, or its output had another shape before. The first
-    step has no predecessor and holds 0.
+    A value is NaN if there is nothing to compare: the site was not called, or its output had another shape before. The
+    first step has no predecessor and is 0.
 
     Attributes:
-        mse: mean squared difference from the step before.
-        change: the same over the mean square of the output.
-        distance: relative squared distance of two steps' outputs, from sketches.
+        mse: mean squared difference from the previous step.
+        change: `mse` divided by the mean square of the output.
+        distance: relative squared distance of the outputs of two steps, from sketches.
         sketch_error: relative errors of sketched against exact distances of neighbouring steps, flat.
-        seconds: (sites, steps), all branches together, for the whole batch.
-        site_bytes: of one output of each site, all branches together, for the whole batch.
-        site_int8_bytes: the same for outputs that are kept in 8 bits.
-        step_seconds: (steps,), all branches together, for the whole batch, without the recorder's own work.
-        calls: of the transformer in the last step.
-        samples: that went through it in that step, over its calls.
-        shape: of its first argument, without the samples.
+        seconds: time of each site, (sites, steps), summed over branches, for the full batch.
+        site_bytes: bytes of one output of each site, summed over branches, for the full batch.
+        site_int8_bytes: the same for outputs stored in 8 bits.
+        step_seconds: time of each step, (steps,), summed over branches, for the full batch, without the recorder's work.
+        calls: transformer calls in the last step.
+        samples: samples in these calls, summed.
+        shape: shape of the transformer's first argument, without the samples.
     """
 
     mse: dict[str, Tensor]
@@ -94,14 +100,14 @@ class Recording:
 
 
 class Recorder(Measurement):
-    """A listener that measures one run after another. After each, take its `recording()`.
+    """Measurement of one run after another; `recording()` returns the latest.
 
     Args:
         sites: number of sites.
-        device: where the model runs.
-        memory: bytes of outputs that may be held there between calls; the rest is held by the host. None = any.
+        device: device of the model.
+        memory: limit of bytes of outputs held there between calls; the host holds the rest. None = no limit.
         projections: rows of a sketch.
-        seed: of the random matrices.
+        seed: seed of the random matrices.
     """
 
     def __init__(
@@ -135,10 +141,10 @@ class Recorder(Measurement):
         super().end(position)
         self._watch.stop("root")
         for history in self._fresh:
-            seen = history.observations[self._step]
-            change = None if seen.change is None else seen.change.cpu()
+            current = history.observations[self._step]
+            change = None if current.change is None else current.change.cpu()
             history.observations[self._step] = replace(
-                seen, sketch=seen.sketch.cpu(), square=seen.square.cpu(), change=change
+                current, sketch=current.sketch.cpu(), square=current.square.cpu(), change=change
             )
         self._fresh.clear()
         total = self._watch.seconds() if self._device.type == "cpu" else {}
@@ -163,27 +169,27 @@ class Recorder(Measurement):
             return forward(*args, **kwargs)
 
     def finish(self) -> None:
-        """Frees the outputs that are held; measurements stay (see `Session`)."""
+        """Frees the stored outputs; measurements stay (see `Session`)."""
         for history in self._histories.values():
             history.previous = None
 
     def recording(self) -> Recording:
-        """The measurements of the run that is over."""
+        """The measurements of the latest run."""
         steps = max((step for step, _, _ in self._step_marks), default=-1) + 1
         names = list(dict.fromkeys(name for name, _ in self._histories))
         mse, change, distance, errors = {}, {}, {}, []
         for name in names:
             histories = [self._histories.get((name, index), SiteHistory()) for index in range(self._sites)]
-            mse[name] = torch.stack([_curve(history, steps, lambda seen: seen.change) for history in histories])
+            mse[name] = torch.stack([_curve(history, steps, lambda each: each.change) for history in histories])
             change[name] = torch.stack(
                 [
-                    _curve(history, steps, lambda seen: seen.change / seen.square.clamp_min(1e-30))
+                    _curve(history, steps, lambda each: each.change / each.square.clamp_min(1e-30))
                     for history in histories
                 ]
             )
             pairs = [_distances(history, steps) for history in histories]
             distance[name] = torch.stack([relative for relative, _ in pairs])
-            errors += [error for _, of_pair in pairs for error in of_pair]
+            errors += [error for _, site_errors in pairs for error in site_errors]
         shapes = [shape for step, shape in self._calls if step == steps - 1]
         return Recording(
             mse=mse,
@@ -200,7 +206,7 @@ class Recorder(Measurement):
         )
 
     def _site_bytes(self, store: Store) -> tuple[int, ...]:
-        """Bytes of one output of each site as it is kept, all branches together."""
+        """Bytes of one stored output of each site, summed over branches."""
         totals = [0] * self._sites
         for (index, _), sizes in self._bytes.items():
             totals[index] += sizes[store]
@@ -217,14 +223,14 @@ class Recorder(Measurement):
     def _measure(self, history: SiteHistory, output: Tensor) -> None:
         if self._step in history.observations:
             return  # called again in the same step
-        # A block may go on to change its attention's output in place.
+        # The block may later change its attention's output in place.
         current = output.flatten(1, -2).clone()
-        tokens, before = current.float(), history.previous
+        tokens, previous = current.float(), history.previous
         change = None
-        if self._step - 1 in history.observations and before is not None and before.shape == current.shape:
-            change = (tokens - before.to(tokens.device).float()).square().mean((1, 2))
+        if self._step - 1 in history.observations and previous is not None and previous.shape == current.shape:
+            change = (tokens - previous.to(tokens.device).float()).square().mean((1, 2))
         self._hold(history, current)
-        # Scaled such that the summed square of a sketch estimates the mean square of the output.
+        # Scaled so that the sum of squares of a sketch estimates the mean square of the output.
         columns = min(tokens.shape[2], WIDTH_PROJECTIONS)
         rows = (
             self._matrix(self._projections, tokens.shape[1]) @ tokens / (self._projections * tokens[0].numel()) ** 0.5
@@ -238,16 +244,16 @@ class Recorder(Measurement):
         )
 
     def _hold(self, history: SiteHistory, output: Tensor) -> None:
-        """Keeps an output for the next step, in the type it has, where there is room for it."""
-        held = sum(
+        """Keeps an output for the next step in its own dtype, on the device if the limit allows it, else on the host."""
+        device_bytes = sum(
             each.previous.nbytes for each in self._histories.values() if each.previous is not None and each.is_near
         )
-        held -= history.previous.nbytes if history.previous is not None and history.is_near else 0
-        history.is_near = self._memory is None or held + output.nbytes <= self._memory
+        device_bytes -= history.previous.nbytes if history.previous is not None and history.is_near else 0
+        history.is_near = self._memory is None or device_bytes + output.nbytes <= self._memory
         history.previous = output if history.is_near else output.cpu()
 
     def _matrix(self, rows: int, columns: int, offset: int = 0) -> Tensor:
-        """A fixed random matrix of that shape; another one for each offset of the seed."""
+        """A fixed random matrix (rows, columns); each offset of the seed gives another one."""
         if (rows, columns) not in self._matrices:
             generator = torch.Generator().manual_seed(self._seed + offset)
             self._matrices[rows, columns] = torch.randn(rows, columns, generator=generator).to(self._device)
@@ -261,7 +267,7 @@ class Recorder(Measurement):
         return seconds
 
     def _step_seconds(self, steps: int) -> Tensor:
-        """On CUDA only the sum over the run is known; it is spread evenly."""
+        """Time of each step without the recorder's work, (steps,); on CUDA only the sum is known and spread evenly."""
         seconds = torch.zeros(steps)
         if self._device.type != "cpu":
             total = self._watch.seconds()
@@ -274,29 +280,29 @@ class Recorder(Measurement):
 
 
 def _curve(history: SiteHistory, steps: int, measure: Callable[[Any], Tensor]) -> Tensor:
-    """A measure of each observation's change, (steps,), averaged over samples."""
+    """Mean over samples of a measure of each observation, (steps,); NaN without a comparable previous step."""
     curve = torch.full((steps,), torch.nan)
-    for step, seen in history.observations.items():
-        if seen.change is not None:
-            curve[step] = measure(seen).mean()
+    for step, each in history.observations.items():
+        if each.change is not None:
+            curve[step] = measure(each).mean()
         elif step == 0:
             curve[step] = 0
     return curve
 
 
 def _distances(history: SiteHistory, steps: int) -> tuple[Tensor, list[Tensor]]:
-    """Relative squared distances of the outputs of any two steps, (steps, steps), and how far sketches are from exact ones."""
+    """Relative squared distances between the outputs of all steps, (steps, steps), and the errors of sketches."""
     distances, errors = torch.full((steps, steps), torch.nan), []
     groups: dict[tuple[int, ...], list[int]] = {}
-    for step, seen in history.observations.items():
-        groups.setdefault(seen.shape, []).append(step)
+    for step, each in history.observations.items():
+        groups.setdefault(each.shape, []).append(step)
     for group in groups.values():
         observations = [history.observations[step] for step in group]
-        squares_nb = torch.stack([seen.square for seen in observations])
-        pairs_nnb = _pair_distances(torch.stack([seen.sketch for seen in observations]))
-        between = (squares_nb[:, None] + squares_nb[None]) / 2
-        places = torch.tensor(group)
-        distances[places[:, None], places] = (pairs_nnb / between.clamp_min(1e-30)).mean(-1).cpu()
+        squares_nb = torch.stack([each.square for each in observations])
+        pairs_nnb = _pair_distances(torch.stack([each.sketch for each in observations]))
+        mean_squares_nnb = (squares_nb[:, None] + squares_nb[None]) / 2
+        indices = torch.tensor(group)
+        distances[indices[:, None], indices] = (pairs_nnb / mean_squares_nnb.clamp_min(1e-30)).mean(-1).cpu()
         for index in range(1, len(group)):
             exact = observations[index].change
             if exact is not None:
@@ -311,11 +317,11 @@ def _pair_distances(sketches_nbkw: Tensor) -> Tensor:
 
 
 def record(target: Target, listener: Measurement, run: Callable[[], T]) -> T:
-    """What `run` returns, measured: the listener is attached to the target for as long as it takes.
+    """Calls `run` with a measurement attached to the target, and returns its result.
 
     Args:
         target: the model.
-        listener: what measures.
+        listener: the measurement.
         run: makes the pipeline's call.
     """
     interception = Interception(target, listener)

@@ -1,7 +1,7 @@
-"""The hooks on the sites of a model under a policy: compute, keep or broadcast, as they are told before each call.
+"""The hooks on the sites of a model under a policy, which compute, keep or broadcast by their mode.
 
-A hook only looks at its own attributes, which a session sets before the transformer is called and takes back after it. For a
-compiled model its `mode` is a constant of the graph; no layer's index is in it, so layers share what is compiled.
+A hook reads only its own attributes, which a session sets before a transformer call and resets after it. In a compiled model
+its `mode` is a constant of the graph; the graph contains no layer index, so all layers share it.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from pabtune.runtime.listeners import tensors_of
 from pabtune.runtime.stores import OutputStore
 
 COMPUTE, KEEP, BROADCAST = range(3)
-"""What a site does in a call: compute; compute and keep the output; return what was kept."""
+"""Modes of a site in a call: compute; compute and keep the output; return the kept output."""
 
 
 class SiteHook(DirectHook):
-    """Is on a site: computes its output, or returns the one that was kept.
+    """Hook on a site: computes its output, or returns the kept one.
 
     Args:
-        store: how outputs are kept.
+        store: how outputs are stored.
 
     Attributes:
-        mode: what the site does in this call.
-        outputs: what is kept, one for each call of the site in a forward.
-        calls: of the site so far in this forward.
-        meter: counts the bytes of outputs in this call; None = they are known.
-        nbytes: of the outputs in this call, if they are counted.
+        mode: mode of the site in this transformer call.
+        outputs: stored outputs, one for each call of the site in a forward.
+        calls: calls of the site so far in this forward.
+        meter: counts the bytes of outputs in this forward; None if they need not be counted.
+        nbytes: bytes of the outputs in this forward, if they are counted.
     """
 
     def __init__(self, store: OutputStore) -> None:
@@ -45,7 +45,7 @@ class SiteHook(DirectHook):
         self.nbytes = 0
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Computes or returns what was kept; calls of one forward are told apart by their order."""
+        """Computes or broadcasts; several calls of a site in one forward are identified by their order."""
         call = self.calls
         self.calls = call + 1
         if call == 0:
@@ -60,7 +60,7 @@ class SiteHook(DirectHook):
         return output
 
     def broadcast(self, kept: Any, args: Any, kwargs: Any) -> Any:
-        """What a call returns that does not compute."""
+        """Output of a call that does not compute, from the stored one."""
         return kept
 
     def keep(self, output: Any, args: Any, kwargs: Any) -> None:
@@ -68,15 +68,15 @@ class SiteHook(DirectHook):
         self.outputs = (*self.outputs, self.store.pack(output))
 
     def finish(self) -> None:
-        """The forward is over, and what was kept will be needed."""
+        """Called after a forward whose outputs the next step needs."""
 
     def clear(self) -> None:
-        """Computes from now on, and holds nothing."""
+        """Resets the hook: it computes and holds nothing."""
         self.mode, self.outputs, self.calls, self.meter, self.nbytes = COMPUTE, (), 0, None, 0
 
 
 class BlockHook(SiteHook):
-    """Is on a block: broadcasts its residual, output less input, and adds it to the inputs of later steps."""
+    """Hook on a block: broadcasts its residual (output minus input), which is added to the inputs of later steps."""
 
     def broadcast(self, kept: Any, args: Any, kwargs: Any) -> Any:
         """The inputs with the residual added (see `SiteHook`)."""
@@ -88,27 +88,27 @@ class BlockHook(SiteHook):
 
 
 class StackHook(BlockHook):
-    """Is on the first block of a stack: broadcasts the sum of the residuals of all its blocks."""
+    """Hook on the first block of a stack: broadcasts the sum of the residuals of all its blocks."""
 
     structure: Any = None
-    """Of the output of the first block."""
+    """Structure of the output of the first block, see `structure_of`."""
 
     def keep(self, output: Any, args: Any, kwargs: Any) -> None:
-        """Keeps the residual; further blocks add theirs, and only then is it packed (see `SiteHook`)."""
+        """Keeps the residual unpacked, because the other blocks add theirs (see `SiteHook`)."""
         self.outputs = (*self.outputs, with_inputs(output, args, kwargs, torch.sub))
         self.structure = structure_of(output)
 
     def finish(self) -> None:
-        """Packs the sum (see `SiteHook`)."""
+        """Packs the sum of residuals (see `SiteHook`)."""
         if self.mode == KEEP:
             self.outputs = tuple(map(self.store.pack, self.outputs))
 
 
 class StackMemberHook(DirectHook):
-    """Is on a further block of a stack: passes its inputs on when the stack broadcasts, else adds to what it keeps.
+    """Hook on a further block of a stack: returns its inputs if the stack broadcasts, else adds its residual to the sum.
 
     Args:
-        stack: the hook of the stack's first block, which is called just before.
+        stack: hook of the first block of the stack, which is called earlier in the same forward.
     """
 
     def __init__(self, stack: StackHook) -> None:
@@ -116,22 +116,22 @@ class StackMemberHook(DirectHook):
         self.stack = stack
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """The first block of the stack has added everything, or this one computes."""
+        """Returns the inputs, to which the first block has added the sum of residuals, or computes."""
         stack = self.stack
         if stack.mode == BROADCAST:
             return with_inputs(stack.structure, args, kwargs, lambda _part, value: value)
         output = self.compute(module, args, kwargs)
         if stack.mode == KEEP:
-            *before, kept = stack.outputs
-            stack.outputs = (*before, add_parts(kept, with_inputs(output, args, kwargs, torch.sub)))
+            *earlier, residual = stack.outputs
+            stack.outputs = (*earlier, add_parts(residual, with_inputs(output, args, kwargs, torch.sub)))
         return output
 
 
 class FeederHook(DirectHook):
-    """Is on a feeder; skips it when its site broadcasts and so will not look at what the feeder returns.
+    """Hook on a feeder: skips it if its site broadcasts and so does not use the feeder's output.
 
     Args:
-        site: the hook of the site that the feeder serves.
+        site: hook of the site that the feeder serves.
     """
 
     def __init__(self, site: SiteHook) -> None:
@@ -139,7 +139,7 @@ class FeederHook(DirectHook):
         self.site = site
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """One token stands in for all: what the block still does to it on the way to the site costs nothing."""
+        """Returns a single token if the site broadcasts, so that the block's arithmetic before the site costs nothing."""
         if self.site.mode != BROADCAST:
             return self.compute(module, args, kwargs)
         tensor = args[0] if args else next(iter(kwargs.values()))
@@ -147,32 +147,38 @@ class FeederHook(DirectHook):
 
 
 HOOKS: dict[str, type[SiteHook]] = {"block": BlockHook, "stack": StackHook}
-"""By kind; all other kinds of sites broadcast their output."""
+"""Hook classes by kind; sites of all other kinds broadcast their output."""
 
 
 def hook_for(site: Site, store: OutputStore) -> SiteHook:
-    """The hook for a site.
+    """The hook for a site, by its kind.
 
     Args:
-        site: any.
-        store: of its transformer.
+        site: the site.
+        store: output store of its transformer.
     """
     return HOOKS.get(site.kind, SiteHook)(store)
 
 
 PART = True
-"""Stands for a tensor where only the structure of an output matters."""
+"""Placeholder for a tensor if only the structure of an output matters."""
 
 
 def with_inputs(
     parts: Any, args: tuple[Any, ...], kwargs: dict[str, Any], combine: Callable[[Tensor, Tensor], Tensor]
 ) -> Any:
-    """What a block returned, each part combined with the input that it belongs to: `combine(part, input)`.
+    """The output of a block with each part combined with its input: `combine(part, input)`.
 
-    The inputs are the first tensors among the arguments: a block takes first what it returns.
+    The inputs are the first tensors among the arguments, because blocks take what they return as their first arguments.
+
+    Args:
+        parts: output of the block, or its structure.
+        args: positional arguments of the block.
+        kwargs: keyword arguments of the block.
+        combine: function of a part and its input.
 
     Raises:
-        ModelError: what it returns is not of their shapes.
+        ModelError: the shapes of the outputs are not those of the first arguments.
     """
     inputs = iter([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)])
 
@@ -190,14 +196,14 @@ def with_inputs(
 
 
 def structure_of(output: Any) -> Any:
-    """An output with `PART` in the place of each tensor."""
+    """The structure of an output: `PART` in place of each tensor."""
     if isinstance(output, tuple | list):
         return tuple(map(structure_of, output))
     return None if output is None else PART
 
 
 def add_parts(first: Any, second: Any) -> Any:
-    """The sum of two outputs of one structure, part by part."""
+    """Sum of two outputs of the same structure, part by part."""
     if isinstance(first, Tensor):
         return first + second
     return None if first is None else type(first)(map(add_parts, first, second))

@@ -1,4 +1,4 @@
-"""The ways of keeping outputs for later steps: as they are, in 8 bits, in the host's memory."""
+"""Output stores: exact, in 8 bits, or in the host's memory."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,29 +12,29 @@ from pabtune.runtime.quantize import dequantize, quantize, quantized_bytes
 
 
 class OutputStore(Protocol):
-    """Keeps the outputs of one transformer's sites."""
+    """Store for the outputs of one transformer's sites."""
 
     def pack(self, output: Any) -> Any:
-        """What is kept of an output."""
+        """Stored form of an output."""
 
     def fetch(self, site: KeepingSite, call: int) -> Any:
-        """What a site kept of its call, as the site returned it."""
+        """Stored output of a call of the site, in the form in which the site returned it."""
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
-        """Bytes that are held when these tensors, parts of one output, are kept."""
+        """Bytes that storing these tensors, the parts of one output, takes."""
 
     def begin(self, broadcasting: set[int]) -> None:
-        """A forward starts in which the sites with these ids broadcast."""
+        """Called before a forward in which the hooks with these ids broadcast."""
 
     def record(self, site: KeepingSite) -> None:
-        """A site is called for the first time in this forward."""
+        """Called at the first call of a site in a forward."""
 
     def clear(self) -> None:
-        """The forward is over."""
+        """Called after a forward."""
 
 
 class ExactStore:
-    """Keeps outputs on their device as they are."""
+    """Store that keeps outputs unchanged on their device."""
 
     def pack(self, output: Any) -> Any:
         """The output (see `OutputStore`)."""
@@ -45,7 +45,7 @@ class ExactStore:
         return site.outputs[call]
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
-        """Parts of one output are often views of one storage, which may be larger than they are (see `OutputStore`)."""
+        """Bytes of the storages, which parts of an output may share and not fill (see `OutputStore`)."""
         return storage_bytes(list(tensors))
 
     def begin(self, broadcasting: set[int]) -> None:
@@ -59,30 +59,30 @@ class ExactStore:
 
 
 class Int8Store(ExactStore):
-    """Keeps outputs on their device in 8 bits."""
+    """Store that keeps outputs on their device in 8 bits."""
 
     def pack(self, output: Any) -> Any:
         """The output in 8 bits (see `OutputStore`)."""
         return quantize(output)
 
     def fetch(self, site: KeepingSite, call: int) -> Any:
-        """The output, as near as 8 bits are (see `OutputStore`)."""
+        """The dequantized output (see `OutputStore`)."""
         return dequantize(site.outputs[call])
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
-        """A byte for each number, four for each row (see `OutputStore`)."""
+        """One byte per number and four per row (see `OutputStore`)."""
         return quantized_bytes(tensors)
 
 
 class HostStore(CpuOffloader):
-    """Keeps outputs in the host's memory."""
+    """Store that keeps outputs in the host's memory."""
 
     def pack(self, output: Any) -> Any:
-        """The output in the host's memory (see `OutputStore`)."""
+        """The output, copied to the host's memory (see `OutputStore`)."""
         return self.save(output)
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
-        """What each part takes: it is copied (see `OutputStore`)."""
+        """Sum of the parts' bytes, because each is copied (see `OutputStore`)."""
         return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -90,5 +90,5 @@ STORES: dict[Store, type[OutputStore]] = {"exact": ExactStore, "int8": Int8Store
 
 
 def kept_bytes(tensors: Sequence[Tensor], store: Store) -> int:
-    """Bytes that are held when these tensors, parts of one output, are kept in a store."""
+    """Bytes that these tensors, the parts of one output, take in a store."""
     return STORES[store]().nbytes(tensors)

@@ -1,4 +1,4 @@
-"""What can be intercepted: a pipeline, or a bare transformer that is driven through `cache_context`."""
+"""The transformers of a pipeline, or a bare transformer driven through `cache_context`, as a target of interception."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.sites import UNITS, Site
 
 SET_BY_CALLS = ("num_frame_per_block",)
-"""Keys of a transformer's configuration that pipelines write while they run."""
+"""Configuration keys of transformers that pipelines write during a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,11 @@ class Target:
     """The transformers to intercept, by name in the pipeline.
 
     Attributes:
-        callers: what the pipeline calls; a wrapper where a transformer went through `torch.compile`.
-        transformers: the modules themselves.
-        maps: their sites, and the cards that these come from.
-        sites: the sites of all transformers.
-        pipeline: None for a bare transformer.
+        callers: the modules that the pipeline calls: the wrapper if a transformer went through `torch.compile`.
+        transformers: the unwrapped transformers.
+        maps: sites and card of each transformer.
+        sites: sites of all transformers.
+        pipeline: the pipeline; None for a bare transformer.
     """
 
     callers: Mapping[str, nn.Module]
@@ -39,20 +39,16 @@ class Target:
     sites: tuple[Site, ...]
     pipeline: DiffusionPipeline | None
 
-    def scheduler(self) -> Any:
-        """The noise scheduler that the pipeline has now; None for a bare transformer."""
-        return getattr(self.pipeline, "scheduler", None)
-
     @classmethod
     def of(cls, model: DiffusionPipeline | nn.Module, catalog: Catalog = CATALOG) -> "Target":
-        """The target that a pipeline or a transformer is.
+        """The target for a pipeline or a transformer.
 
         Args:
-            model: a pipeline or a transformer.
-            catalog: what is known of transformer classes.
+            model: diffusers pipeline or transformer.
+            catalog: cards of known transformer classes.
 
         Raises:
-            ModelError: nothing in it has known sites, or another cache is enabled on it.
+            ModelError: the model has no known sites, or another cache is enabled on it.
         """
         callers = _transformers(model, catalog)
         transformers = {name: unwrap_compiled(caller) for name, caller in callers.items()}
@@ -70,10 +66,14 @@ class Target:
         )
 
     def under(self, policy: Policy, content: str | None = None) -> "Target":
-        """The same target, with the blocks and stacks that a policy's rules for a content class name as sites too.
+        """This target with the blocks and stacks of a policy's rules added to its sites.
+
+        Args:
+            policy: the policy.
+            content: content class whose rules are used; None = the policy's general rules.
 
         Raises:
-            PolicyError: a stack that cannot be one.
+            PolicyError: the blocks of a stack rule do not form a stack.
         """
         return replace(self, sites=(*self.sites, *units_of(policy, self.sites, content)))
 
@@ -88,7 +88,7 @@ class Target:
         return type(next(iter(self.transformers.values()))).__name__
 
     def config(self) -> dict[str, dict[str, Any]]:
-        """Configuration of each transformer as JSON, without what pipelines write into it while they run."""
+        """Configuration of each transformer as JSON values, without keys that pipelines write during a run."""
         return {
             name: {
                 key: json.loads(json.dumps(value, default=str))
@@ -99,7 +99,7 @@ class Target:
         }
 
     def fingerprint(self) -> str:
-        """Digest of every transformer's class and configuration and of the sites: what a policy must fit."""
+        """Digest of the transformers' classes, configurations and sites, by which policies are matched to models."""
         config = self.config()
         parts = [
             {
@@ -115,7 +115,7 @@ class Target:
 
 
 def _transformers(model: DiffusionPipeline | nn.Module, catalog: Catalog) -> dict[str, nn.Module]:
-    """The denoising networks of a pipeline by name: those of known classes, else those named `transformer…`."""
+    """The transformers of a model by name: components with a card, or else components named `transformer…`."""
     if isinstance(model, nn.Module):
         return {"transformer": model}
     if not isinstance(model, DiffusionPipeline):

@@ -1,4 +1,4 @@
-"""Time on the device: wall time on the CPU, events on CUDA, added up without waiting."""
+"""Timing of device work without synchronization: wall time on the CPU, events on CUDA."""
 
 import time
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import torch
 
 
 class Stopwatch:
-    """Adds up time per key; reading waits for the device, stopping does not.
+    """Total time per key. Only `seconds` waits for the device; `start` and `stop` do not.
 
     Args:
-        device: where the timed work runs.
+        device: device of the timed work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,7 +22,7 @@ class Stopwatch:
         self._events: list[tuple[object, Any, Any]] = []
 
     def start(self, key: object) -> None:
-        """Starts to time `key`, until `stop`."""
+        """Starts the time of `key`, until `stop`."""
         self._began[key] = self._mark()
 
     def stop(self, key: object) -> None:
@@ -41,7 +41,7 @@ class Stopwatch:
         self.stop(key)
 
     def seconds(self) -> dict[object, float]:
-        """Time per key so far."""
+        """Seconds per key so far."""
         if self._events:
             torch.cuda.synchronize()
             for key, begin, end in self._events:
@@ -50,7 +50,7 @@ class Stopwatch:
         return dict(self._seconds)
 
     def _mark(self) -> Any:
-        """Now, in seconds; on CUDA, an event that the device will pass."""
+        """Current time in seconds; on CUDA, an event in the current stream."""
         if not self._is_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 def now(device: torch.device) -> float:
-    """Wall time in seconds after all work on the device so far is done."""
+    """Wall time in seconds, taken after all submitted work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

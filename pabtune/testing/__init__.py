@@ -1,4 +1,4 @@
-"""Checks that a user can run on a card of their own, and that our own tests run: see `check_card`."""
+"""Conformance checks for cards, for users' own cards as for the shipped ones: see `check_card`."""
 
 from pabtune.testing.cards import check_card
 

@@ -1,4 +1,4 @@
-"""Whether a card is true of a model: what it says, held against runs of the real thing."""
+"""Conformance check of a card: its statements are compared with runs of a real model."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ from pabtune.runtime.targets import Target
 from pabtune.testing.oracle import broadcast_by_hand
 
 LEAST_STEPS = 3
-"""A step before the window, one that computes in it, and one that is broadcast."""
+"""Fewest steps of a check: one before the window, one that computes in it, and one that is broadcast."""
 
 
 def check_card(
@@ -32,30 +32,30 @@ def check_card(
 ) -> None:
     """Checks a card on a model, which may be small and have random weights.
 
-    The card's sites are found and called; range 1 changes nothing; the broadcast of each kind gives, bit for bit, what a
-    plain implementation gives that skips no feeder; without a policy everything is as before; modules and arguments that the
-    split names are there; and with `arguments`, the pipeline makes the calls that the guidance says. That the split gives
-    the same video on several GPUs, `pabtune generate --gpus 2 --compare` checks.
+    It checks that the card's sites exist and are called; that range 1 changes nothing; that broadcasting each kind equals, bit
+    for bit, an independent implementation that skips no feeder; that the model is as before without a policy; that the modules
+    and arguments of the split exist; and, with `arguments`, that the pipeline makes as many calls as the guidance says. That
+    the split gives the same video on several GPUs is checked by `pabtune generate --gpus 2 --compare`.
 
     Args:
-        card: to check, in place of the shipped one for its class.
+        card: the card, used in place of the shipped one for its class.
         model: a pipeline, or a transformer that `call` drives through `cache_context`.
-        call: runs the model with a seed of its own, over 3 steps or more, and returns its output.
-        arguments: of the pipeline's call that `call` makes; None = the guidance is not checked.
+        call: runs the model with a fixed seed over at least 3 steps and returns its output.
+        arguments: arguments of the pipeline call that `call` makes; None = the guidance is not checked.
 
     Raises:
-        ModelError: what the card says is not so, and what was seen instead.
+        ModelError: a statement of the card is wrong; the message says what was observed instead.
     """
     catalog = CATALOG.with_card(card)
     target = Target.of(model, catalog)
-    own = {name: part for name, part in target.transformers.items() if type(part).__name__ == card.transformer}
-    if not own:
+    transformers = {name: part for name, part in target.transformers.items() if type(part).__name__ == card.transformer}
+    if not transformers:
         classes = ", ".join(type(part).__name__ for part in target.transformers.values())
         raise ModelError(f"the card is of {card.transformer}, but the model's transformers are {classes}")
-    for part in own.values():
+    for part in transformers.values():
         find_plan(part, type(model).__name__, catalog)
     samples, expected = Counter[int](), set[float]()
-    plain = _watched(
+    plain = _call_and_count(
         target,
         call,
         samples,
@@ -63,20 +63,19 @@ def check_card(
     )
     steps = _check_idle(card, target, model, catalog, call, plain)
     if arguments is not None:
-        first = samples[0]
-        seen = samples.total() / first / steps
-        if expected != {seen}:
+        calls = samples.total() / samples[0] / steps
+        if expected != {calls}:
             raise ModelError(
                 f"the card of {card.transformer} says {_listed(sorted(expected))} calls per step, but the pipeline made "
-                f"{seen:g}"
+                f"{calls:g}"
             )
     for kind in dict.fromkeys(pattern.kind for pattern in card.sites):
         rule = Rule(kind=kind, range=2, window=(1, steps))
         with broadcast(model, Policy(name=kind, rules=(rule,)), catalog=catalog) as run:
             output = call()
         with broadcast_by_hand(SimpleNamespace(**target.transformers), run.mask, len(samples) // steps):
-            by_hand = call()
-        if not _is_same(output, by_hand):
+            reference = call()
+        if not _is_same(output, reference):
             raise ModelError(
                 f"the broadcast of {kind} by the card of {card.transformer} differs from one that skips no feeder: something "
                 "else reads a feeder, or more than shift, scale and gate lies between a feeder and its site"
@@ -93,7 +92,7 @@ def _check_idle(
     call: Callable[[], Any],
     plain: Any,
 ) -> int:
-    """Calls without a policy, and with one that broadcasts nothing; returns the number of steps."""
+    """Checks runs without a policy and with policies that broadcast nothing; returns the number of steps."""
     if not _is_same(call(), plain):
         raise ModelError(
             "two calls without a policy differ: `call` must give the same output each time, with a fixed seed"
@@ -111,17 +110,17 @@ def _check_idle(
         raise ModelError(f"hooks on the sites of {card.transformer} change its output though nothing is broadcast")
     called = {site for _, site in run.computed_calls}
     for pattern in card.sites:
-        place = re.compile(
+        path_pattern = re.compile(
             rf"{re.escape(pattern.blocks)}\.\d+{re.escape(f'.{pattern.child}' if pattern.child else '')}"
         )
-        names = {site.name for site in target.sites if place.fullmatch(site.path)}
+        names = {site.name for site in target.sites if path_pattern.fullmatch(site.path)}
         if names and not names & called:
             raise ModelError(f"the card of {card.transformer} names {sorted(names)[0]}, but it is never called")
     return steps
 
 
-def _watched(target: Target, call: Callable[[], Any], samples: Counter[int], note: Callable[[], None]) -> Any:
-    """Calls; counts the samples of each call of a transformer, by its number."""
+def _call_and_count(target: Target, call: Callable[[], Any], samples: Counter[int], note: Callable[[], None]) -> Any:
+    """Makes the call; fills in the samples of each transformer call, by its index, and runs `note` at each."""
 
     def watch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         samples[len(samples)] = next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
@@ -140,7 +139,7 @@ def _listed(numbers: list[float]) -> str:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two outputs are equal, bit for bit: tensors, arrays, images, and what holds such."""
+    """Whether two outputs are equal bit for bit: tensors, arrays, images, and containers of them."""
     if isinstance(one, Mapping):
         return _is_same([*one.values()], [*other.values()])
     if isinstance(one, list | tuple):

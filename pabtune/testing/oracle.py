@@ -1,7 +1,7 @@
-"""A second, plain implementation of broadcasting, to hold the engine against: nothing of it is shared.
+"""An independent, plain implementation of broadcasting, as a reference for the engine, with which it shares no code.
 
-It knows from the case how many model calls a step has, counts calls, keeps every computed output by hand, and skips
-nothing but the site itself.
+It gets the number of model calls per step as an argument, counts calls, stores every computed output, and skips nothing but
+the site itself.
 """
 
 from collections import defaultdict
@@ -16,11 +16,20 @@ from pabtune.planning.masks import ComputeMask
 
 @contextmanager
 def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_step: int) -> Iterator[dict[str, int]]:
-    """Runs the pipeline's sites by a compute mask; yields the number of computed calls per site."""
+    """Patches a pipeline's sites to follow a compute mask inside a `with` block.
+
+    Args:
+        pipeline: the pipeline, or any object with its transformers as attributes.
+        mask: the compute mask.
+        calls_per_step: transformer calls per denoising step.
+
+    Yields:
+        The number of computed calls by site name, updated during the run.
+    """
     stored: dict[tuple[str, int], object] = {}
     last_call: dict[tuple[str, int], tuple[int, torch.Size]] = {}
     computed: dict[str, int] = defaultdict(int)
-    place = {"calls": 0, "step": 0, "ordinal": 0, "follows": False}
+    state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False}
     rows = {site.name: row for site, row in zip(mask.sites, mask.compute, strict=True)}
     undo = []
 
@@ -29,13 +38,13 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
         forward = transformer.forward
 
         def root(*args, **kwargs):
-            place["step"] = place["calls"] // calls_per_step % mask.steps
-            place["ordinal"] = place["calls"] % calls_per_step
-            place["calls"] += 1
-            key = (name, place["ordinal"])
+            state["step"] = state["calls"] // calls_per_step % mask.steps
+            state["ordinal"] = state["calls"] % calls_per_step
+            state["calls"] += 1
+            key = (name, state["ordinal"])
             shape = next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-            place["follows"] = last_call.get(key) == (place["step"] - 1, shape)
-            last_call[key] = (place["step"], shape)
+            state["follows"] = last_call.get(key) == (state["step"] - 1, shape)
+            last_call[key] = (state["step"], shape)
             return forward(*args, **kwargs)
 
         transformer.forward = root
@@ -47,8 +56,8 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
 
         def site(*args, **kwargs):
             full_name = f"{name}.{path}"
-            key = (full_name, place["ordinal"])
-            if rows[full_name][place["step"]] or not place["follows"]:
+            key = (full_name, state["ordinal"])
+            if rows[full_name][state["step"]] or not state["follows"]:
                 computed[full_name] += 1
                 stored[key] = forward(*args, **kwargs)
             return stored[key]

@@ -19,5 +19,5 @@ def load_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[s
     return tensors, weights, config
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative_error(output: Tensor, expected: Tensor) -> float:
+    return float((output - expected).norm() / expected.norm())

@@ -27,13 +27,13 @@ class Homemade(nn.Module):
 
 
 def test_every_block_has_its_sites() -> None:
-    found = find_sites(make_transformer())
-    assert found.source == "catalog"
-    assert found.card is CATALOG.find("STDiT3Transformer3DModel")
-    assert len(found.sites) == 12 == len({site.name for site in found.sites})
-    kinds = [site.kind for site in found.sites]
+    site_map = find_sites(make_transformer())
+    assert site_map.source == "catalog"
+    assert site_map.card is CATALOG.find("STDiT3Transformer3DModel")
+    assert len(site_map.sites) == 12 == len({site.name for site in site_map.sites})
+    kinds = [site.kind for site in site_map.sites]
     assert {kind: kinds.count(kind) for kind in kinds} == {"spatial": 2, "temporal": 2, "cross": 4, "mlp": 4}
-    by_path = {site.path: site for site in found.sites}
+    by_path = {site.path: site for site in site_map.sites}
     assert by_path["temporal_blocks.1.attn"].kind == "temporal"
     assert by_path["temporal_blocks.1.attn"].block == "temporal_blocks.1"
     assert by_path["temporal_blocks.1.attn"].feeders == ("temporal_blocks.1.norm1",)
@@ -48,17 +48,17 @@ def test_a_changed_model_is_an_error() -> None:
 
 
 def test_an_unknown_class_is_told_by_its_structure_and_says_how_sure_it_is() -> None:
-    found = find_sites(Homemade())
-    assert found.source == "structure"
-    assert found.card is None
-    kinds = {site.path: site.kind for site in found.sites}
+    site_map = find_sites(Homemade())
+    assert site_map.source == "structure"
+    assert site_map.card is None
+    kinds = {site.path: site.kind for site in site_map.sites}
     assert kinds["layers.0.attn1"] == "full"
     assert kinds["layers.2.attn2"] == "cross"
     assert kinds["temporal_layers.1.attn1"] == "temporal"
     assert kinds["layers.0.ff"] == "mlp"
     assert not any(path.startswith("text_refiner") for path in kinds)
-    assert "layers.*.attn1: full (unsure: an attention that is neither marked nor named otherwise)" in found.notes
-    assert "layers.*.attn2: cross (sure: it says so)" in found.notes
+    assert "layers.*.attn1: full (unsure: an attention that is neither marked nor named otherwise)" in site_map.notes
+    assert "layers.*.attn2: cross (sure: it says so)" in site_map.notes
 
 
 def test_nothing_found_is_an_error_that_says_what_to_do() -> None:
@@ -78,11 +78,11 @@ CARD = ModelCard(
 
 
 def test_a_class_of_ones_own_is_found_by_its_card() -> None:
-    found = find_sites(Homemade(), catalog=CATALOG.with_card(CARD))
-    assert (found.source, found.card) == ("catalog", CARD)
-    assert [site.layer for site in found.sites] == [0, 1, 2, 3, 4, 5, 0, 1]
-    assert [site.block for site in found.sites[:4]] == ["layers.0", "layers.1", "layers.2", "temporal_layers.0"]
-    assert [(site.path, site.block) for site in found.sites[-2:]] == [("text_refiner.0", ""), ("text_refiner.1", "")]
+    site_map = find_sites(Homemade(), catalog=CATALOG.with_card(CARD))
+    assert (site_map.source, site_map.card) == ("catalog", CARD)
+    assert [site.layer for site in site_map.sites] == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert [site.block for site in site_map.sites[:4]] == ["layers.0", "layers.1", "layers.2", "temporal_layers.0"]
+    assert [(site.path, site.block) for site in site_map.sites[-2:]] == [("text_refiner.0", ""), ("text_refiner.1", "")]
     assert find_sites(Homemade()).source == "structure"
 
 

@@ -52,14 +52,14 @@ def test_it_equals_adding_residuals_by_hand(name, kind, load, monkeypatch) -> No
 def by_hand(name: str, blocks: list, monkeypatch) -> None:
     """The first of some blocks adds what all of them added in the step before, the others add nothing."""
     calls_per_step = len({branch for _, branch in CASES[name].branches})
-    calls, kept = defaultdict(int), {}
+    calls, residuals = defaultdict(int), {}
 
-    def replace(place: int, block) -> None:
+    def replace(index: int, block) -> None:
         original = block.forward
 
         def forward(*args, **kwargs):
-            call = calls[place]
-            calls[place] += 1
+            call = calls[index]
+            calls[index] += 1
             branch, step = call % calls_per_step, call // calls_per_step
             second = "audio_hidden_states" if name == "ltx-2" else "encoder_hidden_states"
             streams = [*args[:2], *(kwargs[each] for each in ("hidden_states", second) if each in kwargs)]
@@ -67,19 +67,19 @@ def by_hand(name: str, blocks: list, monkeypatch) -> None:
                 output = original(*args, **kwargs)
                 parts = output if isinstance(output, tuple) else (output,)
                 deltas = [part - before for part, before in zip(parts, streams, strict=False)]
-                if place:
-                    deltas = [one + other for one, other in zip(kept[branch], deltas, strict=True)]
-                kept[branch] = deltas
+                if index:
+                    deltas = [one + other for one, other in zip(residuals[branch], deltas, strict=True)]
+                residuals[branch] = deltas
                 return output
             parts = tuple(
-                before if place else before + delta for before, delta in zip(streams, kept[branch], strict=False)
+                before if index else before + delta for before, delta in zip(streams, residuals[branch], strict=False)
             )
             return parts if len(parts) > 1 else parts[0]
 
         monkeypatch.setattr(block, "forward", forward)
 
-    for place, block in enumerate(blocks):
-        replace(place, block)
+    for index, block in enumerate(blocks):
+        replace(index, block)
 
 
 def test_blocks_are_sites_only_for_policies_that_name_them(name, load) -> None:

@@ -38,8 +38,8 @@ def test_a_question_changes_nothing() -> None:
     scheduler.set_timesteps(3)
     locator = Locator(lambda: scheduler)
     for _ in range(3):
-        asked = [locator.locate("transformer", TRANSFORMER, None, (), {}) for _ in range(4)]
-        assert asked == [call(locator)] * 4
+        positions = [locator.locate("transformer", TRANSFORMER, None, (), {}) for _ in range(4)]
+        assert positions == [call(locator)] * 4
 
 
 def test_without_a_scheduler_a_step_that_comes_again_starts_a_loop() -> None:

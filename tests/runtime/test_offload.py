@@ -18,9 +18,9 @@ class Calls:
 @pytest.fixture
 def fetches(monkeypatch) -> list[object]:
     """What is fetched, in order."""
-    kept, fetch = [], CpuOffloader._fetch
-    monkeypatch.setattr(CpuOffloader, "_fetch", lambda self, each: (kept.append(each), fetch(self, each))[1])
-    return kept
+    fetches_seen, fetch = [], CpuOffloader._fetch
+    monkeypatch.setattr(CpuOffloader, "_fetch", lambda self, each: (fetches_seen.append(each), fetch(self, each))[1])
+    return fetches_seen
 
 
 def test_outputs_are_fetched_ahead_in_the_order_of_calls_and_never_more_than_that(fetches) -> None:
@@ -32,8 +32,8 @@ def test_outputs_are_fetched_ahead_in_the_order_of_calls_and_never_more_than_tha
         ferry.record(site)
     ferry.begin(ids)
     order = list(reversed(sites))
-    for place, site in enumerate(order):
-        assert fetches == [each.outputs[0] for each in order[: place + SITES_AHEAD]]
+    for index, site in enumerate(order):
+        assert fetches == [each.outputs[0] for each in order[: index + SITES_AHEAD]]
         ferry.record(site)
         assert (ferry.fetch(site, 0) == site.outputs[0].values).all()
     assert len(fetches) == 5

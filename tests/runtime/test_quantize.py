@@ -29,10 +29,10 @@ def test_eight_bits_are_as_near_as_they_can_be(dtype) -> None:
 
 
 def test_copies_are_whole_and_apart() -> None:
-    kept = quantize((torch.randn(2, 3, 4), None))
-    copied = clone((kept, torch.ones(2)))
-    assert torch.equal(dequantize(copied[0])[0], dequantize(kept)[0])
-    assert copied[0][0].values.data_ptr() != kept[0].values.data_ptr()
+    stored = quantize((torch.randn(2, 3, 4), None))
+    copied = clone((stored, torch.ones(2)))
+    assert torch.equal(dequantize(copied[0])[0], dequantize(stored)[0])
+    assert copied[0][0].values.data_ptr() != stored[0].values.data_ptr()
     assert copied[0][1] is None
 
 
@@ -56,12 +56,12 @@ def test_unknown_ways_of_storing_are_refused(pipeline) -> None:
 
 
 def test_a_policy_says_how_its_outputs_are_kept(pipeline) -> None:
-    kept = {}
+    stored = {}
     for policy, store in ((pyramid(), "int8"), (replace(pyramid(), store="int8"), None), (pyramid(), None)):
         with pabtune.broadcast(pipeline, policy, store=store) as run:
             draw(pipeline)
-        kept[policy.store, store] = run.summary()["most_stored_bytes"]
-    assert kept["int8", None] == kept["exact", "int8"] < kept["exact", None]
+        stored[policy.store, store] = run.summary()["most_stored_bytes"]
+    assert stored["int8", None] == stored["exact", "int8"] < stored["exact", None]
 
 
 def test_views_of_one_storage_weigh_as_much_as_it_does() -> None:

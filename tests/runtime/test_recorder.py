@@ -110,7 +110,7 @@ def test_sketches_do_not_grow_with_the_model() -> None:
         recorder.site(0, lambda step=step: outputs[step], (), {})
         recorder.end(position)
     (history,) = recorder._histories.values()
-    sketch_bytes = [seen.sketch[0].nbytes for seen in history.observations.values()]
+    sketch_bytes = [observation.sketch[0].nbytes for observation in history.observations.values()]
     assert sketch_bytes == [PROJECTIONS * WIDTH_PROJECTIONS * 4] * steps
     assert max(sketch_bytes) * 40 * 3 * 2 * 50 < 2**29
     exact = (outputs[:, None] - outputs[None]).square().mean((3, 4))

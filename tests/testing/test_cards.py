@@ -29,12 +29,12 @@ MINE = ModelCard(
 
 @pytest.fixture(scope="module")
 def pipeline():
-    made = CASES["wan-2.1"].build()
-    mine = MyTransformer.from_config(made.transformer.config).eval()
-    mine.load_state_dict(made.transformer.state_dict())
-    made.register_modules(transformer=mine)
-    made.set_progress_bar_config(disable=True)
-    return made
+    wan_pipeline = CASES["wan-2.1"].build()
+    mine = MyTransformer.from_config(wan_pipeline.transformer.config).eval()
+    mine.load_state_dict(wan_pipeline.transformer.state_dict())
+    wan_pipeline.register_modules(transformer=mine)
+    wan_pipeline.set_progress_bar_config(disable=True)
+    return wan_pipeline
 
 
 def check(card: ModelCard, pipeline, **changes) -> None:

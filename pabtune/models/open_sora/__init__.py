@@ -1,4 +1,4 @@
-"""Open-Sora 1.2: its video VAE, its text-to-video pipeline, and where its published weights are."""
+"""Open-Sora 1.2: video VAE, text-to-video pipeline, and loading of the published weights."""
 
 from pabtune.models.open_sora.pipeline import OpenSoraPipeline, OpenSoraPipelineOutput
 from pabtune.models.open_sora.vae import AutoencoderKLOpenSora

@@ -23,7 +23,7 @@ from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.records.errors import PromptError
 
 TRAINING_AREA = 512**2
-"""Pixels at which the schedule is not shifted."""
+"""Pixels per frame at which the schedule is not shifted."""
 
 LATENTS_PER_CHUNK = 5
 
@@ -32,13 +32,13 @@ def schedule_shift(num_frames: int, height: int, width: int) -> float:
     """Shift of the rectified-flow schedule: more noise for larger and longer videos. Computed in bfloat16.
 
     Args:
-        num_frames: of the video; those beyond a multiple of 17 do not count.
-        height: in pixels.
-        width: in pixels.
+        num_frames: frames of the video; those beyond a multiple of 17 do not count.
+        height: height in pixels.
+        width: width in pixels.
     """
     rows, columns, frames = torch.tensor([height, width, num_frames], dtype=torch.bfloat16)
-    longer = (frames // CHUNK_FRAMES * LATENTS_PER_CHUNK).sqrt() if num_frames >= CHUNK_FRAMES else 1.0
-    return float((rows * columns / TRAINING_AREA).sqrt() * longer)
+    length_factor = (frames // CHUNK_FRAMES * LATENTS_PER_CHUNK).sqrt() if num_frames >= CHUNK_FRAMES else 1.0
+    return float((rows * columns / TRAINING_AREA).sqrt() * length_factor)
 
 
 class OpenSoraPipelineOutput(BaseOutput):
@@ -48,7 +48,7 @@ class OpenSoraPipelineOutput(BaseOutput):
 
 
 class OpenSoraPipeline(DiffusionPipeline):
-    """Open-Sora 1.2."""
+    """Text-to-video and image-to-video pipeline of Open-Sora 1.2."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _callback_tensor_inputs = ("latents",)
@@ -85,26 +85,26 @@ class OpenSoraPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         return_dict: bool = True,
     ) -> OpenSoraPipelineOutput | tuple[np.ndarray | Tensor]:
-        """Makes one video per prompt.
+        """Generates one video per prompt.
 
         Args:
             prompt: one or several.
             image: first frame of every video.
-            num_frames: length; 51 is 2 seconds.
-            height: in pixels; cut to a multiple of 8.
-            width: likewise.
+            num_frames: frames per video; 51 are 2 seconds.
+            height: height in pixels, rounded down to a multiple of 8.
+            width: width in pixels, rounded down to a multiple of 8.
             num_inference_steps: denoising steps.
             guidance_scale: strength of classifier-free guidance; 1 = off.
-            fps: frames per second that the video shall have.
-            aesthetic_score: told to the model behind the prompt; None = nothing.
+            fps: frames per second of the video.
+            aesthetic_score: score appended to the prompt, as in training; None = nothing is appended.
             generator: source of noise; one for all, or one per prompt.
-            latents: initial noise (B, C, latent frames, H/8, W/8) instead.
+            latents: initial noise (B, C, latent frames, H/8, W/8), used instead of the generator.
             output_type: `np`, `pt`, `pil`, or `latent`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": …})`.
             return_dict: return an `OpenSoraPipelineOutput` instead of a tuple.
 
         Raises:
-            PromptError: no prompt.
+            PromptError: the list of prompts is empty.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
@@ -115,7 +115,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         shape = (len(prompts), self.transformer.config.in_channels, frames, height // factor, width // factor)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        given = None if image is None else self._first_latents(image, shape, generator)
+        image_latents = None if image is None else self._first_latents(image, shape, generator)
         self.scheduler.set_shift(schedule_shift(num_frames, height, width))
         # Uniform levels; the scheduler shifts them, once.
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps), device=device)
@@ -124,21 +124,21 @@ class OpenSoraPipeline(DiffusionPipeline):
             "encoder_attention_mask": mask,
             **{name: torch.full((1,), value, device=device).bfloat16() for name, value in sizes.items()},
         }
-        latents = self._denoise(latents, given, text, conditions, guidance_scale, callback_on_step_end)
+        latents = self._denoise(latents, image_latents, text, conditions, guidance_scale, callback_on_step_end)
         frames_out = latents if output_type == "latent" else self._decode(latents, num_frames, output_type)
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=frames_out) if return_dict else (frames_out,)
 
     def encode_prompt(self, prompts: list[str], aesthetic_score: float | None = None) -> tuple[Tensor, Tensor]:
-        """Text features (B, L, E) and mask (B, L), 1 where there is a token.
+        """Text features (B, L, E) and attention mask (B, L), 1 for tokens and 0 for padding.
 
         Args:
-            prompts: texts; they are put into lower case, as in training.
-            aesthetic_score: told to the model behind each.
+            prompts: the texts; they are lower-cased, as in training.
+            aesthetic_score: score appended to each prompt; None = nothing is appended.
         """
-        told = "" if aesthetic_score is None else f" aesthetic score: {aesthetic_score:.1f}."
+        suffix = "" if aesthetic_score is None else f" aesthetic score: {aesthetic_score:.1f}."
         tokens = self.tokenizer(
-            [f"{prompt.strip().lower()}{told}" for prompt in prompts],
+            [f"{prompt.strip().lower()}{suffix}" for prompt in prompts],
             max_length=self.transformer.config.model_max_length,
             padding="max_length",
             truncation=True,
@@ -150,25 +150,25 @@ class OpenSoraPipeline(DiffusionPipeline):
     def _denoise(
         self,
         latents: Tensor,
-        given: Tensor | None,
+        image_latents: Tensor | None,
         text: Tensor,
         conditions: dict[str, Tensor],
         guidance_scale: float,
         on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None,
     ) -> Tensor:
         noisy = None
-        if given is not None:
-            noisy = torch.arange(latents.shape[2], device=latents.device)[None] >= given.shape[2]
+        if image_latents is not None:
+            noisy = torch.arange(latents.shape[2], device=latents.device)[None] >= image_latents.shape[2]
             conditions = {**conditions, "x_mask": noisy}
-            latents = torch.cat([given, latents[:, :, given.shape[2] :]], dim=2)
+            latents = torch.cat([image_latents, latents[:, :, image_latents.shape[2] :]], dim=2)
         timesteps, sigmas = self.scheduler.timesteps, self.scheduler.sigmas.tolist()
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
-                place = {"step_index": step, "num_inference_steps": len(timesteps), "sigma": sigmas[step]}
-                velocity = self._guided_velocity(place, latents, timestep, text, conditions, guidance_scale)
+                context = {"step_index": step, "num_inference_steps": len(timesteps), "sigma": sigmas[step]}
+                velocity = self._guided_velocity(context, latents, timestep, text, conditions, guidance_scale)
                 # The transformer predicts data - noise, the scheduler expects noise - data.
-                moved = self.scheduler.step(-velocity, timestep, latents, return_dict=False)[0]
-                latents = moved if noisy is None else torch.where(noisy[:, None, :, None, None], moved, latents)
+                previous = self.scheduler.step(-velocity, timestep, latents, return_dict=False)[0]
+                latents = previous if noisy is None else torch.where(noisy[:, None, :, None, None], previous, latents)
                 if on_step_end is not None:
                     latents = (on_step_end(self, step, timestep, {"latents": latents}) or {}).get("latents", latents)
                 progress.update()
@@ -176,21 +176,21 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     def _guided_velocity(
         self,
-        place: dict[str, Any],
+        context: dict[str, Any],
         latents: Tensor,
         timestep: Tensor,
         text: Tensor,
         conditions: dict[str, Tensor],
         guidance_scale: float,
     ) -> Tensor:
-        """Both branches in one call; the unconditional one sees the null caption under the prompt's mask."""
+        """Guided velocity from one call with both branches; the unconditional one gets the null caption and the same mask."""
         branch, count = "cond", len(latents)
         if guidance_scale != 1.0:
             branch = "cond+uncond"
             null = self.transformer.y_embedder.y_embedding.to(text)[: text.shape[1]].expand_as(text)
             latents, text = torch.cat([latents, latents]), torch.cat([text, null])
             conditions = {**conditions, "encoder_attention_mask": conditions["encoder_attention_mask"].repeat(2, 1)}
-        with self.transformer.cache_context(branch, **place):
+        with self.transformer.cache_context(branch, **context):
             velocity = self.transformer(
                 hidden_states=latents,
                 timestep=timestep.expand(len(latents)),
@@ -213,8 +213,8 @@ class OpenSoraPipeline(DiffusionPipeline):
         factor = self.vae.spatial_factor
         pixels = self.video_processor.preprocess(image, height=shape[3] * factor, width=shape[4] * factor)
         pixels = pixels[:, :, None].to(execution_device(self), self.vae.dtype)
-        own = generator if isinstance(generator, list) else [generator] * shape[0]
-        return torch.cat([self.vae.encode(pixels, one).latent_dist.sample(one).float() for one in own])
+        generators = generator if isinstance(generator, list) else [generator] * shape[0]
+        return torch.cat([self.vae.encode(pixels, each).latent_dist.sample(each).float() for each in generators])
 
     def _decode(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
         frames = self.vae.decode(latents.to(self.vae.dtype), num_frames, return_dict=False)[0]

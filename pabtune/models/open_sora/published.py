@@ -1,4 +1,4 @@
-"""Where Open-Sora 1.2 was published: three repositories, put together into one pipeline."""
+"""Loading of Open-Sora 1.2 from the three repositories that it was published in."""
 
 import inspect
 import json
@@ -25,22 +25,22 @@ def load_open_sora(
     dtype: torch.dtype = torch.float32,
     vae_config: dict[str, object] | None = None,
 ) -> OpenSoraPipeline:
-    """The pipeline from its published parts; `save_pretrained` makes one folder of them.
+    """Assembles the pipeline from its published parts; `save_pretrained` then writes it as one folder.
 
     Args:
         transformer: folder or hub id with the published `config.json` and weights.
         vae: folder or hub id with the published weights.
         text_encoder: folder or hub id of a T5 encoder with its tokenizer.
         dtype: precision of the weights.
-        vae_config: of the VAE; default: the published one, whose `config.json` names other things.
+        vae_config: constructor arguments of the VAE; default: the published model, whose `config.json` has other keys.
 
     Raises:
         OSError: a part cannot be found.
-        ValueError: its weights are not those of the model.
+        ValueError: the weights of a part do not fit the model.
     """
     config = json.loads(published_file(transformer, "config.json").read_text(encoding="utf-8"))
-    known = inspect.signature(STDiT3Transformer3DModel.__init__).parameters
-    config = {name: value for name, value in config.items() if name in known}
+    parameters = inspect.signature(STDiT3Transformer3DModel.__init__).parameters
+    config = {name: value for name, value in config.items() if name in parameters}
     return OpenSoraPipeline(
         tokenizer=AutoTokenizer.from_pretrained(text_encoder),
         text_encoder=T5EncoderModel.from_pretrained(text_encoder, dtype=dtype).eval(),

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from pabtune.models.tiling import MapParts, Work, one_by_one
 
 CHUNK_FRAMES = 17
-"""Frames that go through the temporal part together."""
+"""Frames per call of the temporal part."""
 
 FRAMES_AT_ONCE = 4
-"""Frames that go through the image VAE together: bounds memory."""
+"""Frames per call of the image VAE, which bounds memory."""
 
 SPATIAL_SCALE = 0.18215
 """Scale of the image VAE's latents."""
@@ -52,7 +52,7 @@ class CausalConv3d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice; a 1x1x1 convolution on the way around where widths differ."""
+    """Norm, SiLU and convolution, twice, with a shortcut: a 1x1x1 convolution if the widths differ."""
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class ResidualBlock(nn.Module):
         self.conv3 = CausalConv3d(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        around = x if self.conv3 is None else self.conv3(x)
+        shortcut = x if self.conv3 is None else self.conv3(x)
         x = self.conv1(F.silu(self.norm1(x)))
-        return self.conv2(F.silu(self.norm2(x))) + around
+        return self.conv2(F.silu(self.norm2(x))) + shortcut
 
 
 def _blocks(in_channels: int, out_channels: int, count: int, num_groups: int) -> nn.ModuleList:
@@ -146,7 +146,7 @@ class TemporalDecoder(nn.Module):
 
 
 class TemporalVAE(nn.Module):
-    """The part over time. Lengths that its factor does not divide are padded with zeros at their front."""
+    """The temporal part. Lengths that its factor does not divide are padded with zeros at the front."""
 
     def __init__(  # noqa: PLR0913, PLR0917, the published configuration
         self,
@@ -164,12 +164,12 @@ class TemporalVAE(nn.Module):
         self.factor = 2 ** sum(temporal_downsample)
         self.quant_conv = CausalConv3d(2 * latent_embed_dim, 2 * embed_dim, 1)
         self.post_quant_conv = CausalConv3d(embed_dim, latent_embed_dim, 1)
-        ways = (widths, temporal_downsample, num_res_blocks, num_groups)
-        self.encoder = TemporalEncoder(in_out_channels, 2 * latent_embed_dim, *ways)
-        self.decoder = TemporalDecoder(latent_embed_dim, in_out_channels, *ways)
+        shape = (widths, temporal_downsample, num_res_blocks, num_groups)
+        self.encoder = TemporalEncoder(in_out_channels, 2 * latent_embed_dim, *shape)
+        self.decoder = TemporalDecoder(latent_embed_dim, in_out_channels, *shape)
 
     def latent_frames(self, num_frames: int) -> int:
-        """Length of the latents of so many frames."""
+        """Latent frames of a clip of `num_frames` frames."""
         return -(-num_frames // self.factor)
 
     def encode(self, x_BCFHW: Tensor) -> DiagonalGaussianDistribution:
@@ -183,7 +183,7 @@ class TemporalVAE(nn.Module):
 
 
 class SpatialVAE(nn.Module):
-    """The image VAE, frame by frame. The published names hold it as `module`."""
+    """The image VAE, applied frame by frame. Published parameter names call it `module`."""
 
     def __init__(self, module: AutoencoderKL) -> None:
         super().__init__()
@@ -193,8 +193,8 @@ class SpatialVAE(nn.Module):
         """Image latents (B, C, F, H/8, W/8)."""
         parts = []
         for frames in rearrange(x_BCFHW, "B C F H W -> (B F) C H W").split(FRAMES_AT_ONCE):
-            found = self.module.encode(frames).latent_dist
-            parts.append(found.sample(generator) if sample else found.mode())
+            distribution = self.module.encode(frames).latent_dist
+            parts.append(distribution.sample(generator) if sample else distribution.mode())
         return rearrange(torch.cat(parts), "(B F) C H W -> B C F H W", B=len(x_BCFHW)) * SPATIAL_SCALE
 
     def decode(self, z_BCFHW: Tensor, map_parts: MapParts = one_by_one) -> Tensor:
@@ -267,7 +267,7 @@ class AutoencoderKLOpenSora(ModelMixin, ConfigMixin):
         return 2 ** (len(self.config.spatial_block_out_channels) - 1)
 
     def latent_frames(self, num_frames: int) -> int:
-        """Length of the latents of so many frames: 5 for each 17, fewer for the rest."""
+        """Latent frames of a video of `num_frames` frames: 5 for every 17, fewer for the remainder."""
         return sum(self.temporal_vae.latent_frames(frames) for frames in _chunks(num_frames))
 
     def encode(
@@ -289,19 +289,19 @@ class AutoencoderKLOpenSora(ModelMixin, ConfigMixin):
         moments = [self.temporal_vae.encode(part).parameters for part in images.split(CHUNK_FRAMES, dim=2)]
         mean, logvar = torch.cat(moments, dim=2).chunk(2, dim=1)
         normalised = torch.cat([(mean - self.shift) / self.scale, logvar - 2 * self.scale.log()], dim=1)
-        found = DiagonalGaussianDistribution(normalised)
-        return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
+        distribution = DiagonalGaussianDistribution(normalised)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     def decode(self, z: Tensor, num_frames: int, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Frames (B, 3, `num_frames`, 8·H, 8·W) in -1..1.
 
         Args:
             z: latents (B, E, latent frames, H, W).
-            num_frames: frames that they stand for; 14 and 16, for instance, have latents of the same length.
+            num_frames: frames to decode; needed because 14 and 16 frames, for example, have equally many latents.
             return_dict: return a `DecoderOutput` instead of a tuple.
 
         Raises:
-            ValueError: so many frames have latents of another length.
+            ValueError: the latents of `num_frames` frames have another length.
         """
         if z.shape[2] != self.latent_frames(num_frames):
             raise ValueError(f"{num_frames} frames have {self.latent_frames(num_frames)} latents, but got {z.shape[2]}")
@@ -313,11 +313,11 @@ class AutoencoderKLOpenSora(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
     def _decode_latents(self, z: Tensor) -> Tensor:
-        """Image latents of as many frames as the latents can stand for."""
+        """Image latents of the longest clip that has this many latent frames."""
         return self.temporal_vae.decode(z, z.shape[2] * self.temporal_vae.factor)
 
     def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""
+        """Results of the work on each part of a video, one by one; a parallel decoder replaces this to share the parts."""
         return one_by_one(work, parts)
 
     def forward(self, sample: Tensor, generator: torch.Generator | None = None) -> Tensor:

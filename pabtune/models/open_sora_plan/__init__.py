@@ -1,4 +1,4 @@
-"""Open-Sora-Plan v1.1: its transformer, its causal video VAE, its text-to-video pipeline, and where they were published."""
+"""Open-Sora-Plan v1.1: transformer, causal video VAE, text-to-video pipeline, and loading of the published weights."""
 
 from pabtune.models.open_sora_plan.pipeline import OpenSoraPlanPipeline, OpenSoraPlanPipelineOutput
 from pabtune.models.open_sora_plan.transformer import LatteT2VTransformer3DModel

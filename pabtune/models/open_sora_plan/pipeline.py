@@ -1,8 +1,8 @@
 """Open-Sora-Plan v1.1 as a diffusers pipeline: text to video.
 
-Source: Open-Sora-Plan v1.1 (https://github.com/PKU-YuanGroup/Open-Sora-Plan). As there, the negative prompt is seen as far as
-the prompt is long. Several prompts of different lengths are masked, so that each is seen as if it were alone; the reference
-shows the padding of a batch to the model.
+Source: Open-Sora-Plan v1.1 (https://github.com/PKU-YuanGroup/Open-Sora-Plan). As there, the negative prompt is cut to
+the length of the prompt. Prompts of different lengths are masked, so that each gives the result that it gives alone; the
+reference lets the model attend to the padding of a batch.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from pabtune.models.open_sora_plan.vae import AutoencoderKLOpenSoraPlan
 from pabtune.records.errors import PromptError
 
 TEXT_TOKENS = 300
-"""Longest prompt."""
+"""Length of the longest prompt, in tokens."""
 
 
 class OpenSoraPlanPipelineOutput(BaseOutput):
@@ -33,7 +33,7 @@ class OpenSoraPlanPipelineOutput(BaseOutput):
 
 
 class OpenSoraPlanPipeline(DiffusionPipeline):
-    """Open-Sora-Plan v1.1."""
+    """Text-to-video pipeline of Open-Sora-Plan v1.1."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _callback_tensor_inputs = ("latents",)
@@ -68,24 +68,24 @@ class OpenSoraPlanPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         return_dict: bool = True,
     ) -> OpenSoraPlanPipelineOutput | tuple[np.ndarray | Tensor]:
-        """Makes one video per prompt.
+        """Generates one video per prompt.
 
         Args:
             prompt: one or several.
             negative_prompt: what guidance leads away from.
-            num_frames: length; the model knows 65 and 221.
-            height: in pixels; cut to a multiple of 16.
-            width: likewise.
-            num_inference_steps: denoising steps; some schedulers make more calls of the model, PNDM 9 more.
+            num_frames: frames per video; the model was trained for 65 and 221.
+            height: height in pixels, rounded down to a multiple of 16.
+            width: width in pixels, rounded down to a multiple of 16.
+            num_inference_steps: denoising steps; some schedulers call the model more often, PNDM 9 times.
             guidance_scale: strength of classifier-free guidance; 1 = off.
             generator: source of noise; one for all, or one per prompt.
-            latents: initial noise (B, C, latent frames, H/8, W/8) instead.
+            latents: initial noise (B, C, latent frames, H/8, W/8), used instead of the generator.
             output_type: `np`, `pt`, `pil`, or `latent`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": …})`.
             return_dict: return an `OpenSoraPlanPipelineOutput` instead of a tuple.
 
         Raises:
-            PromptError: no prompt.
+            PromptError: the list of prompts is empty.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
@@ -107,11 +107,11 @@ class OpenSoraPlanPipeline(DiffusionPipeline):
         return OpenSoraPlanPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def encode_prompt(self, prompts: list[str], negative_prompt: str | None) -> tuple[Tensor, Tensor | None]:
-        """Text features (B or 2·B, L, E), L the length of the longest prompt, and a mask where prompts differ in length.
+        """Text features (B or 2·B, L, E), L the length of the longest prompt, and a mask (same, L) if lengths differ.
 
         Args:
-            prompts: texts; they are put into lower case, as in training.
-            negative_prompt: of the second half; None = no second half.
+            prompts: the texts; they are lower-cased, as in training.
+            negative_prompt: text of the second half of the batch; None = no second half.
         """
         tokens = self._tokens(prompts)
         text = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
@@ -146,12 +146,14 @@ class OpenSoraPlanPipeline(DiffusionPipeline):
         timesteps, is_guided = self.scheduler.timesteps, guidance_scale != 1.0
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
-                given = self.scheduler.scale_model_input(torch.cat([latents] * 2) if is_guided else latents, timestep)
+                model_input = self.scheduler.scale_model_input(
+                    torch.cat([latents] * 2) if is_guided else latents, timestep
+                )
                 branch = "cond+uncond" if is_guided else "cond"
                 with self.transformer.cache_context(branch, step_index=step, num_inference_steps=len(timesteps)):
                     noise = self.transformer(
-                        hidden_states=given,
-                        timestep=timestep.expand(len(given)),
+                        hidden_states=model_input,
+                        timestep=timestep.expand(len(model_input)),
                         encoder_hidden_states=text,
                         encoder_attention_mask=mask,
                         return_dict=False,

@@ -1,4 +1,4 @@
-"""Where Open-Sora-Plan v1.1 was published: one repository with a folder for each part, and a T5-XXL encoder."""
+"""Loading of Open-Sora-Plan v1.1 from its repository, with a folder for each part, and a T5-XXL encoder."""
 
 import inspect
 import json
@@ -17,7 +17,7 @@ from pabtune.models.published import load_published, published_file
 REPOSITORY = "LanguageBind/Open-Sora-Plan-v1.1.0"
 TEXT_ENCODER = "DeepFloyd/t5-v1_1-xxl"
 TRAINED_LENGTHS = ("65x512x512", "221x512x512")
-"""Folders of transformers: the sizes that they were trained for."""
+"""Folders of the published transformers, named after the video sizes that they were trained for."""
 
 
 def load_open_sora_plan(
@@ -26,7 +26,7 @@ def load_open_sora_plan(
     trained_for: str = TRAINED_LENGTHS[0],
     dtype: torch.dtype = torch.float32,
 ) -> OpenSoraPlanPipeline:
-    """The pipeline from its published parts, decoding in tiles; `save_pretrained` makes one folder of them.
+    """Assembles the pipeline from its published parts, with tiled decoding; `save_pretrained` then writes it as one folder.
 
     Args:
         repository: folder or hub id with a folder for the VAE and one for each transformer.
@@ -36,14 +36,14 @@ def load_open_sora_plan(
 
     Raises:
         OSError: a part cannot be found.
-        ValueError: its weights are not those of the model.
+        ValueError: the weights of a part do not fit the model.
     """
 
     def load(model_class: type[ModelMixin], folder: str) -> ModelMixin:
         config = json.loads(published_file(repository, f"{folder}/config.json").read_text(encoding="utf-8"))
-        known = inspect.signature(model_class.__init__).parameters
-        config = {name: value for name, value in config.items() if name in known}
-        # What the training of the VAE needed besides lies in the same file.
+        parameters = inspect.signature(model_class.__init__).parameters
+        config = {name: value for name, value in config.items() if name in parameters}
+        # The file also holds the loss networks that the VAE was trained with.
         return load_published(model_class, repository, config, dtype, folder=folder, ignored=("loss.",))
 
     vae = load(AutoencoderKLOpenSoraPlan, "vae")

@@ -39,24 +39,24 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def rotary_angles(positions: Tensor, channels: int) -> Tensor:
-    """Angles (N, channels) of a rotary embedding that turns channel i with channel i + channels/2."""
+    """Angles (N, channels) of a rotary embedding that rotates channel i together with channel i + channels/2."""
     frequencies = 10000.0 ** -(torch.arange(0, channels, 2, device=positions.device).float() / channels)
     return torch.outer(positions.float(), frequencies).repeat(1, 2)
 
 
 def rotate_halves(x_BNhd: Tensor, rotary: Rotary, parts: int) -> Tensor:
-    """Turns the head's channels; each of its `parts` is an embedding of its own."""
+    """Applies a rotary embedding to a head's channels (B, N, h, d), separately to each of its `parts`."""
     cos, sin = (table[:, None].to(x_BNhd.dtype) for table in rotary)
     halves = x_BNhd.unflatten(-1, (parts, 2, -1))
-    turned = torch.stack([-halves[..., 1, :], halves[..., 0, :]], dim=-2).flatten(-3)
-    return x_BNhd * cos + turned * sin
+    rotated = torch.stack([-halves[..., 1, :], halves[..., 0, :]], dim=-2).flatten(-3)
+    return x_BNhd * cos + rotated * sin
 
 
 class RotaryProcessor:
     """Attention with a rotary embedding of queries and keys.
 
     Args:
-        parts: in how many parts of a head's channels positions go: 1 for frames, 2 for rows and columns, 0 for text.
+        parts: number of position axes that share a head's channels: 1 for frames, 2 for rows and columns, 0 for text.
     """
 
     _attention_backend = None
@@ -86,7 +86,7 @@ class RotaryProcessor:
 
 
 class CaptionProjection(PixArtAlphaTextProjection):
-    """Projects text features to the width; holds the null caption of training."""
+    """Projection of text features to the width D, with the null caption of training as a buffer."""
 
     def __init__(self, caption_channels: int, width: int) -> None:
         super().__init__(caption_channels, width)
@@ -151,7 +151,7 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
         self.caption_projection = CaptionProjection(caption_channels, width)
 
         def blocks(text_width: int | None, parts: int) -> nn.ModuleList:
-            made = nn.ModuleList(
+            block_list = nn.ModuleList(
                 BasicTransformerBlock(
                     width, num_attention_heads, attention_head_dim, cross_attention_dim=text_width,
                     activation_fn=activation_fn, attention_bias=attention_bias, norm_type="ada_norm_single",
@@ -159,11 +159,11 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
                 )
                 for _ in range(num_layers)
             )  # fmt: skip
-            for block in made:
+            for block in block_list:
                 block.attn1.set_processor(RotaryProcessor(parts if use_rope else 0))
                 if block.attn2 is not None:
                     block.attn2.set_processor(RotaryProcessor(0))
-            return made
+            return block_list
 
         self.transformer_blocks = blocks(cross_attention_dim, parts=2)
         self.temporal_transformer_blocks = blocks(None, parts=1)
@@ -233,8 +233,8 @@ class LatteT2VTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, PeftAdapte
     def _frame_positions(self, frames: int, like: Tensor) -> Tensor:
         """1-D sine-cosine positions (F, D)."""
         indices = torch.arange(self.first_frame, self.first_frame + frames, device=like.device)
-        places = indices[:, None] / self.config.interpolation_scale_1d
-        return get_1d_sincos_pos_embed_from_grid(like.shape[-1], places, output_type="pt").to(like.dtype)
+        positions = indices[:, None] / self.config.interpolation_scale_1d
+        return get_1d_sincos_pos_embed_from_grid(like.shape[-1], positions, output_type="pt").to(like.dtype)
 
     def _rotary(self, rows: int, columns: int, frames: int, device: torch.device) -> tuple[Rotary, Rotary]:
         """Cosines and sines of the tokens of a frame, (S, d), and of frames, (F, d)."""

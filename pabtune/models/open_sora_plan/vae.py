@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from pabtune.models.tiling import Tiling, Work, one_by_one, tiled
 
 FRAME_LEVELS = 2
-"""Outermost levels of the encoder, which see each frame alone."""
+"""Number of outermost encoder levels, which process each frame alone."""
 
 TIME_LEVELS = (1, 2)
-"""Levels of the encoder, counted from the outside, after which time is halved."""
+"""Encoder levels, counted from the outside, after which time is halved."""
 
 ENCODING = Tiling(size=512, frames=29, overlap=0.25)
 DECODING = Tiling(size=64, frames=8, overlap=0.25)
-"""Pixels, and latents, that are taken at once when tiling is on: the reference's own setting."""
+"""Tiles of pixels for encoding and of latents for decoding, as in the reference."""
 
 
 class CausalConv3d(nn.Module):
-    """3-D convolution that sees no later frames: before the first frame it sees the first one again."""
+    """3-D convolution that sees no later frames: time is padded at its front by repeating the first frame."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], padding: int = 0, stride: int = 1
@@ -50,14 +50,14 @@ class CausalConv3d(nn.Module):
 
 
 def with_first_repeated(x_BCFHW: Tensor, count: int) -> Tensor:
-    """`count` more frames at the front, like the first."""
+    """The clip with its first frame repeated `count` more times at the front."""
     return torch.cat([x_BCFHW[:, :, :1].expand(-1, -1, count, -1, -1), x_BCFHW], dim=2) if count else x_BCFHW
 
 
 def per_frame(module: Callable[[Tensor], Tensor], x_BCFHW: Tensor) -> Tensor:
-    """What a module for images makes of each frame."""
-    made = module(rearrange(x_BCFHW, "B C F H W -> (B F) C H W"))
-    return rearrange(made, "(B F) C H W -> B C F H W", B=len(x_BCFHW))
+    """Output of an image module for each frame, (B, C, F, H, W)."""
+    images = module(rearrange(x_BCFHW, "B C F H W -> (B F) C H W"))
+    return rearrange(images, "(B F) C H W -> B C F H W", B=len(x_BCFHW))
 
 
 def _cube(in_channels: int, out_channels: int, size: int) -> CausalConv3d:
@@ -73,7 +73,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice; a convolution of size 1 on the way around where widths differ.
+    """Norm, SiLU and convolution, twice, with a shortcut: a convolution of size 1 if the widths differ.
 
     Args:
         convolution: of the block: `_square` for images, `_cube` for videos.
@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Self-attention over the places of each frame, one head; the norm is over the whole clip."""
+    """Single-head self-attention over the positions of each frame; the norm is over all frames of the clip."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -295,29 +295,29 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent, but for the first of each, which is one frame."""
+        """Frames per latent; the first latent stands for one frame."""
         return 2 ** len(TIME_LEVELS)
 
     def latent_frames(self, num_frames: int) -> int:
-        """Length of the latents of so many frames."""
+        """Latent frames of a video of `num_frames` frames."""
         return -(-(num_frames - 1) // self.temporal_factor) + 1
 
     def enable_tiling(self) -> None:
-        """Takes a video in tiles: see `use_tiling`."""
+        """Encodes and decodes in tiles from now on (see `use_tiling`)."""
         self._set_tiling(True)
 
     def disable_tiling(self) -> None:
-        """Takes the whole video at once."""
+        """Encodes and decodes without tiles from now on."""
         self._set_tiling(False)
 
     def _set_tiling(self, use_tiling: bool) -> None:  # noqa: FBT001, the two above give it its name
-        """In the configuration too, so that it is saved."""
+        """Sets tiling, in the configuration too, so that it is saved."""
         defaults = [name for name in self.config.get("_use_default_values", ()) if name != "use_tiling"]
         self.register_to_config(use_tiling=use_tiling, _use_default_values=defaults)
         self.use_tiling = use_tiling
 
     def map_parts(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The work on the parts of a video, one by one; several processes may put a way of sharing them here."""
+        """Results of the work on each part of a video, one by one; a parallel decoder replaces this to share the parts."""
         return one_by_one(work, parts)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -328,25 +328,31 @@ class AutoencoderKLOpenSoraPlan(ModelMixin, ConfigMixin):
             return_dict: return an `AutoencoderKLOutput` instead of a tuple.
         """
 
-        def whole(part: Tensor) -> Tensor:
+        def encode_part(part: Tensor) -> Tensor:
             return self.quant_conv(self.encoder(part))
 
-        moments = tiled(whole, x, ENCODING, 1 / self.spatial_factor, self.map_parts) if self.use_tiling else whole(x)
-        found = DiagonalGaussianDistribution(moments)
-        return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
+        if self.use_tiling:
+            moments = tiled(encode_part, x, ENCODING, 1 / self.spatial_factor, self.map_parts)
+        else:
+            moments = encode_part(x)
+        distribution = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Frames (B, 3, 4·n + 1, 8·H, 8·W) in -1..1.
 
         Args:
-            z: latents (B, E, n + 1, H, W), not scaled any more.
+            z: latents (B, E, n + 1, H, W), unscaled.
             return_dict: return a `DecoderOutput` instead of a tuple.
         """
 
-        def whole(part: Tensor) -> Tensor:
+        def decode_part(part: Tensor) -> Tensor:
             return self.decoder(self.post_quant_conv(part))
 
-        frames = tiled(whole, z, DECODING, self.spatial_factor, self.map_parts) if self.use_tiling else whole(z)
+        if self.use_tiling:
+            frames = tiled(decode_part, z, DECODING, self.spatial_factor, self.map_parts)
+        else:
+            frames = decode_part(z)
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
     def forward(self, sample: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plain English for scenes of the embedded world, both ways: scene -> caption, caption -> scene."""
+"""Translation between scenes of the embedded world and plain English captions, in both directions."""
 
 import re
 from collections.abc import Mapping
@@ -55,21 +55,22 @@ FILLERS = frozenset(
     "a an the that which it is to on in of and over with against background backdrop moves moving slides "
     "sliding drifts drifting travels travelling stands standing stays rests towards toward side pale video clip shows".split()
 )
-"""Words that are understood and say nothing about the scene."""
+"""Words that are accepted but carry no information about the scene."""
 
 MEANINGS: Mapping[str, tuple[str, str]] = {
     word: (attribute, value) for attribute, values in WORDS.items() for value, words in values.items() for word in words
 }
+"""Attribute and value that each word names."""
 
 VOCABULARY: tuple[str, ...] = (*sorted(MEANINGS), *sorted(FILLERS))
 """Every word that the embedded text encoder knows, in the order of its table."""
 
 OMISSION_SHARE: Mapping[str, float] = {"size": 0.2, "background": 0.15, "speed": 0.1, "motion": 0.04}
-"""How often a caption for training leaves an attribute open."""
+"""Fraction of training captions that leave each attribute open."""
 
 
 def split_words(prompt: str) -> list[str]:
-    """Lower-case words of a prompt; punctuation and digits separate."""
+    """Lower-case words of a prompt, separated by anything but letters."""
     return re.findall(r"[^\W\d_]+", prompt.lower())
 
 
@@ -86,8 +87,10 @@ def parse(prompt: str) -> Scene:
         )
     unknown = [word for word in words if word not in MEANINGS and word not in FILLERS]
     if unknown:
-        known = "; ".join(f"{attribute}: {', '.join(values)}" for attribute, values in WORDS.items())
-        raise PromptError(f"unknown word {unknown[0]!r} in the prompt {prompt!r}; the model `shapes` knows {known}")
+        vocabulary = "; ".join(f"{attribute}: {', '.join(values)}" for attribute, values in WORDS.items())
+        raise PromptError(
+            f"unknown word {unknown[0]!r} in the prompt {prompt!r}; the model `shapes` knows {vocabulary}"
+        )
     scene = Scene()
     for word in words:
         if word not in MEANINGS:
@@ -105,7 +108,7 @@ def parse(prompt: str) -> Scene:
 
 
 def loosen(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with attributes left open at random, as in captions for training."""
+    """The scene with some attributes left open at random, as in training captions."""
     left_open = {attribute for attribute, share in OMISSION_SHARE.items() if rng.random() < share}
     if "motion" in left_open:
         left_open.add("speed")
@@ -113,7 +116,7 @@ def loosen(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption for a scene, worded at random. `parse` gives the scene back. Shape and color must be set."""
+    """A randomly worded caption for a scene with a shape and a color; `parse` recovers the scene from it."""
 
     def word(attribute: str) -> str:
         value = getattr(scene, attribute)

@@ -23,15 +23,22 @@ DEFAULT_GUIDANCE_SCALE = 4.0
 
 
 def with_clock(clips: Tensor, times: Tensor) -> Tensor:
-    """Clips (B, 3, F, H, W) with the times of their frames, (B, F) or (F,), as a fourth channel."""
+    """Clips (B, 3, F, H, W) with the times of their frames, (B, F) or (F,), appended as a fourth channel."""
     batch, _, frames, height, width = clips.shape
     clock = times.to(clips).expand(batch, frames)[:, None, :, None, None]
     return torch.cat([clips, clock.expand(-1, -1, -1, height, width)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Where in a run a forward of the transformer stands."""
+class DenoisingStep:
+    """One step of the denoising loop.
+
+    Attributes:
+        step: index of the step.
+        steps: number of steps.
+        sigma: noise level, 1 = noise.
+        timestep: the scheduler's timestep, a scalar tensor.
+    """
 
     step: int
     steps: int
@@ -39,8 +46,8 @@ class Where:
     timestep: Tensor
 
     @property
-    def place(self) -> dict[str, int | float]:
-        """What `cache_context` is told."""
+    def context(self) -> dict[str, int | float]:
+        """Keyword arguments for `cache_context`."""
         return {"step_index": self.step, "num_inference_steps": self.steps, "sigma": self.sigma}
 
 
@@ -51,7 +58,7 @@ class ShapesPipelineOutput(BaseOutput):
 
 
 class ShapesPipeline(DiffusionPipeline):
-    """Draws a clip for a caption like `a red circle moves slowly to the left on a black background`."""
+    """Text-to-video pipeline for captions like `a red circle moves slowly to the left on a black background`."""
 
     model_cpu_offload_seq = "text_encoder->transformer"
     _callback_tensor_inputs = ("latents",)
@@ -78,21 +85,21 @@ class ShapesPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         return_dict: bool = True,
     ) -> ShapesPipelineOutput | tuple[np.ndarray | Tensor]:
-        """Draws one clip per prompt.
+        """Generates one clip per prompt.
 
         Args:
             prompt: one caption or several.
             num_inference_steps: denoising steps.
             guidance_scale: strength of classifier-free guidance; 1 = off.
             generator: source of the initial noise; one for all, or one per prompt.
-            latents: initial noise (B, 3, F, H, W) instead.
-            batched_guidance: both guidance branches in one call of the transformer, or in two.
+            latents: initial noise (B, 3, F, H, W), used instead of the generator.
+            batched_guidance: compute both guidance branches in one call of the transformer instead of two.
             output_type: `np` or `pt`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": …})`.
             return_dict: return a `ShapesPipelineOutput` instead of a tuple.
 
         Raises:
-            PromptError: a prompt that cannot be understood, or none.
+            PromptError: a prompt cannot be understood, or the list of prompts is empty.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
@@ -110,13 +117,13 @@ class ShapesPipeline(DiffusionPipeline):
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                where = Where(step, num_inference_steps, sigmas[step], timestep)
-                guided = self._guided_velocity(where, latents, text, mask, guidance_scale, batched_guidance)
+                current = DenoisingStep(step, num_inference_steps, sigmas[step], timestep)
+                guided = self._guided_velocity(current, latents, text, mask, guidance_scale, batched_guidance)
                 # The transformer predicts data - noise, the scheduler expects noise - data.
                 latents = self.scheduler.step(-guided, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
-                    latents = (changed or {}).get("latents", latents)
+                    tensors = callback_on_step_end(self, step, timestep, {"latents": latents})
+                    latents = (tensors or {}).get("latents", latents)
                 progress.update()
 
         frames = (latents / 2 + 0.5).clamp(0, 1).permute(0, 2, 1, 3, 4)
@@ -126,26 +133,26 @@ class ShapesPipeline(DiffusionPipeline):
         return ShapesPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def _guided_velocity(
-        self, where: Where, latents: Tensor, text: Tensor, mask: Tensor, guidance_scale: float, batched: bool
+        self, step: DenoisingStep, latents: Tensor, text: Tensor, mask: Tensor, guidance_scale: float, batched: bool
     ) -> Tensor:
         if guidance_scale == 1.0:
-            return self._velocity("cond", where, latents, text, mask)
+            return self._velocity("cond", step, latents, text, mask)
         null = self.transformer.y_embedder.y_embedding.to(text).expand_as(text)
         if batched:
             both = (torch.cat([latents, latents]), torch.cat([text, null]), torch.cat([mask, mask]))
-            cond, uncond = self._velocity("cond+uncond", where, *both).chunk(2)
+            cond, uncond = self._velocity("cond+uncond", step, *both).chunk(2)
         else:
-            cond = self._velocity("cond", where, latents, text, mask)
-            uncond = self._velocity("uncond", where, latents, null, mask)
+            cond = self._velocity("cond", step, latents, text, mask)
+            uncond = self._velocity("uncond", step, latents, null, mask)
         return uncond + guidance_scale * (cond - uncond)
 
-    def _velocity(self, branch: str, where: Where, latents: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    def _velocity(self, branch: str, step: DenoisingStep, latents: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         dtype = self.transformer.dtype
         size = latents.new_full((len(latents),), float(FRAME_SIZE))
-        with self.transformer.cache_context(branch, **where.place):
+        with self.transformer.cache_context(branch, **step.context):
             return self.transformer(
                 hidden_states=with_clock(latents, torch.from_numpy(frame_clock())).to(dtype),
-                timestep=where.timestep.expand(len(latents)),
+                timestep=step.timestep.expand(len(latents)),
                 encoder_hidden_states=text.to(dtype),
                 encoder_attention_mask=mask,
                 fps=torch.full_like(size, FRAMES_PER_SECOND),

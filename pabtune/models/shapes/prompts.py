@@ -1,4 +1,4 @@
-"""Captions to measure with: of scenes that training never saw."""
+"""Captions of held-out scenes, which training never saw, for profiling and evaluation."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from pabtune.records.prompts import Prompt
 
 
 def sample_prompts(count: int, seed: int) -> list[Prompt]:
-    """Distinct captions of held-out scenes, every content class equally often, every motion about so.
+    """Samples distinct captions of held-out scenes; content classes are equally frequent, motions nearly so.
 
     Args:
-        count: how many.
-        seed: other seeds give other captions.
+        count: number of captions.
+        seed: seed of the sampling.
     """
     rng = np.random.default_rng(seed)
     pools: dict[str, dict[str, list[Scene]]] = {"still": {}, "slow": {}, "fast": {}}

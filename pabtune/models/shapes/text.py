@@ -1,4 +1,4 @@
-"""The text encoder of the embedded model: one learned vector per word, no order."""
+"""The text encoder of the embedded model: one learned vector per word, regardless of word order."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from pabtune.records.errors import PromptError
 
 
 class WordEncoder(ModelMixin, ConfigMixin):
-    """Looks words up in a table.
+    """Text encoder that looks words up in a table.
 
     Args:
         vocabulary: the words, in the order of the table.
@@ -27,10 +27,10 @@ class WordEncoder(ModelMixin, ConfigMixin):
         self._index = {word: index for index, word in enumerate(vocabulary)}
 
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Word vectors (B, L, E), zero behind the end of a prompt, and mask (B, L), 1 where there is a word.
+        """Word vectors (B, L, E), zero after the end of a prompt, and mask (B, L), 1 for words and 0 for padding.
 
         Raises:
-            PromptError: a prompt without words, with an unknown word, or longer than L words.
+            PromptError: a prompt has no words, an unknown word, or more than L words.
         """
         length = self.config.max_length
         ids_BL = torch.zeros(len(prompts), length, dtype=torch.long)

@@ -3,7 +3,7 @@
 The recipe that learns on two CPU cores: sine-cosine positions at full scale, zero-initialised modulation and output
 (adaLN-zero, DiT, https://arxiv.org/abs/2212.09748), normed queries and keys, logit-normal timesteps (Stable Diffusion 3,
 https://arxiv.org/abs/2403.03206), Muon for the matrices of the blocks and AdamW for the rest, and an exponential moving
-average of the weights. The learning rate is constant and falls to zero over the last part, so a run can be prolonged.
+average of the weights. The learning rate is constant and falls to zero over the last part, so a run can be extended.
 """
 
 import copy
@@ -33,12 +33,12 @@ from pabtune.models.stdit3 import STDiT3Transformer3DModel
 CAPTION_CHANNELS = 64
 LONGEST_CAPTION = 24
 EXTRA_ROTATING = 5
-"""Rotating shapes are the hardest to draw: they are sampled this many times more often than each other motion."""
+"""Extra weight of rotating shapes, the hardest to draw, against 1 for each motion when scenes are sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """What a training run needs to know. `seed` draws scenes, captions, noise and initial weights."""
+    """Hyperparameters of a training run. `seed` determines scenes, captions, noise and initial weights."""
 
     steps: int = 10000
     batch_size: int = 16
@@ -53,7 +53,7 @@ class TrainingConfig:
 
 
 class Trainee(nn.Module):
-    """The two networks that are trained together."""
+    """The two networks that are trained jointly: text encoder and transformer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Trainee(nn.Module):
 
 
 def initialize(transformer: STDiT3Transformer3DModel) -> None:
-    """Every block starts as the identity, the output as zero."""
+    """Initializes the weights so that every block is the identity and the output is zero (adaLN-zero)."""
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -87,7 +87,7 @@ def initialize(transformer: STDiT3Transformer3DModel) -> None:
 
 
 def training_scenes() -> dict[str, list[Scene]]:
-    """The scenes of the training side, by motion."""
+    """All scenes of the training split, grouped by motion."""
     by_motion: dict[str, list[Scene]] = {}
     for scene in scenes("train"):
         by_motion.setdefault(scene.motion, []).append(scene)
@@ -99,7 +99,11 @@ def sample_batch(
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Clips (B, 3, F, H, W) in -1..1, times of their frames (B, F), and captions.
 
-    Or, for the same work, F times as many clips of a single frame.
+    Args:
+        by_motion: scenes to sample from, by motion.
+        size: number of clips.
+        single_frames: sample F times as many clips of a single frame instead, which is the same amount of work.
+        rng: source of randomness.
     """
     clips, times, captions = [], [], []
     motions = [*by_motion, *["rotating"] * EXTRA_ROTATING]
@@ -108,12 +112,12 @@ def sample_batch(
         pool = by_motion[motions[rng.integers(len(motions))]]
         scene = pool[rng.integers(len(pool))]
         frame = rng.integers(FRAMES)
-        chosen = slice(frame, frame + 1) if single_frames else slice(None)
-        clips.append(render(scene, rng, chosen))
-        times.append(clock[chosen])
+        frames = slice(frame, frame + 1) if single_frames else slice(None)
+        clips.append(render(scene, rng, frames))
+        times.append(clock[frames])
         captions.append(describe(loosen(scene, rng), rng))
-    frames = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
-    return frames.float() / 127.5 - 1, torch.from_numpy(np.stack(times)), captions
+    pixels = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
+    return pixels.float() / 127.5 - 1, torch.from_numpy(np.stack(times)), captions
 
 
 def optimizers(trainee: Trainee, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -130,7 +134,7 @@ def optimizers(trainee: Trainee, learning_rate: float) -> list[torch.optim.Optim
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Warm-up, constant, linear decay to zero over the last `decay_share` of the run."""
+    """Learning-rate factor of a step: warm-up, then 1, then linear decay to 0 over the last `decay_share` of the run."""
     remaining = (config.steps - step) / (config.steps * config.decay_share)
     return min(1.0, (step + 1) / config.warmup_steps, max(0.0, remaining))
 
@@ -157,7 +161,13 @@ def flow_loss(trainee: Trainee, clips: Tensor, times: Tensor, captions: list[str
 
 
 def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str, float]], None]) -> Trainee:
-    """Trains in `folder`, from its checkpoint if it has one, and returns the averaged weights."""
+    """Trains the embedded model and returns the averaged weights.
+
+    Args:
+        folder: existing folder for the checkpoint; training resumes from one that is there.
+        config: hyperparameters.
+        log: called with each step and its scalars.
+    """
     torch.manual_seed(config.seed)
     trainee = Trainee()
     average = copy.deepcopy(trainee).requires_grad_(False)
@@ -165,16 +175,16 @@ def train(folder: Path, config: TrainingConfig, log: Callable[[int, Mapping[str,
     checkpoint = folder / "checkpoint.pt"
     start = 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        start = saved["step"]
-        trainee.load_state_dict(saved["trainee"])
-        average.load_state_dict(saved["average"])
-        for stepper, state in zip(steppers, saved["steppers"], strict=True):
-            stepper.load_state_dict(state)
+        state = torch.load(checkpoint, weights_only=True)
+        start = state["step"]
+        trainee.load_state_dict(state["trainee"])
+        average.load_state_dict(state["average"])
+        for stepper, stepper_state in zip(steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(stepper_state)
     by_motion = training_scenes()
     for step in range(start, config.steps):
         rng = np.random.default_rng((config.seed, step))
-        # Single frames teach what a thing looks like and where it is when, eight times as cheaply as clips.
+        # Single frames teach appearance, and position over time, at an eighth of the cost of clips.
         is_single = step % 3 != 0
         torch.manual_seed(config.seed * 1_000_003 + step)
         factor = learning_rate_factor(step, config)

@@ -18,11 +18,11 @@ FRAME_SIZE = 24
 FRAMES_PER_SECOND = 8
 COLOR_CHANNELS = 3
 CLOCK_SCALE = 8.0
-"""Large enough to be heard beside colours and positions; at 1 the arrow of time was not learned."""
+"""Largest value of the clock channel; at 1 it was drowned by colours and positions, and the direction of time not learned."""
 
 Split = Literal["train", "held-out"]
 HELD_OUT_SHARE = 0.2
-"""Share of all scenes that training never sees; captions for measuring come from these."""
+"""Fraction of all scenes that training never sees; captions for evaluation come from these."""
 
 COLORS: Mapping[str, tuple[int, int, int]] = {
     "red": (224, 40, 40),
@@ -88,7 +88,7 @@ SHAPES: Mapping[str, Callable[[NDArray, NDArray, float], NDArray]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What a clip shows; None where it is left open. `speed` is None for what stands still."""
+    """What a clip shows; None leaves an attribute open. `speed` is also None if the shape is still."""
 
     shape: str | None = None
     color: str | None = None
@@ -104,7 +104,7 @@ class Scene:
 
 
 def all_scenes() -> Iterator[Scene]:
-    """Every complete scene. A rotating circle is left out: it looks like one that stands still."""
+    """Every complete scene. A rotating circle is left out: it looks like a still one."""
     for shape, color, size, motion, background in product(SHAPES, COLORS, RADII, MOTIONS, BACKGROUNDS):
         if (shape, motion) == ("circle", "rotating"):
             continue
@@ -113,7 +113,7 @@ def all_scenes() -> Iterator[Scene]:
 
 
 def scenes(split: Split) -> list[Scene]:
-    """The complete scenes of one side of the fixed split (by checksum of the scene's words)."""
+    """The complete scenes of one side of the fixed split, which a checksum of the scene's words decides."""
 
     def is_held_out(scene: Scene) -> bool:
         words = " ".join(str(getattr(scene, field.name)) for field in fields(scene))
@@ -138,12 +138,12 @@ def kinematics(motion: str, speed: str | None) -> tuple[NDArray, NDArray]:
 
 
 def start(offsets: NDArray, rng: np.random.Generator) -> NDArray:
-    """A random start, (2,): the frame's middle is reached after `AHEAD_SHARE` of the way, give or take `PATH_JITTER`."""
+    """A random start (2,) in pixels: paths pass the frame's middle after `AHEAD_SHARE`, up to `PATH_JITTER` pixels off."""
     return FRAME_SIZE / 2 - AHEAD_SHARE * offsets[-1] + rng.integers(-PATH_JITTER, PATH_JITTER, size=2, endpoint=True)
 
 
 def coverage(shape: str, radius: float, centers: NDArray, angles: NDArray) -> NDArray:
-    """Share of each pixel that a shape covers, (FRAMES, FRAME_SIZE, FRAME_SIZE), at centres (FRAMES, 2)."""
+    """Fraction of each pixel that a shape covers, (FRAMES, FRAME_SIZE, FRAME_SIZE), at centres (FRAMES, 2)."""
     pixel = np.arange(FRAME_SIZE) + 0.5
     x = pixel[None, None, :] - centers[:, 0, None, None]
     y = pixel[None, :, None] - centers[:, 1, None, None]
@@ -163,8 +163,10 @@ def render(scene: Scene, rng: np.random.Generator, frames: slice = slice(None)) 
 
 
 def frame_clock() -> NDArray[np.float32]:
-    """Time of each frame, (FRAMES,), from -CLOCK_SCALE to CLOCK_SCALE: the network's fourth input channel, as its rotary
-    embedding over frames tells neighbours apart but not the first from the last.
+    """Time of each frame, (FRAMES,), from -CLOCK_SCALE to CLOCK_SCALE.
+
+    It is the fourth input channel of the network, because the rotary embedding over frames encodes only distances: it
+    distinguishes neighbours, but not the first frame from the last.
     """
     return np.linspace(-CLOCK_SCALE, CLOCK_SCALE, FRAMES, dtype=np.float32)
 

@@ -25,15 +25,15 @@ PROMPT = "a cat"
 
 def make_pipeline(transformer: STDiT3Transformer3DModel | None = None) -> OpenSoraPipeline:
     torch.manual_seed(0)
-    made = OpenSoraPipeline(
+    pipeline = OpenSoraPipeline(
         tokenizer=tokenizer(),
         text_encoder=t5(),
         vae=AutoencoderKLOpenSora(**VAE).eval(),
         transformer=transformer or STDiT3Transformer3DModel(**TRANSFORMER).eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture(scope="module")

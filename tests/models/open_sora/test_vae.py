@@ -21,18 +21,18 @@ def golden():
 def vae(golden) -> AutoencoderKLOpenSora:
     _, weights, config = golden
     torch.manual_seed(0)
-    made = AutoencoderKLOpenSora(**config, **SPATIAL).eval()
-    made.temporal_vae.load_state_dict(weights, strict=True)
-    return made
+    autoencoder = AutoencoderKLOpenSora(**config, **SPATIAL).eval()
+    autoencoder.temporal_vae.load_state_dict(weights, strict=True)
+    return autoencoder
 
 
 @pytest.mark.parametrize("frames", [17, 8, 5])
 @torch.no_grad()
 def test_the_temporal_part_is_the_references(vae, golden, frames) -> None:
     tensors, _, _ = golden
-    found = vae.temporal_vae.encode(tensors[f"frames{frames}.input"])
-    assert relative_error(found.mean, tensors[f"frames{frames}.mean"]) < 1e-5
-    assert relative_error(found.logvar, tensors[f"frames{frames}.logvar"]) < 1e-5
+    distribution = vae.temporal_vae.encode(tensors[f"frames{frames}.input"])
+    assert relative_error(distribution.mean, tensors[f"frames{frames}.mean"]) < 1e-5
+    assert relative_error(distribution.logvar, tensors[f"frames{frames}.logvar"]) < 1e-5
     decoded = vae.temporal_vae.decode(tensors[f"frames{frames}.mean"], frames)
     assert relative_error(decoded, tensors[f"frames{frames}.decoded"]) < 1e-5
 
@@ -47,7 +47,7 @@ def test_convolutions_see_no_later_frames(stride) -> None:
     one, other = convolution(clip), convolution(changed)
     assert one.shape == (1, 3, 8 // stride, 4, 4)
     same = (one == other).flatten(3).all(-1).all(1)[0]
-    assert same.tolist() == [place * stride + stride - 1 < 5 for place in range(8 // stride)]
+    assert same.tolist() == [index * stride + stride - 1 < 5 for index in range(8 // stride)]
 
 
 @pytest.mark.parametrize(("frames", "latents"), [(1, 1), (4, 1), (16, 4), (17, 5), (20, 6), (51, 15), (68, 20)])

@@ -21,15 +21,15 @@ PROMPT = "a cat"
 
 def make_pipeline() -> OpenSoraPlanPipeline:
     torch.manual_seed(0)
-    made = OpenSoraPlanPipeline(
+    pipeline = OpenSoraPlanPipeline(
         tokenizer=tokenizer(),
         text_encoder=t5(),
         vae=AutoencoderKLOpenSoraPlan(**VAE).eval(),
         transformer=LatteT2VTransformer3DModel(**TRANSFORMER).eval(),
         scheduler=PNDMScheduler(),
     )
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture(scope="module")

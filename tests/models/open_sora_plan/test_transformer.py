@@ -20,8 +20,8 @@ def golden():
 @pytest.fixture(scope="module")
 def model(golden) -> LatteT2VTransformer3DModel:
     _, weights, config = golden
-    known = inspect.signature(LatteT2VTransformer3DModel.__init__).parameters
-    network = LatteT2VTransformer3DModel(**{name: value for name, value in config.items() if name in known}).eval()
+    parameters = inspect.signature(LatteT2VTransformer3DModel.__init__).parameters
+    network = LatteT2VTransformer3DModel(**{name: value for name, value in config.items() if name in parameters}).eval()
     network.load_state_dict(weights, strict=True)
     return network
 

@@ -18,18 +18,18 @@ def golden():
 @pytest.fixture(scope="module")
 def vae(golden) -> AutoencoderKLOpenSoraPlan:
     _, weights, config = golden
-    made = AutoencoderKLOpenSoraPlan(**config).eval()
-    made.load_state_dict(weights, strict=True)
-    return made
+    autoencoder = AutoencoderKLOpenSoraPlan(**config).eval()
+    autoencoder.load_state_dict(weights, strict=True)
+    return autoencoder
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9])
 @torch.no_grad()
 def test_it_is_the_references(vae, golden, frames) -> None:
     tensors, _, _ = golden
-    found = vae.encode(tensors[f"frames{frames}.input"]).latent_dist
-    assert relative_error(found.mean, tensors[f"frames{frames}.mean"]) < 1e-5
-    assert relative_error(found.logvar, tensors[f"frames{frames}.logvar"]) < 1e-5
+    distribution = vae.encode(tensors[f"frames{frames}.input"]).latent_dist
+    assert relative_error(distribution.mean, tensors[f"frames{frames}.mean"]) < 1e-5
+    assert relative_error(distribution.logvar, tensors[f"frames{frames}.logvar"]) < 1e-5
     assert relative_error(vae.decode(tensors[f"frames{frames}.mean"]).sample, tensors[f"frames{frames}.decoded"]) < 1e-5
 
 
@@ -63,15 +63,15 @@ def test_later_frames_are_not_seen(module) -> None:
 @torch.no_grad()
 def test_tiles_are_near_the_whole_and_a_saved_one_is_the_same(vae, tmp_path) -> None:
     latents = torch.randn(1, 4, 9, 4, 66)
-    whole = vae.decode(latents).sample
+    untiled = vae.decode(latents).sample
     vae.enable_tiling()
-    made = vae.decode(latents).sample
+    frames_in_tiles = vae.decode(latents).sample
     vae.disable_tiling()
-    assert made.shape == whole.shape == (1, 3, 33, 32, 528)
-    assert torch.equal(vae.decode(latents).sample, whole)
-    assert 0 < relative_error(made, whole) < 1
+    assert frames_in_tiles.shape == untiled.shape == (1, 3, 33, 32, 528)
+    assert torch.equal(vae.decode(latents).sample, untiled)
+    assert 0 < relative_error(frames_in_tiles, untiled) < 1
     vae.save_pretrained(tmp_path)
-    assert torch.equal(AutoencoderKLOpenSoraPlan.from_pretrained(tmp_path).decode(latents).sample, whole)
+    assert torch.equal(AutoencoderKLOpenSoraPlan.from_pretrained(tmp_path).decode(latents).sample, untiled)
 
 
 @torch.no_grad()

@@ -8,12 +8,12 @@ from pabtune.records.errors import PromptError
 
 def test_every_caption_says_what_the_scene_shows() -> None:
     rng = np.random.default_rng(0)
-    known = set(VOCABULARY)
+    vocabulary = set(VOCABULARY)
     for scene in all_scenes():
         for each in (scene, loosen(scene, rng)):
             caption = describe(each, rng)
             assert parse(caption) == each, caption
-            assert set(split_words(caption)) <= known
+            assert set(split_words(caption)) <= vocabulary
             assert len(split_words(caption)) <= 24
 
 
