@@ -16,9 +16,9 @@ from tests.pipelines.cases import CASES
 DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
 
 
-def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
+def test_two_processes_make_the_same_file_whoever_starts_them(pabtune, tmp_path) -> None:
     alone, ours, torchrun = (tmp_path / f"{name}.gif" for name in ("alone", "ours", "torchrun"))
-    assert call(*DRAW, "--out", str(alone)).returncode == 0
+    assert pabtune(*DRAW, "--out", str(alone)).returncode == 0
     done = call(*DRAW, "--out", str(ours), "--gpus", "2", "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)["videos"][0]
@@ -32,9 +32,9 @@ def test_two_processes_make_the_same_file_whoever_starts_them(tmp_path) -> None:
     assert torchrun.exists()
 
 
-def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> None:
+def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(pabtune, tmp_path) -> None:
     words = (*DRAW, "--prompt", "a blue cross bounces quickly", "--json")
-    done = call(*words, "--out", str(tmp_path / "alone.gif"))
+    done = pabtune(*words, "--out", str(tmp_path / "alone.gif"))
     assert done.returncode == 0, done.stderr
     done = call(*words, "--out", str(tmp_path / "shared.gif"), "--gpus", "2", "--split-samples", "2")
     assert done.returncode == 0, done.stderr
@@ -47,15 +47,19 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(tmp_path) -> 
         assert alone.read_bytes() == shared.read_bytes()
 
 
+def test_an_axis_that_a_model_lacks_is_refused() -> None:
+    layout = ParallelLayout(sequence=2, axis="tokens")
+    for name, able in (("latte", "frames"), ("wan-2.1", "sequence")):
+        with pytest.raises(ParallelError, match=f"the layout splits tokens, but .* can be split along {able} only"):
+            resolve_layout(CASES[name].build(), layout)
+
+
+@pytest.mark.slow
 def test_a_model_is_split_along_the_axis_that_the_user_names(tmp_path) -> None:
     done = call(*DRAW, "--out", str(tmp_path / "v.gif"), "--gpus", "2", "--split-axis", "tokens", "--json")
     assert done.returncode == 0, done.stderr
     assert "tokens of each frame split over 2 by dsp" in done.stderr
     assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
-    layout = ParallelLayout(sequence=2, axis="tokens")
-    for name, able in (("latte", "frames"), ("wan-2.1", "sequence")):
-        with pytest.raises(ParallelError, match=f"the layout splits tokens, but .* can be split along {able} only"):
-            resolve_layout(CASES[name].build(), layout)
 
 
 def test_a_layout_from_a_file_is_the_one_that_runs(tmp_path) -> None:
@@ -67,10 +71,11 @@ def test_a_layout_from_a_file_is_the_one_that_runs(tmp_path) -> None:
     assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
 
 
-def test_two_launchers_as_on_two_machines_make_the_same_file(tmp_path) -> None:
+@pytest.mark.slow
+def test_two_launchers_as_on_two_machines_make_the_same_file(pabtune, tmp_path) -> None:
     """Each has one process and meets the other at a place that both were told; the first process of all writes."""
     alone, both = tmp_path / "alone.gif", tmp_path / "both.gif"
-    assert call(*DRAW, "--out", str(alone)).returncode == 0
+    assert pabtune(*DRAW, "--out", str(alone)).returncode == 0
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

@@ -29,10 +29,12 @@ def videos(whole: Mesh) -> list[dict]:
     rows = []
     for layout in layouts(whole.layout.sequence):
         mesh = Mesh(layout, DEVICE)
-        several = layout.sequence > 1
-        for axis, parallel in product(
-            AXES if several else AXES[:1], SEQUENCE_PARALLELS if several else SEQUENCE_PARALLELS[:1]
-        ):
+        # All processes on the sequence: every method; shared with samples or branches, one for each axis is enough.
+        if layout.sequence == layout.gpus > 1:
+            methods = list(product(AXES, SEQUENCE_PARALLELS))
+        else:
+            methods = [("frames", "dsp"), ("tokens", "ulysses")] if layout.sequence > 1 else [("frames", "dsp")]
+        for axis, parallel in methods:
             for used in (NONE, pyramid()):
                 predict = partial(predict_stdit3, layout=layout, parallel=parallel, axis=axis)
                 row = compare(stdit3, drawn_by_stdit3, mesh, used, predict, exchange=parallel, axis=axis)

@@ -23,12 +23,16 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def load(saved):
-    def loaded(name: str) -> DiffusionPipeline:
-        # Weights from a file lie at odd addresses, those of a copy do not: some processors then add in another order.
-        pipeline = copy.deepcopy(CASES[name].loader.from_pretrained(saved(name)))
+    @cache
+    def from_file(name: str) -> DiffusionPipeline:
+        pipeline = CASES[name].loader.from_pretrained(saved(name))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def loaded(name: str) -> DiffusionPipeline:
+        # Weights from a file lie at odd addresses, those of a copy do not: some processors then add in another order.
+        return copy.deepcopy(from_file(name))
 
     return loaded

@@ -218,9 +218,10 @@ def test_dynamos_limits_are_given_back(pipeline) -> None:
     config = torch._dynamo.config
     before = (config.recompile_limit, config.accumulated_recompile_limit)
     pipeline.transformer.compile(backend="eager")
-    with pabtune.broadcast(pipeline, pyramid()) as active:
+    spatial = Policy(name="spatial", rules=(Rule(kind="spatial", range=2, window=(1, 4)),))
+    with pabtune.broadcast(pipeline, spatial) as active:
         for _ in range(2):
-            draw(pipeline)
+            draw(pipeline, num_inference_steps=4)
         assert config.recompile_limit == max(before[0], 8 * active.patterns)
         assert len(active._broadcaster._restore_limits) == 1
     assert (config.recompile_limit, config.accumulated_recompile_limit) == before
