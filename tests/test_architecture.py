@@ -43,7 +43,7 @@ OWNERS_OF_PRIVATE_NAMES: Mapping[str, str] = {
 
 CHOOSE_AMONG_FOLDERS: Mapping[str, str] = {
     "pabtune.models.registry": "loads any of the models by name",
-    "pabtune.planning.sharding": "prices each layout",
+    "pabtune.planning.layouts": "prices each layout",
     "pabtune.models.workloads": "knows the parts of each of the paper's models",
 }
 """Modules that know all folders beside them, and why."""

@@ -250,7 +250,8 @@ class TokenSplit:
         end: path of the module whose output, or the first of its outputs, is gathered; `-1` for the last item of a list.
         dim: dimension of that output with the tokens.
         text_first: in a sequence of text and video, text comes first.
-        mask_of_own: attention makes its mask itself, over the tokens that it gets, and the same for all of the video's.
+        has_local_mask: attention builds its own mask, over this process' tokens of the video, which are all masked alike; it
+            is widened to the tokens of all processes.
         from_diffusers: cuts, end and dimension are those of the class's own plan, `_cp_plan`; for classes whose plan cuts
             the tokens of the video alone.
         unless: conditions under which none of this holds, each with its reason.
@@ -260,7 +261,7 @@ class TokenSplit:
     end: str = "proj_out"
     dim: int = 1
     text_first: bool = False
-    mask_of_own: bool = False
+    has_local_mask: bool = False
     from_diffusers: bool = False
     unless: tuple[Condition, ...] = ()
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pabtune.parallel.process import is_launched
-from pabtune.planning.sharding import AXES
+from pabtune.planning.layouts import AXES
 from pabtune.records.errors import ParallelError
 from pabtune.records.interconnects import INTERCONNECTS, find_interconnect
 from pabtune.records.layouts import DECODES, SEQUENCE_PARALLELS, Axis, Decode, ParallelLayout, SequenceParallel

@@ -10,8 +10,8 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from pabtune.libraries.torch_internals import tree_map_only
-from pabtune.parallel.attachment import bind_arguments
 from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.parallel.sharded_model import bind_arguments
 from pabtune.records.errors import ParallelError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pabtune.parallel.attention import Rotary
+from pabtune.parallel.attention_modules import Rotary
 from pabtune.records.errors import ParallelError
 
 

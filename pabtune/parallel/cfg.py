@@ -18,9 +18,9 @@ from pabtune.catalog import ModelCard
 from pabtune.libraries.diffusers_internals import CacheContextReader, StatefulHook
 from pabtune.libraries.torch_internals import UnsupportedByCompiler, tree_leaves, tree_map_only
 from pabtune.models.guidance import calls_per_step
-from pabtune.parallel.attachment import bind_arguments
 from pabtune.parallel.batch import gather_samples, take_samples
 from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.parallel.sharded_model import bind_arguments
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.locator import Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call

@@ -18,8 +18,8 @@ from torch import Tensor
 from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan
 from pabtune.models.tiling import MapParts, Tiling, Work, tiled
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.collectives import Communicator
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.records.errors import ParallelError
 
 PURPOSE = "decoding"

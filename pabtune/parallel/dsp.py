@@ -14,7 +14,7 @@ from collections.abc import Callable
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import Rotary
+from pabtune.parallel.attention_modules import Rotary
 from pabtune.parallel.collectives import Communicator, padded
 
 Forward = Callable[[Tensor, Rotary | None], Tensor]

@@ -16,9 +16,9 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_kandinsky import Kandinsky5FeedForward
 from torch import Tensor, nn
 
-from pabtune.parallel.attachment import ShardedModel, bind_arguments
 from pabtune.parallel.collectives import Communicator
 from pabtune.parallel.kernel import KernelCall, KernelMode, check_kernel
+from pabtune.parallel.sharded_model import ShardedModel, bind_arguments
 from pabtune.records.errors import ParallelError
 from pabtune.records.sites import Site
 

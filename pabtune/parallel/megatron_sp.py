@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import AttentionModule, Rotary
+from pabtune.parallel.attention_modules import AttentionModule, Rotary
 from pabtune.parallel.collectives import Communicator, padded
 
 

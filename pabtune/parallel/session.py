@@ -9,11 +9,11 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.collectives import Traffic
 from pabtune.parallel.decoding import split_decoder
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.process import world_size
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import axes_of, has_plans, objections_to, split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from pabtune.models.open_sora_plan.transformer import LatteT2VTransformer3DModel
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.parallel import dsp, megatron_sp, ulysses
-from pabtune.parallel.attachment import ShardedModel, bind_arguments
-from pabtune.parallel.attention import Rotary, decompose
+from pabtune.parallel.attention_modules import Rotary, decompose
 from pabtune.parallel.call_state import CallScope, CallState
 from pabtune.parallel.collectives import OUTPUT, Communicator
-from pabtune.planning.sharding import EXCHANGING
+from pabtune.parallel.sharded_model import ShardedModel, bind_arguments
+from pabtune.planning.layouts import EXCHANGING
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import Axis
 from pabtune.runtime.interception import PARALLEL_HOOK

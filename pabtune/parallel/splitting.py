@@ -11,12 +11,12 @@ from pabtune.catalog import CATALOG, Catalog, TokenSplit
 from pabtune.libraries.diffusers_internals import has_accelerate_hook, hook_names
 from pabtune.libraries.torch_internals import compiled_call
 from pabtune.models.sites import SiteMap
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.batch import BatchHook
 from pabtune.parallel.cfg import CfgHook
 from pabtune.parallel.head_parallel import split_heads
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.plans import find_plan
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.parallel.token_parallel import split_tokens
 from pabtune.records.errors import ParallelError

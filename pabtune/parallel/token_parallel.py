@@ -12,11 +12,11 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from pabtune.catalog import Cut, TokenSplit
-from pabtune.parallel.attachment import ShardedModel, bind_arguments
 from pabtune.parallel.call_state import CallScope, CallState
 from pabtune.parallel.collectives import OUTPUT, Communicator
 from pabtune.parallel.kernel import check_kernel
 from pabtune.parallel.plans import modules_at
+from pabtune.parallel.sharded_model import ShardedModel, bind_arguments
 from pabtune.parallel.ulysses import UlyssesKernel
 from pabtune.records.errors import ParallelError
 from pabtune.records.sites import Site
@@ -141,7 +141,7 @@ class _AttentionHook(ModelHook):
         length, communicator = self._scope.state.length, self._communicator
         kernel = UlyssesKernel(
             communicator, -(-length // communicator.size), length, text_first=self._plan.text_first,
-            has_local_mask=self._plan.mask_of_own, purpose=KIND,
+            has_local_mask=self._plan.has_local_mask, purpose=KIND,
         )  # fmt: skip
         with kernel:
             output = self.fn_ref.original_forward(*args, **kwargs)

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import AttentionModule, Rotary
+from pabtune.parallel.attention_modules import AttentionModule, Rotary
 from pabtune.parallel.collectives import Communicator, padded
 from pabtune.parallel.kernel import KernelCall, KernelMode
 from pabtune.records.errors import ParallelError

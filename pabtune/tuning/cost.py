@@ -12,8 +12,8 @@ from pabtune.planning.costs.communication import NOTHING, Communication, exchang
 from pabtune.planning.costs.latency import Rates, measured_rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.scaling import GIGA, Latency, Scaling, ScalingRow, communication_document, layout_choices
+from pabtune.planning.layouts import exchanging_kind
 from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.planning.sharding import exchanging_kind
 from pabtune.records.errors import ProfileError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout, SequenceParallel

@@ -4,9 +4,9 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.parallel.splitting import axes_of
+from pabtune.planning.layouts import choose_axis
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import choose_axis
 from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy

@@ -6,9 +6,9 @@ from diffusers.hooks import HookRegistry
 
 import pabtune
 from pabtune.models.sites import find_sites
-from pabtune.parallel import attachment, splitting
-from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel import sharded_model, splitting
 from pabtune.parallel.head_parallel import split_heads
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout
@@ -73,7 +73,7 @@ class Shared:
 
 
 def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
     network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
     with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
@@ -102,7 +102,7 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
 
 
 def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     pipeline = make_pipeline()
     pipeline.vae = torch.nn.Identity()
     pipeline.vae.decode = own = object()
@@ -115,7 +115,7 @@ def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
 
 
 def test_a_split_that_fails_leaves_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     monkeypatch.setattr(splitting, "CfgHook", lambda *_: 1 / 0)
     pipeline = make_pipeline()
     HookRegistry.check_if_exists_or_initialize(pipeline.transformer)  # as a plain run leaves one

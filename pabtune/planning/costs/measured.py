@@ -21,8 +21,8 @@ from pabtune.planning.costs.communication import (
 )
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
+from pabtune.planning.layouts import busiest_share, exchanging_kind
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import busiest_share, exchanging_kind
 from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import Axis, ParallelLayout

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabtune.planning.costs.communication import Communication
-from pabtune.planning.sharding import can_share, layouts
+from pabtune.planning.layouts import can_share, layouts
 from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, Axis, ParallelLayout, SequenceParallel
 

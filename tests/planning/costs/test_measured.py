@@ -7,8 +7,8 @@ import pytest
 
 from pabtune.catalog import CATALOG
 from pabtune.planning.costs.measured import Measured, outputs_sent, parallel_seconds, sent_for
+from pabtune.planning.layouts import AXES
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import AXES
 from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout

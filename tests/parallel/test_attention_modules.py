@@ -5,7 +5,7 @@ from torch import nn
 
 from pabtune.models.open_sora_plan.transformer import RotaryProcessor, rotary_angles
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
-from pabtune.parallel.attention import decompose
+from pabtune.parallel.attention_modules import decompose
 from pabtune.records.errors import ParallelError
 
 

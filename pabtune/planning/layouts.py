@@ -1,4 +1,4 @@
-"""How GPUs can share a video, and of several axes the one whose attention then sends least.
+"""The layouts in which GPUs can share a video, and the axis along which a policy sends least.
 
 Attention along the split axis exchanges, the other does not, and what a policy broadcasts sends nothing. So the attention
 that is broadcast most should be the one that exchanges: temporal attention, with frames split, under the paper's pyramids.
