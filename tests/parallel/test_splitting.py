@@ -76,11 +76,11 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
     network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
-    with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
+    with pytest.raises(ParallelError, match="ModuleDict has no self-attention and no MLP whose work can be split"):
         split_heads(ShardedModel(Shared(), "dsp"), network, find_sites(network).sites)
     with pytest.raises(ParallelError, match="unknown method 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
-    with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):
+    with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split along frames, not along tokens"):
         split(CASES["latte"].build(), Shared(), "dsp", "tokens")
     pipeline = make_pipeline()
     pipeline.transformer.compile(backend="eager")
@@ -91,12 +91,12 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
             split(compiled, Shared())
     pipeline = make_pipeline()
     pipeline.enable_model_cpu_offload(device="cpu")
-    with pytest.raises(ParallelError, match="load it as a whole, split it, then enable offloading"):
+    with pytest.raises(ParallelError, match="load it on one device, split it, then enable offloading"):
         split(pipeline, Shared())
     pipeline = make_pipeline()
     with (
         pabtune.broadcast(pipeline, pyramid()),
-        pytest.raises(ParallelError, match="has hooks: split it once, and before a policy"),
+        pytest.raises(ParallelError, match="already has hooks: split it once, and before a policy"),
     ):
         split(pipeline, Shared())
 
