@@ -1,4 +1,4 @@
-"""Floors, circles, owners of outside libraries and of their private names, sizes, and what needs no torch.
+"""Floors, circles, owners of outside libraries, of their private names and of the environment, sizes, what needs no torch.
 
 One test for each rule, which names all files that break it.
 """
@@ -41,9 +41,15 @@ OWNERS_OF_PRIVATE_NAMES: Mapping[str, str] = {
 }
 """Files that may use private names of other libraries, and why."""
 
+ENVIRONMENT: Mapping[str, str] = {
+    "parallel/process.py": "says who this process is, from the variables of its launcher",
+    "parallel/launch.py": "passes the environment to child processes, and restores what torch's launcher changes in it",
+}
+"""Files that may read environment variables, and why."""
+
 CHOOSE_AMONG_FOLDERS: Mapping[str, str] = {
     "pabtune.models.registry": "loads any of the models by name",
-    "pabtune.planning.sharding": "prices each layout",
+    "pabtune.planning.layouts": "prices each layout",
     "pabtune.models.workloads": "knows the parts of each of the paper's models",
 }
 """Modules that know all folders beside them, and why."""
@@ -235,6 +241,28 @@ def test_owners_of_private_names_use_some() -> None:
 def test_a_private_name_is_seen_however_it_is_used(statement) -> None:
     assert private_names(ast.parse(statement), {"_ours"})
     assert not private_names(ast.parse("self._ours = other._ours; from pabtune.x import _ours"), {"_ours"})
+
+
+def reads_environment(tree: ast.AST) -> bool:
+    """Whether `os.environ` or `os.getenv` is used, under whatever name it was imported."""
+    names = ("environ", "environb", "getenv", "getenvb")
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and any(each.name in names for each in node.names))
+        for node in ast.walk(tree)
+    )
+
+
+def test_one_module_reads_the_environment() -> None:
+    assert {file for file, tree in trees().items() if reads_environment(tree)} == set(ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    "statement", ["os.environ['RANK']", "os.getenv('RANK')", "from os import environ as e", "import os as o; o.environ"]
+)
+def test_reading_the_environment_is_detected(statement) -> None:
+    assert reads_environment(ast.parse(statement))
+    assert not reads_environment(ast.parse("import os; os.cpu_count(); environment = {}"))
 
 
 def test_lower_floors_need_no_torch() -> None:

@@ -250,7 +250,8 @@ class TokenSplit:
         end: path of the module whose first output is gathered; `-1` for the last item of a list.
         dim: dimension of the tokens in that output.
         text_first: whether text comes first in a joint sequence of text and video.
-        mask_of_own: whether attention builds its mask itself, over the tokens that it gets, equal for all video tokens.
+        has_local_mask: whether attention builds its own mask, over this process' tokens of the video, which are all masked
+            alike; it is widened to the tokens of all processes.
         from_diffusers: whether cuts, end and dimension come from the class's `_cp_plan`; for classes whose plan cuts the
             tokens of the video alone.
         unless: conditions under which the split is not valid, each with its reason.
@@ -260,7 +261,7 @@ class TokenSplit:
     end: str = "proj_out"
     dim: int = 1
     text_first: bool = False
-    mask_of_own: bool = False
+    has_local_mask: bool = False
     from_diffusers: bool = False
     unless: tuple[Condition, ...] = ()
 

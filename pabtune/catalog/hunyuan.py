@@ -65,6 +65,6 @@ HUNYUAN_VIDEO_15 = ModelCard(
     sites=DUAL_SITES,
     guidance=Guidance(order="sequential", when=ByCount(attribute="guider.num_conditions")),
     split=TokenSplit(
-        cuts=(*rotary_cuts("rope", dim=0), *argument_cuts("transformer_blocks.0", "hidden_states")), mask_of_own=True
+        cuts=(*rotary_cuts("rope", dim=0), *argument_cuts("transformer_blocks.0", "hidden_states")), has_local_mask=True
     ),
 )

@@ -1,1 +1,1 @@
-"""The command line: one file per verb. Translates arguments, calls one function, prints; decides nothing."""
+"""The command line, one file per verb: it parses arguments, calls one function and prints the result."""

@@ -1,4 +1,4 @@
-"""`pabtune bench-links`: how fast processes exchange."""
+"""`pabtune bench-links`: measuring the interconnect between processes."""
 
 from pathlib import Path
 
@@ -14,15 +14,21 @@ from pabtune.records.layouts import ParallelLayout
 
 @click.command()
 @click.option(
-    "--gpus", type=click.IntRange(min=2), default=2, show_default=True, help="Processes; under torchrun: its own."
+    "--gpus",
+    type=click.IntRange(min=2),
+    default=2,
+    show_default=True,
+    help="Number of processes; under torchrun, those that it started.",
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Of each size of message.")
-@options.out_option("Link file (.json), for `pabtune cost --link`.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Measurements of each message size."
+)
+@options.out_option("Interconnect file (.json), for `pabtune cost --link`.")
 @options.device_option
 @options.json_option
 @click.pass_context
 def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str, as_json: bool) -> None:
-    """Measure all-to-alls between processes; fit what a message takes, and how many bytes leave a process per second."""
+    """Measure all-to-alls between processes; fit the latency of a message and the bytes per second that leave a process."""
     check_writable(out)
     code = start_processes(gpus)
     if code is not None:
@@ -35,13 +41,13 @@ def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str,
 
     with Mesh(ParallelLayout.over(world_size()), device) as mesh:
         mesh.agree({"options": (repeats, versions())})
-        here = torch.device(local_device(device))
-        link = measure_interconnect(mesh, out.stem, here, repeats, versions())
+        interconnect = measure_interconnect(mesh, out.stem, torch.device(local_device(device)), repeats, versions())
     if not is_first():
         return
-    link.save(out)
+    interconnect.save(out)
     say(
-        f"{link.latency_s * 1e6:.1f} microseconds for a message, {link.bytes_per_second / 1e9:.2f} GB per second -> {out}"
+        f"latency {interconnect.latency_s * 1e6:.1f} microseconds, "
+        f"bandwidth {interconnect.bytes_per_second / 1e9:.2f} GB per second -> {out}"
     )
     if as_json:
-        emit(link.to_document())
+        emit(interconnect.to_document())

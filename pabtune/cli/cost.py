@@ -1,4 +1,4 @@
-"""`pabtune cost`: what a policy computes, exchanges, holds and takes, without running the model."""
+"""`pabtune cost`: compute, communication, memory and time of a policy, without running the model."""
 
 import re
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ from pabtune.records.layouts import SEQUENCE_PARALLELS, SequenceParallel
 from pabtune.records.profiles import Profile
 
 FOR_MODEL = ("size", "steps", "text_tokens", "device_tflops", "profile_file")
-"""Options that a PROFILE already answers, by name of their value."""
+"""Names of the parameters that only apply to MODEL, because a PROFILE already contains them."""
 
 
 class Counts(click.ParamType):
-    """One number of GPUs or several, separated by commas."""
+    """One or more numbers of GPUs, separated by commas."""
 
     name = "N,N,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Whole numbers from 1 on."""
+        """Positive integers."""
         if isinstance(value, tuple):
             return value
         if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", str(value)):
-            self.fail(f"{value!r} is no list of numbers of GPUs, for example 1,2,4,8", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers of GPUs, for example 1,2,4,8", param, ctx)
         return tuple(map(int, str(value).split(",")))
 
 
@@ -44,24 +44,24 @@ class Counts(click.ParamType):
 @click.option("--content", help="Use the policy's variant for this content class.")
 @click.option("--size", type=Size(), help="Size of the video, for MODEL; default: the paper's.")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps, for MODEL; default: the paper's.")
-@click.option("--text-tokens", type=int, help="Length of the prompt, for MODEL; default: as many as it takes.")
+@click.option("--text-tokens", type=int, help="Length of the prompt, for MODEL; default: the longest that it takes.")
 @click.option(
     "--gpus", type=Counts(), default="1", show_default=True, help="GPUs that share a video; several numbers: 1,2,4,8."
 )
 @click.option(
     "--sequence-parallel", type=click.Choice(SEQUENCE_PARALLELS),
-    help="How temporal or spatial attention exchanges; default: whatever costs least, guidance branches split too.",
+    help="How temporal or spatial attention communicates; default: the cheapest layout, with or without split branches.",
 )  # fmt: skip
 @click.option(
-    "--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL: predicts latency too."
+    "--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL; latency is then predicted."
 )
 @click.option(
     "--profile", "profile_file", type=click.Path(path_type=Path),
-    help="Profile of MODEL: its measured rates, kind by kind, predict latency.",
+    help="Profile of MODEL; latency is then predicted from its measured rates for each kind of site.",
 )  # fmt: skip
 @click.option(
     "--link", "link_name", default="nvlink", show_default=True,
-    help=f"Between the GPUs: {', '.join(INTERCONNECTS)}, or a file of `pabtune bench-links`.",
+    help=f"Interconnect between the GPUs: {', '.join(INTERCONNECTS)}, or a file from `pabtune bench-links`.",
 )  # fmt: skip
 @click.option(
     "--layout-out", type=click.Path(path_type=Path),
@@ -85,20 +85,20 @@ def command(
     layout_out: Path | None,
     as_json: bool,
 ) -> None:
-    """What a policy costs: for the model, size and schedule of a PROFILE, as measured, per prompt; or for a video of a
-    MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1, shapes. With several numbers of GPUs, how it
-    scales, and which layout is best.
+    """Predict the cost of a policy: per prompt, for the model, size and schedule of a PROFILE, from its measurements; or
+    for one video of a MODEL, counted without weights: open-sora-1.2, latte, open-sora-plan-1.1, shapes. With several
+    numbers of GPUs, also how it scales and which layout is best.
     """
     interconnect = find_interconnect(link_name)
     if layout_out is not None:
         check_writable(layout_out)
     if Path(what).suffix == ".json" or Path(what).exists():
-        _refuse_given(ctx, what)
+        _refuse_model_options(ctx, what)
         profile = Profile.load(what)
         policy = find_policy(name, profile.model)
         of_profile = cost_of_profile(profile, policy, content, gpus, sequence_parallel, interconnect)
         _save_layout(of_profile.scaling, layout_out)
-        emit(of_profile.to_document()) if as_json else _tell_profile(profile, of_profile)
+        emit(of_profile.to_document()) if as_json else _print_profile(profile, of_profile)
         return
     from pabtune.models.workloads import USUAL_RUNS
     from pabtune.tuning.cost import cost_of_model, count_workload
@@ -120,35 +120,35 @@ def command(
         click.echo(f"  {line}")
 
 
-def _refuse_given(ctx: click.Context, what: str) -> None:
-    """Refuses options for MODEL beside a PROFILE, each by its name."""
+def _refuse_model_options(ctx: click.Context, what: str) -> None:
+    """Refuses options that only apply to MODEL, listing each by name."""
     flags = {each.name: each.opts[0] for each in ctx.command.params}
-    given = [str(flags[name]) for name in FOR_MODEL if ctx.params[name] is not None]
-    if given:
-        raise PolicyError(f"{what} says for which video it holds: {', '.join(given)} is for MODEL only; leave it out")
+    names = [str(flags[name]) for name in FOR_MODEL if ctx.params[name] is not None]
+    if names:
+        raise PolicyError(f"{what} is a profile of one video: {', '.join(names)} applies to MODEL only; leave it out")
 
 
 def _save_layout(scaling: Scaling | None, path: Path | None) -> None:
     if path is None:
         return
     if scaling is None:
-        raise PolicyError("--layout-out writes how several GPUs share a video: say how many, for example --gpus 8")
+        raise PolicyError("--layout-out writes the layout of several GPUs: say how many, for example --gpus 8")
     (scaling.best or scaling.rows[-1]).layout.save(path)
 
 
 def _device(counted: Any, tflops: float | None, profile_file: Path | None, interconnect: Interconnect) -> Any:
-    """Rates and interconnect, if the user gives a rate."""
+    """Rates and interconnect; None where the user gives no rates."""
     from pabtune.tuning.cost import Device, rates_of
 
     if tflops is not None and profile_file is not None:
-        raise PolicyError("--device-tflops and --profile both tell the rates of a device: give one of them")
+        raise PolicyError("--device-tflops and --profile both give the rates of a device: give one of them")
     if profile_file is not None:
         return Device(rates=rates_of(Profile.load(profile_file), counted), interconnect=interconnect)
     return None if tflops is None else Device(rates=Rates.even(tflops * 1e12), interconnect=interconnect)
 
 
 def _scaling_lines(scaling: Scaling | None) -> list[str]:
-    """A line for each number of GPUs, and which is the fastest."""
+    """One line for each number of GPUs, and the fastest of them."""
     if scaling is None or (len(scaling.rows) + len(scaling.too_many_gpus) == 1 and scaling.best is None):
         return []
     lines = []
@@ -159,11 +159,11 @@ def _scaling_lines(scaling: Scaling | None) -> list[str]:
         if row.latency is not None:
             line += f", {row.latency.seconds:.2f} s, {row.latency.efficiency:.0%} of linear"
         lines.append(f"{line}; {row.layout}")
-    lines += [f"{count:3} GPUs: too many, one frame would be left to each" for count in scaling.too_many_gpus]
+    lines += [f"{count:3} GPUs: too many, each would have a single frame" for count in scaling.too_many_gpus]
     if scaling.best is not None:
         lines.append(
             f"fastest on {scaling.best.layout.gpus} ({scaling.best.layout}; --layout-out FILE writes it for `generate "
-            "--layout FILE`), if everything is shared and nothing overlaps: a prediction, measure it"
+            "--layout FILE`), predicted for work that is all shared and communication that does not overlap; measure it"
         )
     return lines
 
@@ -180,7 +180,7 @@ def _model_lines(model: Any) -> list[str]:
         lines.append(
             f"{kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, {flops.per_kind[kind]:.2f} TFLOPs"
         )
-    lines.append(f"holds {cost.peak_stored_bytes / GIGA:.2f} GB at most, all GPUs together")
+    lines.append(f"holds at most {cost.peak_stored_bytes / GIGA:.2f} GB on all GPUs combined")
     if cost.layout.gpus > 1:
         sent, all_sent = cost.attention, full.attention
         lines.append(
@@ -191,15 +191,15 @@ def _model_lines(model: Any) -> list[str]:
     return lines
 
 
-def _tell_profile(profile: Profile, cost: ProfiledCost) -> None:
+def _print_profile(profile: Profile, cost: ProfiledCost) -> None:
     settings: Mapping[str, Any] = profile.made_for.settings
     click.echo(f"{cost.policy} on {profile.made_for.model}, {profile.steps} steps, {settings.get('size')}:")
     click.echo(f"  computes {cost.compute_fraction:.1%} of the FLOPs")
     click.echo(
-        f"  takes {cost.predicted_time_fraction:.1%} of the time in the transformer, by the profile's site times"
+        f"  takes {cost.predicted_time_fraction:.1%} of the transformer's time, predicted from the profile's site times"
     )
     for kind, computed in cost.computed_calls.items():
         click.echo(f"  {kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, per branch")
-    click.echo(f"  holds {format_bytes(cost.peak.stored_bytes)} per prompt at most, in step {cost.peak.step}")
+    click.echo(f"  holds at most {format_bytes(cost.peak.stored_bytes)} per prompt, in step {cost.peak.step}")
     for line in _scaling_lines(cost.scaling):
         click.echo(f"  {line}")

@@ -1,4 +1,4 @@
-"""`pabtune demo`: the whole main job on the embedded model."""
+"""`pabtune demo`: profile, search, generate and evaluate on the embedded model."""
 
 import time
 from pathlib import Path
@@ -15,23 +15,23 @@ from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 
 BUDGET = "shapes>=-2.0"
-"""Wider than one would take for production: few prompts are tried, so the bounds on the drop are wide."""
+"""Wider than for production: with few prompts the bounds on the drop are wide."""
 
 TRIALS = 44
 PROFILED, SEARCHED, UNSEEN, SHOWN = 6, 12, 36, 3
-"""Numbers of prompts: small, so that all of it takes minutes on two cores."""
+"""Numbers of prompts, small enough for the demo to take minutes on two cores."""
 
 
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True,
-    help="Folder for everything that is written.",
+    help="Folder for all output files.",
 )  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), default=TRIALS, show_default=True, help="Trials of the search.")
 @options.json_option
 @click.pass_context
 def command(ctx: click.Context, out: Path, trials: int, as_json: bool) -> None:
-    """Profile, search, export, generate and evaluate, on the embedded model: minutes on two cores."""
+    """Profile, search, generate and evaluate on the embedded model: takes minutes on two cores."""
     began = time.monotonic()
     check_writable(out / "profile.json")
     document = run_demo(out, trials)
@@ -43,8 +43,8 @@ def command(ctx: click.Context, out: Path, trials: int, as_json: bool) -> None:
 
 
 def run_demo(out: Path, trials: int) -> dict[str, Any]:
-    """Everything that the demo does; returns what `--json` prints."""
-    say("pabtune demo: the embedded model draws 8 frames of one moving shape in 30 denoising steps.\n")
+    """Runs the demo and returns the document that `--json` prints."""
+    say("pabtune demo: the embedded model generates 8 frames of one moving shape in 30 denoising steps.\n")
     from pabtune.report.tensorboard import open_writer
 
     pipeline = options.load_model("shapes", "cpu", "float32")
@@ -53,7 +53,7 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     result, unseen = _search(pipeline, profile, out, trials, writer)
     writer.close()
     if result.best is None:
-        say("   no policy was found inside the budget, or what was found did not hold it; try more --trials")
+        say("   no policy was found within the budget, or none held it on unseen prompts; try more --trials")
         return {"verdict": result.verdict, "out": str(out), "trials": len(result.candidates)}
     result.best.save(out / "policy.json")
     _generate(pipeline, result.best, unseen[:SHOWN], out)
@@ -90,7 +90,9 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
     from pabtune.tuning.request import SearchConfig
     from pabtune.tuning.search import search_policy
 
-    say(f"\n2. search: the least time inside the budget {BUDGET}, at least as faithful as the paper's pab246")
+    say(
+        f"\n2. search: the fastest policy within the budget {BUDGET}, at least as close to the original as the paper's pab246"
+    )
     searched, unseen = options.sample_two(SEARCHED, UNSEEN)
     config = SearchConfig(
         budget=Budget.parse(BUDGET),
@@ -126,11 +128,11 @@ def _generate(pipeline: Any, policy: Policy, prompts: list[Prompt], out: Path) -
 
 
 def conclude(document: dict[str, Any], out: Path) -> None:
-    """The one screen that a newcomer reads."""
-    found_row, paper_row = document["policies"]
-    say(f"\n4. what it gained and cost, on {found_row['prompts']} prompts and seeds that the search never saw\n")
+    """Prints the summary: gains, costs, verdict and files."""
+    best_row, paper_row = document["policies"]
+    say(f"\n4. result: gains and costs on {best_row['prompts']} prompts and seeds that the search never saw\n")
     say(f"{'':22}{'compute':>10}{'measured':>11}{'PSNR':>10}{'score drop':>13}")
-    for label, row in (("found policy", found_row), ("paper's pab246", paper_row)):
+    for label, row in (("found policy", best_row), ("paper's pab246", paper_row)):
         say(
             f"   {label:19}{row['compute_fraction']:>10.1%}{row['speedup']:>10.2f}x{row['fidelity']['psnr_db']:>7.1f} dB"
             f"{row['score']['drop']:>+13.2f}"

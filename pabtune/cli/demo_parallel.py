@@ -15,22 +15,24 @@ from pabtune.records.prompts import Prompt
 
 PROMPT = Prompt(prompt="a red square moves slowly to the left", seed=1)
 LARGEST_ERROR = 1e-5
-"""Relative: what another order of sums does in 32 bits."""
+"""Relative error: a different order of sums in 32 bits makes less."""
 
 
 @click.command()
-@click.option("--gpus", type=click.IntRange(min=2), default=2, show_default=True, help="Processes (gloo, on the CPU).")
+@click.option(
+    "--gpus", type=click.IntRange(min=2), default=2, show_default=True, help="Number of processes (gloo, on the CPU)."
+)
 @click.option(
     "--sequence-parallel", type=click.Choice(SEQUENCE_PARALLELS), default="dsp", show_default=True,
-    help="How temporal attention exchanges.",
+    help="How temporal attention communicates.",
 )  # fmt: skip
 @click.option("--policy", "name", default="pab246", show_default=True, help="Preset or policy file.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, gpus: int, sequence_parallel: SequenceParallel, name: str, as_json: bool) -> None:
-    """Draw a video on one process and on several; count what they exchange, with and without a policy.
+    """Generate a video on one process and on several; count their communication with and without a policy.
 
-    Exit code 1: the videos differ, or the messages are not those that were predicted.
+    Exit code 1: the videos differ, or the communication is not as predicted.
     """
     policy = find_policy(name)
     code = start_processes(gpus)
@@ -51,15 +53,15 @@ def command(ctx: click.Context, gpus: int, sequence_parallel: SequenceParallel, 
         say(
             f"  {row['policy']:20} {sent['messages']:4} messages ({predicted['messages']} predicted), "
             f"{sent['bytes']:>11,} bytes ({predicted['bytes']:,} predicted); "
-            f"frames differ from those of one process by {row['error']:.1e}"
+            f"relative error against one process {row['error']:.1e}"
         )
     if not all(row["is_same"] for row in rows):
-        say("the videos, or what was sent, are not what was predicted")
+        say("the videos differ, or the communication is not as predicted")
         ctx.exit(1)
 
 
 def _compare(pipeline: Any, mesh: Any, policy: Any) -> dict[str, Any]:
-    """A video on one process and on all; what this process sent for temporal attention, and what was predicted."""
+    """Generates a video on one process and on all; compares them, and sent with predicted bytes of temporal attention."""
     import numpy as np
     import torch
 
@@ -67,15 +69,15 @@ def _compare(pipeline: Any, mesh: Any, policy: Any) -> dict[str, Any]:
     from pabtune.parallel.splitting import split
     from pabtune.runtime.engine import broadcast
 
-    def draw() -> tuple[Any, Any]:
+    def generate() -> tuple[Any, Any]:
         with broadcast(pipeline, policy) as run:
             frames = pipeline(PROMPT.prompt, generator=torch.Generator().manual_seed(PROMPT.seed)).frames
         return frames.astype(np.float64), run
 
-    alone, _ = draw()
+    reference, _ = generate()
     sharded = split(pipeline, mesh, mesh.layout.exchange)
     try:
-        shared, run = draw()
+        output, run = generate()
     finally:
         sharded.remove()
     config = pipeline.transformer.config
@@ -86,7 +88,7 @@ def _compare(pipeline: Any, mesh: Any, policy: Any) -> dict[str, Any]:
     expected = exchanged(mesh.layout.exchange, mesh.layout.sequence, computed, shape)
     sent = sharded.traffic.to_document().get("temporal", {"messages": 0, "bytes": 0})
     predicted = {"messages": expected.messages, "bytes": round(expected.wire_bytes)}
-    error = float(np.linalg.norm(shared - alone) / np.linalg.norm(alone))
+    error = float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
     return {
         "policy": policy.name,
         "error": error,

@@ -1,4 +1,4 @@
-"""`pabtune evaluate`: what policies gain and cost."""
+"""`pabtune evaluate`: speed, fidelity and score of policies."""
 
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from pabtune.planning.presets import find_policy
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Store
 
+PROMPTS = 24
+"""Captions of the embedded model where the user names no file."""
+
 
 @click.command()
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
-@options.prompts_option("What to draw; default for `shapes`: 24 captions.")
+@options.prompts_option(f"Prompts to generate; default for `shapes`: {PROMPTS} captions.")
 @click.option(
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
@@ -36,7 +39,7 @@ def command(
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name, model) for name in names]
-    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=4, seed=run.seed)
+    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -60,7 +63,7 @@ def command(
 
 
 def print_table(evaluations: list[Evaluation]) -> None:
-    """Speed, fidelity and score side by side."""
+    """Prints speed, fidelity and score of each policy as a table."""
     table = Table(title=f"{len(evaluations[0].psnr_db)} prompts, against the unaccelerated video of the same seed")
     for column in ("policy", "compute", "measured speed", "PSNR dB", "SSIM", "score", "drop"):
         table.add_column(column, justify="left" if column == "policy" else "right")

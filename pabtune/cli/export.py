@@ -14,12 +14,12 @@ from pabtune.records.files import save_json
 
 @click.command()
 @click.argument("name", metavar="POLICY")
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="Whose configuration to write.")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="Library whose configuration to write.")
 @click.option("--content", help="Export the policy's variant for this content class.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write it to; default: stdout.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output file; default: stdout.")
 @json_option
 def command(name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
-    """Write what another library's PAB configuration can express of POLICY, and say plainly what it cannot."""
+    """Write POLICY as another library's PAB configuration; list everything that it cannot express."""
     exported = export(find_policy(name), to, content)
     if out is not None:
         save_json(out, exported.document)

@@ -1,4 +1,4 @@
-"""`pabtune generate`: make videos."""
+"""`pabtune generate`: generating videos, with or without a policy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,13 +25,13 @@ FRAMES_PER_SECOND = 8
 @click.command()
 @click.argument("model")
 @click.option("--policy", "name", default="none", show_default=True, help="Preset or policy file.")
-@click.option("--prompt", "texts", multiple=True, help="What to draw; repeat for several.")
-@options.prompts_option("More to draw, from a file.")
+@click.option("--prompt", "texts", multiple=True, help="Prompt; repeat for several.")
+@options.prompts_option("File with further prompts.")
 @options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
 @click.option(
     "--content", help="Use the policy's variant for this content class; default: the one a prompt file names."
 )
-@click.option("--compare", is_flag=True, help="Also make the videos without the policy; tell time and fidelity.")
+@click.option("--compare", is_flag=True, help="Also generate without the policy; report speedup and PSNR.")
 @options.memory_option
 @options.store_option("as the policy says")
 @options.run_options
@@ -51,7 +51,7 @@ def command(
     layout_options: LayoutOptions,
     as_json: bool,
 ) -> None:
-    """Make videos with MODEL under a policy; say what was computed and what was broadcast."""
+    """Generate videos with MODEL under a policy; report what was computed and what was broadcast."""
     from pabtune.report.videos import check_video_path
     from pabtune.tuning.generation import batches
 
@@ -61,7 +61,7 @@ def command(
     if prompt_file is not None:
         prompts += options.read_prompts(model, prompt_file, 0, 0, run.seed + len(prompts))
     if not prompts:
-        raise PromptError("say what to draw: --prompt TEXT or --prompts FILE")
+        raise PromptError("no prompt given: use --prompt TEXT or --prompts FILE")
     check_writable(out)
     policy.rules_for(content)
     layout = layout_options.layout(world_size() if is_launched() else None)
@@ -71,7 +71,7 @@ def command(
     if code is not None:
         click.get_current_context().exit(code)
     pipeline, arguments = run.load(model)
-    agreed = {
+    agreement = {
         "policy": policy.digest,
         "prompt": prompts,
         "options": (replace(run, device="", image=None), content, memory, store, compare),
@@ -82,13 +82,13 @@ def command(
     from pabtune.tuning.generation import Settings
     from pabtune.tuning.layouts import layout_for
 
-    places = {
+    paths_by_prompt = {
         prompt: out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{i:03d}") for i, prompt in enumerate(prompts)
     }
     rows: list[dict[str, Any]] = []
     layout = layout_for(pipeline, layout, policy, content, run.steps)
     with (
-        parallelize(pipeline, layout, device=run.device, agreement=agreed) as parallel,
+        parallelize(pipeline, layout, device=run.device, agreement=agreement) as parallel,
         progress_bar("generate") as advance,
     ):
         if layout.gpus > 1:
@@ -97,9 +97,9 @@ def command(
             batch_content = content or (batch[0].content if batch[0].content in policy.variants else None)
             enabled = partial(broadcast, pipeline, policy, batch_content, memory, store)
             settings = Settings(steps=run.steps, arguments=arguments)
-            paths = [places[prompt] for prompt in batch]
+            paths = [paths_by_prompt[prompt] for prompt in batch]
             traffic = parallel.traffic if layout.gpus > 1 else None
-            rows += _draw(pipeline, batch, settings, enabled, paths, compare, traffic)
+            rows += _generate(pipeline, batch, settings, enabled, paths, compare, traffic)
             advance(len(rows), len(prompts))
     rows.sort(key=lambda row: row["out"])
     if not is_first():
@@ -110,7 +110,7 @@ def command(
         emit({"videos": rows})
 
 
-def _draw(
+def _generate(
     pipeline: Any,
     prompts: Sequence[Prompt],
     settings: Any,
@@ -119,7 +119,7 @@ def _draw(
     compare: bool,
     traffic: Any,
 ) -> list[dict[str, Any]]:
-    """Makes the videos of one call and saves them; what was computed, and with `compare` what it gained and cost."""
+    """Generates and saves the videos of one call; returns a row per video, with speedup and PSNR under `compare`."""
     from pabtune.quality.fidelity import psnr_db
     from pabtune.report.videos import save_video
     from pabtune.tuning.generation import WARM_UP_STEPS, generate
@@ -148,7 +148,7 @@ def _draw(
 
 
 def describe(row: dict[str, Any]) -> str:
-    """One video in a line."""
+    """One line about a video."""
     kinds = dict.fromkeys([*row["computed_calls"], *row["broadcast_calls"]])
     calls = ", ".join(
         f"{kind} {row['computed_calls'].get(kind, 0)} computed {row['broadcast_calls'].get(kind, 0)} broadcast"
@@ -156,5 +156,7 @@ def describe(row: dict[str, Any]) -> str:
     )
     line = f"{row['out']}: {row['seconds']:.2f} s; {calls}"
     if "speedup" in row:
-        line += f"; {row['speedup']:.2f}x against {row['plain_seconds']:.2f} s without a policy, PSNR {row['psnr_db']:.1f} dB"
+        line += (
+            f"; {row['speedup']:.2f}x over {row['plain_seconds']:.2f} s without a policy, PSNR {row['psnr_db']:.1f} dB"
+        )
     return line

@@ -1,4 +1,4 @@
-"""How a verb runs on several processes: which layout the options ask for, and who starts the processes."""
+"""Running a verb on several processes: the layout that the options specify, and starting the processes."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,29 +10,29 @@ from typing import Any
 import click
 
 from pabtune.parallel.process import is_launched
-from pabtune.planning.sharding import AXES
+from pabtune.planning.layouts import AXES
 from pabtune.records.errors import ParallelError
 from pabtune.records.interconnects import INTERCONNECTS, find_interconnect
 from pabtune.records.layouts import DECODES, SEQUENCE_PARALLELS, Axis, Decode, ParallelLayout, SequenceParallel
 
 ARGUMENTS = "pabtune.arguments"
-"""Where a context keeps the words of its command line."""
+"""Key under which a context keeps the arguments of its command line."""
 
 COMMAND = "import sys; from pabtune.cli.main import run; run(sys.argv[1:])"
 
 layout_option = click.option(
     "--layout", "layout_file", type=click.Path(path_type=Path),
-    help="File of `pabtune cost --layout-out`; instead of all options that say how a video is shared.",
+    help="Layout file from `pabtune cost --layout-out`; replaces all options of the layout.",
 )  # fmt: skip
 method_option = click.option(
     "--sequence-parallel", type=click.Choice(SEQUENCE_PARALLELS),
-    help="How temporal or spatial attention exchanges; default: dsp. Full attention is always shared by heads (ulysses).",
+    help="How temporal or spatial attention communicates; default: dsp. Full attention always uses ulysses.",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOptions:
-    """The options that say how a video is shared; None = not given."""
+    """The options of a layout; None = not given."""
 
     layout_file: Path | None
     gpus: int | None
@@ -43,10 +43,10 @@ class LayoutOptions:
     decode: Decode | None
 
     def layout(self, gpus: int | None = None) -> ParallelLayout:
-        """The layout that the options ask for.
+        """The layout that the options specify.
 
         Args:
-            gpus: number of GPUs; None = as many as the user asks for.
+            gpus: number of GPUs; None = what the user asks for.
 
         Raises:
             ParallelError: the options contradict each other, or do not fit the number of GPUs.
@@ -67,17 +67,17 @@ class LayoutOptions:
         )
 
     def _from_file(self, path: Path) -> ParallelLayout:
-        given = [
+        names = [
             each.name for each in fields(self) if each.name != "layout_file" and getattr(self, each.name) is not None
         ]
-        if given:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ParallelError(f"--layout {path} says how a video is shared; leave {names} out")
+        if names:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+            raise ParallelError(f"--layout {path} already contains the layout; leave {flags} out")
         return ParallelLayout.load(path)
 
 
 def start_processes(gpus: int) -> int | None:
-    """Starts this command once per process and waits for its exit code; None if this process is to do the work itself.
+    """Starts this command once per process and returns its exit code; None if this process should do the work itself.
 
     Args:
         gpus: number of processes.
@@ -98,7 +98,7 @@ def check_batches(batches: Sequence[Sequence[Any]], samples: int) -> None:
 
     Args:
         batches: prompts of each call.
-        samples: parts into which the samples of a call are split.
+        samples: number of parts that the samples of a call are split into.
 
     Raises:
         ParallelError: the prompts of a call are not a multiple of the parts.
@@ -106,31 +106,33 @@ def check_batches(batches: Sequence[Sequence[Any]], samples: int) -> None:
     for batch in batches:
         if len(batch) % samples:
             raise ParallelError(
-                f"--split-samples {samples} needs as many prompts of a content class in each call, but "
-                f"{len(batch)} of {batch[0].content!r} are left"
+                f"--split-samples {samples} needs a multiple of {samples} prompts of a content class in each call, "
+                f"but {len(batch)} of {batch[0].content!r} are left"
             )
 
 
 def predicted_layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The layout that a video will have later, handed over as `layout` and `interconnect`."""
+    """Adds options for the layout to predict; passes them as `layout` and `interconnect`."""
     names = ("layout_file", "gpus", "sequence_parallel", "split_branches")
 
     @wraps(command)
     def folded(*args: Any, link: str, **values: Any) -> Any:
-        given = {name: values.pop(name) for name in names}
-        options = LayoutOptions(**given, split_axis=None, split_samples=None, decode=None)
+        parameters = {name: values.pop(name) for name in names}
+        options = LayoutOptions(**parameters, split_axis=None, split_samples=None, decode=None)
         return command(*args, layout=options.layout(), interconnect=find_interconnect(link), **values)
 
     for option in (
         click.option(
             "--link", default="nvlink", show_default=True,
-            help=f"Between the GPUs: {', '.join(INTERCONNECTS)}, or a file of `pabtune bench-links`.",
+            help=f"Interconnect between the GPUs: {', '.join(INTERCONNECTS)}, or a file from `pabtune bench-links`.",
         ),
-        click.option("--split-branches", is_flag=True, default=None, help="Each half will have one guidance branch."),
+        click.option(
+            "--split-branches", is_flag=True, default=None, help="Each half of the GPUs will compute one guidance branch.",
+        ),
         method_option,
         click.option(
             "--gpus", type=click.IntRange(min=1),
-            help="GPUs that will share a video: candidates are ranked by their predicted time on these; default: 1.",
+            help="GPUs that will share a video; candidates are ranked by their predicted time on them; default: 1.",
         ),
         layout_option,
     ):  # fmt: skip
@@ -139,7 +141,7 @@ def predicted_layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How processes share each video, handed over as one argument `layout_options`."""
+    """Adds the options of a layout; passes them as one argument `layout_options`."""
     names = [each.name for each in fields(LayoutOptions)]
 
     @wraps(command)
@@ -150,23 +152,25 @@ def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--decode", type=click.Choice(DECODES),
-            help="How the VAE's decoding is shared: frames, where it works on them alone (default); tiles, blended, for any "
-            "VAE; alone: not at all.",
+            help="How VAE decoding is shared. frames: exactly, where the VAE works frame by frame (default); tiles: also in "
+            "blended tiles, for any VAE; alone: not at all.",
         ),
         click.option(
             "--split-samples", type=click.IntRange(min=1),
-            help="Prompts that are drawn in one call, each by its own part of the processes; default: 1.",
+            help="Prompts to generate in one call, each on its own part of the processes; default: 1.",
         ),
-        click.option("--split-branches", is_flag=True, default=None, help="Give each guidance branch half of the processes."),
+        click.option(
+            "--split-branches", is_flag=True, default=None, help="Each half of the processes computes one guidance branch.",
+        ),
         click.option(
             "--split-axis", type=click.Choice(AXES),
-            help="Axis of a spatial-temporal model that is split; default: the one along which the policy sends least.",
+            help="Axis of a spatial-temporal model to split; default: the one that sends the fewest bytes under the policy.",
         ),
         method_option,
         click.option(
             "--gpus", type=click.IntRange(min=1),
-            help="Processes that share each video; with --device cpu they share its cores; default: 1. Under torchrun: as "
-            "many as it started.",
+            help="Processes that share each video; with --device cpu they share its cores; default: 1. Under torchrun, those "
+            "that it started.",
         ),
         layout_option,
     ):  # fmt: skip

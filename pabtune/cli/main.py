@@ -1,4 +1,4 @@
-"""The command `pabtune`: its verbs, and what every verb does with errors."""
+"""The command `pabtune`: its verbs, and how errors become messages and exit codes."""
 
 import sys
 from collections.abc import Sequence
@@ -13,46 +13,46 @@ from pabtune.parallel.process import has_launcher, is_spoken_for, report_failure
 from pabtune.records.errors import PabtuneError
 
 VERB_LINES = {
-    "demo": "The whole main job on the embedded model, in a few minutes.",
-    "demo-parallel": "The embedded model on several processes: same video, fewer messages.",
+    "demo": "Profile, search, generate and evaluate on the embedded model, in a few minutes.",
+    "demo-parallel": "The embedded model on several processes: the same video, fewer messages under a policy.",
     "profile": "Measure how a model's attention changes from step to step.",
-    "search": "Find the fastest policy inside a quality budget.",
-    "generate": "Make videos, with or without a policy.",
-    "evaluate": "Measure what policies gain and cost.",
+    "search": "Find the fastest policy within a quality budget.",
+    "generate": "Generate videos, with or without a policy.",
+    "evaluate": "Measure speed, fidelity and score of policies.",
     "export": "Write a policy as another library's configuration.",
-    "bench-links": "Measure how fast processes exchange.",
-    "cost": "What a policy computes, exchanges, holds and takes, without running the model.",
-    "prompts": "Sample captions to measure with.",
+    "bench-links": "Measure the interconnect between processes.",
+    "cost": "Predict compute, communication, memory and time of a policy, without running the model.",
+    "prompts": "Sample captions for measurements.",
     "models": "List the known models.",
     "policies": "List the known policies.",
 }
-"""The verbs, in the order of the help, each with its line."""
+"""One line about each verb, in the order of the help."""
 
 
 class Verbs(click.Group):
-    """Loads a verb's file when the verb is used, so that --help stays fast."""
+    """Group of verbs that imports a verb's module only when it is used, so that --help is fast."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Keeps the words of the command line: child processes are started with them."""
-        words = tuple(args)
+        """Keeps the arguments of the command line, with which child processes are started."""
+        arguments = tuple(args)
         ctx = super().make_context(info_name, args, parent, **extra)
-        ctx.meta[ARGUMENTS] = words
+        ctx.meta[ARGUMENTS] = arguments
         return ctx
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Verbs in the order in which a newcomer needs them."""
+        """The verbs, in the order in which a new user needs them."""
         return list(VERB_LINES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's command, from the file of its name."""
+        """The command of a verb, from the module of the same name."""
         if cmd_name not in VERB_LINES:
             return None
         return import_module(f"pabtune.cli.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each verb and its line, without loading the verbs."""
+        """Writes each verb and its line without importing the verbs."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERB_LINES.items()))
 
@@ -62,12 +62,12 @@ class Verbs(click.Group):
 def main() -> None:
     """Profile, search and run broadcast policies for video diffusion transformers.
 
-    Exit code 0: done. 1: the work ran and the answer is no. 2: bad usage or bad input.
+    Exit codes. 0: success. 1: the command ran and the answer is no. 2: wrong usage or input.
     """
 
 
-def _tell(reason: str) -> None:
-    """One line; for one of several processes that we started, by their launcher."""
+def _report(reason: str) -> None:
+    """Prints the error in one line, or leaves it to the launcher to print."""
     if has_launcher():
         report_failure(reason)
     if not is_spoken_for():
@@ -75,10 +75,10 @@ def _tell(reason: str) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: one line per error, no traceback for what the user can mend.
+    """Runs the command line and exits: one line per error, and no traceback for errors that the user can fix.
 
     Args:
-        arguments: words after the command's name; None = those of this process.
+        arguments: after the name of the command; None = those of this process.
     """
     try:
         code = main.main(arguments, standalone_mode=False)
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         code = done.exit_code
     except (click.Abort, KeyboardInterrupt):
         if not is_spoken_for():
-            click.echo("\nstopped; what was written is whole, and a search goes on with the same command", err=True)
+            click.echo("\nstopped; all written files are complete, and the same command resumes a search", err=True)
         code = 130
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {error.format_message()}", err=True)
         code = 2
     except PabtuneError as error:
-        _tell(" ".join(str(error).split()))
+        _report(" ".join(str(error).split()))
         code = 2
     except Exception as error:
         if has_launcher():

@@ -1,4 +1,4 @@
-"""`pabtune models`: what is known."""
+"""`pabtune models`: the models and transformer classes that pabtune knows."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from pabtune.cli.output import emit
 @click.option("--sites", "model", metavar="MODEL", help="Print the site map of MODEL: a name, a folder or a hub id.")
 @json_option
 def command(model: str | None, as_json: bool) -> None:
-    """List the registered models and the transformers whose sites are known; or the sites of one model."""
+    """List the registered models and the transformer classes with known sites, or the sites of one model."""
     if model is not None:
-        _tell_sites(model, as_json)
+        _print_sites(model, as_json)
         return
     from pabtune.models.registry import MODEL_LINES
 
@@ -26,30 +26,30 @@ def command(model: str | None, as_json: bool) -> None:
     for name, line in MODEL_LINES.items():
         click.echo(f"{name:12} {line}")
     click.echo("or a folder or hub id of a diffusers pipeline with one of these transformers:")
-    for name, found in kinds.items():
-        click.echo(f"  {name}: {', '.join(found)}")
+    for name, kinds_of_class in kinds.items():
+        click.echo(f"  {name}: {', '.join(kinds_of_class)}")
 
 
-def _tell_sites(model: str, as_json: bool) -> None:
-    """The map, from the model's configuration alone."""
+def _print_sites(model: str, as_json: bool) -> None:
+    """Prints the site map, from the model's configuration alone."""
     from pabtune.models.registry import transformers_on_meta
     from pabtune.models.sites import find_sites
 
     transformers = transformers_on_meta(model)
     maps = {name: find_sites(transformer, name) for name, transformer in transformers.items()}
     if as_json:
-        emit({"transformers": {name: _document(transformers[name], found) for name, found in maps.items()}})
+        emit({"transformers": {name: _document(transformers[name], site_map) for name, site_map in maps.items()}})
         return
-    for name, found in maps.items():
+    for name, site_map in maps.items():
         how = (
             "known class"
-            if found.source == "catalog"
-            else "unknown class, told by its structure: check before you trust it"
+            if site_map.source == "catalog"
+            else "unknown class, guessed from its structure: check before you trust it"
         )
-        click.echo(f"{name}: {type(transformers[name]).__name__}, {len(found.sites)} sites ({how})")
-        for note in found.notes:
+        click.echo(f"{name}: {type(transformers[name]).__name__}, {len(site_map.sites)} sites ({how})")
+        for note in site_map.notes:
             click.echo(f"  {note}")
-        for site in found.sites:
+        for site in site_map.sites:
             feeders = (
                 f", skipped with it: {' '.join(feeder.removeprefix(f'{site.block}.') for feeder in site.feeders)}"
                 if site.feeders
@@ -58,10 +58,10 @@ def _tell_sites(model: str, as_json: bool) -> None:
             click.echo(f"  {site.kind:8} layer {site.layer:3}  {site.path}{feeders}")
 
 
-def _document(transformer: Any, found: Any) -> dict[str, Any]:
+def _document(transformer: Any, site_map: Any) -> dict[str, Any]:
     return {
         "class": type(transformer).__name__,
-        "source": found.source,
-        "notes": list(found.notes),
-        "sites": [site.to_document() for site in found.sites],
+        "source": site_map.source,
+        "notes": list(site_map.notes),
+        "sites": [site.to_document() for site in site_map.sites],
     }

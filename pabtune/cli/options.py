@@ -1,4 +1,4 @@
-"""Options and arguments that several verbs share, and what they stand for."""
+"""Options that several verbs share, and their conversion to values."""
 
 import json
 import re
@@ -27,12 +27,12 @@ batch_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, for example cuda.")
+device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, for example cuda.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How the user wants a model to be loaded and run."""
+    """How to load and run a model."""
 
     steps: int
     seed: int
@@ -66,12 +66,12 @@ class RunOptions:
 
 
 class Size(click.ParamType):
-    """`FRAMESxHEIGHTxWIDTH`."""
+    """A video size, `FRAMESxHEIGHTxWIDTH`."""
 
     name = "FRAMESxHEIGHTxWIDTH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Three whole numbers."""
+        """Three integers: frames, height, width."""
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(value))
         if match is None:
             self.fail(f"{value!r} is not FRAMESxHEIGHTxWIDTH, for example 81x480x832", param, ctx)
@@ -79,7 +79,7 @@ class Size(click.ParamType):
 
 
 class KeyValue(click.ParamType):
-    """`key=value`; the value is read as JSON where it is JSON, else as text."""
+    """`key=value`, with the value as JSON where it parses, else as text."""
 
     name = "KEY=VALUE"
 
@@ -95,7 +95,7 @@ class KeyValue(click.ParamType):
 
 
 class ImageFile(click.Path):
-    """A picture that can be read; its full path, which still holds when another verb runs elsewhere."""
+    """A readable image; its absolute path, which stays valid for a verb that runs in another folder."""
 
     name = "image"
 
@@ -103,7 +103,7 @@ class ImageFile(click.Path):
         super().__init__(exists=True, dir_okay=False, resolve_path=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, after it was opened once."""
+        """The path, once the image has been opened."""
         path = super().convert(value, param, ctx)
         from pabtune.report.videos import is_image
 
@@ -113,7 +113,7 @@ class ImageFile(click.Path):
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model is loaded and run, passed as one argument `run`."""
+    """Adds the options of loading and running a model; passes them as one argument `run`."""
     names = [each.name for each in fields(RunOptions)]
 
     @wraps(command)
@@ -125,14 +125,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."),
             seed_option,
             click.option("--size", type=Size(), help="Size of the video; default: the pipeline's own."),
-            click.option("--guidance-scale", type=float, help="Strength of guidance; default: the pipeline's own."),
+            click.option("--guidance-scale", type=float, help="Guidance scale; default: the pipeline's own."),
             click.option("--negative-prompt", help="Prompt of the unconditional branch."),
             click.option("--image", type=ImageFile(), help="First frame, for image-to-video."),
             click.option(
                 "--pipeline-arg",
                 type=KeyValue(),
                 multiple=True,
-                help="Any other argument of the pipeline's call; repeat.",
+                help="Further argument of the pipeline's call; repeat for several.",
             ),
             click.option(
                 "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of weights."
@@ -143,7 +143,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["auto", "sdpa", "flash", "flash3"]),
                 default="auto",
                 show_default=True,
-                help="Kernel of attention; auto: FlashAttention for pabtune's own models where it can be used.",
+                help="Attention kernel; auto: FlashAttention for pabtune's own models where available.",
             ),
         ]
     ):
@@ -152,12 +152,12 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_size_of(model: str, requested: int | None) -> int:
-    """Prompts in one call: the requested number, or one that fits a model of that kind."""
+    """Prompts in one call: the requested number, or the default for the model."""
     return requested or (4 if model == "shapes" else 1)
 
 
 class Bytes(click.ParamType):
-    """An amount of memory, such as `8GiB`."""
+    """An amount of memory, for example `8GiB`."""
 
     name = "BYTES"
 
@@ -166,36 +166,38 @@ class Bytes(click.ParamType):
         return value if isinstance(value, int) else parse_bytes(value)
 
 
-memory_option = click.option("--memory", type=Bytes(), help="Most that may be held for later steps, for example 8GiB.")
+memory_option = click.option(
+    "--memory", type=Bytes(), help="Limit of memory for outputs kept for later steps, for example 8GiB."
+)
 
 
 def store_option(default: str) -> Callable[..., Any]:
-    """`--store WAY`."""
+    """The option `--store`."""
     return click.option(
         "--store", type=click.Choice(STORES), help=f"How outputs are kept for later steps; default: {default}."
     )
 
 
 def prompts_option(text: str) -> Callable[..., Any]:
-    """`--prompts FILE`."""
+    """The option `--prompts`."""
     return click.option("--prompts", "prompt_file", type=click.Path(path_type=Path), help=text)
 
 
 def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
-    """`--out PATH`."""
+    """The option `--out`."""
     return click.option("--out", type=click.Path(path_type=Path), required=required, help=text)
 
 
 def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: int, seed: int = 0) -> list[Prompt]:
-    """The prompts of a file; without one, captions that the embedded model knows.
+    """Prompts from a file, or without one, sampled captions of the embedded model.
 
     Raises:
-        PromptError: a broken file, or no file for a model that has no captions of its own.
+        PromptError: the file is broken, or missing for a model without captions of its own.
     """
     if prompt_file is not None:
         return load_prompts(prompt_file, seed)
     if model != "shapes":
-        raise PromptError(f"say what to draw with {model!r}: --prompts FILE, one prompt per line or JSON lines")
+        raise PromptError(f"{model!r} needs prompts: --prompts FILE, one prompt per line or JSON lines")
     from pabtune.models.shapes.prompts import sample_prompts
 
     sampled = sample_prompts(count, sample_seed)
@@ -203,7 +205,10 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
 
 
 def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
-    """Captions of the embedded model to search with, and others, with other seeds, to confirm on."""
+    """Captions of the embedded model to search with, and different ones with different seeds to confirm on.
+
+    Fewer than `unseen` where a caption was sampled for both.
+    """
     first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
     searched_texts = {prompt.prompt for prompt in first}
     second = read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000)

@@ -1,4 +1,4 @@
-"""What the command line says: words and progress on stderr, one JSON document on stdout."""
+"""Output of the command line: text and progress on stderr, one JSON document on stdout."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,17 @@ class Advance(Protocol):
     """Moves a progress bar to `done` of `total`."""
 
     def __call__(self, done: int, total: int) -> None:
-        """Draws."""
+        """Updates the bar."""
 
 
 def say(text: str) -> None:
-    """A line for a person; of several processes that run a command together, the first speaks."""
+    """Prints a line to stderr; of several processes, only the first prints."""
     if is_first():
         click.echo(text, err=True)
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """The one JSON document of a verb."""
+    """Prints the JSON document of a verb to stdout."""
     click.echo(json.dumps(document, indent=2, sort_keys=True, allow_nan=False))
 
 
@@ -45,7 +45,7 @@ def progress_bar(title: str) -> Iterator[Advance]:
     task = progress.add_task(title, total=None)
 
     def advance(done: int, total: int) -> None:
-        # Shown from the first step on: a refused request leaves its one line of error alone.
+        # Shown from the first step on, so that a refused request prints its error alone.
         if not is_first():
             return
         progress.start()

@@ -1,4 +1,4 @@
-"""`pabtune policies`: what is known."""
+"""`pabtune policies`: the presets."""
 
 import click
 
@@ -9,13 +9,13 @@ from pabtune.cli.output import emit
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List the presets; everything else is a policy file."""
+    """List the presets. Every other policy is a file."""
     from pabtune.planning.presets import MODEL_PRESETS, PRESET_LINES
 
     if as_json:
-        emit({"presets": dict(PRESET_LINES), "models": {model: list(some) for model, some in MODEL_PRESETS.items()}})
+        emit({"presets": dict(PRESET_LINES), "models": {model: list(names) for model, names in MODEL_PRESETS.items()}})
         return
     for name, line in PRESET_LINES.items():
         click.echo(f"{name:8} {line}")
-    for model, some in MODEL_PRESETS.items():
-        click.echo(f"as published for {model}: {', '.join(f'{model}/{name}' for name in some)}")
+    for model, names in MODEL_PRESETS.items():
+        click.echo(f"as published for {model}: {', '.join(f'{model}/{name}' for name in names)}")

@@ -1,4 +1,4 @@
-"""`pabtune profile`: measure a model."""
+"""`pabtune profile`: measuring how a model's outputs change from step to step."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +14,15 @@ from pabtune.records.errors import ProfileError
 from pabtune.records.files import check_writable
 from pabtune.records.profiles import Profile
 
+PROMPTS = 24
+"""Captions of the embedded model where the user names no file."""
+
 
 @click.command()
 @click.argument("model")
-@options.prompts_option("What to draw; default for `shapes`: 24 captions.")
-@options.out_option("Profile file (.json); its arrays lie beside it (.safetensors).")
-@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for TensorBoard; none when left out.")
+@options.prompts_option(f"Prompts to generate; default for `shapes`: {PROMPTS} captions.")
+@options.out_option("Profile file (.json); its arrays go to a .safetensors file beside it.")
+@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for TensorBoard; default: no TensorBoard.")
 @options.batch_option
 @options.memory_option
 @options.run_options
@@ -36,21 +39,21 @@ def command(
 ) -> None:
     """Measure how much MODEL's attention outputs change from step to step, per layer, kind, branch and content."""
     if run.steps < 2:
-        raise ProfileError(f"a profile needs at least 2 steps to see change, but got --steps {run.steps}")
+        raise ProfileError(f"a profile needs at least 2 steps, but got --steps {run.steps}")
     check_writable(out)
-    prompts = options.read_prompts(model, prompt_file, count=24, sample_seed=1, seed=run.seed)
+    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=1, seed=run.seed)
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
     from pabtune.tuning.profile import ProfiledVideo
 
     writer = open_writer(logdir) if logdir else None
     pipeline, arguments = run.load(model)
-    shown: set[str] = set()
+    contents: set[str] = set()
 
-    def show(drawn: ProfiledVideo) -> None:
-        if writer and drawn.prompt.content not in shown:
-            shown.add(drawn.prompt.content)
-            write_video(writer, f"sample/{drawn.prompt.content}", drawn.video, 8, drawn.prompt.prompt)
+    def show(sample: ProfiledVideo) -> None:
+        if writer and sample.prompt.content not in contents:
+            contents.add(sample.prompt.content)
+            write_video(writer, f"sample/{sample.prompt.content}", sample.video, 8, sample.prompt.prompt)
 
     with progress_bar("profile") as advance:
         profile = pabtune.profile(
@@ -70,13 +73,13 @@ def command(
         write_profile(writer, profile)
         writer.close()
     describe(profile)
-    say(f"profile -> {out}" + (f"; look inside: tensorboard --logdir {logdir}" if logdir else ""))
+    say(f"profile -> {out}" + (f"; view it with tensorboard --logdir {logdir}" if logdir else ""))
     if as_json:
         emit(summary(profile, out))
 
 
 def describe(profile: Profile) -> None:
-    """Windows and ranking in words."""
+    """Prints the windows and the ranking of kinds."""
     for content, kinds in windows_of(profile).items():
         for kind, window in kinds.items():
             steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
@@ -86,7 +89,8 @@ def describe(profile: Profile) -> None:
     medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
     say(f"  mean squared difference from step to step (the paper's measure), median: {medians}")
     say(
-        f"  overhead {profile.overhead:.2f}x plain generation; sketch off by {profile.sketch['median_relative_error']:.1%}"
+        f"  overhead {profile.overhead:.2f}x plain generation; "
+        f"median error of sketches {profile.sketch['median_relative_error']:.1%}"
     )
 
 
@@ -96,7 +100,7 @@ def _median_mse(profile: Profile) -> dict[str, float]:
 
 
 def summary(profile: Profile, out: Path) -> dict[str, object]:
-    """What `--json` prints."""
+    """The document that `--json` prints."""
     return {
         "profile": str(out),
         "digest": profile.digest,

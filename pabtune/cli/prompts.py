@@ -1,4 +1,4 @@
-"""`pabtune prompts`: captions to measure with."""
+"""`pabtune prompts`: sampling captions for measurements."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from pabtune.cli.output import emit, say
 
 @click.command()
 @click.argument("model")
-@click.option("--count", type=click.IntRange(min=1, max=5000), required=True, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other seeds, other captions.")
-@out_option("JSON lines with `prompt` and `content`.")
+@click.option("--count", type=click.IntRange(min=1, max=5000), required=True, help="Number of captions.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampling.")
+@out_option("Output file: JSON lines with `prompt` and `content`.")
 @json_option
 def command(model: str, count: int, seed: int, out: Path, as_json: bool) -> None:
-    """Sample captions that MODEL understands and that its training never saw."""
+    """Sample captions that MODEL understands and was not trained on."""
     from pabtune.models.shapes.prompts import sample_prompts
     from pabtune.records.errors import PromptError
     from pabtune.records.prompts import save_prompts

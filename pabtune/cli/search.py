@@ -1,4 +1,4 @@
-"""`pabtune search`: find a policy inside a budget."""
+"""`pabtune search`: finding a policy within a quality budget."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,25 +20,32 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.trials import Candidate, SearchResult
 
 PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
-"""To search with, and to confirm on."""
+"""Prompts to search with, and prompts to confirm on."""
+
+SEARCHED, UNSEEN = 24, 72
+"""Captions of the embedded model to search with and to confirm on, where the user names no file."""
 
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
 @click.option(
-    "--trials", type=int, default=60, show_default=True, help="Finished trials that the study has in the end."
+    "--trials", type=int, default=60, show_default=True, help="Number of finished trials at which the study ends."
 )
 @click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
 @options.out_option("Policy file (.json).")
-@options.prompts_option("A third to search with, the rest to confirm; default for `shapes`: 24 and 64 captions.")
-@click.option("--per-content", is_flag=True, help="Also a variant for each content class, with a study of its own.")
+@options.prompts_option(
+    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {SEARCHED} and up to {UNSEEN} captions."
+)
+@click.option(
+    "--per-content", is_flag=True, help="Also search a variant for each content class, with a study of its own."
+)
 @click.option(
     "--floor",
-    help="Preset that the result must be as close to the unaccelerated video as (PSNR); `none` = no floor; default: pab246 "
-    "for models with spatial and temporal attention, else none.",
+    help="Preset whose closeness to the unaccelerated video (PSNR) the result must reach; `none` = no floor; default: "
+    "pab246 for models with spatial and temporal attention, else none.",
 )
-@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for everything else; default: runs/NAME.")
+@click.option("--logdir", type=click.Path(path_type=Path), help="Folder for all other files; default: runs/NAME.")
 @predicted_layout_options
 @options.memory_option
 @options.store_option("exact; with --memory exact or int8, whichever is better")
@@ -67,10 +74,10 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Find the policy that takes the least time inside a quality budget, for the model of PROFILE.
+    """Find the fastest policy within a quality budget, for the model of PROFILE.
 
-    The same command resumes a study that was stopped; several processes with one --storage share it. Exit code 1: no
-    policy was shown to hold the budget on unseen prompts.
+    The same command resumes a stopped study; several processes with one --storage share it. Exit code 1: no policy was
+    shown to hold the budget on unseen prompts.
     """
     parsed = Budget.parse(budget)
     if trials < 1:
@@ -105,7 +112,7 @@ def command(
         )  # fmt: skip
     if result.best is not None:
         result.best.save(out)
-    _tell(result, out)
+    _print(result, out)
     if as_json:
         emit(_document(result, out))
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
@@ -115,12 +122,12 @@ def command(
 def _load_profile(path: Path) -> Profile:
     profile = Profile.load(path)
     if not profile.model:
-        raise ProfileError(f"{path}: does not say which model to load; profile with `pabtune profile MODEL`")
+        raise ProfileError(f"{path}: does not name the model to load; profile with `pabtune profile MODEL`")
     return profile
 
 
 def _load_model(profile: Profile, device: str) -> Any:
-    """The profile's model, with the precision and the attention that it was profiled with."""
+    """The model of a profile, with the dtype and the attention kernel of the profile."""
     settings = profile.made_for.settings
     pipeline = options.load_model(profile.model, device, settings.get("dtype", "float32"))
     from pabtune.runtime.attention import use_attention
@@ -134,7 +141,7 @@ def _prompts(model: str, prompt_file: Path | None, seed: int) -> PromptSets:
 
     if prompt_file is not None or model != "shapes":
         return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))
-    return options.sample_two(searched=24, unseen=72, seed=seed)
+    return options.sample_two(SEARCHED, UNSEEN, seed)
 
 
 def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
@@ -151,10 +158,10 @@ def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
     return report
 
 
-def _tell(result: SearchResult, out: Path) -> None:
+def _print(result: SearchResult, out: Path) -> None:
     say(f"study {result.study}: {len(result.candidates)} trials")
     if result.verdict is None:
-        say("no policy was found inside the budget; allow a larger drop, try more --trials, or --floor none")
+        say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
         return
     for evaluation in result.evaluations:
         row = evaluation.to_document()
@@ -166,7 +173,7 @@ def _tell(result: SearchResult, out: Path) -> None:
     for content, variant in result.variants.items():
         say(f"  variant {content}: {variant.verdict or 'nothing found'}")
     if result.best is None:
-        say(f"what was rejected is not written: {out} is as it was; allow a larger drop, or try more --trials")
+        say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
     else:
         say(f"policy -> {out}")
 

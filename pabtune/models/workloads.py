@@ -29,8 +29,8 @@ from pabtune.models.registry import LATTE_CONFIG, SHAPES_FOLDER
 from pabtune.models.shapes.pipeline import DEFAULT_STEPS
 from pabtune.models.shapes.world import FRAME_SIZE, FRAMES
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
+from pabtune.planning.layouts import AXES, Video, busiest_share
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import AXES, Video, busiest_share
 from pabtune.records.errors import ModelError
 from pabtune.records.layouts import Axis, ParallelLayout
 

@@ -1,1 +1,1 @@
-"""Many processes on one video: who they are, what they exchange, and how a transformer is split among them."""
+"""Several processes on one video: process groups, collectives, and strategies that split a transformer."""

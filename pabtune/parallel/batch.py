@@ -1,4 +1,4 @@
-"""Splitting the samples of a call: each process computes its own, and gets those of all.
+"""Batch parallelism: each process computes some samples of a call and gathers the others.
 
 Shapes: B samples of a call.
 """
@@ -10,16 +10,16 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from pabtune.libraries.torch_internals import tree_map_only
-from pabtune.parallel.attachment import bind_arguments
 from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.parallel.sharded_model import bind_arguments
 from pabtune.records.errors import ParallelError
 
 
 class BatchHook(ModelHook):
-    """Sits on a transformer: this process' samples in, all samples out.
+    """Hook on a transformer that computes this process' samples and returns all samples.
 
     Args:
-        communicator: of the processes that share the samples.
+        communicator: processes that share the samples.
     """
 
     def __init__(self, communicator: Communicator) -> None:
@@ -27,7 +27,7 @@ class BatchHook(ModelHook):
         self._communicator = communicator
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' samples."""
+        """Calls the transformer with this process' samples and gathers the output."""
         call = bind_arguments(module, args, kwargs)
         take_samples(call, self._communicator)
         output = self.fn_ref.original_forward(*call.args, **call.kwargs)
@@ -35,21 +35,21 @@ class BatchHook(ModelHook):
 
 
 def take_samples(call: BoundArguments, communicator: Communicator) -> None:
-    """Replaces the arguments of a call by this process' samples of them.
+    """Replaces the tensors among the arguments of a call by this process' samples of them.
 
     Args:
-        call: of a transformer; every tensor with as many items as the first has one for each sample.
-        communicator: of the processes that share the samples.
+        call: of a transformer. The first tensor tells the number of samples; tensors of the same length are split.
+        communicator: processes that share the samples.
 
     Raises:
-        ParallelError: the samples are not a multiple of the processes.
+        ParallelError: the number of samples is not a multiple of the number of processes.
     """
     count = communicator.size
     batch = next(len(value) for value in call.arguments.values() if isinstance(value, Tensor))
     if batch % count:
         raise ParallelError(
-            f"{count} parts are made of a call, but it has {batch} samples: is guidance on, in one call, and are there "
-            "enough prompts?"
+            f"a call must have a multiple of {count} samples, but has {batch}: is guidance on, are both branches in one "
+            "call, and are there enough prompts?"
         )
     for name, value in call.arguments.items():
         if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch:
@@ -57,5 +57,5 @@ def take_samples(call: BoundArguments, communicator: Communicator) -> None:
 
 
 def gather_samples(output: Any, communicator: Communicator) -> Any:
-    """The output of a call with the samples of all processes."""
+    """Gathers the output of a call, so that it holds the samples of all processes."""
     return tree_map_only(Tensor, lambda part: communicator.all_gather(part, 0, OUTPUT), output)

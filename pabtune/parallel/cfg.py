@@ -1,8 +1,9 @@
 """CFG parallelism: each half of the processes computes one branch of classifier-free guidance.
 
-Batched CFG: both branches are samples of one call, and each half computes its samples. Sequential CFG: the pipeline calls the
-transformer once for each branch, and each half makes one of the two calls. The other call returns a tensor that is filled
-when its branch has been computed: before the second call returns, and so before anything is done with it.
+Batched CFG: both branches are samples of one call, and each half computes its own. Sequential CFG: the pipeline calls the
+transformer once for each branch, and each half computes one of the two calls, at the same time. For the other call it returns
+a tensor without values, which is filled before the second call returns, and so before the pipeline reads it. Only in the first
+call of each input shape does one half wait for the other, to learn the shape of the output.
 
 Source: CFG parallelism as in xDiT (https://arxiv.org/abs/2411.01738).
 """
@@ -18,9 +19,9 @@ from pabtune.catalog import ModelCard
 from pabtune.libraries.diffusers_internals import CacheContextReader, StatefulHook
 from pabtune.libraries.torch_internals import UnsupportedByCompiler, tree_leaves, tree_map_only
 from pabtune.models.guidance import calls_per_step
-from pabtune.parallel.attachment import bind_arguments
 from pabtune.parallel.batch import gather_samples, take_samples
 from pabtune.parallel.collectives import OUTPUT, Communicator
+from pabtune.parallel.sharded_model import bind_arguments
 from pabtune.records.errors import ParallelError
 from pabtune.runtime.locator import Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call
@@ -35,13 +36,13 @@ class TensorSpec:
 
 
 class OutputShapes:
-    """Shapes of what a transformer returns, learned from the processes that compute it.
+    """Output shapes of a transformer, learned from the half that computes the call.
 
-    The first call with inputs of a kind is waited for; all later ones are not. Every process sees the same calls, and so
-    knows the same kinds.
+    Only the first call of each input shape waits for that half. All processes make the same calls, so they agree on which
+    shapes are known.
 
     Args:
-        communicator: of the two halves.
+        communicator: connects the two halves.
     """
 
     def __init__(self, communicator: Communicator) -> None:
@@ -49,12 +50,12 @@ class OutputShapes:
         self._specs: dict[Any, Any] = {}
 
     def learn(self, call: BoundArguments, output: Any, owner: int) -> Any:
-        """The output as a tree of `TensorSpec`.
+        """The output with a `TensorSpec` in place of each tensor.
 
         Args:
-            call: the arguments.
-            output: what the call returned; None in processes that do not compute it.
-            owner: the half that computes it.
+            call: arguments of the call.
+            output: output of the call; None in the half that does not compute it.
+            owner: rank of the half that computes it.
         """
         key = tuple(
             (name, (value.shape, value.dtype) if isinstance(value, Tensor) else value)
@@ -68,14 +69,14 @@ class OutputShapes:
 
 
 class CfgHook(StatefulHook):
-    """Is on a transformer, outermost: this process' guidance branch in, both out.
+    """Outermost hook on a transformer: computes this process' guidance branch and returns both.
 
-    Observes the pipeline's calls: which call of a step goes on, is told by a locator of the pipeline call's own.
+    It observes the pipeline's calls: each has a locator of its own, which tells the first call of a step from the second.
 
     Args:
         branches: communicator of the two halves.
-        name: the transformer's name in the pipeline.
-        card: of the transformer's class; None without one.
+        name: name of the transformer in the pipeline.
+        card: card of the transformer's class; None if there is none.
     """
 
     def __init__(self, branches: Communicator, name: str, card: ModelCard | None) -> None:
@@ -87,23 +88,23 @@ class CfgHook(StatefulHook):
         self._first: Any = None
 
     def begin_call(self, call: PipelineCall) -> None:
-        """A call of the pipeline begins (see `CallObserver`); one that was stopped leaves nothing behind."""
+        """Resets the state at the start of a pipeline call (see `CallObserver`); a stopped call leaves nothing behind."""
         self._locator = Locator(lambda: getattr(call.pipeline, "scheduler", None))
         self._first = None
 
     def end_call(self, call: PipelineCall) -> None:
-        """A call of the pipeline is over (see `CallObserver`)."""
+        """Resets the state at the end of a pipeline call (see `CallObserver`)."""
         self._first = None
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Called by diffusers when a pipeline is done."""
+        """Does nothing; diffusers calls it at the end of a pipeline."""
         return module
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' samples, or only where the call is this process'.
+        """Computes this process' samples of a batched call, or the call itself if this half owns it.
 
         Raises:
-            ParallelError: the pipeline's calls are no two that could be made at once.
+            ParallelError: the pipeline does not make two independent calls per step.
         """
         call = bind_arguments(module, args, kwargs)
         if self._branches.size == 1:
@@ -116,8 +117,8 @@ class CfgHook(StatefulHook):
         is_sequential = self._card is not None and self._card.guidance.order == "sequential"
         if not is_sequential or calls != 2:
             raise ParallelError(
-                f"the branches of {type(module).__name__} cannot be shared: its pipeline calls it {calls:g} times per step, "
-                "and these are not two calls of which it looks at the results after the second"
+                f"the guidance branches of {type(module).__name__} cannot be split: its pipeline calls it {calls:g} times per "
+                "step, but it must make two calls and read both results after the second"
             )
         context = self.context.current()
         position = self._locator.locate(self._name, module, context, args, kwargs)
@@ -129,34 +130,34 @@ class CfgHook(StatefulHook):
             return self.fn_ref.original_forward(*call.args, **call.kwargs)
         except UnsupportedByCompiler as error:
             raise ParallelError(
-                "processes cannot exchange inside a compiled graph; compile blocks with fullgraph=False: "
+                "processes cannot communicate inside a compiled graph; compile blocks with fullgraph=False: "
                 f"{str(error).splitlines()[0]}"
             ) from error
 
     def _sequential(self, module: nn.Module, call: BoundArguments, ordinal: int) -> Any:
-        """The first or the second branch of a step."""
+        """Computes or receives the first or the second branch of a step."""
         first, self._first = self._first, None
         if ordinal > 1 or (ordinal == 0) != (first is None):
             raise ParallelError(
-                f"a step of {type(module).__name__} has another number of calls than two; its branches cannot be shared"
+                f"a step must call {type(module).__name__} twice, but did not; its guidance branches cannot be split"
             )
-        is_ours = self._branches.rank == ordinal
-        output = self._compute(call) if is_ours else None
+        is_owner = self._branches.rank == ordinal
+        output = self._compute(call) if is_owner else None
         specs = self._shapes.learn(call, output, ordinal)
-        if not is_ours:
+        if not is_owner:
             output = tree_map_only(TensorSpec, lambda spec: _unfilled(spec, call), specs)
         if ordinal == 0:
             self._first = output
             return output
-        ours, theirs = (output, first) if is_ours else (first, output)
-        for computed, unfilled in zip(_tensors(ours), _tensors(theirs), strict=True):
+        local, remote = (output, first) if is_owner else (first, output)
+        for computed, unfilled in zip(_tensors(local), _tensors(remote), strict=True):
             both = self._branches.all_gather(computed[None], 0, OUTPUT)
             unfilled.copy_(both[1 - self._branches.rank])
         return output
 
 
 def _unfilled(spec: TensorSpec, call: BoundArguments) -> Tensor:
-    """A tensor that cannot be taken for a result."""
+    """A tensor of NaN, which nobody can mistake for a result."""
     device = next(value.device for value in call.arguments.values() if isinstance(value, Tensor))
     return torch.full(spec.shape, float("nan"), dtype=spec.dtype, device=device)
 

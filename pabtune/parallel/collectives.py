@@ -1,6 +1,6 @@
-"""Collectives between processes, counted: their number and the bytes that leave a process.
+"""Collectives between processes, which count their number and the bytes that leave a process.
 
-Knows tensors and groups; knows nothing of attention.
+Knows tensors and groups, but nothing of attention.
 """
 
 from collections import Counter
@@ -13,11 +13,11 @@ from torch import Tensor
 from pabtune.parallel.mesh import Dimension, Mesh, exchanging
 
 OUTPUT = "output"
-"""Purpose of the collectives at the end of a call, which no policy saves."""
+"""Purpose of gathering the output at the end of a call, which no policy saves."""
 
 
 class Traffic:
-    """What this process sent, counted by purpose."""
+    """Messages and bytes that this process sent, by purpose."""
 
     def __init__(self) -> None:
         self.messages: Counter[str] = Counter()
@@ -29,22 +29,28 @@ class Traffic:
         self.bytes[purpose] += sent_bytes
 
     def clear(self) -> None:
-        """Starts anew."""
+        """Resets all counts."""
         self.messages.clear()
         self.bytes.clear()
 
     def to_document(self) -> dict[str, dict[str, int]]:
-        """As JSON: per purpose, messages and bytes."""
+        """Messages and bytes by purpose, as JSON."""
         return {name: {"messages": count, "bytes": self.bytes[name]} for name, count in self.messages.items()}
 
 
 class Communicator:
-    """Collectives of the processes that share one dimension of a mesh. Graphs break at each: traced, they would not wait.
+    """Collectives of the processes that share one dimension of a mesh.
+
+    Compiled graphs break at each collective: traced ones would not wait for their result.
 
     Args:
         mesh: the processes.
-        dimension: which of them.
-        traffic: where to count.
+        dimension: dimension that they share.
+        traffic: counts what is sent.
+
+    Attributes:
+        size: number of these processes.
+        rank: rank of this process among them.
     """
 
     def __init__(self, mesh: Mesh, dimension: Dimension, traffic: Traffic) -> None:
@@ -54,7 +60,7 @@ class Communicator:
 
     @torch.compiler.disable
     def all_to_all(self, parts: Tensor, purpose: str) -> Tensor:
-        """All-to-all: part i (of the first dimension) goes to process i; returns what the others sent."""
+        """All-to-all: sends part i along the first dimension to process i; returns the parts received, by sender."""
         parts = parts.contiguous()
         received = torch.empty_like(parts)
         with exchanging():
@@ -64,7 +70,7 @@ class Communicator:
 
     @torch.compiler.disable
     def all_gather(self, part: Tensor, dim: int, purpose: str) -> Tensor:
-        """All-gather: every process' part, along a dimension."""
+        """All-gather: concatenates the parts of all processes along a dimension."""
         part = part.contiguous()
         parts = [torch.empty_like(part) for _ in range(self.size)]
         with exchanging():
@@ -72,7 +78,7 @@ class Communicator:
         self._traffic.add(purpose, part.nbytes * (self.size - 1))
         return torch.cat(parts, dim=dim)
 
-    def broadcast_tensor(  # noqa: PLR0913, PLR0917, what is received has to be known
+    def broadcast_tensor(  # noqa: PLR0913, PLR0917, receivers must know shape, type and device
         self,
         part: Tensor | None,
         owner: int,
@@ -81,7 +87,7 @@ class Communicator:
         device: torch.device,
         purpose: str,
     ) -> Tensor:
-        """Broadcast: the tensor of the owner, to all; the others give None."""
+        """Broadcast: sends the tensor of the owner to all; the others pass None."""
         sent = torch.empty(shape, dtype=dtype, device=device) if part is None else part.contiguous()
         group = self._mesh.group(self._dimension)
         with exchanging():
@@ -91,24 +97,24 @@ class Communicator:
 
     @torch.compiler.disable
     def all_gather_object(self, value: Any) -> list[Any]:
-        """All-gather of small objects, which are not counted: those of all processes."""
+        """All-gather of small objects, by rank; their traffic is not counted."""
         values: list[Any] = [None] * self.size
         with exchanging():
             dist.all_gather_object(values, value, group=self._mesh.group(self._dimension))
         return values
 
     def reduce_scatter(self, x: Tensor, dim: int, purpose: str) -> Tensor:
-        """Reduce-scatter: this process' part, along a dimension, of the sum over all processes."""
-        # gloo has no reduce-scatter; an all-to-all and a sum send the same.
+        """Reduce-scatter: sums over all processes; returns this process' part along a dimension."""
+        # gloo has no reduce-scatter; an all-to-all and a sum send as many bytes.
         return self.all_to_all(torch.stack(x.chunk(self.size, dim=dim)), purpose).sum(0)
 
     def shard(self, x: Tensor, dim: int) -> Tensor:
-        """This process' part of a tensor along a dimension, which is padded with zeros to a multiple of the processes."""
+        """This process' part of a tensor along a dimension, zero-padded to a multiple of the number of processes."""
         return padded(x, dim, self.size).chunk(self.size, dim=dim)[self.rank]
 
 
 def padded(x: Tensor, dim: int, multiple: int) -> Tensor:
-    """`x` with zeros at the end of a dimension, up to a multiple."""
+    """`x`, zero-padded at the end of a dimension to a multiple."""
     missing = -x.shape[dim] % multiple
     if missing == 0:
         return x

@@ -1,7 +1,7 @@
-"""Decoding latents on all processes: each decodes some parts of a video and gets the frames of all.
+"""Parallel decoding: each process decodes some parts of the latents and receives the frames of the others.
 
-Frames, or chunks of frames, where the VAE works on them alone: the result is that of one process, exactly. Otherwise tiles
-whose overlaps are blended: the result is that of one process that decodes in the same tiles.
+Where a VAE decodes frames, or chunks of frames, independently, these are the parts, and the result is exactly that of one
+process. Otherwise the parts are tiles with blended overlaps, and the result is that of one process with the same tiles.
 
 Shapes: B batch, C channels, F latent frames, H and W height and width of latents.
 """
@@ -18,37 +18,36 @@ from torch import Tensor
 from pabtune.models.open_sora import AutoencoderKLOpenSora
 from pabtune.models.open_sora_plan import AutoencoderKLOpenSoraPlan
 from pabtune.models.tiling import MapParts, Tiling, Work, tiled
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.collectives import Communicator
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.records.errors import ParallelError
 
 PURPOSE = "decoding"
 ALL_FRAMES = 2**30
-"""Frames of a part: more than any video has."""
+"""Frames of a tile: more than any video has, so that frames are not cut."""
 
 OVERLAP = 0.25
 LEAST_TILE = 8
-"""Latents; smaller tiles would be all overlap."""
+"""In latents; smaller tiles would be mostly overlap."""
 WORTH_SHARING = 0.9
-"""Tile only if the busiest process gets at most this fraction: blending costs a little of the video."""
+"""Tile only if the busiest process gets at most this fraction of the latents, since blending costs a little quality."""
 LOAD_TOLERANCE = 1.05
-"""Times the least load of the busiest process: fewer overlaps are worth it."""
-TILES_PER_PROCESS = 3
-"""At most."""
+"""Accepted load of the busiest process, relative to the best balance, in exchange for larger tiles."""
+MOST_TILES_PER_PROCESS = 3
 
 
 class SharedParts:
-    """Shares the parts of a video out, about as much to each process.
+    """Distributes the parts of a video over all processes, with balanced load.
 
     Args:
-        communicator: of all processes.
+        communicator: connects all processes.
     """
 
     def __init__(self, communicator: Communicator) -> None:
         self._communicator = communicator
 
     def __call__(self, work: Work, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The work on all parts; each process does its own and gets those of the others."""
+        """Applies the work to all parts: each process computes its own and receives the others."""
         communicator = self._communicator
         ranks = assign([part.numel() for part in parts], communicator.size)
         outputs = {index: work(part) for index, part in enumerate(parts) if ranks[index] == communicator.rank}
@@ -61,15 +60,15 @@ class SharedParts:
 
 
 def split_decoder(sharded: ShardedModel, pipeline: DiffusionPipeline, *, use_tiles: bool = False) -> str | None:
-    """Lets all processes decode together; says by which parts, or None if the VAE decodes in every process as before.
+    """Splits decoding over all processes; returns a name for the parts, or None if every process decodes everything.
 
     Args:
-        sharded: takes note of what is attached.
-        pipeline: with a VAE.
-        use_tiles: also decode VAEs in tiles that do not work on them alone.
+        sharded: the split model, which records the patch.
+        pipeline: the pipeline whose VAE decodes.
+        use_tiles: also split other VAEs, in blended tiles.
 
     Raises:
-        ParallelError: tiles are asked for, and nothing tells how many pixels a latent has.
+        ParallelError: `use_tiles` is set, and the number of pixels per latent is unknown.
     """
     vae = getattr(pipeline, "vae", None)
     share = SharedParts(sharded.everyone)
@@ -86,20 +85,20 @@ def split_decoder(sharded: ShardedModel, pipeline: DiffusionPipeline, *, use_til
 
 
 class _Decode:
-    """Stands in for a VAE's `decode`."""
+    """Replacement of a VAE's `decode`."""
 
     def __init__(self, vae: Any, share: MapParts) -> None:
         self._original, self._share = vae.decode, share
 
     def frames(self, z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The decoded frames of latents."""
+        """Frames that the original method decodes from latents."""
         output = self._original(z, *args, **{**kwargs, "return_dict": False})
         sample: Tensor = output[0]
         return sample
 
 
 class _Images(_Decode):
-    """Images of a batch, or frames, one by one."""
+    """Replacement of the `decode` of an image VAE: decodes the images of a batch one by one."""
 
     def __call__(self, z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         """Images (B, 3, 8·H, 8·W) of latents (B, C, H, W)."""
@@ -108,12 +107,12 @@ class _Images(_Decode):
 
 
 class TiledDecode(_Decode):
-    """Stands in for a VAE's `decode`: videos in tiles, all frames of each.
+    """Replacement of a VAE's `decode` that decodes a video in tiles, each with all its frames.
 
     Args:
-        vae: of any class.
-        share: does the work on all tiles.
-        pixels: height of a latent.
+        vae: a VAE of any class.
+        share: applies the work to all tiles.
+        pixels: height in pixels of one latent.
         processes: number of processes that share the tiles.
     """
 
@@ -129,7 +128,7 @@ class TiledDecode(_Decode):
 
 
 def choose_tiling(height: int, width: int, processes: int) -> Tiling:
-    """Largest tile within 5 % of the best load balance; one tile where sharing brings little.
+    """Largest tile within 5 % of the best load balance; a single tile where sharing saves less than a tenth.
 
     Args:
         height: height of the latents.
@@ -138,7 +137,7 @@ def choose_tiling(height: int, width: int, processes: int) -> Tiling:
     """
     one_tile = Tiling(size=max(height, width), frames=ALL_FRAMES, overlap=OVERLAP, keeps_remainder=False)
     sizes = (replace(one_tile, size=size) for size in range(one_tile.size - 1, LEAST_TILE - 1, -1))
-    most = TILES_PER_PROCESS * processes
+    most = MOST_TILES_PER_PROCESS * processes
     tilings = [each for each in sizes if len(each.places(height)) * len(each.places(width)) <= most]
     loads = [busiest_load(tiling, height, width, processes) for tiling in tilings]
     limit = min(LOAD_TOLERANCE * min(loads, default=0), WORTH_SHARING * height * width)
@@ -156,7 +155,7 @@ def busiest_load(tiling: Tiling, height: int, width: int, processes: int) -> int
 
 
 def assign(sizes: Sequence[int], processes: int) -> list[int]:
-    """The process of each part: the largest parts first, each to the process with the least to do."""
+    """Rank for each part: largest parts first, each to the least loaded process (longest processing time first)."""
     loads, ranks = [0] * processes, [0] * len(sizes)
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         ranks[index] = min(range(processes), key=loads.__getitem__)
@@ -165,10 +164,10 @@ def assign(sizes: Sequence[int], processes: int) -> list[int]:
 
 
 def pixels_per_latent(pipeline: DiffusionPipeline) -> int:
-    """Height in pixels of what one latent becomes.
+    """Height in pixels of one latent.
 
     Raises:
-        ParallelError: neither pipeline nor VAE tell.
+        ParallelError: neither the pipeline nor its VAE has an attribute for it.
     """
     for name in ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor"):
         if hasattr(pipeline, name):
@@ -176,5 +175,5 @@ def pixels_per_latent(pipeline: DiffusionPipeline) -> int:
     if hasattr(pipeline.vae, "spatial_factor"):
         return int(pipeline.vae.spatial_factor)
     raise ParallelError(
-        f"nothing tells how many pixels a latent of {type(pipeline).__name__} has; its VAE is not split"
+        f"the number of pixels per latent of {type(pipeline).__name__} is unknown; use --decode frames or alone"
     )

@@ -1,11 +1,11 @@
-"""DSP: attention along a split axis by switching to a split along the other axis and back. Two all-to-alls.
+"""DSP: attention along a split axis by switching to a split along the other axis and back, with two all-to-alls.
 
-It exchanges inside the site's call, so that a broadcast, which skips the call, sends nothing.
+Both are inside the site's call, so a broadcast, which skips the call, sends nothing.
 
 Source: Dynamic Sequence Parallelism (https://arxiv.org/abs/2403.10266).
 
-Shapes: A places along the split axis of the entire video, a = A / P of this process (A padded to a multiple of P processes),
-O places along the other axis, o = O / P, D width. For temporal attention A are frames and O tokens, for spatial attention the
+Shapes: A length of the split axis for the entire video, a = A / P in this process (A padded to a multiple of P processes),
+O length of the other axis, o = O / P, D width. For temporal attention A are frames and O tokens, for spatial attention the
 reverse.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import Rotary
+from pabtune.parallel.attention_modules import Rotary
 from pabtune.parallel.collectives import Communicator, padded
 
 Forward = Callable[[Tensor, Rotary | None], Tensor]
@@ -23,15 +23,15 @@ Forward = Callable[[Tensor, Rotary | None], Tensor]
 def attend(
     forward: Forward, x_BaOD: Tensor, rotary: Rotary | None, length: int, communicator: Communicator, purpose: str
 ) -> Tensor:
-    """Attention over all places of the split axis, for this process' part, (B, a, O, D).
+    """Attention over the entire split axis; returns this process' part of the output, (B, a, O, D).
 
     Args:
         forward: the attention, on (B, A, o, D).
-        x_BaOD: this process' part.
-        rotary: rotary embedding of the A places.
+        x_BaOD: this process' part of the input.
+        rotary: rotary embedding along the axis, of length A; None if there is none.
         length: A.
-        communicator: of the processes that share the axis.
-        purpose: what the traffic is counted under.
+        communicator: processes that share the axis.
+        purpose: label under which traffic is counted.
     """
     others, count = x_BaOD.shape[2], communicator.size
     parts = rearrange(padded(x_BaOD, 2, count), "B a (P o) D -> P B a o D", P=count)

@@ -1,6 +1,6 @@
-"""Measuring the interconnect between processes: all-to-alls of growing sizes.
+"""Measuring the interconnect between processes by all-to-alls of increasing size.
 
-Knows groups and clocks; knows nothing of models.
+Knows groups and clocks, but nothing of models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pabtune.records.interconnects import Interconnect
 from pabtune.runtime.timing import now
 
 SIZES = tuple(2**power for power in range(10, 27, 2))
-"""Bytes of a message: 1 KiB to 64 MiB."""
+"""Message sizes in bytes: 1 KiB to 64 MiB."""
 
 PURPOSE = "interconnect"
 
@@ -35,15 +35,15 @@ def measure_interconnect(
         mesh: the processes.
         name: name of the interconnect.
         device: device of this process.
-        repeats: measurements of each size; the median counts, and of all processes the slowest.
-        versions: versions of libraries, for the reader.
-        sizes: bytes of a message.
+        repeats: measurements of each size, of which the median is taken, and then the maximum over processes.
+        versions: versions of libraries, for the record.
+        sizes: message sizes in bytes.
     """
     communicator = Communicator(mesh, "sequence", Traffic())
     rows = []
     for size in sizes:
         message = torch.zeros(communicator.size, max(1, size // communicator.size // 4), device=device)
-        seconds = [_once(communicator, message, device) for _ in range(repeats + 1)][1:]  # the first warms up
+        seconds = [_once(communicator, message, device) for _ in range(repeats + 1)][1:]  # the first is a warm-up
         slowest = max(communicator.all_gather_object(median(seconds)))
         rows.append({"bytes": message.nbytes // communicator.size * (communicator.size - 1), "seconds": slowest})
     latency_s, bandwidth = fit_interconnect([row["bytes"] for row in rows], [row["seconds"] for row in rows])
@@ -62,7 +62,7 @@ def measure_interconnect(
 
 
 def _once(communicator: Communicator, message: Tensor, device: torch.device) -> float:
-    communicator.all_gather_object(None)  # all begin at the same time
+    communicator.all_gather_object(None)  # a barrier, so that all start at the same time
     began = now(device)
     communicator.all_to_all(message, PURPOSE)
     return now(device) - began

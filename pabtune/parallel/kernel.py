@@ -1,7 +1,7 @@
-"""Intercepting torch's attention kernel for the length of a call, so that processes can share it.
+"""Intercepting torch's attention kernel during a call, so that processes can split it.
 
-The kernel is torch's scaled dot-product attention, which diffusers' processors call in the end, through its dispatcher or
-without it.
+The kernel is torch's scaled dot-product attention, which diffusers' attention processors call, directly or through the
+dispatcher.
 
 Shapes: B batch, H heads, N queries, M keys, d width of a head.
 """
@@ -21,14 +21,14 @@ from pabtune.records.errors import ParallelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelCall:
-    """The arguments of a call of the kernel.
+    """Arguments of a call of the kernel.
 
     Attributes:
         query: (B, H, N, d).
         key: (B, H, M, d).
         value: (B, H, M, d).
         mask: broadcastable to (B, H, N, M), or None.
-        is_causal: each query sees only the keys before it.
+        is_causal: whether each query sees only the keys up to its own position.
         options: all other arguments.
     """
 
@@ -41,7 +41,7 @@ class KernelCall:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
-        """Reads the arguments, given by place or by name."""
+        """Reads positional and keyword arguments."""
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         values = {**dict(zip(names, args, strict=False)), **kwargs}
         return cls(
@@ -54,14 +54,14 @@ class KernelCall:
         )
 
     def compute(self) -> Tensor:
-        """What the kernel itself makes of the arguments."""
+        """Calls the kernel itself."""
         return scaled_dot_product_attention(
             self.query, self.key, self.value, attn_mask=self.mask, is_causal=self.is_causal, **self.options
         )
 
 
 class KernelMode(TorchFunctionMode):
-    """While it is active, `attend` stands in for the kernel.
+    """Context in which `attend` replaces the kernel.
 
     Attributes:
         calls: number of calls of the kernel so far.
@@ -79,18 +79,18 @@ class KernelMode(TorchFunctionMode):
 
     @abstractmethod
     def attend(self, call: KernelCall) -> Tensor:
-        """The attention's output, (B, H, N, d)."""
+        """The output of attention, (B, H, N, d)."""
 
 
 def check_kernel() -> None:
-    """Refuses other kernels than torch's, which is the one that is intercepted.
+    """Checks that diffusers uses torch's own kernel, which is the one that is intercepted.
 
     Raises:
-        ParallelError: another one is chosen.
+        ParallelError: another kernel is selected.
     """
     backend = attention_backend()
     if backend is not AttentionBackendName.NATIVE:
         raise ParallelError(
-            f"attention over several processes goes through torch's own kernel, but {backend.value} is chosen; take "
+            f"attention over several processes needs torch's own kernel, but {backend.value} is selected; use "
             "--attention sdpa"
         )

@@ -1,4 +1,4 @@
-"""Starting a command once per process on this machine, and telling in one line who failed and why."""
+"""Starting a command in several processes on this machine, and reporting a failure in one line."""
 
 import logging
 import os
@@ -15,23 +15,23 @@ from pabtune.parallel.process import STARTED
 from pabtune.records.errors import ParallelError
 
 NO_REASON = {"message": "<NONE>"}
-"""What torch reports of a process that left no reason."""
+"""Torch's report of a process that left no reason."""
 
 MONITOR_SECONDS = 0.2
-"""How often the launcher looks whether a process has failed; the others are then stopped."""
+"""Interval in which the launcher checks for failed processes, after which it stops the others."""
 
 
 def launch(processes: int, command: Sequence[str]) -> int:
-    """Runs a command in several processes, which find each other by torch's environment variables.
+    """Runs a command in several processes, which find each other through torch's environment variables.
 
-    Returns the exit code: 0, or 1 where the command ended so on its own: the work ran and the answer is no.
+    Returns the exit code: 0, or 1 where the command itself exited with 1, which means that its answer is no.
 
     Args:
         processes: number of processes.
         command: program and arguments.
 
     Raises:
-        ParallelError: a process failed; names its rank and the reason. All others have been stopped.
+        ParallelError: a process failed; the message names its rank and the reason. All others have been stopped.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
@@ -46,7 +46,7 @@ def launch(processes: int, command: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=MONITOR_SECONDS,
     )
-    # As torchrun does: processes that each take all threads would be in each other's way.
+    # Processes that each use all cores would slow each other down; torchrun limits threads too.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     try:
         with _environment({**threads, **os.environ, STARTED: "1"}):
@@ -64,10 +64,10 @@ def launch(processes: int, command: Sequence[str]) -> int:
 def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
     """Rank and failure of the process that failed first.
 
-    Those that lost another, or that the launcher stopped, come last: times are in whole seconds and often the same.
+    Processes that lost a peer or were stopped by the launcher come last, since timestamps are in seconds and often equal.
 
     Args:
-        failures: by rank.
+        failures: failures by rank.
     """
 
     def order(rank: int) -> tuple[bool, bool, int]:
@@ -80,7 +80,7 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessF
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """The environment and the signal handlers, which the launcher changes, for as long as it runs."""
+    """Sets environment variables; restores them and the signal handlers, which the launcher changes, on exit."""
     before = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ.update(values)

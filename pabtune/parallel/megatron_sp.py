@@ -1,22 +1,22 @@
-"""Megatron-SP: attention along a split axis over the entire hidden state for some heads, whose products are summed.
+"""Megatron-SP: each process gathers the entire hidden state, attends with some heads, and the projected outputs are summed.
 
-One all-gather and one reduce-scatter, inside the site's call, so that a broadcast, which skips the call, sends nothing.
+One all-gather and one reduce-scatter, inside the site's call, so a broadcast, which skips the call, sends nothing.
 
 Source: Megatron-SP (https://arxiv.org/abs/2205.05198).
 
-Shapes: A places along the split axis of the entire video, a = A / P of this process (A padded to a multiple of P processes),
-O places along the other axis, D width.
+Shapes: A length of the split axis for the entire video, a = A / P in this process (A padded to a multiple of P processes),
+O length of the other axis, D width.
 """
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import AttentionModule, Rotary
+from pabtune.parallel.attention_modules import AttentionModule, Rotary
 from pabtune.parallel.collectives import Communicator, padded
 
 
-def attend(  # noqa: PLR0913, PLR0917, the arguments of each method of exchanging
+def attend(  # noqa: PLR0913, PLR0917, the same arguments for each method
     module: AttentionModule,
     x_BaOD: Tensor,
     rotary: Rotary | None,
@@ -24,15 +24,15 @@ def attend(  # noqa: PLR0913, PLR0917, the arguments of each method of exchangin
     communicator: Communicator,
     purpose: str,
 ) -> Tensor:
-    """Attention over all places of the split axis, for this process' part, (B, a, O, D).
+    """Attention over the entire split axis; returns this process' part of the output, (B, a, O, D).
 
     Args:
         module: the attention.
-        x_BaOD: this process' part.
-        rotary: rotary embedding of the A places.
+        x_BaOD: this process' part of the input.
+        rotary: rotary embedding along the axis, of length A; None if there is none.
         length: A.
-        communicator: of the processes that share the axis.
-        purpose: what the traffic is counted under.
+        communicator: processes that share the axis.
+        purpose: label under which traffic is counted.
     """
     B, _, _, D = x_BaOD.shape
     width = D // module.heads

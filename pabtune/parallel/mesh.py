@@ -1,6 +1,6 @@
-"""The processes of a run as a mesh: samples by guidance branches by parts of the sequence.
+"""Device mesh of the processes of a run: samples x guidance branches x sequence.
 
-Knows ranks and groups; knows nothing of models.
+Knows ranks and groups, but nothing of models.
 """
 
 from collections.abc import Iterator
@@ -17,48 +17,47 @@ from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout
 
 TIMEOUT = timedelta(minutes=5)
-"""How long a process waits for the others before it gives up: longer than any step."""
-
+"""How long a process waits for the others before it gives up; longer than any step takes."""
 
 LOST = "another process was lost"
-"""Beginning of the reason of a process that stops because another one did."""
+"""Prefix of the error of a process that stops because another one did."""
 
 Dimension = Literal["samples", "branches", "sequence", "everything"]
-"""Dimensions of a mesh, along each of which processes share something; `everything`: all processes."""
+"""Dimensions of a mesh: what the processes of a group share. `everything` = all processes."""
 
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)[:3]
 
 
 @contextmanager
 def exchanging() -> Iterator[None]:
-    """Around a collective.
+    """Context of a collective that turns torch's errors into ours.
 
     Raises:
-        ParallelError: torch could not exchange; begins with `LOST`.
+        ParallelError: the collective failed; the message begins with `LOST`.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise ParallelError(f"{LOST}, or exchanged something else: {error}") from error
+        raise ParallelError(f"{LOST}, or made another call: {error}") from error
 
 
 def set_timeout(group: dist.ProcessGroup, timeout: timedelta) -> None:
-    """Sets how long collectives of a group wait: groups of a device mesh are made with torch's own, longer timeout."""
+    """Sets the timeout of a group's collectives; torch creates the groups of a mesh with its own, longer default."""
     group.set_timeout(timeout)
 
 
 class Mesh:
-    """The processes that share a video. Every one of them makes it, and all leave it together: `with Mesh(…) as mesh:`.
+    """The processes that share a video. All of them create it and leave it: `with Mesh(layout) as mesh:`.
 
     Args:
-        layout: how they share the video.
+        layout: layout of the processes.
         device: `cuda` for NCCL, anything else for gloo.
         timeout: how long a collective waits for the others.
 
     Attributes:
-        ranks: number of this process among those that share each dimension.
+        ranks: rank of this process along each dimension.
 
     Raises:
         ParallelError: the layout is for another number of processes.
@@ -69,7 +68,7 @@ class Mesh:
         if kind == "cuda":
             local = local_rank() or 0
             if local >= torch.cuda.device_count():
-                raise ParallelError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}")
+                raise ParallelError(f"local rank {local} has no GPU: this machine has {torch.cuda.device_count()}")
             torch.cuda.set_device(local)
         backend = "nccl" if kind == "cuda" else "gloo"
         self._joined = not dist.is_initialized()
@@ -78,7 +77,7 @@ class Mesh:
         processes = dist.get_world_size()
         if layout.gpus != processes:
             self._leave()
-            raise ParallelError(f"a layout for {layout.gpus} processes ({layout}) does not fit {processes} processes")
+            raise ParallelError(f"the layout ({layout}) needs {layout.gpus} processes, but there are {processes}")
         self.layout = layout
         shape = tuple(getattr(layout, name) for name in DIMENSIONS)
         mesh = init_device_mesh(kind, shape, mesh_dim_names=DIMENSIONS)
@@ -88,47 +87,50 @@ class Mesh:
         self._mesh: DeviceMesh | None = mesh
 
     def group(self, dimension: Dimension) -> dist.ProcessGroup:
-        """The processes with which this one shares a dimension. Not to be kept: see `__exit__`.
+        """Process group along a dimension. Do not keep a reference: see `__exit__`.
 
         Raises:
             ParallelError: the mesh has been left.
         """
         if self._mesh is None:
-            raise ParallelError("the processes have been left: what needs them belongs inside `with Mesh(…)`")
+            raise ParallelError(
+                "the mesh has been left: use the split model inside `with Mesh(…)` or `with parallelize(…)`"
+            )
         if dimension == "everything":
             world = dist.group.WORLD
             assert world is not None
             return world
         return self._mesh.get_group(dimension)
 
-    def agree(self, what: dict[str, Any]) -> None:
-        """Checks that all processes were given the same values.
+    def agree(self, values: dict[str, Any]) -> None:
+        """Checks that all processes have the same values.
 
         Args:
-            what: values by name; compared as text.
+            values: values by name, compared as text.
 
         Raises:
-            ParallelError: names the process, and the value that differs.
+            ParallelError: a value differs; the message names it and the process.
         """
         everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
         with exchanging():
-            dist.all_gather_object(everyone, {name: str(value) for name, value in what.items()})
+            dist.all_gather_object(everyone, {name: str(value) for name, value in values.items()})
         first = everyone[0]
-        for other, values in enumerate(everyone):
-            for name, value in values.items():
+        for rank, theirs in enumerate(everyone):
+            for name, value in theirs.items():
                 if value != first.get(name):
                     raise ParallelError(
-                        f"rank {other} has another {name} than rank 0: {_short(value)} instead of {_short(first.get(name))}"
+                        f"rank {rank} has another {name} than rank 0: {_short(value)} instead of {_short(first.get(name))}"
                     )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leaves the others where it was this mesh that joined them; waits for them first unless there was an error.
+        """Leaves the process group if this mesh joined it; waits for the other processes first unless there was an error.
 
-        Who leaves while they still receive breaks their connection. A process that ends while anything still refers to
-        a group of gloo is at times aborted: its threads outlive the interpreter. Hence nobody but the mesh keeps groups.
+        A process that leaves while others still receive breaks their connection. A process that ends while anything
+        still refers to a gloo group is sometimes aborted, because its threads outlive the interpreter. Hence only the mesh
+        keeps groups.
         """
         self._mesh = None
         try:

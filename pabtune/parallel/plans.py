@@ -1,7 +1,7 @@
-"""Interpreting the token split of a card for a transformer: which modules it names, and diffusers' own plan where it says so.
+"""Resolving the token split of a card for a transformer: its modules, and diffusers' own plan where the card refers to it.
 
-diffusers' plans (`_cp_plan`): https://huggingface.co/docs/diffusers, context parallelism. Knows modules; knows nothing of
-processes.
+Knows modules, but nothing of processes. For diffusers' plans (`_cp_plan`) see "Context parallelism" in
+https://huggingface.co/docs/diffusers.
 """
 
 import inspect
@@ -15,12 +15,12 @@ from pabtune.records.errors import ModelError
 
 
 def find_plan(transformer: nn.Module, pipeline: str = "", catalog: Catalog = CATALOG) -> TokenSplit | None:
-    """The token split of a transformer, with its cuts; None if there is none, or something speaks against it.
+    """The token split of a transformer, with its cuts; None if its card has none, or has an objection.
 
     Args:
-        transformer: any.
-        pipeline: class name of the pipeline that calls it, if known.
-        catalog: what is known of classes.
+        transformer: a transformer of any class.
+        pipeline: class name of the pipeline that calls it; empty if unknown.
+        catalog: cards of transformer classes.
 
     Raises:
         ModelError: the card names modules or arguments that the transformer does not have.
@@ -36,14 +36,14 @@ def find_plan(transformer: nn.Module, pipeline: str = "", catalog: Catalog = CAT
 
 
 def modules_at(transformer: nn.Module, path: str) -> list[nn.Module]:
-    """The module at a path of a card: all items of the list for `….*`, its last for `….-1`.
+    """Modules at a path of a card: all items of a list for `….*`, the last one for `….-1`.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such module.
     """
-    for end, chosen in ((".*", slice(None)), (".-1", slice(-1, None))):
-        if path.endswith(end):
-            return list(_submodule(transformer, path.removesuffix(end)))[chosen]  # type: ignore[call-overload]
+    for suffix, items in ((".*", slice(None)), (".-1", slice(-1, None))):
+        if path.endswith(suffix):
+            return list(_submodule(transformer, path.removesuffix(suffix)))[items]  # type: ignore[call-overload]
     return [_submodule(transformer, path)]
 
 
@@ -55,7 +55,7 @@ def _submodule(transformer: nn.Module, path: str) -> nn.Module:
 
 
 def _check(transformer: nn.Module, split: TokenSplit) -> None:
-    """Refuses a split that names what is not there."""
+    """Checks that a split only names modules and arguments that exist."""
     modules_at(transformer, split.end)
     for cut in split.cuts:
         for module in modules_at(transformer, cut.module):
@@ -68,7 +68,7 @@ def _check(transformer: nn.Module, split: TokenSplit) -> None:
 
 
 def _from_diffusers(transformer: nn.Module, split: TokenSplit) -> TokenSplit:
-    """A split with the cuts and the end of the class's own plan."""
+    """The split with the cuts and the end of diffusers' plan of the class."""
     cuts, end = [], {}
     for module, entry in context_parallel_plan(transformer).items():
         if isinstance(entry, ContextParallelOutput):

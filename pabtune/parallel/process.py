@@ -1,4 +1,4 @@
-"""Who this process is among those that run together: the only reader of a launcher's environment. Needs no torch."""
+"""Rank and launcher of this process, read from the environment. No other module reads it. Needs no torch."""
 
 import json
 import os
@@ -6,54 +6,54 @@ import time
 from pathlib import Path
 
 STARTED = "PABTUNE_STARTED"
-"""Set for processes that `launch` started: their launcher speaks for them."""
+"""Environment variable of processes that `launch` started, whose errors the launcher prints."""
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Environment variable with the file that a process writes its reason into; torchrun sets it too."""
+"""Environment variable with the file for the reason of a failure; torchrun sets it too."""
 
 
 def rank() -> int:
-    """Number of this process among all, 0 for a process that runs alone."""
+    """Rank of this process; 0 for a process that runs alone."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Number of processes, 1 for a process that runs alone."""
+    """Number of processes; 1 for a process that runs alone."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int | None:
-    """Number of this process on its machine; None where no launcher started it."""
+    """Rank of this process on its machine; None if no launcher started it."""
     return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None
 
 
 def is_launched() -> bool:
-    """Whether a launcher (torchrun, or ours) started this process beside others."""
+    """Whether a launcher (torchrun or ours) started this process and others."""
     return world_size() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is alone, or the first of those that run together."""
+    """Whether this is the first process, or the only one."""
     return rank() == 0
 
 
 def has_launcher() -> bool:
-    """Whether a launcher started this process, be it alone."""
+    """Whether a launcher started this process, even if it is the only one."""
     return "RANK" in os.environ
 
 
 def is_spoken_for() -> bool:
-    """Whether our launcher started this process and reports its errors."""
+    """Whether our launcher started this process and prints its errors."""
     return STARTED in os.environ
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one with its local number."""
+    """The device of this process; `cuda` becomes the GPU of its local rank."""
     return f"cuda:{local_rank()}" if device == "cuda" and local_rank() is not None else device
 
 
 def report_failure(reason: str) -> None:
-    """Leaves the reason of this process' failure where its launcher finds it; does nothing without one."""
+    """Writes the reason of this process' failure where its launcher reads it; does nothing without a launcher."""
     path = os.environ.get(ERROR_FILE)
     if path:
         extra = {"py_callstack": "", "timestamp": str(int(time.time()))}

@@ -1,4 +1,4 @@
-"""A pipeline on several processes, from the layout to the split model, and back."""
+"""Running a pipeline on several processes: joins them, splits the model, and restores it afterwards."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.collectives import Traffic
 from pabtune.parallel.decoding import split_decoder
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.process import world_size
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import axes_of, has_plans, objections_to, split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout
@@ -24,11 +24,11 @@ class ParallelRun:
     """A pipeline that runs on several processes.
 
     Attributes:
-        layout: how they share a video, with the axis that is split.
-        traffic: what this process sent.
-        decoding: what the processes decode parts of; None = each decodes the entire video.
-        is_by_heads: the work is shared inside sites, as tokens are not cut through the network.
-        reasons: why not, where the model's card says how.
+        layout: layout of the processes, with the axis that is split.
+        traffic: messages and bytes that this process sent.
+        decoding: the parts that the processes decode; None = each decodes the entire video.
+        is_by_heads: whether the work is split inside sites, because tokens are not cut through the network.
+        reasons: objections to the token split of the model's card, if it has one.
     """
 
     layout: ParallelLayout
@@ -57,25 +57,25 @@ def parallelize(
 ) -> Iterator[ParallelRun]:
     """Runs a pipeline on several processes: `with parallelize(pipeline, layout): pipeline(…)`.
 
-    Every process calls it, with the same pipeline, before a policy is enabled; then all make the same calls and get the same
+    Every process calls it with the same pipeline, before a policy is enabled. Then all make the same calls and get the same
     videos. Start the processes with `torchrun --nproc-per-node N`.
 
     Args:
         pipeline: loaded the same by every process.
-        layout: how they share a video; where it leaves its axis open, the first axis of the model is split.
-        device: that the pipeline is on; None = ask it.
-        agreement: what all processes must have been given alike, by name, beside the layout.
-        catalog: what is known of transformer classes.
+        layout: layout of the processes; where it leaves its axis open, the first axis of the model is split.
+        device: device of the pipeline; None = ask the pipeline.
+        agreement: values by name that must be the same in all processes, besides the layout.
+        catalog: cards of transformer classes.
 
     Raises:
-        ParallelError: the layout is for another number of processes, they were given different things, or the model cannot
-            be split so.
+        ParallelError: the number of processes does not match the layout, their values differ, or the model cannot be split
+            in this layout.
     """
     layout = resolve_layout(pipeline, layout, catalog)
     if layout.gpus != world_size():
         raise ParallelError(
-            f"the layout ({layout}) is for {layout.gpus} processes, but {world_size()} were started; start them with "
-            f"torchrun --nproc-per-node {layout.gpus}, or take another layout"
+            f"the layout ({layout}) needs {layout.gpus} processes, but there are {world_size()}; start them with "
+            f"torchrun --nproc-per-node {layout.gpus}, or use another layout"
         )
     if layout.gpus == 1:
         yield ParallelRun(layout=layout, traffic=Traffic(), decoding=None)
@@ -96,7 +96,7 @@ def parallelize(
 
 
 def resolve_layout(pipeline: DiffusionPipeline, layout: ParallelLayout, catalog: Catalog = CATALOG) -> ParallelLayout:
-    """The layout with an axis of the pipeline's model: its first one where the layout leaves it open.
+    """The layout with its axis: the first one of the pipeline's model where the layout leaves it open.
 
     Raises:
         ParallelError: the layout names an axis that the model does not have.
@@ -106,7 +106,7 @@ def resolve_layout(pipeline: DiffusionPipeline, layout: ParallelLayout, catalog:
         return layout.along(axes[0])
     if layout.axis not in axes:
         raise ParallelError(
-            f"the layout splits {layout.axis}, but {type(pipeline).__name__} can be split along {' or '.join(axes)} only"
+            f"the layout splits {layout.axis}, but {type(pipeline).__name__} can only be split along {' or '.join(axes)}"
         )
     return layout
 

@@ -1,8 +1,10 @@
-"""Splitting spatial-temporal transformers: over frames, where temporal attention exchanges, or over the tokens of a frame,
-where spatial attention does. Everything else works on frames, or on tokens, alone.
+"""Splitting spatial-temporal transformers over frames, or over the tokens of each frame.
 
-Shapes: B batch, T frames and S tokens of the entire video; t, s those of this process (padded to a multiple of P processes);
-D width.
+With frames split only temporal attention communicates, with tokens split only spatial attention does; everything else works
+on each frame, or each token, by itself.
+
+Shapes: B batch, T frames and S tokens per frame of the entire video, t and s of this process (padded to a multiple of P
+processes), D width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +21,11 @@ from torch import Tensor, nn
 from pabtune.models.open_sora_plan.transformer import LatteT2VTransformer3DModel
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.parallel import dsp, megatron_sp, ulysses
-from pabtune.parallel.attachment import ShardedModel, bind_arguments
-from pabtune.parallel.attention import Rotary, decompose
+from pabtune.parallel.attention_modules import Rotary, decompose
 from pabtune.parallel.call_state import CallScope, CallState
 from pabtune.parallel.collectives import OUTPUT, Communicator
-from pabtune.planning.sharding import EXCHANGING
+from pabtune.parallel.sharded_model import ShardedModel, bind_arguments
+from pabtune.planning.layouts import EXCHANGING
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import Axis
 from pabtune.runtime.interception import PARALLEL_HOOK
@@ -32,24 +34,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PositionsOfFrames = Callable[[Communicator, int], AbstractContextManager[None]]
-"""Lets a network add this process' part of the positions of a number of frames, for the length of a call."""
+"""Context of a call in which the network adds the positions of this process' part of a number of frames."""
 
 
 def split_axis(sharded: ShardedModel, transformer: nn.Module, axis: Axis, axes: Sequence[Axis]) -> None:
     """Splits a transformer along an axis.
 
     Args:
-        sharded: takes note of what is attached.
-        transformer: of a class whose card has a `FrameSplit`.
-        axis: the axis that is split.
+        sharded: the split model, which records the hooks.
+        transformer: a transformer whose card has a `FrameSplit`.
+        axis: the axis to split.
         axes: the axes of its card.
 
     Raises:
-        ParallelError: that axis of that class cannot be split.
+        ParallelError: the transformer cannot be split along this axis.
     """
     name = type(transformer).__name__
     if axis not in axes:
-        raise ParallelError(f"{name} can be split over {', '.join(axes)}, not over {axis}")
+        raise ParallelError(f"{name} can be split along {', '.join(axes)}, not along {axis}")
     if isinstance(transformer, STDiT3Transformer3DModel):
         _split_stdit3(sharded, transformer, axis)
     elif isinstance(transformer, LatteT2VTransformer3DModel):
@@ -59,14 +61,15 @@ def split_axis(sharded: ShardedModel, transformer: nn.Module, axis: Axis, axes: 
         _split_latte(sharded, transformer, None, partial(_part_of_buffer, transformer))
     else:
         raise ParallelError(
-            f"{name} cannot be split along {axis}: how frames are split is code, for STDiT3 and Latte alone; leave `split` "
-            "out of its card, and the work inside its sites is shared"
+            f"{name} cannot be split along {axis}: only STDiT3 and Latte have code for it; leave `split` out of its card to "
+            "split the work inside its sites instead"
         )
 
 
 def _split_stdit3(sharded: ShardedModel, transformer: STDiT3Transformer3DModel, axis: Axis) -> None:
-    if transformer.config["patch_size"][0] != 1:
-        raise ParallelError("frames cannot be split where patches hold several of them")
+    patch_size = transformer.config["patch_size"]
+    if patch_size[0] != 1:
+        raise ParallelError(f"frames cannot be split: patches must hold one frame each, but patch_size is {patch_size}")
     scope: CallScope = CallScope()
     if axis == "frames":
         cuts = {"hidden_states": 2, "x_mask": 1}
@@ -112,7 +115,7 @@ def _offset_of_frames(
 
 @contextmanager
 def _part_of_buffer(transformer: Any, communicator: Communicator, frames: int) -> "Iterator[None]":
-    """diffusers' Latte keeps the positions of all its frames, (1, T, D), in a buffer."""
+    """For diffusers' Latte, which keeps the positions of all frames in a buffer (1, T, D)."""
     buffer = transformer.temp_pos_embed
     transformer.temp_pos_embed = communicator.shard(buffer, 1)
     try:
@@ -122,15 +125,15 @@ def _part_of_buffer(transformer: Any, communicator: Communicator, frames: int) -
 
 
 class _FramesHook(ModelHook):
-    """Sits on a transformer: this process' frames of the inputs in, the output of all frames out.
+    """Hook on a transformer that computes this process' frames and returns all frames.
 
     Args:
-        communicator: of the processes that share the frames.
-        scope: of the transformer's calls.
-        cuts: arguments with frames, and their dimension of them.
-        rotary: rotary embedding of a number of frames; None if there is none.
-        positions: lets the network add the positions of this process' frames.
-        least_frames: of each process, where there are several.
+        communicator: processes that share the frames.
+        scope: call state of the transformer.
+        cuts: arguments with frames, and the dimension of the frames in each.
+        rotary: makes the rotary embedding of a number of frames; None if there is none.
+        positions: context in which the network adds the positions of this process' frames.
+        least_frames: least number of frames of a process, for videos of several frames.
     """
 
     def __init__(
@@ -147,14 +150,14 @@ class _FramesHook(ModelHook):
         self._rotary, self._positions, self._least_frames = rotary, positions, least_frames
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with this process' frames."""
+        """Calls the transformer with this process' frames and gathers the output."""
         communicator, call = self._communicator, bind_arguments(module, args, kwargs)
         hidden = call.arguments["hidden_states"]
         frames = hidden.shape[2]
         if frames > 1 and -(-frames // communicator.size) < self._least_frames:
             raise ParallelError(
-                f"{frames} frames over {communicator.size} processes leave one to each, where the network adds no "
-                "positions; take fewer processes"
+                f"{frames} frames over {communicator.size} processes leave one to each, for which the network adds no "
+                "positions; use fewer processes"
             )
         for name, dim in self._cuts.items():
             if call.arguments.get(name) is not None:
@@ -168,14 +171,14 @@ class _FramesHook(ModelHook):
 
 
 class _TokensHook(ModelHook):
-    """Sits on a transformer whose first block takes this process' tokens: opens the call."""
+    """Hook on a transformer that opens the state of a call; its first block takes this process' tokens."""
 
     def __init__(self, scope: CallScope) -> None:
         super().__init__()
         self._scope = scope
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls."""
+        """Calls the transformer."""
         with self._scope.call(CallState()):
             return self.fn_ref.original_forward(*args, **kwargs)
 
@@ -183,50 +186,50 @@ class _TokensHook(ModelHook):
 def _take_tokens(
     communicator: Communicator, scope: CallScope, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the first block, (B, T, S, D) and others: this process' tokens of each frame."""
+    """Arguments of the first block, (B, T, S, D) and others, cut to this process' tokens of each frame."""
     x_BTSD, *rest = args
     scope.state.batch, scope.state.length = len(x_BTSD), x_BTSD.shape[2]
     return (communicator.shard(x_BTSD, 2), *rest), kwargs
 
 
 class _TokensEndHook(ModelHook):
-    """Sits on the last layer: all tokens out."""
+    """Hook on the last layer that returns all tokens."""
 
     def __init__(self, communicator: Communicator, scope: CallScope) -> None:
         super().__init__()
         self._communicator, self._scope = communicator, scope
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """The patches of all tokens."""
+        """Calls the layer and gathers the patches of all tokens."""
         patches = self.fn_ref.original_forward(*args, **kwargs)
         return self._communicator.all_gather(patches, 2, OUTPUT)[:, :, : self._scope.state.length]
 
 
 class _AttentionHook(ModelHook):
-    """Sits on an attention along the split axis."""
+    """Hook on an attention along the split axis."""
 
     def __init__(self, sharded: ShardedModel, scope: CallScope, axis: Axis) -> None:
         super().__init__()
         self._communicator, self._method, self._scope, self._axis = sharded.sequence, sharded.exchange, scope, axis
 
     def new_forward(self, module: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Exchanges, attends, exchanges."""
+        """Attends over the entire axis by the method of sequence parallelism."""
         if isinstance(module, Attention):
             x = rearrange(hidden, "(B S) t D -> B t S D", B=self._scope.state.batch)
-            output = self._exchange(module, x, lambda x, rotary: self._forward_of_latte(x, rotary, args, kwargs))
+            output = self._attend(module, x, lambda x, rotary: self._forward_of_latte(x, rotary, args, kwargs))
             return rearrange(output, "B t S D -> (B S) t D")
         if self._axis == "tokens":
-            # The module takes (B, T, s, D), the exchange wants the split axis first.
-            return self._exchange(module, hidden.transpose(1, 2), self._forward_transposed).transpose(1, 2)
-        return self._exchange(module, hidden, self.fn_ref.original_forward)
+            # The module takes (B, T, s, D); the methods need the split axis first.
+            return self._attend(module, hidden.transpose(1, 2), self._forward_transposed).transpose(1, 2)
+        return self._attend(module, hidden, self.fn_ref.original_forward)
 
-    def _exchange(self, module: nn.Module, x_BaOD: Tensor, forward: dsp.Forward) -> Tensor:
+    def _attend(self, module: nn.Module, x_BaOD: Tensor, forward: dsp.Forward) -> Tensor:
         state = self._scope.state
-        rest = (x_BaOD, state.rotary, state.length, self._communicator, EXCHANGING[self._axis])
+        arguments = (x_BaOD, state.rotary, state.length, self._communicator, EXCHANGING[self._axis])
         if self._method == "dsp":
-            return dsp.attend(forward, *rest)
+            return dsp.attend(forward, *arguments)
         attend = ulysses.attend if self._method == "ulysses" else megatron_sp.attend
-        return attend(decompose(module), *rest)
+        return attend(decompose(module), *arguments)
 
     def _forward_transposed(self, x_BStD: Tensor, rotary: Rotary | None) -> Tensor:
         return self.fn_ref.original_forward(x_BStD.transpose(1, 2), rotary).transpose(1, 2)

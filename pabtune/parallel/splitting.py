@@ -1,7 +1,7 @@
-"""Splitting a model's transformers over processes, from outside: the sequence, guidance branches, the samples of a call.
+"""Splitting a model's transformers over processes from outside: chooses the strategy for sequence, branches and samples.
 
-Attach before a policy is enabled: what a policy skips then sends nothing. All processes make the same calls with the same
-arguments and get the same output.
+Split before a policy is enabled, so that calls that a policy skips send nothing. All processes make the same calls with the
+same arguments and get the same output.
 """
 
 from diffusers import DiffusionPipeline
@@ -11,12 +11,12 @@ from pabtune.catalog import CATALOG, Catalog, TokenSplit
 from pabtune.libraries.diffusers_internals import has_accelerate_hook, hook_names
 from pabtune.libraries.torch_internals import compiled_call
 from pabtune.models.sites import SiteMap
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.batch import BatchHook
 from pabtune.parallel.cfg import CfgHook
 from pabtune.parallel.head_parallel import split_heads
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.plans import find_plan
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.parallel.token_parallel import split_tokens
 from pabtune.records.errors import ParallelError
@@ -37,14 +37,14 @@ def split(
     Args:
         model: a pipeline or a transformer.
         mesh: the processes.
-        exchange: how attention along the split axis of spatial-temporal models exchanges. Full attention is always shared by
-            heads: with tokens cut through the network where its class has a plan, else inside each site.
-        axis: the axis of spatial-temporal models that is split: `frames` or `tokens`.
-        catalog: what is known of transformer classes.
+        exchange: method of sequence parallelism along the split axis of spatial-temporal models. Full attention is always
+            split by heads, with tokens cut through the network where the card has a token split, else inside each site.
+        axis: the axis of spatial-temporal models to split, `frames` or `tokens`.
+        catalog: cards of transformer classes.
 
     Raises:
-        ParallelError: nothing of a transformer can be shared, or not along this axis; a policy or offloading is enabled
-            already, or the transformer is compiled as a whole.
+        ParallelError: a transformer cannot be split, or not along this axis; a policy or offloading is already enabled; or
+            the transformer is compiled as a whole.
     """
     if exchange not in SEQUENCE_PARALLELS:
         raise ParallelError(f"unknown method {exchange!r}; known: {', '.join(SEQUENCE_PARALLELS)}")
@@ -52,7 +52,7 @@ def split(
     for name, transformer in target.transformers.items():
         if hook_names(transformer):
             raise ParallelError(
-                "the transformer has hooks: split it once, and before a policy, a cache or offloading is enabled"
+                "the transformer already has hooks: split it once, and before a policy, a cache or offloading is enabled"
             )
         _check_plain(transformer, target.callers[name])
     sharded = ShardedModel(mesh, exchange)
@@ -77,8 +77,8 @@ def axes_of(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> tuple[Ax
     """Axes along which a pipeline's transformer can be split.
 
     Args:
-        pipeline: any model.
-        catalog: what is known of transformer classes.
+        pipeline: a pipeline of any class.
+        catalog: cards of transformer classes.
     """
     cards = [each.card for each in Target.of(pipeline, catalog).maps.values()]
     return next((card.axes for card in cards if card is not None and card.axes), ("sequence",))
@@ -88,19 +88,19 @@ def has_plans(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> bool:
     """Whether the tokens of all full-attention transformers of a pipeline are cut through the network.
 
     Args:
-        pipeline: any model.
-        catalog: what is known of transformer classes.
+        pipeline: a pipeline of any class.
+        catalog: cards of transformer classes.
     """
     name = type(pipeline).__name__
     return all(find_plan(each, name, catalog) for each in Target.of(pipeline, catalog).transformers.values())
 
 
 def objections_to(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> tuple[str, ...]:
-    """Why tokens are not cut through the network though a card says how: the reasons of the card.
+    """Objections of the cards of a pipeline's transformers to their own token splits.
 
     Args:
-        pipeline: any model.
-        catalog: what is known of transformer classes.
+        pipeline: a pipeline of any class.
+        catalog: cards of transformer classes.
     """
     target = Target.of(pipeline, catalog)
     reasons = [
@@ -113,16 +113,16 @@ def objections_to(pipeline: DiffusionPipeline, catalog: Catalog = CATALOG) -> tu
 
 
 def _check_plain(transformer: nn.Module, caller: nn.Module) -> None:
-    """Refuses what would take the hooks away, or skip them."""
+    """Refuses compiled and offloaded transformers, which would bypass or replace the hooks."""
     if caller is not transformer or compiled_call(transformer) is not None:
         raise ParallelError(
-            "the transformer is compiled as a whole, and processes cannot exchange inside; compile its blocks: "
+            "the transformer is compiled as a whole, so processes cannot communicate inside; compile its blocks: "
             "compile_repeated_blocks(fullgraph=False)"
         )
     if any(has_accelerate_hook(module) for module in transformer.modules()):
         raise ParallelError(
-            "weights of the transformer are offloaded, or spread over devices: load it as a whole, split it, then enable "
-            "offloading"
+            "weights of the transformer are offloaded or distributed over devices: load it on one device, split it, then "
+            "enable offloading"
         )
 
 

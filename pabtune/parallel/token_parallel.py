@@ -1,6 +1,6 @@
-"""Splitting the tokens of a full-attention transformer by a plan: cutting, sharing attention by heads, gathering.
+"""Splitting the tokens of a full-attention transformer: cuts tensors, attends by Ulysses, gathers the output.
 
-Shapes: N tokens of the entire video, n = N / P of this process (N padded to a multiple of P processes).
+Shapes: N tokens of the entire video, n = N / P in this process (N padded to a multiple of P processes).
 """
 
 from collections.abc import Sequence
@@ -12,31 +12,31 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from pabtune.catalog import Cut, TokenSplit
-from pabtune.parallel.attachment import ShardedModel, bind_arguments
 from pabtune.parallel.call_state import CallScope, CallState
 from pabtune.parallel.collectives import OUTPUT, Communicator
 from pabtune.parallel.kernel import check_kernel
 from pabtune.parallel.plans import modules_at
+from pabtune.parallel.sharded_model import ShardedModel, bind_arguments
 from pabtune.parallel.ulysses import UlyssesKernel
 from pabtune.records.errors import ParallelError
 from pabtune.records.sites import Site
 from pabtune.runtime.interception import PARALLEL_HOOK
 
 KIND = "full"
-"""Kind of the sites that exchange; what they send is counted under it."""
+"""Kind of the sites that communicate, and the label of their traffic."""
 
 
 def split_tokens(sharded: ShardedModel, transformer: nn.Module, plan: TokenSplit, sites: Sequence[Site]) -> None:
-    """Splits a transformer by a plan.
+    """Splits a transformer by its token split.
 
     Args:
-        sharded: takes note of what is attached.
-        transformer: of a class with a plan.
-        plan: its token split.
+        sharded: the split model, which records the hooks.
+        transformer: a transformer of a class with a token split.
+        plan: its token split, resolved by `find_plan`.
         sites: its sites.
 
     Raises:
-        ParallelError: attention goes through another kernel than torch's.
+        ParallelError: attention uses another kernel than torch's.
     """
     check_kernel()
     communicator, scope = sharded.sequence, CallScope()
@@ -46,9 +46,9 @@ def split_tokens(sharded: ShardedModel, transformer: nn.Module, plan: TokenSplit
     sharded.hook(
         transformer, _CallHook(_Cutting(communicator, scope, cuts.pop("")), scope, plan), f"{PARALLEL_HOOK}_call"
     )
-    for path, cuts_there in cuts.items():
+    for path, module_cuts in cuts.items():
         for module in modules_at(transformer, path):
-            cutting = _Cutting(communicator, scope, cuts_there)
+            cutting = _Cutting(communicator, scope, module_cuts)
             sharded.before(module, cutting.arguments)
             sharded.after(module, cutting.output)
     for site in sites:
@@ -59,7 +59,7 @@ def split_tokens(sharded: ShardedModel, transformer: nn.Module, plan: TokenSplit
 
 
 def _gather(communicator: Communicator, scope: CallScope, dim: int, output: Any) -> Any:
-    """All tokens of what a module returned, or of the first that it returned."""
+    """Gathers the tokens of a module's output, or of the first of its outputs."""
     local, *rest = (output,) if isinstance(output, Tensor) else output
     tokens = communicator.all_gather(local, dim, OUTPUT).narrow(dim, 0, scope.state.length)
     return tokens if isinstance(output, Tensor) else (tokens, *rest)
@@ -76,7 +76,7 @@ class _Cutting:
     def arguments(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call, cut; what was given by name stays so."""
+        """Arguments of a call, cut; keyword arguments stay keyword arguments."""
         values, positional = bind_arguments(module, args, kwargs).arguments, [*args]
         for name, cut in self._arguments:
             if values.get(name) is None:
@@ -89,7 +89,7 @@ class _Cutting:
         return tuple(positional), kwargs
 
     def output(self, output: Any) -> Any:
-        """What a call returned, cut."""
+        """Output of a call, cut."""
         if not self._outputs:
             return output
         if isinstance(output, Tensor):
@@ -112,14 +112,14 @@ class _Cutting:
 
 
 class _CallHook(ModelHook):
-    """Sits on the transformer, behind everyone who observes its calls: opens the call, cuts what it gets itself."""
+    """Innermost hook on the transformer: opens the state of a call and cuts the transformer's own arguments."""
 
     def __init__(self, cutting: _Cutting, scope: CallScope, plan: TokenSplit) -> None:
         super().__init__()
         self._cutting, self._scope, self._plan = cutting, scope, plan
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Refuses calls that the plan does not hold for; cuts, calls."""
+        """Refuses calls to which the card objects, cuts the arguments and calls the transformer."""
         if self._plan.depends_on_arguments:
             values = bind_arguments(module, args, kwargs).arguments
             for objection in self._plan.objections({}, arguments=values):
@@ -130,21 +130,21 @@ class _CallHook(ModelHook):
 
 
 class _AttentionHook(ModelHook):
-    """Attention of this process' tokens to all."""
+    """Hook on an attention that lets this process' tokens attend to all tokens."""
 
     def __init__(self, communicator: Communicator, scope: CallScope, plan: TokenSplit) -> None:
         super().__init__()
         self._communicator, self._scope, self._plan = communicator, scope, plan
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls with a kernel that is shared."""
+        """Calls the module with the Ulysses kernel."""
         length, communicator = self._scope.state.length, self._communicator
         kernel = UlyssesKernel(
             communicator, -(-length // communicator.size), length, text_first=self._plan.text_first,
-            has_local_mask=self._plan.mask_of_own, purpose=KIND,
+            has_local_mask=self._plan.has_local_mask, purpose=KIND,
         )  # fmt: skip
         with kernel:
             output = self.fn_ref.original_forward(*args, **kwargs)
         if kernel.calls == 0:
-            raise ParallelError(f"{type(module).__name__} attends by another kernel than torch's; it cannot be shared")
+            raise ParallelError(f"{type(module).__name__} does not use torch's attention kernel; it cannot be split")
         return output

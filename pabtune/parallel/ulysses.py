@@ -1,28 +1,29 @@
-"""DeepSpeed-Ulysses: attention over all tokens for some heads.
+"""DeepSpeed-Ulysses: each process attends over all tokens with some of the heads.
 
-Along a split axis of a spatial-temporal model, `attend` projects, exchanges and attends: four all-to-alls. Under full
-attention, `UlyssesKernel` exchanges around the kernel itself: queries, keys and values of the video in one all-to-all, the
-output in another. Text that attends along with the video is the same in every process: its heads are taken, not sent; what
-it becomes is gathered. Both exchange inside the site's call, so that a broadcast, which skips the call, sends nothing.
+Along a split axis of a spatial-temporal model, `attend` uses four all-to-alls, for queries, keys, values and the output. Under
+full attention, `UlyssesKernel` wraps the kernel itself: one all-to-all for queries, keys and values of the video, another for
+the output. Every process holds the text that attends along with the video, so it selects its heads of the text without
+communication and gathers the text's output. All collectives are inside the site's call, so a broadcast, which skips the call,
+sends nothing.
 
 Source: DeepSpeed-Ulysses (https://arxiv.org/abs/2309.14509).
 
-Shapes: B batch, N tokens of the entire video, n = N / P of this process (N padded to a multiple of P processes), L tokens of
-text, H heads, h = H / P (H padded likewise), d width of a head, D width. Along a split axis: A places of the entire video,
-a = A / P of this process, O places along the other axis.
+Shapes: B batch, N tokens of the entire video, n = N / P in this process (N padded to a multiple of P processes), L tokens of
+text, H heads, h = H / P (H padded likewise), d width of a head, D width. Along a split axis: A its length for the entire
+video, a = A / P in this process, O length of the other axis.
 """
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from pabtune.parallel.attention import AttentionModule, Rotary
+from pabtune.parallel.attention_modules import AttentionModule, Rotary
 from pabtune.parallel.collectives import Communicator, padded
 from pabtune.parallel.kernel import KernelCall, KernelMode
 from pabtune.records.errors import ParallelError
 
 
-def attend(  # noqa: PLR0913, PLR0917, the arguments of each method of exchanging
+def attend(  # noqa: PLR0913, PLR0917, the same arguments for each method
     module: AttentionModule,
     x_BaOD: Tensor,
     rotary: Rotary | None,
@@ -30,15 +31,15 @@ def attend(  # noqa: PLR0913, PLR0917, the arguments of each method of exchangin
     communicator: Communicator,
     purpose: str,
 ) -> Tensor:
-    """Attention over all places of the split axis, for this process' part, (B, a, O, D).
+    """Attention over the entire split axis; returns this process' part of the output, (B, a, O, D).
 
     Args:
         module: the attention.
-        x_BaOD: this process' part.
-        rotary: rotary embedding of the A places.
+        x_BaOD: this process' part of the input.
+        rotary: rotary embedding along the axis, of length A; None if there is none.
         length: A.
-        communicator: of the processes that share the axis.
-        purpose: what the traffic is counted under.
+        communicator: processes that share the axis.
+        purpose: label under which traffic is counted.
     """
     B, count = len(x_BaOD), communicator.size
 
@@ -57,15 +58,15 @@ def attend(  # noqa: PLR0913, PLR0917, the arguments of each method of exchangin
 
 
 class UlyssesKernel(KernelMode):
-    """While it is active, attention is over the tokens of all processes.
+    """Kernel mode in which attention is over the tokens of all processes.
 
     Args:
-        communicator: of the processes that share the tokens.
-        local: tokens n of the video in this process.
-        length: tokens N of the video.
-        text_first: text comes before the video in the sequence, not after it.
-        has_local_mask: masks are made over this process' tokens of the video, and are the same for all of these.
-        purpose: what the traffic is counted under.
+        communicator: processes that share the tokens.
+        local: number of video tokens in this process, n.
+        length: number of video tokens in all processes, N.
+        text_first: whether text comes before the video in the sequence, rather than after it.
+        has_local_mask: whether masks cover only this process' tokens of the video, all of which are masked alike.
+        purpose: label under which traffic is counted.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class UlyssesKernel(KernelMode):
         self._text_first, self._has_local_mask, self._purpose = text_first, has_local_mask, purpose
 
     def attend(self, call: KernelCall) -> Tensor:
-        """The output (B, H, n + L, d), where the mask, if any, is over all N + L tokens."""
+        """The output (B, H, n + L, d). A mask, if any, covers all N + L tokens unless it is local."""
         q, k, v = call.query, call.key, call.value
         if q.shape != k.shape or call.is_causal:
             raise ParallelError(
-                f"attention of {tuple(q.shape)} to {tuple(k.shape)} cannot be shared by heads: it is not that of a sequence "
-                "to all of itself"
+                f"attention of {tuple(q.shape)} to {tuple(k.shape)} cannot be split by heads: it must be "
+                "self-attention over an entire sequence"
             )
         communicator, heads = self._communicator, q.shape[1]
         text = q.shape[2] - self._local
@@ -108,18 +109,18 @@ class UlyssesKernel(KernelMode):
         return self._gather_heads(shared.compute(), text, heads)
 
     def _mask(self, mask: Tensor, text: int, heads: int) -> Tensor:
-        """The mask over all N + L tokens, for the heads of this process."""
+        """The mask over all N + L tokens, for this process' heads."""
         if self._has_local_mask:
             mask = self._widen(mask, text)
         total = self._length + text
         if mask.shape[-1] != total or mask.shape[-2] not in (1, total):
-            raise ParallelError(f"a mask of {tuple(mask.shape)} is not over {total} tokens")
+            raise ParallelError(f"an attention mask must cover {total} tokens, but has shape {tuple(mask.shape)}")
         if mask.ndim > 3 and mask.shape[1] == heads and heads > 1:
             return self._communicator.shard(mask, 1)
         return mask
 
     def _widen(self, mask: Tensor, text: int) -> Tensor:
-        """(…, 1, N + L) of (…, n + L, n + L): what the first token of the video sees; all that count see the same."""
+        """Widens a mask from (…, n + L, n + L) to (…, 1, N + L), by the row of the first video token, which holds for all."""
         first = text if self._text_first else 0
         row = mask.narrow(-2, min(first, mask.shape[-2] - 1), 1)
         video = row.narrow(-1, first, 1).expand(*row.shape[:-1], self._length)
@@ -127,7 +128,7 @@ class UlyssesKernel(KernelMode):
         return torch.cat([words, video] if self._text_first else [video, words], dim=-1)
 
     def _gather_heads(self, out_BhNd: Tensor, text: int, heads: int) -> Tensor:
-        """From this process' heads of all tokens to all heads of this process' tokens, and of the text."""
+        """Exchanges this process' heads of all tokens for all heads of this process' tokens and of the text."""
         communicator = self._communicator
         first = text if self._text_first else 0
         video = padded(out_BhNd[:, :, first : first + self._length], 2, communicator.size)
@@ -139,7 +140,7 @@ class UlyssesKernel(KernelMode):
         return self._join(video, communicator.all_gather(words, 1, self._purpose)[:, :heads])
 
     def _separate(self, x_BHnd: Tensor) -> tuple[Tensor, Tensor]:
-        """Video and text."""
+        """Splits a sequence into video and text."""
         if self._text_first:
             text, video = x_BHnd.split([x_BHnd.shape[2] - self._local, self._local], dim=2)
         else:

@@ -1,4 +1,4 @@
-"""What a policy costs on a published model at full size: counted on the meta device, without weights and without a run."""
+"""Cost of a policy on a published model at full size, counted on the meta device without weights or a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from pabtune.planning.costs.communication import NOTHING, Communication, exchang
 from pabtune.planning.costs.latency import Rates, measured_rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.scaling import GIGA, Latency, Scaling, ScalingRow, communication_document, layout_choices
+from pabtune.planning.layouts import exchanging_kind
 from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.planning.sharding import exchanging_kind
 from pabtune.records.errors import ProfileError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout, SequenceParallel
@@ -25,19 +25,19 @@ from pabtune.runtime.targets import Target
 
 TERA = 1e12
 BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
-"""Bytes of a kept number: hidden states are in 16 bits."""
+"""Bytes per stored number; hidden states are in 16 bits."""
 
 GUIDANCE_BRANCHES = 2
-"""Of all models that workloads are known for."""
+"""Number of guidance branches of every model that has a workload."""
 
 OUTPUT = "output"
 TEXT_ENCODER = "text_encoder"
-"""The part that every GPU computes by itself."""
+"""The part that every GPU computes in full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Rates of a GPU in a model, and the interconnect between several."""
+    """Rates of a GPU for a model, and the interconnect between GPUs."""
 
     rates: Rates
     interconnect: Interconnect
@@ -51,7 +51,7 @@ class CountedWorkload:
         workload: the video.
         target: its transformer.
         step: FLOPs of one call of the transformer, both guidance branches.
-        parts: FLOPs of what runs once per video.
+        parts: FLOPs of the parts that run once per video.
     """
 
     workload: Workload
@@ -65,12 +65,12 @@ class Flops:
     """FLOPs of one video, in units of 10^12.
 
     Attributes:
-        total_tflops: every matrix product.
-        paper_tflops: what the paper's counter saw: in Open-Sora no scores of fused attention, which is all but temporal
-            attention over fewer than 30 frames; in the other models everything.
-        transformer_tflops: those in the transformer.
-        per_kind: those in the sites of each kind.
-        parts: those of what runs once per video.
+        total_tflops: FLOPs of all matrix products.
+        paper_tflops: FLOPs as the paper's counter counts them: for Open-Sora without the scores of fused attention, which
+            is all but temporal attention over fewer than 30 frames; for the other models everything.
+        transformer_tflops: FLOPs in the transformer.
+        per_kind: FLOPs in the sites of each kind.
+        parts: FLOPs of the parts that run once per video.
     """
 
     total_tflops: float
@@ -95,14 +95,14 @@ class Cost:
     """Cost of one video of a published model under a policy.
 
     Attributes:
-        layout: how GPUs share it.
-        flops: FLOPs of all GPUs together.
+        layout: layout of the GPUs.
+        flops: FLOPs of all GPUs combined.
         sent: communication of each GPU in each step, by purpose: a kind of attention, or `output`.
-        stored_bytes: bytes of all outputs that are ever kept, all GPUs together.
-        peak_stored_bytes: bytes of those kept at once.
+        stored_bytes: bytes of all outputs that are ever kept, on all GPUs combined.
+        peak_stored_bytes: bytes of the outputs kept at the same time, at most.
         computed_calls: calls of sites that compute, by kind.
         broadcast_calls: calls of sites that broadcast, by kind.
-        latency: predicted time; None = no rate is known.
+        latency: predicted time; None if no rates are known.
     """
 
     layout: ParallelLayout
@@ -160,7 +160,7 @@ def count_workload(
         model: its name.
         size: frames, height, width in pixels.
         steps: denoising steps.
-        text_tokens: of the prompt; None = as many as the model takes.
+        text_tokens: length of the prompt; None = the longest that the model takes.
 
     Raises:
         ModelError: no workload is known for the model.
@@ -178,14 +178,14 @@ def predict_cost(
     layout: ParallelLayout = ONE_GPU,
     device: Device | None = None,
 ) -> Cost:
-    """Predicts what one video costs under a policy.
+    """Predicts the cost of one video under a policy.
 
     Args:
         counted: the model and the video.
-        policy: what is broadcast.
+        policy: the policy.
         content: use the policy's variant for this content class.
-        layout: how GPUs share the video, with its axis.
-        device: rates of a GPU, and the interconnect between them; None = latency is not predicted.
+        layout: layout of the GPUs, with its axis.
+        device: rates and interconnect; None = latency is not predicted.
 
     Raises:
         PolicyError: the policy does not fit the model, or the layout leaves its axis open.
@@ -214,12 +214,12 @@ def predict_cost(
 
 
 def exchange_per_step(workload: Workload, mask: ComputeMask, layout: ParallelLayout) -> dict[str, list[Communication]]:
-    """Communication of each GPU in each step, by purpose: the attention along the split axis, and gathering outputs.
+    """Communication of each GPU in each step, by purpose: attention along the split axis, and gathering outputs.
 
     Args:
         workload: the video.
         mask: the compute mask, without rows for blocks.
-        layout: how GPUs share the video.
+        layout: layout of the GPUs.
     """
     if layout.gpus == 1:
         return {}
@@ -249,14 +249,14 @@ def best_cost(
     layouts: Iterable[ParallelLayout],
     device: Device | None,
 ) -> Cost:
-    """The cost in the layout that takes the least time, or without a device, the fewest bytes.
+    """The cost in the fastest layout, or without a device, in the one that sends the fewest bytes.
 
     Args:
         counted: the model and the video.
-        policy: what is broadcast.
-        content: the variant.
+        policy: the policy.
+        content: use the policy's variant for this content class.
         layouts: the layouts to choose from, at least one.
-        device: rates and interconnect; None = unknown.
+        device: rates and interconnect; None if unknown.
     """
     costs = [predict_cost(counted, policy, content, layout, device) for layout in layouts]
     return min(costs, key=lambda cost: cost.latency.seconds if cost.latency else cost.everything.wire_bytes)
@@ -268,8 +268,8 @@ class ModelCost:
 
     Attributes:
         costs: one for each number that the video is long enough for, in its best layout.
-        full: the cost without a policy, in the layout of the first.
-        scaling: the same as a table.
+        full: the cost without a policy, in the layout of the first of `costs`.
+        scaling: the costs as a table.
     """
 
     costs: tuple[Cost, ...]
@@ -286,15 +286,15 @@ def cost_of_model(
     method: SequenceParallel | None,
     device: Device | None,
 ) -> ModelCost:
-    """What a policy costs on a published model, on several numbers of GPUs, each in its best layout.
+    """Costs of a policy on a published model for several numbers of GPUs, each in its best layout.
 
     Args:
         counted: the model and the video.
-        policy: what is broadcast.
+        policy: the policy.
         full: the policy that broadcasts nothing.
         content: use the policy's variant for this content class.
         gpus: numbers of GPUs that share the video.
-        method: how attention exchanges; None = whatever costs least.
+        method: method of sequence parallelism; None = the cheapest.
         device: rates and interconnect; None = latency is not predicted.
 
     Raises:
@@ -311,7 +311,7 @@ def cost_of_model(
 
 
 def rates_of(profile: Profile, counted: CountedWorkload) -> Rates:
-    """Rates that a profile measured, for another video of its model.
+    """Rates that a profile measured, for any video of its model.
 
     Raises:
         ProfileError: the profile is of another model.
@@ -331,7 +331,7 @@ def _total(each: Iterable[Communication]) -> Communication:
 
 
 def _latency(flops: Flops, workload: Workload, layout: ParallelLayout, sent: Communication, device: Device) -> Latency:
-    """Time of a run in which everything but the text's encoding is shared."""
+    """Latency of a run that divides everything but text encoding among the GPUs."""
     per_kind = {kind: count * TERA for kind, count in flops.per_kind.items()}
     transformer = device.rates.seconds(flops.transformer_tflops * TERA, per_kind)
     parts = {name: count * TERA / device.rates.overall for name, count in flops.parts.items()}

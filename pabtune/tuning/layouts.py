@@ -1,12 +1,12 @@
-"""The layout that suits a policy, as far as it can be told before a run."""
+"""Choosing the split axis that suits a policy, before a run."""
 
 import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.parallel.splitting import axes_of
+from pabtune.planning.layouts import choose_axis
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import choose_axis
 from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
@@ -16,13 +16,13 @@ from pabtune.runtime.targets import Target
 def layout_for(
     pipeline: DiffusionPipeline, layout: ParallelLayout, policy: Policy, content: str | None, steps: int
 ) -> ParallelLayout:
-    """The layout with an axis: where it leaves that open, the one along which the policy sends least.
+    """The layout with its axis: the one along which the policy sends the fewest bytes, where the layout leaves it open.
 
-    The run's noise levels are not known yet: the policy's own serve, where it has them, else evenly falling ones.
+    The run's noise levels are not known yet: those of the policy stand in for them, or else evenly decreasing ones.
 
     Args:
-        pipeline: the model.
-        layout: how processes share a video.
+        pipeline: the pipeline.
+        layout: layout of the processes.
         policy: the policy of the run.
         content: the content class whose rules are used.
         steps: number of denoising steps.
@@ -34,5 +34,5 @@ def layout_for(
     try:
         mask = resolve(policy, target.sites, NoiseSchedule(steps=len(sigmas), sigmas=sigmas), content)
     except PolicyError:
-        return layout  # the run will say what is wrong
+        return layout  # the run itself reports the error
     return layout.along(choose_axis(mask.inside_blocks(), layout.exchange, layout.sequence))

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.measured import Measured
+from pabtune.planning.layouts import can_share
 from pabtune.planning.presets import PRESETS
-from pabtune.planning.sharding import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import digest

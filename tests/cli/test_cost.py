@@ -19,7 +19,7 @@ def test_cost_tells_what_a_policy_computes_takes_and_holds(pabtune, short_profil
         calls["computed"][kind] + calls["broadcast"][kind] == count for kind, count in counts(short_profile).items()
     )
     assert told["memory"]["peak_stored_bytes"] > 0
-    assert "per prompt at most" in pabtune("cost", short_profile, "--policy", "pab246").stdout
+    assert "holds at most" in pabtune("cost", short_profile, "--policy", "pab246").stdout
     nothing = pabtune("cost", short_profile, "--policy", "none", "--json").document()
     assert (nothing["compute_fraction"], nothing["memory"]["peak_stored_bytes"]) == (1.0, 0)
 
@@ -133,7 +133,7 @@ def test_numbers_of_gpus_that_are_too_large_are_left_out(pabtune) -> None:
     assert [row["gpus"] for row in told["scaling"]] == [1, 16]
     assert "guidance branch" in told["scaling"][1]["description"]
     assert told["too_many_gpus"] == [32]
-    assert "32 GPUs: too many, one frame would be left to each" in pabtune(*words, "1,16,32").stdout
+    assert "32 GPUs: too many, each would have a single frame" in pabtune(*words, "1,16,32").stdout
     for numbers in ("16", "16,16"):
         done = pabtune(*words, numbers, "--sequence-parallel", "dsp")
         assert done.returncode == 2
@@ -165,9 +165,9 @@ def test_what_is_not_known_is_refused(pabtune, short_profile) -> None:
         (("cost", "latte", "--policy", "pab246", "--text-tokens", "500"), "takes 1 to 120 text tokens, not 500"),
         (
             ("cost", short_profile, "--policy", "pab246", "--steps", "9"),
-            "says for which video it holds: --steps is for MODEL only",
+            "is a profile of one video: --steps applies to MODEL only",
         ),
-        (("cost", "latte", "--policy", "pab236", "--gpus", "2,x"), "no list of numbers of GPUs"),
+        (("cost", "latte", "--policy", "pab236", "--gpus", "2,x"), "not a list of numbers of GPUs"),
         (("cost", "missing.json", "--policy", "pab246"), "missing.json"),
     ):
         done = pabtune(*words)
@@ -187,7 +187,7 @@ def test_options_for_a_model_are_refused_beside_a_profile_each_by_its_name(pabtu
     words = ("--size", "1x8x8", "--text-tokens", "3", "--profile", PROFILE, "--device-tflops", "1")
     done = pabtune("cost", short_profile, "--policy", "pab246", *words)
     assert done.returncode == 2
-    assert "--size, --text-tokens, --device-tflops, --profile is for MODEL only" in done.stderr
+    assert "--size, --text-tokens, --device-tflops, --profile applies to MODEL only" in done.stderr
 
 
 @pytest.mark.parametrize("what", [PROFILE, "open-sora-1.2"])

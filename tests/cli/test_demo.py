@@ -13,7 +13,7 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
     assert found["compute_fraction"] < 1.0
     assert (paper["policy"], paper["prompts"]) == ("pab246", unseen)
     assert all((folder / name).stat().st_size > 0 for name in FILES)
-    assert "what it gained and cost" in stderr
+    assert "gains and costs on" in stderr
 
 
 def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:

@@ -50,7 +50,7 @@ def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(pabtune, tmp_
 def test_an_axis_that_a_model_lacks_is_refused() -> None:
     layout = ParallelLayout(sequence=2, axis="tokens")
     for name, able in (("latte", "frames"), ("wan-2.1", "sequence")):
-        with pytest.raises(ParallelError, match=f"the layout splits tokens, but .* can be split along {able} only"):
+        with pytest.raises(ParallelError, match=f"the layout splits tokens, but .* can only be split along {able}"):
             resolve_layout(CASES[name].build(), layout)
 
 
@@ -99,7 +99,7 @@ def test_two_launchers_as_on_two_machines_make_the_same_file(pabtune, tmp_path) 
         (["--gpus", "3", "--split-samples", "2"], "2 parts of the samples do not fit 3 GPUs for each branch"),
         (
             ["--gpus", "2", "--split-samples", "2", "--prompt", "a blue cross rises", "--prompt", "a red disc sinks"],
-            "--split-samples 2 needs as many prompts of a content class in each call, but 1 of 'any' are left",
+            "--split-samples 2 needs a multiple of 2 prompts of a content class in each call, but 1 of 'any' are left",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_pa
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
         (
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
-            "2 parts are made of a call, but it has 1 samples: is guidance on",
+            "a call must have a multiple of 2 samples, but has 1: is guidance on",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def test_interrupting_a_search_keeps_its_trials_and_says_so(short_profile, tmp_p
         process.kill()
     assert process.returncode == 130, stderr
     assert not stdout
-    assert "stopped; what was written is whole" in stderr
+    assert "stopped; all written files are complete" in stderr
     assert "Traceback" not in stderr
     assert '"outcome"' in journal.read_text()
 
@@ -70,7 +70,7 @@ MISTAKES = {
     "wrong model": ("generate shapez --prompt x --out T/v.mp4", "unknown model 'shapez'"),
     "no model folder": ("generate ./nothing --prompt x --out T/v.mp4", "unknown model './nothing'"),
     "wrong word": ("generate shapes --prompt purple --out T/v.mp4", "unknown word 'purple'"),
-    "no prompt": ("generate shapes --out T/v.mp4", "say what to draw"),
+    "no prompt": ("generate shapes --out T/v.mp4", "no prompt given"),
     "wrong suffix": ("generate shapes --prompt red --out T/v.avi", "must end in .mp4 or .gif"),
     "unwritable video": ("generate shapes --prompt red --out T/file/v.mp4", "cannot write here"),
     "wrong policy": ("generate shapes --policy pab1 --prompt red --out T/v.mp4", "neither a policy file nor a preset"),
@@ -94,7 +94,7 @@ MISTAKES = {
     "unwritable policy": ("search PROFILE --budget shapes>=-1 --out T/file/o.json", "cannot write here"),
     "odd storage": ("search PROFILE --budget shapes>=-1 --trials 1 --out T/o.json --storage T/x.txt", "neither a URL"),
     "odd score": ("evaluate shapes --policy none --score beauty", "unknown score 'beauty'"),
-    "odd memory": ("generate shapes --memory lots --prompt red --out T/v.mp4", "no amount of memory"),
+    "odd memory": ("generate shapes --memory lots --prompt red --out T/v.mp4", "is not an amount of memory"),
     "too little memory": (
         "generate shapes --memory 1KiB --policy POLICY --prompt red --out T/v.mp4",
         "more than the limit of 1.00 KiB",

@@ -100,4 +100,4 @@ def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, s
     document = done.document(code=1)
     assert (document["verdict"], document["policy"]) == ("reject", None)
     assert out.read_text() == "accepted long ago"
-    assert "what was rejected is not written" in done.stderr
+    assert "the rejected policy is not written" in done.stderr

@@ -12,9 +12,9 @@ from accelerate.hooks import remove_hook_from_module
 import pabtune
 from pabtune.catalog import CATALOG, find_card
 from pabtune.models.tiling import one_by_one
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.decoding import TiledDecode, pixels_per_latent, split_decoder
 from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout

@@ -7,12 +7,12 @@ import torch
 
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
 from pabtune.parallel import dsp, megatron_sp, ulysses
-from pabtune.parallel.attention import decompose
+from pabtune.parallel.attention_modules import decompose
 from pabtune.parallel.collectives import Communicator, Traffic, padded
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.splitting import split
 from pabtune.planning.costs.communication import gathered
-from pabtune.planning.sharding import AXES, EXCHANGING, Video
+from pabtune.planning.layouts import AXES, EXCHANGING, Video
 from pabtune.records.layouts import SEQUENCE_PARALLELS
 from tests.conftest import draw, make_pipeline, make_transformer, pyramid
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts

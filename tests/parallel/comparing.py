@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
-from pabtune.parallel.attachment import ShardedModel
 from pabtune.parallel.mesh import Mesh
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
 from pabtune.records.layouts import ParallelLayout
 

@@ -25,7 +25,7 @@ def test_a_run_that_is_stopped_between_two_branches_leaves_nothing(together) -> 
 def test_what_cannot_be_shared_is_said_by_every_process(together) -> None:
     for rows in together(2, "refusals"):
         said = {row["name"]: row["said"] for row in rows}
-        assert "the branches of CosmosTransformer3DModel cannot be shared" in said["cosmos-1"]
-        assert "attends by another kernel than torch's; it cannot be shared" in said["sana-video"]
+        assert "the guidance branches of CosmosTransformer3DModel cannot be split" in said["cosmos-1"]
+        assert "does not use torch's attention kernel; its work cannot be split" in said["sana-video"]
         for name in ("wan-2.1", "latte"):
-            assert "2 parts are made of a call, but it has 1 samples: is guidance on" in said[name]
+            assert "a call must have a multiple of 2 samples, but has 1: is guidance on" in said[name]

@@ -62,6 +62,6 @@ def test_what_cannot_be_shared_is_left_or_refused() -> None:
     untiled = CASES["open-sora-plan-1.1"].build()
     assert not untiled.vae.use_tiling
     assert split_decoder(Undone(), untiled) is None
-    with pytest.raises(ParallelError, match="nothing tells how many pixels a latent of Unknown has"):
+    with pytest.raises(ParallelError, match="the number of pixels per latent of Unknown is unknown"):
         split_decoder(Undone(), Unknown(), use_tiles=True)
     assert one_by_one(lambda part: part + 1, [1, 2]) == [2, 3]

@@ -33,7 +33,7 @@ def test_a_mesh_knows_its_places_and_refuses_other_sizes() -> None:
     assert mesh.ranks == {"samples": 0, "branches": 0, "sequence": 0}
     mesh.agree({"policy": "sha256:…", "prompt": ["a", "b"]})
     with pytest.raises(
-        ParallelError, match=r"a layout for 2 processes \(one guidance branch on each half\) does not fit 1"
+        ParallelError, match=r"the layout \(one guidance branch on each half\) needs 2 processes, but there are 1"
     ):
         Mesh(ParallelLayout(branches=2))
 
@@ -68,7 +68,7 @@ def test_nothing_refers_to_a_group_that_was_left() -> None:
         assert left() is not None
     gc.collect()
     assert left() is None
-    with pytest.raises(ParallelError, match="the processes have been left"):
+    with pytest.raises(ParallelError, match="the mesh has been left"):
         exchange.all_gather(torch.zeros(1), 0, "output")
 
 
@@ -76,7 +76,7 @@ def test_nothing_refers_to_a_group_that_was_left() -> None:
 def test_a_mesh_that_cannot_be_made_leaves_nothing() -> None:
     import torch.distributed as dist
 
-    with pytest.raises(ParallelError, match="does not fit 1 processes"):
+    with pytest.raises(ParallelError, match="needs 2 processes, but there are 1"):
         Mesh(ParallelLayout(branches=2))
     assert not dist.is_initialized()
 
@@ -91,5 +91,5 @@ def test_a_collective_that_fails_is_told_from_a_device_that_is_full() -> None:
 def test_a_process_without_a_gpu_is_told(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(ParallelError, match="process 3 of this machine has no GPU: it has 2"):
+    with pytest.raises(ParallelError, match="local rank 3 has no GPU: this machine has 2"):
         Mesh(ParallelLayout(sequence=4), "cuda")

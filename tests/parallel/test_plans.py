@@ -28,7 +28,7 @@ def test_a_plan_names_modules_and_arguments_that_are_there(name) -> None:
     assert isinstance(end, torch.nn.Linear) or plan.end.endswith("blocks.-1")
 
 
-def test_every_token_split_is_tried_by_test_full() -> None:
+def test_every_token_split_has_a_case() -> None:
     assert token_classes().keys() == {card.transformer for card in CATALOG if card.token_split is not None}
 
 

@@ -6,9 +6,9 @@ from diffusers.hooks import HookRegistry
 
 import pabtune
 from pabtune.models.sites import find_sites
-from pabtune.parallel import attachment, splitting
-from pabtune.parallel.attachment import ShardedModel
+from pabtune.parallel import sharded_model, splitting
 from pabtune.parallel.head_parallel import split_heads
+from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout
@@ -73,14 +73,14 @@ class Shared:
 
 
 def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     blocks = [torch.nn.ModuleDict({"ff": torch.nn.Linear(2, 2)}) for _ in range(2)]
     network = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList(blocks)})
-    with pytest.raises(ParallelError, match="ModuleDict has no attention and no MLP whose work could be shared"):
+    with pytest.raises(ParallelError, match="ModuleDict has no self-attention and no MLP whose work can be split"):
         split_heads(ShardedModel(Shared(), "dsp"), network, find_sites(network).sites)
     with pytest.raises(ParallelError, match="unknown method 'ring'; known: dsp, ulysses, megatron-sp"):
         split(make_pipeline(), Shared(), "ring")
-    with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split over frames, not over tokens"):
+    with pytest.raises(ParallelError, match="LatteTransformer3DModel can be split along frames, not along tokens"):
         split(CASES["latte"].build(), Shared(), "dsp", "tokens")
     pipeline = make_pipeline()
     pipeline.transformer.compile(backend="eager")
@@ -91,18 +91,18 @@ def test_what_cannot_be_split_is_refused(monkeypatch) -> None:
             split(compiled, Shared())
     pipeline = make_pipeline()
     pipeline.enable_model_cpu_offload(device="cpu")
-    with pytest.raises(ParallelError, match="load it as a whole, split it, then enable offloading"):
+    with pytest.raises(ParallelError, match="load it on one device, split it, then enable offloading"):
         split(pipeline, Shared())
     pipeline = make_pipeline()
     with (
         pabtune.broadcast(pipeline, pyramid()),
-        pytest.raises(ParallelError, match="has hooks: split it once, and before a policy"),
+        pytest.raises(ParallelError, match="already has hooks: split it once, and before a policy"),
     ):
         split(pipeline, Shared())
 
 
 def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     pipeline = make_pipeline()
     pipeline.vae = torch.nn.Identity()
     pipeline.vae.decode = own = object()
@@ -115,7 +115,7 @@ def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
 
 
 def test_a_split_that_fails_leaves_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(attachment, "Communicator", lambda *_: None)
+    monkeypatch.setattr(sharded_model, "Communicator", lambda *_: None)
     monkeypatch.setattr(splitting, "CfgHook", lambda *_: 1 / 0)
     pipeline = make_pipeline()
     HookRegistry.check_if_exists_or_initialize(pipeline.transformer)  # as a plain run leaves one

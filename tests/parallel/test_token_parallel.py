@@ -42,7 +42,7 @@ def test_a_class_of_ones_own_is_split_by_its_card(together) -> None:
         assert (inside["by_card"], inside["purposes"]) == (False, ["full", "mlp"])
         assert (branches["by_card"], branches["purposes"]) == (True, ["output"])
         assert max(row["error"] for row in (tokens, inside, branches)) < 1e-5
-        assert "2 parts are made of a call, but it has 1 samples" in unknown["said"]
+        assert "a call must have a multiple of 2 samples, but has 1" in unknown["said"]
 
 
 def test_each_token_has_its_timestep(together) -> None:

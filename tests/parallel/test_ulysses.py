@@ -1,4 +1,4 @@
-"""The shared kernel with one process, which must be the kernel itself; with several, see test_split.py."""
+"""The shared kernel with one process, which must be the kernel itself; with several, see test_token_parallel.py."""
 
 import pytest
 import torch
@@ -54,8 +54,11 @@ def test_padding_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"is_causal": True}, "it is not that of a sequence to all of itself"),
-        ({"attn_mask": torch.ones(1, 1, 1, 4, dtype=torch.bool)}, r"a mask of \(1, 1, 1, 4\) is not over 6 tokens"),
+        ({"is_causal": True}, "it must be self-attention over an entire sequence"),
+        (
+            {"attn_mask": torch.ones(1, 1, 1, 4, dtype=torch.bool)},
+            r"an attention mask must cover 6 tokens, but has shape \(1, 1, 1, 4\)",
+        ),
     ],
 )
 def test_other_attention_is_refused(arguments, message) -> None:
@@ -66,5 +69,5 @@ def test_other_attention_is_refused(arguments, message) -> None:
 
 def test_attention_to_something_else_is_refused() -> None:
     q, k = torch.randn(1, 2, 6, 8), torch.randn(1, 2, 9, 8)
-    with kernel(6, 6), pytest.raises(ParallelError, match="cannot be shared by heads"):
+    with kernel(6, 6), pytest.raises(ParallelError, match="cannot be split by heads"):
         scaled_dot_product_attention(q, k, k)

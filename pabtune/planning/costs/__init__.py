@@ -1,1 +1,1 @@
-"""What a compute mask costs: FLOPs, time, stored values. Pure arithmetic on measured facts."""
+"""Cost of a compute mask: FLOPs, time, communication and memory, by arithmetic on measurements."""

@@ -1,10 +1,10 @@
-"""Bytes and messages of sequence parallelism around attention, which a broadcast saves.
+"""Bytes and messages of sequence parallelism in attention, which a broadcast saves.
 
-Spatial-temporal models are split over frames, as in the paper: spatial attention needs no exchange, temporal attention does
-(or over the tokens of a frame, with the two reversed). A pair of blocks exchanges the hidden state, M bytes in all: DSP
-switches to a split over the other axis and back (two all-to-alls), DeepSpeed-Ulysses switches queries, keys, values and the
-output (four), Megatron-SP gathers and scatters the whole. Full attention is shared by heads, as in Ulysses, with queries,
-keys and values in one message.
+Spatial-temporal models are split over frames, as in the paper: spatial attention needs no communication, temporal attention
+does (or over the tokens of a frame, with the two reversed). DSP switches the hidden state to a split over the other axis and
+back (two all-to-alls), DeepSpeed-Ulysses exchanges queries, keys, values and the output (four all-to-alls), Megatron-SP
+all-gathers and reduce-scatters the entire hidden state. Full attention is split by heads, as in Ulysses, with queries, keys
+and values in one message.
 
 Source: Pyramid Attention Broadcast (https://arxiv.org/abs/2408.12588), table of communication.
 """
@@ -17,7 +17,7 @@ from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, SequenceParallel
 
 MESSAGES: Mapping[SequenceParallel, int] = {"dsp": 2, "ulysses": 4, "megatron-sp": 2}
-"""Collectives per temporal attention that computes."""
+"""Collectives per computed attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +25,11 @@ class AttentionShape:
     """Sizes of an attention over a video that several GPUs share.
 
     Attributes:
-        length: places along the split axis of the entire video.
-        other: places along the other axis; 1 under full attention.
-        bytes_per_token: bytes of one token's hidden state, all samples of a call together.
+        length: length of the split axis for the entire video.
+        other: length of the other axis; 1 under full attention.
+        bytes_per_token: bytes of one token's hidden state, for all samples of a call.
         heads: number of heads.
-        text_tokens: text tokens that attend along with the video; every GPU has them.
+        text_tokens: text tokens that attend along with the video; every GPU holds them.
     """
 
     length: int
@@ -40,7 +40,7 @@ class AttentionShape:
 
     @classmethod
     def evenly_divided(cls, gpus: int, hidden_bytes: float) -> Self:
-        """The shape of a hidden state of which only the bytes are known: the GPUs divide all its lengths."""
+        """Shape of a hidden state of which only the bytes are known, taken to be divisible by the GPUs everywhere."""
         return cls(length=gpus, other=gpus, bytes_per_token=hidden_bytes / gpus**2, heads=gpus)
 
 
@@ -49,8 +49,8 @@ class Communication:
     """Communication of one GPU.
 
     Attributes:
-        paper_bytes: bytes in the paper's convention: entire messages, no padding.
-        wire_bytes: bytes that leave the GPU: its own part stays, lengths are padded to a multiple of the number of GPUs.
+        paper_bytes: bytes in the paper's convention: entire messages without padding.
+        wire_bytes: bytes that leave the GPU: without its own part, padded to a multiple of the number of GPUs.
         messages: number of collectives.
     """
 
@@ -73,16 +73,18 @@ def exchanged(method: SequenceParallel, gpus: int, calls: int, shape: AttentionS
     """Communication of attention along a split axis of a spatial-temporal model, over a run.
 
     Args:
-        method: how attention exchanges.
-        gpus: P.
-        calls: attentions that compute, over all layers and steps.
+        method: method of sequence parallelism.
+        gpus: number of GPUs, P.
+        calls: computed attention calls, over all layers and steps.
         shape: sizes of one of them.
 
     Raises:
         PolicyError: an unknown method, or fewer than 1 GPU.
     """
     if method not in SEQUENCE_PARALLELS or gpus < 1:
-        raise PolicyError(f"no parallel run is {method!r} on {gpus} GPUs; known: {', '.join(SEQUENCE_PARALLELS)}")
+        raise PolicyError(
+            f"unknown method {method!r} on {gpus} GPUs; known: {', '.join(SEQUENCE_PARALLELS)}, on 1 or more"
+        )
     if gpus == 1:
         return NOTHING
     count = MESSAGES[method]
@@ -104,9 +106,9 @@ def exchanged_by_heads(gpus: int, calls: int, shape: AttentionShape) -> Communic
     """Communication of full attention over a run: queries, keys and values in one all-to-all, the output in another.
 
     Args:
-        gpus: P.
-        calls: attentions that compute, over all layers and steps.
-        shape: sizes of one of them; what the text becomes is gathered.
+        gpus: number of GPUs, P.
+        calls: computed attention calls, over all layers and steps.
+        shape: sizes of one of them; the output of the text is gathered.
     """
     if gpus == 1:
         return NOTHING
@@ -122,13 +124,13 @@ def exchanged_by_heads(gpus: int, calls: int, shape: AttentionShape) -> Communic
 
 
 def gathered(gpus: int, calls: int, length: int, bytes_per_place: int) -> Communication:
-    """Communication of gathering outputs over a run: every GPU gets the parts of all others.
+    """Communication of gathering outputs over a run: every GPU receives the parts of all others.
 
     Args:
-        gpus: P.
+        gpus: number of GPUs, P.
         calls: calls of the transformer.
-        length: places along the split axis.
-        bytes_per_place: bytes of the output at one place.
+        length: length of the split axis.
+        bytes_per_place: bytes of the output per unit of that length.
     """
     if gpus == 1:
         return NOTHING

@@ -12,21 +12,21 @@ def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: 
     """FLOPs computed over FLOPs of the full run.
 
     Args:
-        mask: what each site does when; of a model whose transformers take turns, `where_called`.
-        site_flops: of one call of each site, in the mask's order.
-        total_flops: of one step of all transformers that run in it; the mean over the steps.
+        mask: the compute mask; `where_called` for models whose transformers alternate.
+        site_flops: FLOPs of one call of each site, in the mask's order.
+        total_flops: FLOPs of one step of all transformers that run in it; the mean over steps.
     """
     saved_flops = mask.broadcasts.sum(axis=1) @ np.asarray(site_flops, dtype=float)
     return 1.0 - float(saved_flops) / (total_flops * mask.steps)
 
 
 def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_seconds: NDArray[np.floating]) -> float:
-    """Time in the transformer over the run: all of it, less the time of the sites that broadcast.
+    """Seconds in the transformer over a run: those of the full run less those of the sites that broadcast.
 
     Args:
-        mask: what each site does when.
-        seconds: (sites, steps) time in each site, feeders included; 0 where a site is not called. The time that a broadcast
-            saves is the site's median over the steps, which a busy machine hardly moves.
+        mask: the compute mask.
+        seconds: (sites, steps) time in each site, feeders included; 0 where a site is not called. A broadcast saves the
+            site's median over the steps, which is robust to a busy machine.
         step_seconds: (steps,) time of each full step.
     """
     site_seconds = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in seconds])

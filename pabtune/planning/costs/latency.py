@@ -1,8 +1,8 @@
-"""Seconds of a run: computing at the rates of a device, shared by several, and communication over an interconnect.
+"""Seconds of a run: compute at the rates of a device, divided among several, plus communication over an interconnect.
 
-Where a profile was measured, each kind of site computes at the rate that it was measured at; else all at one rate. What runs
-outside the transformer was not measured, and computes at the transformer's overall rate. The model knows nothing of memory,
-of how well a smaller part still fills a device, or of exchanges that overlap with computing.
+With a profile, each kind of site computes at its measured rate; without one, everything computes at one rate. Work outside
+the transformer is not measured and computes at the transformer's overall rate. The model ignores memory, the lower
+utilization of smaller parts, and overlap of communication with compute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ class Rates:
     """FLOPs per second that a device reaches in a model.
 
     Attributes:
-        overall: rate in the transformer as a whole, and in everything else.
-        rest: rate between the sites of the named kinds.
-        kinds: rate in the sites of each kind.
+        overall: rate of the entire transformer, and of everything outside it.
+        rest: rate of the transformer outside the sites of the named kinds.
+        kinds: rate of the sites of each kind.
     """
 
     overall: float
@@ -36,7 +36,7 @@ class Rates:
     def __post_init__(self) -> None:
         for rate in (self.overall, self.rest, *self.kinds.values()):
             if rate <= 0:
-                raise PolicyError(f"a device computes at more than 0 FLOPs per second, not {rate}")
+                raise PolicyError(f"a device must compute more than 0 FLOPs per second, not {rate}")
 
     @classmethod
     def even(cls, rate: float) -> Self:
@@ -44,7 +44,7 @@ class Rates:
         return cls(overall=rate, rest=rate)
 
     def seconds(self, flops: float, per_kind: Mapping[str, float]) -> float:
-        """Time of a number of FLOPs in the transformer, some of which are in the sites of each kind."""
+        """Seconds of a number of FLOPs in the transformer, of which `per_kind` are in the sites of each kind."""
         rest = flops - sum(per_kind.values())
         return rest / self.rest + sum(count / self.kinds.get(kind, self.rest) for kind, count in per_kind.items())
 
@@ -56,7 +56,7 @@ def measured_rates(
     seconds: NDArray[np.floating],
     step_seconds: NDArray[np.floating],
 ) -> Rates:
-    """Rates of the device on which a profile was measured.
+    """Rates of the device that a profile was measured on.
 
     Args:
         sites: sites of the model.
@@ -75,7 +75,7 @@ def measured_rates(
     rest_seconds = float(np.median(step_seconds) - medians.sum())
     rest_flops = float(total_flops - flops.sum())
     overall = float(total_flops / np.median(step_seconds))
-    # Between the sites there are few FLOPs, but they take time.
+    # Outside the sites there are few FLOPs, but they take time.
     rest = rest_flops / rest_seconds if rest_flops > 0 < rest_seconds else overall
     return Rates(overall=overall, rest=rest, kinds=kinds)
 
@@ -86,24 +86,24 @@ def predicted_latency(
     """Seconds of a run on several devices.
 
     Args:
-        parallel_seconds: time that one device takes for the parallel work.
-        serial_seconds: time of the work that is not shared.
+        parallel_seconds: time of the parallel work on one device.
+        serial_seconds: time of the work that is not divided.
         share: fraction of the parallel work on the slowest device (padding included).
         sent: communication of each device.
-        interconnect: between the devices.
+        interconnect: interconnect between the devices.
     """
     return parallel_seconds * share + serial_seconds + interconnect.seconds(sent.messages, sent.wire_bytes)
 
 
 UNRESOLVED = 1e3
-"""Where larger messages take no longer, the bandwidth is too high to be seen: the bytes of the largest message are then
-taken for this fraction of its time, one part in a thousand, which is below the noise of the measurements."""
+"""Where larger messages take no longer, the bandwidth is too high to measure. The bytes of the largest message are then taken
+to account for 1 / UNRESOLVED of its time, which is below the noise of the measurements."""
 
 
 def fit_interconnect(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Latency and bytes per second of an interconnect, from measurements; neither is negative.
+    """Latency and bytes per second of an interconnect, fitted to measurements.
 
-    The sum of squared relative errors is least.
+    Non-negative least squares of the relative errors.
 
     Args:
         sizes: bytes that left a process in each measurement.

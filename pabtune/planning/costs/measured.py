@@ -1,7 +1,7 @@
-"""Time of a profiled model on several GPUs: measured times of what computes, shared, and what is exchanged.
+"""Time of a profiled model on several GPUs: measured times divided among them, plus predicted communication.
 
-Sizes are those of the sites' measured outputs: padding is not counted in what is sent (of frames it is in what is computed),
-and text that attends beside the video counts as video. Of the messages that gather outputs only the number is known.
+Sizes are those of the sites' measured outputs: communication is without padding (compute includes that of frames), and text
+that attends along with the video counts as video. For the gathering of outputs only the number of messages is known.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from pabtune.planning.costs.communication import (
 )
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.costs.latency import predicted_latency
+from pabtune.planning.layouts import busiest_share, exchanging_kind
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import busiest_share, exchanging_kind
 from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import Axis, ParallelLayout
@@ -31,16 +31,16 @@ from pabtune.records.profiles import Profile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Measurements of a profile that predict a run on several GPUs.
+    """Measurements of a profile from which a run on several GPUs is predicted.
 
     Attributes:
         seconds: (sites, steps) time in each site; 0 where it is not called.
         step_seconds: (steps,) time of each step.
-        site_bytes: bytes of one output of each site, all branches together.
+        site_bytes: bytes of one output of each site, for all branches.
         axes: axes that can be split.
-        branches: guidance branches that GPUs could share: 2, or 1 without guidance, or where one branch waits for the other.
+        branches: number of guidance branches that can be split: 2; 1 without guidance or with interleaved branches.
         calls: calls of the transformer in a step: one, or one for each branch.
-        frames: frames of the latents, if they can be split; 0 = unknown.
+        frames: number of latent frames, if they can be split; 0 = unknown.
     """
 
     seconds: NDArray[np.floating]
@@ -56,12 +56,12 @@ class Measured:
         """The measurements of a profile.
 
         Args:
-            profile: any profile.
+            profile: a profile of any model.
             gpus: number of GPUs that will share a video.
-            catalog: what is known of transformer classes.
+            catalog: cards of transformer classes.
 
         Raises:
-            PolicyError: the time of several GPUs cannot be predicted for the model.
+            PolicyError: the time on several GPUs cannot be predicted for this model.
         """
         card = catalog.find(profile.made_for.model or "")
         return cls(
@@ -76,7 +76,7 @@ class Measured:
 
 
 def _axes(profile: Profile, gpus: int, card: ModelCard | None) -> tuple[Axis, ...]:
-    """Axes to choose from when the time of a profiled model on several GPUs is predicted.
+    """Axes along which a profiled model can be split and predicted.
 
     Args:
         profile: profile of the model.
@@ -84,7 +84,7 @@ def _axes(profile: Profile, gpus: int, card: ModelCard | None) -> tuple[Axis, ..
         card: card of its transformer's class; None without one.
 
     Raises:
-        PolicyError: its tokens are not cut through the network: how much is shared cannot be told from a profile.
+        PolicyError: its tokens are not cut through the network, so that a profile does not tell how much work is divided.
     """
     if card is not None and card.axes:
         return card.axes
@@ -100,25 +100,25 @@ def _axes(profile: Profile, gpus: int, card: ModelCard | None) -> tuple[Axis, ..
     if split is None or objections:
         why = "; ".join(dict.fromkeys(objections)) or "its card has no token split"
         raise PolicyError(
-            f"what {gpus} GPUs take for {profile.made_for.model} is not predicted: its tokens are not cut through the whole "
+            f"the time of {profile.made_for.model} on {gpus} GPUs cannot be predicted: its tokens are not cut through the "
             f"network ({why}); measure it with `pabtune generate --gpus --compare`"
         )
     return ("sequence",)
 
 
 def _is_sequential(card: ModelCard | None) -> bool:
-    """Whether guidance branches come one call after the other, and the first result is read after the last call."""
+    """Whether a model uses sequential CFG: one call per branch, whose results are read after the last."""
     return card is not None and card.guidance.order == "sequential"
 
 
 def _branches(profile: Profile, card: ModelCard | None) -> int:
-    """Guidance branches that GPUs could share."""
+    """Number of guidance branches that can be split."""
     call = profile.call
     return 2 if call.samples == 2 and (call.per_step == 1 or _is_sequential(card)) else 1
 
 
 def _frames(profile: Profile, card: ModelCard | None) -> int:
-    """Frames of the latents of a spatial-temporal model; 0 of others."""
+    """Number of latent frames of a spatial-temporal model; 0 for other models."""
     shape = profile.call.shape
     return shape[1] if card is not None and card.axes and len(shape) == 4 else 0
 
@@ -129,7 +129,7 @@ def sent_for(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> C
     Args:
         mask: the compute mask, without rows for blocks.
         measured: the measurements of the model on one GPU.
-        layout: how GPUs share the video.
+        layout: layout of the GPUs.
 
     Raises:
         PolicyError: no attention exchanges along the axis of the layout.
@@ -138,7 +138,7 @@ def sent_for(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> C
         return NOTHING
     kinds, exchanging = [site.kind for site in mask.sites], exchanging_kind(layout)
     if exchanging not in kinds:
-        raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no {exchanging} attention to share")
+        raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no {exchanging} attention to split")
     sent, calls = NOTHING, 1 if layout.branches > 1 else measured.calls
     computed = mask.where_called(measured.seconds > 0).computes
     for kind, row, size in zip(kinds, computed, measured.site_bytes, strict=True):
@@ -155,7 +155,7 @@ def outputs_sent(measured: Measured, layout: ParallelLayout) -> Communication:
 
 
 def _sent_by_site(layout: ParallelLayout, calls: int, hidden_bytes: float) -> Communication:
-    """Communication of a number of calls of an attention whose lengths and heads the GPUs divide."""
+    """Communication of attention calls, with lengths and heads taken to be divisible."""
     shape = AttentionShape.evenly_divided(layout.sequence, hidden_bytes)
     if layout.axis == "sequence":
         return exchanged_by_heads(layout.sequence, calls, shape)
@@ -165,13 +165,13 @@ def _sent_by_site(layout: ParallelLayout, calls: int, hidden_bytes: float) -> Co
 def parallel_seconds(
     mask: ComputeMask, measured: Measured, layout: ParallelLayout, interconnect: Interconnect
 ) -> float:
-    """Seconds in the transformer over a run; where the layout leaves its axis open, along the fastest axis.
+    """Seconds in the transformer over a run, along the fastest axis where the layout leaves it open.
 
     Args:
         mask: the compute mask, without rows for blocks.
         measured: the measurements of the model on one GPU.
-        layout: how GPUs share the video.
-        interconnect: between them.
+        layout: layout of the GPUs.
+        interconnect: interconnect between them.
     """
     if layout.sequence > 1 and layout.axis is None:
         return min(parallel_seconds(mask, measured, layout.along(axis), interconnect) for axis in measured.axes)

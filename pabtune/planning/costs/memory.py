@@ -1,4 +1,4 @@
-"""Bytes that a run holds for later steps, known from the compute mask and the sizes of the sites' outputs."""
+"""Bytes that a run holds for later steps, from the compute mask and the sizes of the sites' outputs."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Store
 
 SITES_AHEAD = 2
-"""For how many sites outputs are fetched from the host ahead of their use."""
+"""Number of sites whose outputs are prefetched from the host."""
 
 BYTES_PER_UNIT = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -21,15 +21,15 @@ def held_bytes(
 ) -> NDArray[np.float64]:
     """Bytes of outputs held on the device in each step, (steps,): those it broadcasts and those it keeps for the next step.
 
-    Guidance branches that are called one after the other hold the most in the first or in the last call of a step: a branch
-    in its call holds both kinds of outputs, one before it what it will broadcast, one behind it what it kept. A transformer
-    that takes over holds alone: what the other one kept is freed before its first call.
+    With sequential CFG the peak is in the first or the last call of a step: the branch in its call holds both kinds of
+    outputs, branches still to come hold what they will broadcast, and branches that are done hold what they kept. Where
+    transformers alternate, the outputs of one are freed before the first call of the other.
 
     Args:
-        mask: what each site does when; of a model whose transformers take turns, `where_called`.
-        site_bytes: of one output of each site as it is kept, all branches together, in the mask's order.
-        store: how outputs are kept; of those that the host keeps, the device holds a few at a time.
-        calls: of the transformer in a step, each for as many of the branches. With 1, what several hold is bounded from above.
+        mask: the compute mask; `where_called` for models whose transformers alternate.
+        site_bytes: bytes of one output of each site as stored, for all branches, in the mask's order.
+        store: how outputs are kept; with `host` the device holds a few at a time.
+        calls: calls of the transformer in a step, with equally many branches each; 1 gives an upper bound for several.
     """
     sizes = np.asarray(site_bytes, dtype=float)
     if store == "host":
@@ -44,19 +44,19 @@ def held_bytes(
 
 
 def parse_bytes(text: str) -> int:
-    """Reads `8GiB`, `500 MB`, `123456`.
+    """Number of bytes of a text such as `8GiB`, `500 MB` or `123456`.
 
     Raises:
-        PolicyError: it is something else.
+        PolicyError: the text is not an amount of memory.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].upper() not in BYTES_PER_UNIT:
-        raise PolicyError(f"{text!r} is no amount of memory; write for example 8GiB, 500MB")
+        raise PolicyError(f"{text!r} is not an amount of memory; write for example 8GiB or 500MB")
     return int(float(match[1]) * BYTES_PER_UNIT[match[2].upper()])
 
 
 def format_bytes(count: float) -> str:
-    """For people: `1.50 GiB`."""
+    """A readable amount of memory, for example `1.50 GiB`."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"

@@ -1,4 +1,4 @@
-"""What a policy costs for the model, size and schedule of a profile."""
+"""Cost of a policy for the model, size and schedule of a profile."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pabtune.records.sites import Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """The most bytes that a run holds for later steps, per prompt, and the step in which it does."""
+    """Peak of the bytes that a run holds for later steps, per prompt, and its step."""
 
     stored_bytes: int
     step: int
@@ -29,15 +29,15 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledCost:
-    """Cost of a policy, from a profile.
+    """Cost of a policy, predicted from a profile.
 
     Attributes:
         policy: name of the policy.
         compute_fraction: FLOPs computed over FLOPs of the full run.
-        predicted_time_fraction: time in the transformer over that of the full run, by the profile's site times.
+        predicted_time_fraction: time in the transformer over that of the full run, from the profile's site times.
         computed_calls: calls of sites that compute, by kind.
         broadcast_calls: calls of sites that broadcast, by kind.
-        peak: held outputs.
+        peak: peak memory of stored outputs.
         scaling: time on several GPUs; None for one GPU.
     """
 
@@ -69,18 +69,18 @@ def cost_of_profile(
     method: SequenceParallel | None,
     interconnect: Interconnect,
 ) -> ProfiledCost:
-    """What a policy costs for a profile's model, size and schedule.
+    """Cost of a policy for a profile's model, size and schedule.
 
     Args:
-        profile: of the model.
-        policy: what is broadcast.
+        profile: profile of the model.
+        policy: the policy.
         content: use the policy's variant for this content class.
         gpus: numbers of GPUs that share a video.
-        method: how attention exchanges; None = whatever takes least.
-        interconnect: between the GPUs.
+        method: method of sequence parallelism; None = the fastest.
+        interconnect: interconnect between the GPUs.
 
     Raises:
-        PolicyError: the policy was made for another model.
+        PolicyError: the policy was made for another model, or the time on several GPUs cannot be predicted.
     """
     if policy.made_for.fingerprint not in (None, profile.made_for.fingerprint):
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of profile {profile.name!r}")
@@ -107,7 +107,7 @@ def cost_of_profile(
 
 def _peak(profile: Profile, policy: Policy, mask: ComputeMask, units: Sequence[Site]) -> Peak:
     sizes = profile.bytes_kept(policy.store)
-    # The residual of a block or stack has the size of its sites' outputs.
+    # The residual of a block or stack is as large as an output of its sites.
     unit_sizes = (max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units)
     held = held_bytes(mask, (*sizes, *unit_sizes), policy.store, profile.call.per_step)
     return Peak(stored_bytes=int(held.max()), step=int(held.argmax()))
@@ -122,7 +122,7 @@ def _sizes_in(unit: Site, sites: Sequence[Site], sizes: Sequence[float]) -> list
 
 
 def _scaling(mask: ComputeMask, measured: Measured, choices: LayoutChoices, interconnect: Interconnect) -> Scaling:
-    """Seconds in the transformer on each number of GPUs, in the layout that takes the least."""
+    """Seconds in the transformer on each number of GPUs, in the fastest layout."""
     alone = parallel_seconds(mask, measured, ONE_GPU, interconnect)
     rows = []
     for options in choices.options:

@@ -1,11 +1,11 @@
-"""How a run scales: the layouts to choose from for each number of GPUs, and a row for the one that is chosen."""
+"""Scaling of a run: candidate layouts for each number of GPUs, and a row for the best one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pabtune.planning.costs.communication import Communication
-from pabtune.planning.sharding import can_share, layouts
+from pabtune.planning.layouts import can_share, layouts
 from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, Axis, ParallelLayout, SequenceParallel
 
@@ -34,9 +34,9 @@ class ScalingRow:
     """A run on a number of GPUs.
 
     Attributes:
-        layout: how they share the video.
+        layout: layout of the GPUs.
         attention: communication of each GPU for attention.
-        latency: predicted time; None = no rate is known.
+        latency: predicted time; None if no rates are known.
     """
 
     layout: ParallelLayout
@@ -68,7 +68,7 @@ class Scaling:
 
     @property
     def best(self) -> ScalingRow | None:
-        """The row with the least time; None where no time is known."""
+        """The fastest row; None if no time is predicted."""
         timed = [row for row in self.rows if row.latency is not None]
         return min(timed, key=lambda row: row.latency.seconds if row.latency else 0.0, default=None)
 
@@ -83,10 +83,10 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutChoices:
-    """Layouts to choose from.
+    """Candidate layouts.
 
     Attributes:
-        options: for each number of GPUs that the video is long enough for, all its layouts.
+        options: all layouts for each number of GPUs that the video is long enough for.
         too_many_gpus: the other numbers.
     """
 
@@ -97,14 +97,14 @@ class LayoutChoices:
 def layout_choices(
     gpus: Sequence[int], method: SequenceParallel | None, axes: Sequence[Axis], branches: int, frames: int
 ) -> LayoutChoices:
-    """Layouts to choose from for each number of GPUs.
+    """Candidate layouts for each number of GPUs.
 
     Args:
         gpus: numbers of GPUs.
-        method: how attention exchanges; then guidance branches are not split. None = any, and branches too.
+        method: method of sequence parallelism, without split branches; None = any method, with and without split branches.
         axes: axes of the model that can be split.
-        branches: guidance branches of the model.
-        frames: frames of the latents; 0 = unknown.
+        branches: number of guidance branches of the model.
+        frames: number of latent frames; 0 = unknown.
 
     Raises:
         PolicyError: the video is too short for all of the numbers.
@@ -117,7 +117,7 @@ def layout_choices(
     too_many = tuple(count for count in options if not options[count])
     if not any(options.values()):
         raise PolicyError(
-            f"{frames} frames over {', '.join(map(str, too_many))} GPUs leave one to each, which this model does not take"
+            f"{frames} frames over {', '.join(map(str, too_many))} GPUs leave one to each, but this model needs two"
         )
     return LayoutChoices(options=tuple(each for each in options.values() if each), too_many_gpus=too_many)
 

@@ -7,8 +7,8 @@ import pytest
 
 from pabtune.catalog import CATALOG
 from pabtune.planning.costs.measured import Measured, outputs_sent, parallel_seconds, sent_for
+from pabtune.planning.layouts import AXES
 from pabtune.planning.masks import ComputeMask
-from pabtune.planning.sharding import AXES
 from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
@@ -118,7 +118,7 @@ def test_full_attention_sends_queries_keys_values_and_output() -> None:
     measured = Measured(seconds=np.ones((1, 3)), step_seconds=np.ones(3), site_bytes=[1000.0])
     sent = sent_for(full, measured, ParallelLayout.over(2, axis="sequence", exchange="ulysses"))
     assert (sent.messages, sent.wire_bytes) == (3 * 2, pytest.approx(3 * 4 * 500 / 2))
-    with pytest.raises(PolicyError, match="a model with full has no temporal attention to share"):
+    with pytest.raises(PolicyError, match="a model with full has no temporal attention to split"):
         sent_for(full, measured, ParallelLayout.over(2, axis="frames"))
 
 
@@ -140,7 +140,7 @@ def test_only_what_is_cut_through_the_network_is_predicted() -> None:
         profile_of("HunyuanVideoTransformer3DModel", image_condition_type="token_replace"),
         profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2DiffusionForcingPipeline"),
     ):
-        with pytest.raises(PolicyError, match="what 2 GPUs take for .* is not predicted"):
+        with pytest.raises(PolicyError, match="the time of .* on 2 GPUs cannot be predicted"):
             Measured.of(other, 2)
     assert Measured.of(profile_of("SkyReelsV2Transformer3DModel", "SkyReelsV2Pipeline"), 2).axes == ("sequence",)
     with pytest.raises(PolicyError, match="does not say which pipeline it was made with; profile again"):
@@ -158,7 +158,7 @@ def test_a_class_of_ones_own_is_predicted_by_its_card() -> None:
     wan = CATALOG.find("WanTransformer3DModel")
     catalog = CATALOG.with_card(replace(wan, transformer="Mine"))
     own = replace(profile_of("Mine"), call=Call(per_step=2, samples=2, shape=(4, 8, 24, 24)))
-    with pytest.raises(PolicyError, match="what 2 GPUs take for Mine is not predicted"):
+    with pytest.raises(PolicyError, match="the time of Mine on 2 GPUs cannot be predicted"):
         Measured.of(own, 2)
     assert Measured.of(own, 2, catalog).axes == ("sequence",)
     assert Measured.of(own, 2, catalog).branches == 2

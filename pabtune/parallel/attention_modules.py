@@ -1,6 +1,6 @@
-"""An attention module decomposed into what methods of exchanging need: projections, norms, rotary embedding, kernel.
+"""Self-attention modules decomposed into projections, norms, rotary embedding and kernel, for sequence parallelism.
 
-Knows the attention modules of spatial-temporal models; knows nothing of processes.
+Knows the attention modules of spatial-temporal models, but nothing of processes.
 
 Shapes: B batch, N tokens that attend to each other, D width, h heads, d = D / h.
 """
@@ -26,14 +26,14 @@ class AttentionModule:
     """A self-attention module, decomposed.
 
     Attributes:
-        heads: h.
-        project: x (…, D) to queries, keys and values, (…, h, d) each.
-        projection_weights: weights of these three projections.
+        heads: number of heads h.
+        project: maps x (…, D) to queries, keys and values, (…, h, d) each.
+        projection_weights: returns the weights of these three projections.
         normalise: normalises queries and keys.
         rotate: applies a rotary embedding to queries or keys (B, N, h, d).
-        attend: queries, keys and values (B, N, h, d) to values.
-        finish: values of all heads (…, D) to the output.
-        output_weights: weights of `finish`.
+        attend: the kernel; maps queries, keys and values (B, N, h, d) to values.
+        finish: projects values of all heads (…, D) to the output.
+        output_weights: returns the weights of `finish`.
     """
 
     heads: int
@@ -50,13 +50,13 @@ def decompose(module: nn.Module) -> AttentionModule:
     """Decomposes a self-attention module of a spatial-temporal model.
 
     Raises:
-        ParallelError: another class.
+        ParallelError: the class is not known.
     """
     if isinstance(module, SelfAttention):
         return _of_stdit3(module)
     if isinstance(module, Attention):
         return _of_latte(module)
-    raise ParallelError(f"the attention of {type(module).__name__} cannot be shared by heads; take dsp")
+    raise ParallelError(f"the attention of {type(module).__name__} cannot be split by heads; use dsp")
 
 
 def _of_stdit3(module: SelfAttention) -> AttentionModule:
@@ -107,9 +107,9 @@ def _of_latte(module: Attention) -> AttentionModule:
 
 
 def _plain(layer: nn.Module) -> Weights:
-    """Weights of a layer that does nothing but multiply and add."""
+    """Weights of a plain linear layer; refuses adapters and quantized layers, which do more than multiply and add."""
     if type(layer) is not nn.Linear:
         raise ParallelError(
-            f"megatron-sp shares out weights of plain linear layers, but meets a {type(layer).__name__}; take dsp or ulysses"
+            f"megatron-sp splits the weights of plain linear layers, but got a {type(layer).__name__}; use dsp or ulysses"
         )
     return layer.weight, layer.bias

@@ -5,7 +5,7 @@ from torch import nn
 
 from pabtune.models.open_sora_plan.transformer import RotaryProcessor, rotary_angles
 from pabtune.models.stdit3 import RotaryEmbedding, SelfAttention
-from pabtune.parallel.attention import decompose
+from pabtune.parallel.attention_modules import decompose
 from pabtune.records.errors import ParallelError
 
 
@@ -44,7 +44,7 @@ def test_the_parts_together_are_the_module() -> None:
 
 
 def test_what_cannot_be_taken_apart_is_refused() -> None:
-    with pytest.raises(ParallelError, match="the attention of Linear cannot be shared by heads; take dsp"):
+    with pytest.raises(ParallelError, match="the attention of Linear cannot be split by heads; use dsp"):
         decompose(nn.Linear(2, 2))
 
 
@@ -52,5 +52,5 @@ def test_weights_of_layers_that_do_more_are_not_read() -> None:
     """An adapter on a projection would silently be left out."""
     module = Attention(24, heads=2, dim_head=12)
     module.to_q = nn.Sequential(module.to_q)
-    with pytest.raises(ParallelError, match="shares out weights of plain linear layers, but meets a Sequential"):
+    with pytest.raises(ParallelError, match="splits the weights of plain linear layers, but got a Sequential"):
         decompose(module).projection_weights()

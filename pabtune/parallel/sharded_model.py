@@ -1,6 +1,6 @@
-"""A model that is split over processes: what was attached to it, and how it is all taken off again.
+"""A model that is split over processes, with everything that was attached to it and how to undo it.
 
-Knows modules, hooks and communicators; knows no strategy of splitting.
+Knows modules, hooks and communicators, but no strategy of splitting.
 """
 
 import inspect
@@ -19,22 +19,23 @@ from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.pipeline_calls import CallObserver, observe
 
 ChangeArguments = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
-"""From a module and the arguments of its call to those that it gets."""
+"""Maps a module and the arguments of its call to the arguments that it gets instead."""
 
 ChangeOutput = Callable[[Any], Any]
-"""From what a module's call returns to what its caller gets."""
+"""Maps the output of a module to the output that its caller gets instead."""
 
 
 class ShardedModel:
-    """A model that is split over the processes of a mesh: takes note of what is attached, and undoes it.
+    """A model that is split over the processes of a mesh; records what is attached to it, and undoes it.
 
     Args:
         mesh: the processes.
-        exchange: how attention along the split axis exchanges.
+        exchange: method of sequence parallelism along the split axis.
 
     Attributes:
-        traffic: what this process sent.
-        sequence, branches, samples, everyone: communicators of the processes that share each, and of all.
+        traffic: messages and bytes that this process sent.
+        sequence, branches, samples: communicators of the processes that share each of them.
+        everyone: communicator of all processes.
     """
 
     def __init__(self, mesh: Mesh, exchange: SequenceParallel) -> None:
@@ -48,28 +49,28 @@ class ShardedModel:
         self._undo: list[Callable[[], None]] = []
 
     def remove(self) -> None:
-        """Leaves the model as it was."""
+        """Restores the model to its state before the split."""
         while self._undo:
             self._undo.pop()()
 
     def hook(self, module: nn.Module, hook: ModelHook, name: str = PARALLEL_HOOK) -> None:
-        """Puts a hook on a module until `remove`."""
+        """Attaches a hook to a module until `remove`."""
         self._undo.append(attach(module, hook, name))
 
     def observe(self, pipeline: DiffusionPipeline, observer: CallObserver) -> None:
-        """Tells an observer of a pipeline's calls until `remove`."""
+        """Notifies an observer of a pipeline's calls until `remove`."""
         self._undo.append(observe(pipeline, observer))
 
     def before(self, module: nn.Module, change: ChangeArguments) -> None:
-        """Changes the arguments of a module's calls until `remove`, also of those that a policy answers by itself."""
+        """Changes the arguments of a module's calls until `remove`, including calls that a policy broadcasts."""
         self._undo.append(module.register_forward_pre_hook(change, with_kwargs=True).remove)
 
     def after(self, module: nn.Module, change: ChangeOutput) -> None:
-        """Changes what a module's calls return until `remove`, also of those that a policy answers by itself."""
+        """Changes the output of a module's calls until `remove`, including calls that a policy broadcasts."""
         self._undo.append(module.register_forward_hook(lambda _module, _args, output: change(output)).remove)
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
-        """Shadows an attribute of an object until `remove`."""
+        """Replaces an attribute of an object, on the instance, until `remove`."""
         before = {name: vars(owner)[name]} if name in vars(owner) else {}
         setattr(owner, name, value)
 
@@ -81,5 +82,5 @@ class ShardedModel:
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
-    """The arguments of a module's call, which can be read and replaced by name."""
+    """The arguments of a module's call, to be read and replaced by name."""
     return inspect.signature(module.__class__.forward.__get__(module)).bind(*args, **kwargs)

@@ -1,10 +1,11 @@
-"""How GPUs can share a video, and of several axes the one whose attention then sends least.
+"""The layouts in which GPUs can share a video, and the axis along which a policy sends least.
 
-Attention along the split axis exchanges, the other does not, and what a policy broadcasts sends nothing. So the attention
-that is broadcast most should be the one that exchanges: temporal attention, with frames split, under the paper's pyramids.
+Only attention along the split axis communicates, and a broadcast sends nothing. So the attention that is broadcast most should
+be the one that communicates: temporal attention, with frames split, under the paper's pyramids.
 
-The layout is not changed within a call. Outputs are kept in the layout that they were computed in: to stay in another one
-after an attention would save a message only where the next one is broadcast, and then what is kept has to be moved.
+The layout does not change within a call, and outputs are kept in the layout in which they were computed. Staying in another
+layout after an attention would save a message only where the next attention is broadcast, whose kept output would then have
+to be moved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,20 @@ from pabtune.records.layouts import SEQUENCE_PARALLELS, Axis, ParallelLayout, Se
 from pabtune.records.sites import Kind
 
 AXES: tuple[Axis, ...] = ("frames", "tokens")
-"""Between which a spatial-temporal model may leave a choice."""
+"""Axes along which a spatial-temporal model can be split."""
 
 EXCHANGING: Mapping[Axis, Kind] = {"frames": "temporal", "tokens": "spatial", "sequence": "full"}
-"""Attention that exchanges where an axis is split."""
+"""Kind of attention that communicates when an axis is split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
-    """Sizes that determine what GPUs send.
+    """Sizes of a video that determine the communication between GPUs.
 
     Attributes:
-        frames: T, frames of the latents.
-        tokens: S, tokens of a frame.
-        bytes_per_token: bytes of one token's hidden state, all samples of a call together.
+        frames: number of latent frames, T.
+        tokens: number of tokens of a frame, S.
+        bytes_per_token: bytes of one token's hidden state, for all samples of a call.
         heads: number of heads.
     """
 
@@ -40,17 +41,17 @@ class Video:
     heads: int
 
     def attention(self, axis: Axis) -> AttentionShape:
-        """Shape of the attention that exchanges where an axis is split."""
+        """Shape of the attention that communicates when an axis is split."""
         length, other = (self.frames, self.tokens) if axis == "frames" else (self.tokens, self.frames)
         return AttentionShape(length=length, other=other, bytes_per_token=self.bytes_per_token, heads=self.heads)
 
     def sent(self, axis: Axis, method: SequenceParallel, gpus: int, calls: int) -> Communication:
-        """Communication of a number of calls of the attention that exchanges."""
+        """Communication of a number of calls of the attention along an axis."""
         return exchanged(method, gpus, calls, self.attention(axis))
 
 
 def exchanging_kind(layout: ParallelLayout) -> Kind:
-    """Kind of attention that exchanges under a layout.
+    """Kind of attention that communicates under a layout.
 
     Raises:
         PolicyError: the layout leaves its axis open.
@@ -64,20 +65,20 @@ def busiest_share(layout: ParallelLayout, length: int) -> float:
     """Fraction of the single-GPU work done by the busiest GPU (padding included).
 
     Args:
-        layout: how the GPUs share the video.
-        length: places along the split axis; 0 = unknown, taken to be divisible.
+        layout: layout of the GPUs.
+        length: length of the split axis; 0 = unknown, taken to be divisible.
     """
     length = length or layout.sequence
     return -(-length // layout.sequence) / length / layout.branches / layout.samples
 
 
 def can_share(layout: ParallelLayout, axes: Sequence[Axis], frames: int) -> bool:
-    """Whether a video is long enough: models with frames alone, like Latte, need two frames on each GPU.
+    """Whether a video is long enough for a layout: models that only split frames, like Latte, need two on each GPU.
 
     Args:
-        layout: how the GPUs would share it.
+        layout: layout of the GPUs.
         axes: axes of the model that can be split.
-        frames: frames of its latents; 0 = unknown.
+        frames: number of latent frames; 0 = unknown.
     """
     return tuple(axes) != ("frames",) or frames in {0, 1} or -(-frames // layout.sequence) > 1
 
@@ -90,8 +91,8 @@ def layouts(
     Args:
         gpus: number of GPUs.
         axes: axes of the model that can be split.
-        methods: how its attention may exchange; full attention exchanges by heads only.
-        branches: guidance branches of the model.
+        methods: methods of sequence parallelism to consider; full attention always uses Ulysses.
+        branches: number of guidance branches of the model.
     """
     options = []
     for parts in (1, 2) if branches == 2 and gpus % 2 == 0 else (1,):
@@ -111,11 +112,11 @@ TYPICAL_VIDEO = Video(frames=16, tokens=1024, bytes_per_token=4096, heads=16)
 
 
 def choose_axis(mask: ComputeMask, method: SequenceParallel, gpus: int, video: Video = TYPICAL_VIDEO) -> Axis:
-    """The axis along which the fewest bytes are sent; frames if both send the same.
+    """The axis along which the fewest bytes are sent; frames if both are equal.
 
     Args:
         mask: the compute mask, without rows for blocks.
-        method: how attention exchanges.
+        method: method of sequence parallelism.
         gpus: number of GPUs that share the sequence.
         video: sizes of the video.
     """

@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
 
-from pabtune.planning.masks import ComputeMask, resolve
-from pabtune.planning.presets import PRESETS
-from pabtune.planning.schedules import NoiseSchedule
-from pabtune.planning.sharding import (
+from pabtune.planning.layouts import (
     AXES,
     Video,
     busiest_share,
@@ -13,6 +10,9 @@ from pabtune.planning.sharding import (
     exchanging_kind,
     layouts,
 )
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.sites import Kind, Site
