@@ -1,4 +1,4 @@
-"""Which small pipelines are split in which way, as the cards of their transformers say."""
+"""How each small pipeline is split, according to the cards of its transformers."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ from pabtune.parallel.plans import find_plan
 from tests.pipelines.cases import CASES, COUNTED, transformers_of
 
 LIKE_OTHERS = ("chronoedit-reasoning", "cogvideox-dpm", "wan-2.2-image")
-"""Of the class of another case, and split as that one is: left out to save time."""
+"""Cases of the same class as another case, and split like it; left out to save time."""
 
 
 @cache

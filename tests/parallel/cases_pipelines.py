@@ -137,11 +137,11 @@ def timesteps(mesh: Mesh) -> list[dict]:
     for shape in ((batch,), (batch, 1), (batch, tokens), (batch, tokens, 1)):
         timestep = torch.linspace(200, 900, math.prod(shape)).view(shape)
         with torch.no_grad():
-            alone = pipeline.transformer(**{**seen, "timestep": timestep})[0]
-            made = split(pipeline, mesh)
-            together = pipeline.transformer(**{**seen, "timestep": timestep})[0]
-            made.remove()
-        rows.append({"shape": list(shape), "error": error(together, alone)})
+            reference = pipeline.transformer(**{**seen, "timestep": timestep})[0]
+            sharded = split(pipeline, mesh)
+            output = pipeline.transformer(**{**seen, "timestep": timestep})[0]
+            sharded.remove()
+        rows.append({"shape": list(shape), "error": error(output, reference)})
     return rows
 
 
@@ -150,15 +150,15 @@ def offloading(mesh: Mesh) -> list[dict]:
     rows = []
     for name in ("wan-2.1", "latte", "motif"):
         pipeline = loaded(name)
-        alone = run(pipeline, name)
-        made = split(pipeline, mesh)
+        reference = run(pipeline, name)
+        sharded = split(pipeline, mesh)
         pipeline.enable_model_cpu_offload(device=DEVICE)
         for again in range(2):
             moved = count_moves(pipeline.transformer)
-            together = run(pipeline, name)
-            rows.append({"name": name, "run": again, "error": error(together, alone), "moved": len(moved)})
-        made.remove()
-        rows[-1] |= {"restored": error(run(pipeline, name), alone), "left": marks_left(pipeline.transformer)}
+            output = run(pipeline, name)
+            rows.append({"name": name, "run": again, "error": error(output, reference), "moved": len(moved)})
+        sharded.remove()
+        rows[-1] |= {"restored": error(run(pipeline, name), reference), "left": marks_left(pipeline.transformer)}
     return rows
 
 
@@ -169,16 +169,16 @@ def compiled(mesh: Mesh, names: Sequence[str]) -> list[dict]:
         for used in (NONE, policy(name)):
             pipeline = loaded(name)
             with pabtune.broadcast(pipeline, used):
-                alone = run(pipeline, name)
+                reference = run(pipeline, name)
             pipeline.transformer.compile_repeated_blocks(fullgraph=False, dynamic=False, backend="eager")
             before = run(pipeline, name)
-            made = split(pipeline, mesh)
+            sharded = split(pipeline, mesh)
             with pabtune.broadcast(pipeline, used) as active:
-                together = run(pipeline, name)
-            made.remove()
+                output = run(pipeline, name)
+            sharded.remove()
             rows.append(
                 {
-                    "name": name, "error": error(together, alone), "messages": made.traffic.messages["full"],
+                    "name": name, "error": error(output, reference), "messages": sharded.traffic.messages["full"],
                     "broadcast": sum(active.summary()["broadcast_calls"].values()),
                     "restored": error(run(pipeline, name), before),
                 }
@@ -226,15 +226,15 @@ def own_class(whole: Mesh) -> list[dict]:
         for catalog in (CATALOG.with_card(card), CATALOG):
             pipeline = loaded("wan-2.1")
             pipeline.transformer.__class__ = type("Mine", (type(pipeline.transformer),), {})
-            alone = run(pipeline, "wan-2.1")
-            made = split(pipeline, mesh, catalog=catalog)
+            reference = run(pipeline, "wan-2.1")
+            sharded = split(pipeline, mesh, catalog=catalog)
             row = {"by_card": "Mine" in catalog, "split_branches": branches == 2}
             try:
-                row["error"] = error(run(pipeline, "wan-2.1"), alone)
-                row["purposes"] = sorted(name for name, count in made.traffic.messages.items() if count)
+                row["error"] = error(run(pipeline, "wan-2.1"), reference)
+                row["purposes"] = sorted(name for name, count in sharded.traffic.messages.items() if count)
             except ParallelError as problem:
                 row["said"] = str(problem)
-            made.remove()
+            sharded.remove()
             rows.append(row)
     return rows
 
@@ -261,15 +261,15 @@ def stopped(whole: Mesh) -> list[dict]:
     for name, dtype in (("wan-2.1", torch.float32), ("kandinsky-5", torch.float32), ("kandinsky-5", torch.float16)):
         for at_call in (3, 4):
             pipeline = in_dtype(loaded(name), dtype)
-            alone = run(pipeline, name)
-            made = split(pipeline, mesh)
+            reference = run(pipeline, name)
+            sharded = split(pipeline, mesh)
             abort(pipeline, name, at_call)
-            made.traffic.clear()
-            row = {"name": name, "at": at_call, "error": error(run(pipeline, name), alone)}
+            sharded.traffic.clear()
+            row = {"name": name, "at": at_call, "error": error(run(pipeline, name), reference)}
             rows.append(
-                {**row, "messages": made.traffic.messages["output"], "steps": len(pipeline.scheduler.timesteps)}
+                {**row, "messages": sharded.traffic.messages["output"], "steps": len(pipeline.scheduler.timesteps)}
             )
-            made.remove()
+            sharded.remove()
     return rows
 
 
@@ -313,17 +313,17 @@ def decoding(mesh: Mesh) -> list[dict]:
         if use_tiles:
             pixels = pixels_per_latent(pipeline)
             pipeline.vae.decode = TiledDecode(pipeline.vae, one_by_one, pixels, mesh.layout.sequence)
-        alone = run(pipeline, name, **changes)
+        reference = run(pipeline, name, **changes)
         vars(pipeline.vae).pop("decode", None)
-        made = ShardedModel(mesh, "dsp")
-        how = split_decoder(made, pipeline, use_tiles=use_tiles)
-        together = run(pipeline, name, **changes)
-        made.remove()
+        sharded = ShardedModel(mesh, "dsp")
+        how = split_decoder(sharded, pipeline, use_tiles=use_tiles)
+        output = run(pipeline, name, **changes)
+        sharded.remove()
         rows.append(
             {
-                "name": case, "how": how, "error": error(together, alone),
+                "name": case, "how": how, "error": error(output, reference),
                 "restored": error(run(pipeline, name, **changes), plain),
-                "messages": made.traffic.messages["decoding"], "apart": error(alone, plain),
+                "messages": sharded.traffic.messages["decoding"], "apart": error(reference, plain),
             }
         )  # fmt: skip
     return rows

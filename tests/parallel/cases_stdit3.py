@@ -50,7 +50,7 @@ def drawn_by_stdit3(pipeline):
     return draw(pipeline, PROMPTS)
 
 
-def predict_stdit3(active, made, calls: int, layout, parallel: str, axis: str) -> list[dict]:
+def predict_stdit3(active, sharded, calls: int, layout, parallel: str, axis: str) -> list[dict]:
     """Per call of the transformer, which is one step."""
     samples, kind = SAMPLES // layout.branches // layout.samples, EXCHANGING[axis]
     video = Video(frames=FRAMES, tokens=TOKENS, bytes_per_token=WIDTH * 4 * samples, heads=HEADS)
@@ -83,10 +83,10 @@ def lengths(mesh: Mesh) -> list[dict]:
                 for parallel in SEQUENCE_PARALLELS:
                     transformer = make_transformer()
                     with torch.no_grad():
-                        alone = transformer(**arguments).sample
+                        reference = transformer(**arguments).sample
                         split(transformer, mesh, parallel, axis)
-                        together = transformer(**arguments).sample
-                    rows.append({"case": [frames, size, masked, parallel, axis], "error": error(together, alone)})
+                        output = transformer(**arguments).sample
+                    rows.append({"case": [frames, size, masked, parallel, axis], "error": error(output, reference)})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A video alone and together: how far apart, what was sent, by the code's own count and by torch's dispatcher."""
+"""Compares a video of one process with that of several: error, and traffic as counted by the code and by torch."""
 
 import os
 from collections import Counter
@@ -19,25 +19,26 @@ NONE = pabtune.Policy(name="none")
 
 
 def layouts(processes: int) -> list:
-    """All ways to share out so many processes."""
-    found = [ParallelLayout.over(processes)]
+    """All layouts of a number of processes, without an axis."""
+    options = [ParallelLayout.over(processes)]
     if processes % 2 == 0:
-        found += [ParallelLayout.over(processes, samples=2), ParallelLayout.over(processes, branches=2)]
+        options += [ParallelLayout.over(processes, samples=2), ParallelLayout.over(processes, branches=2)]
     if processes % 4 == 0:
-        found.append(ParallelLayout.over(processes, branches=2, samples=2))
-    return found
+        options.append(ParallelLayout.over(processes, branches=2, samples=2))
+    return options
 
 
-def error(found, expected) -> float:
-    found, expected = (torch.as_tensor(each).double() for each in (found, expected))
-    return float((found - expected).norm() / expected.norm())
+def error(output, reference) -> float:
+    """Relative error in the 2-norm."""
+    output, reference = (torch.as_tensor(each).double() for each in (output, reference))
+    return float((output - reference).norm() / reference.norm())
 
 
 class Dispatched(TorchDispatchMode):
-    """Collectives and the bytes that leave this process, as torch dispatches them; objects, sent as integers, do not count.
+    """Counts collectives and the bytes that leave this process as torch dispatches them, except those of objects (integers).
 
     Args:
-        size: processes that share the sequence: only they swap.
+        size: number of processes that share the sequence, which alone make all-to-alls.
     """
 
     def __init__(self, size: int) -> None:
@@ -55,17 +56,17 @@ class Dispatched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def per_call(made: ShardedModel, transformers, drawing) -> list[dict[str, tuple[int, int]]]:
-    """What each call of a transformer sent, by purpose."""
+def per_call(sharded: ShardedModel, transformers, generate) -> list[dict[str, tuple[int, int]]]:
+    """Messages and bytes of each call of a transformer, by purpose."""
     totals = []
 
-    def note(*_) -> None:
-        totals.append((Counter(made.traffic.messages), Counter(made.traffic.bytes)))
+    def record(*_) -> None:
+        totals.append((Counter(sharded.traffic.messages), Counter(sharded.traffic.bytes)))
 
-    handles = [each.register_forward_hook(note, always_call=True) for each in transformers]
-    made.traffic.clear()
+    handles = [each.register_forward_hook(record, always_call=True) for each in transformers]
+    sharded.traffic.clear()
     try:
-        drawing()
+        generate()
     finally:
         for handle in handles:
             handle.remove()
@@ -77,25 +78,34 @@ def per_call(made: ShardedModel, transformers, drawing) -> list[dict[str, tuple[
     return calls
 
 
-def compare(make, drawing, mesh: Mesh, used: pabtune.Policy, expected, **how) -> dict:
-    """A video alone and together. `expected(run, split)` gives per call what each purpose sends, as (messages, bytes)."""
+def compare(make, generate, mesh: Mesh, policy: pabtune.Policy, predict, **options) -> dict:
+    """Compares a video of one process with that of several.
+
+    Args:
+        make: makes the pipeline.
+        generate: generates a video with a pipeline.
+        mesh: the processes.
+        policy: the policy of both runs.
+        predict: from the run, the sharded model and the number of calls, (messages, bytes) of each call by purpose.
+        options: further arguments of `split`.
+    """
     pipeline = make()
-    with pabtune.broadcast(pipeline, used):
-        alone = drawing(pipeline)
-    made = split(pipeline, mesh, **how)
+    with pabtune.broadcast(pipeline, policy):
+        reference = generate(pipeline)
+    sharded = split(pipeline, mesh, **options)
     try:
-        with pabtune.broadcast(pipeline, used) as active:
+        with pabtune.broadcast(pipeline, policy) as active:
             transformers = _transformers(pipeline)
-            together = []
+            outputs = []
             with Dispatched(mesh.layout.sequence) as dispatched:
-                calls = per_call(made, transformers, lambda: together.append(drawing(pipeline)))
-        predicted = expected(active, made, len(calls))
+                calls = per_call(sharded, transformers, lambda: outputs.append(generate(pipeline)))
+        predicted = predict(active, sharded, len(calls))
     finally:
-        made.remove()
+        sharded.remove()
     return {
-        "layout": [mesh.layout.samples, mesh.layout.branches, mesh.layout.sequence], "policy": used.name, **how,
-        "error": error(together[0], alone), "restored": error(drawing(pipeline), drawing(make())),
-        "sent": [sum(made.traffic.messages.values()), sum(made.traffic.bytes.values())],
+        "layout": [mesh.layout.samples, mesh.layout.branches, mesh.layout.sequence], "policy": policy.name, **options,
+        "error": error(outputs[0], reference), "restored": error(generate(pipeline), generate(make())),
+        "sent": [sum(sharded.traffic.messages.values()), sum(sharded.traffic.bytes.values())],
         "dispatched": [dispatched.messages, dispatched.bytes],
         "calls": calls, "predicted": predicted, "broadcast": sum(active.summary()["broadcast_calls"].values()),
     }  # fmt: skip

@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items) -> None:
 
 @pytest.fixture(scope="session")
 def pool():
-    """Processes for all tests."""
+    """Worker processes that all tests share."""
     pool = Pool()
     yield pool
     pool.close()
@@ -24,7 +24,7 @@ def pool():
 
 @pytest.fixture
 def together(pool):
-    """Runs a case of `worker.py` in several processes; what each found."""
+    """Runs a case of `worker.py` in several processes; returns the rows of each."""
 
     def run(processes: int, case: str, names: list[str] | tuple[str, ...] = ()) -> list[list[dict]]:
         return pool.run(processes, case, names)
@@ -33,7 +33,7 @@ def together(pool):
 
 
 def check(rows: list[dict], tolerance: float = 1e-5) -> None:
-    """The same video, nothing left behind, and what torch saw leave is what was counted and what was predicted."""
+    """Checks that videos agree, that nothing is left behind, and that torch's traffic equals ours and the prediction."""
     assert rows
     for row in rows:
         assert row["error"] < tolerance, row

@@ -1,4 +1,4 @@
-"""Processes that live as long as the tests and run one case after the other, so that torch is imported once."""
+"""Worker processes that live as long as the tests and run one case after another, so that each imports torch once."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 WORKER = Path(__file__).parent / "worker.py"
 SECONDS = 570
-"""For one case."""
+"""Timeout of one case."""
 
 
 class Worker:
-    """One process, and the connection to it."""
+    """One worker process and the connection to it."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder, Listener(str(Path(folder) / "socket")) as listener:
@@ -33,7 +33,7 @@ class Pool:
         self._workers: list[Worker] = []
 
     def run(self, processes: int, case: str, names: Sequence[str]) -> list[list[dict]]:
-        """Runs a case in the first processes; what each found."""
+        """Runs a case in the first processes; returns the rows of each."""
         while len(self._workers) < processes:
             self._workers.append(Worker())
         workers = self._workers[:processes]

@@ -1,4 +1,4 @@
-"""What sharing the work inside sites sends, from sizes that were seen in a run alone."""
+"""Predicts the traffic of head parallelism from the sizes of a run on one process."""
 
 from functools import partial
 
@@ -9,27 +9,27 @@ from pabtune.runtime.targets import Target
 from tests.pipelines.cases import run
 
 Seen = list[dict[str, tuple[int, int]]]
-"""Per call of the transformer: by path of each site that ran, places that are shared (heads or tokens) and bytes of each."""
+"""For each call of the transformer: number of heads or tokens that are split, and bytes of each, by path of the site."""
 
 
 def shapes_inside(pipeline, name: str) -> Seen:
-    """A run without a policy."""
+    """Sizes of a run without a policy."""
     seen: Seen = []
     target = Target.of(pipeline)
     for key, transformer in target.transformers.items():
         transformer.register_forward_pre_hook(lambda *_: seen.append({}))
         for site in target.sites:
             if site.transformer == key and site.kind in {"full", "mlp"}:
-                look = partial(_look, seen=seen, path=site.path, kind=site.kind)
-                transformer.get_submodule(site.path).register_forward_pre_hook(look, with_kwargs=True)
+                record = partial(_record, seen=seen, path=site.path, kind=site.kind)
+                transformer.get_submodule(site.path).register_forward_pre_hook(record, with_kwargs=True)
     run(pipeline, name)
     return seen
 
 
-def _look(module: nn.Module, args, kwargs, seen: Seen, path: str, kind: str) -> None:
+def _record(module: nn.Module, args, kwargs, seen: Seen, path: str, kind: str) -> None:
     hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
     if hidden.ndim != 3:
-        return  # computed whole
+        return  # not split
     batch, tokens, width = hidden.shape
     if kind == "mlp":
         seen[-1][path] = (tokens, batch * width * 4)
@@ -41,16 +41,16 @@ def _look(module: nn.Module, args, kwargs, seen: Seen, path: str, kind: str) -> 
 
 
 UNPREDICTED = {"helios", "skyreels-v2-forcing-long", "skyreels-v2-forcing-asynchronous", "ltx-2.3"}
-"""Several loops, steps that overlap, calls that differ: counted, not foretold here."""
+"""Several loops, overlapping steps or calls that differ: counted, but not predicted here."""
 
 
-def predict_inside(active, made, calls: int, seen: Seen, processes: int, name: str) -> list[dict]:
-    """Per call of the transformer: messages and bytes of each kind."""
+def predict_inside(active, sharded, calls: int, seen: Seen, processes: int, name: str) -> list[dict]:
+    """Messages and bytes of each kind, for each call of the transformer."""
     if name in UNPREDICTED:
         return []
     assert calls == len(seen)
     per_step = calls // active.mask.steps
-    found = []
+    predictions = []
     for call, sizes in enumerate(seen):
         expected: dict[str, list] = {}
         for site, row in zip(active.mask.sites, active.mask.compute, strict=True):
@@ -59,5 +59,5 @@ def predict_inside(active, made, calls: int, seen: Seen, processes: int, name: s
                 kind = expected.setdefault(site.kind, [0, 0])
                 kind[0] += sent.messages
                 kind[1] += round(sent.wire_bytes)
-        found.append({kind: tuple(sent) for kind, sent in expected.items()})
-    return found
+        predictions.append({kind: tuple(sent) for kind, sent in expected.items()})
+    return predictions

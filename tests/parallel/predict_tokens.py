@@ -1,4 +1,4 @@
-"""What sharing full attention by heads sends, from sizes that were seen in a run alone."""
+"""Predicts the traffic of token parallelism from the sizes of a run on one process."""
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ def loaded(name: str):
 
 
 class Kernels(TorchFunctionMode):
-    """Shapes (B, H, N, d) of the queries of attention kernels."""
+    """Records the shapes (B, H, N, d) of the queries of attention kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class Kernels(TorchFunctionMode):
 
 
 class Seen:
-    """What the first exchanging site of a pipeline computes in each call, alone: the sizes that a prediction needs.
+    """Sizes of the first full-attention site of a pipeline in each call, on one process.
 
     Attributes:
-        kernels: of each call of the transformer.
-        tokens: of the video.
-        end_bytes: of what the plan puts together.
-        output_bytes: of a call.
+        kernels: shapes of the queries in each call of the transformer.
+        tokens: number of tokens of the video.
+        end_bytes: bytes of the tensor that is gathered.
+        output_bytes: bytes of the output of a call.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,20 +50,20 @@ class Seen:
         self.tokens = self.end_bytes = self.output_bytes = 0
         original = module.forward
 
-        def watched(*args, **kwargs):
+        def recorded(*args, **kwargs):
             self.tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
             with Kernels() as seen:
                 output = original(*args, **kwargs)
             self.kernels.append(seen.shapes)
             return output
 
-        module.forward = watched
+        module.forward = recorded
         (end,) = modules_at(transformer, plan.end)
-        end.register_forward_hook(lambda _module, _args, output: self.note(end_bytes=first(output).nbytes))
-        transformer.register_forward_hook(lambda _module, _args, output: self.note(output_bytes=first(output).nbytes))
+        end.register_forward_hook(lambda _module, _args, output: self.record(end_bytes=first(output).nbytes))
+        transformer.register_forward_hook(lambda _module, _args, output: self.record(output_bytes=first(output).nbytes))
         run(pipeline, name)
 
-    def note(self, **sizes: int) -> None:
+    def record(self, **sizes: int) -> None:
         vars(self).update(sizes)
 
 
@@ -71,14 +71,14 @@ def first(output):
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> list[dict]:
-    """Per call of a transformer; without a policy's mask all sites compute."""
-    in_turns = turns == 2
-    share = 1 if in_turns else layout.branches
-    found, before = [], set()
+def predict_full(active, sharded, calls: int, seen: Seen, layout, turns: int) -> list[dict]:
+    """Messages and bytes of each purpose, for each call of a transformer."""
+    is_sequential = turns == 2
+    share = 1 if is_sequential else layout.branches
+    predictions, before = [], set()
     for call in range(calls):
         step = call // turns
-        is_own = not in_turns or layout.branches == 1 or call % 2 == branch_rank()
+        is_local = not is_sequential or layout.branches == 1 or call % 2 == branch_rank()
         expected = {}
         transformers = {
             site.transformer for site in active.mask.sites if active.called[active.mask.sites.index(site), step]
@@ -89,8 +89,8 @@ def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> li
             for site, row in zip(active.mask.sites, active.mask.compute, strict=True)
             if site.kind == "full" and site.transformer in transformers
         )
-        own = NOTHING
-        if is_own and layout.sequence > 1:
+        output = NOTHING
+        if is_local and layout.sequence > 1:
             sent = sum(
                 (
                     exchanged_by_heads(
@@ -100,22 +100,22 @@ def predict_full(active, made, calls: int, seen: Seen, layout, turns: int) -> li
                             length=seen.tokens, text_tokens=length - seen.tokens, bytes_per_token=b * h * d * 4, heads=h
                         ),
                     )
-                    for b, h, length, d in own_kernels(seen.kernels[call % len(seen.kernels)], share)
+                    for b, h, length, d in local_kernels(seen.kernels[call % len(seen.kernels)], share)
                 ),
                 NOTHING,
             )
             expected["full"] = (sent.messages, round(sent.wire_bytes))
-            own = gathered(layout.sequence, 1, seen.tokens, seen.end_bytes // seen.tokens // share)
-        if layout.branches > 1 and (not in_turns or call % 2):
-            own += gathered(2, 1, 2, seen.output_bytes // share)
-        expected["output"] = (own.messages, round(own.wire_bytes))
-        found.append(expected)
+            output = gathered(layout.sequence, 1, seen.tokens, seen.end_bytes // seen.tokens // share)
+        if layout.branches > 1 and (not is_sequential or call % 2):
+            output += gathered(2, 1, 2, seen.output_bytes // share)
+        expected["output"] = (output.messages, round(output.wire_bytes))
+        predictions.append(expected)
         before |= transformers if (call + 1) % turns == 0 else set()
-    return found
+    return predictions
 
 
-def own_kernels(kernels: list[tuple[int, ...]], share: int) -> list[tuple[int, ...]]:
-    """Those of this process' samples: some attend to each sample by itself."""
+def local_kernels(kernels: list[tuple[int, ...]], share: int) -> list[tuple[int, ...]]:
+    """The kernels of this process' samples; some models attend to each sample by itself."""
     if share == 1:
         return kernels
     if len(kernels) > 1:

@@ -106,10 +106,10 @@ def test_what_was_on_a_module_before_is_there_again(monkeypatch) -> None:
     pipeline = make_pipeline()
     pipeline.vae = torch.nn.Identity()
     pipeline.vae.decode = own = object()
-    made = ShardedModel(Shared(), "dsp")
-    made.patch(pipeline.vae, "decode", object())
-    made.patch(pipeline.vae, "encode", object())
-    made.remove()
+    sharded = ShardedModel(Shared(), "dsp")
+    sharded.patch(pipeline.vae, "decode", object())
+    sharded.patch(pipeline.vae, "encode", object())
+    sharded.remove()
     assert pipeline.vae.decode is own
     assert not hasattr(pipeline.vae, "encode")
 

@@ -1,10 +1,10 @@
-"""One of several processes: draws alone and together with the others, and tells how far the two are apart and what was sent.
+"""One of several processes: generates videos alone and with the others, and compares the two and their traffic.
 
     python worker.py OUT.json CASE          runs one case, under a launcher
-    python worker.py --serve ADDRESS        runs the cases that a pool sends, until it hangs up
+    python worker.py --serve ADDRESS        runs the cases that a pool sends, until it disconnects
 
-Every process draws the whole video alone first, so that it needs nobody to compare with. What is sent is counted by the
-code under test, by torch's dispatcher beside it, and predicted, call by call.
+Every process first generates the entire video alone, which is its reference. For each call, traffic is counted by the
+code under test and by torch's dispatcher, and predicted.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.parallel.comparing import DEVICE
 
 
 def until_stopped(case: str, mesh: Mesh) -> None:
-    """Draws with the others until one of them stops, or does not agree."""
+    """Generates with the others until one of them stops or disagrees."""
     if case == "disagree":
         mesh.agree({"policy": "same", "prompt": f"a prompt of rank {mesh.ranks['sequence']}"})
     pipeline = make_pipeline()
@@ -44,7 +44,7 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 
 
 def run_case(case: str, names: Sequence[str] = ()) -> list[dict]:
-    """Runs a case with the other processes; what this one found."""
+    """Runs a case with the other processes; returns this process' rows."""
     with Mesh(ParallelLayout.over(world_size()), DEVICE) as mesh:
         draw_case = getattr(cases_stdit3, case, None) or getattr(cases_pipelines, case, None)
         if draw_case is None:
