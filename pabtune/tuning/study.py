@@ -25,7 +25,7 @@ from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.trials import Candidate, Outcome
 from pabtune.tuning.space import Parameter, Space
-from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbeat
+from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbeat, holding_interrupts
 
 JOURNAL_SUFFIXES = (".log", ".journal")
 RANDOM_TRIALS = 12
@@ -60,6 +60,7 @@ class SharedStudy:
         StudyError: the storage cannot be used.
     """
 
+    @holding_interrupts()
     def __init__(
         self, storage: str, name: str, space: Space, prefix: str, seed: int = 0,
         request: Mapping[str, Any] | None = None, patience: Patience | None = None,
@@ -83,10 +84,12 @@ class SharedStudy:
         """Name in the storage."""
         return self._study.study_name
 
+    @holding_interrupts()
     def note(self, key: str, value: Any) -> None:
         """Writes a remark for the reader of the storage."""
         self._study.set_user_attr(key, value)
 
+    @holding_interrupts()
     def candidates(self) -> list[Candidate]:
         """All finished trials, in their order. Those that were seen before are not built anew."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
@@ -125,6 +128,7 @@ class SharedStudy:
                 if on_trial is not None:
                     on_trial(self._finished[trial.number], candidates)
 
+    @holding_interrupts()
     def _ask(self) -> optuna.Trial | None:
         """A trial with all its parameters, signed; None if that took so long that others took it over."""
         try:
@@ -145,6 +149,11 @@ class SharedStudy:
         except BaseException:
             self._give_back(self._frozen(trial.number))
             raise
+        return self._tell(trial, outcome)
+
+    @holding_interrupts()
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> bool:
+        """Tells the outcome of a trial; False if others gave this worker up meanwhile."""
         try:
             trial.set_user_attr("outcome", outcome.to_document())
             for name, value in outcome.constraints.items():
@@ -156,6 +165,7 @@ class SharedStudy:
             return False
         return True
 
+    @holding_interrupts()
     def _is_surplus(self, trial: optuna.Trial, trials: int) -> bool:
         """Whether the study is full without this trial, or another worker queued the same first trial and tries it.
 
@@ -167,6 +177,7 @@ class SharedStudy:
         is_twin = origin is not None and any(each.user_attrs.get("origin") == origin for each in before)
         return is_twin or len(before) >= trials
 
+    @holding_interrupts()
     def _free_trials_of_the_dead(self) -> None:
         """Fails the open trials whose workers are dead, and queues what they were to try."""
         running = {trial.number: trial for trial in self._trials(TrialState.RUNNING)}
@@ -174,6 +185,7 @@ class SharedStudy:
         for number in self._watch.dead():
             self._give_back(running[number])
 
+    @holding_interrupts()
     def _give_back(self, trial: FrozenTrial) -> None:
         """Fails an open trial and queues its parameters, unless another worker has done so already."""
         try:

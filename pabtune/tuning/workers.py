@@ -8,6 +8,7 @@ sign; that takes less than a second, so that a few seconds of grace suffice.
 
 import os
 import platform
+import signal
 import threading
 import time
 import uuid
@@ -135,6 +136,22 @@ def heartbeat(beat: Callable[[int], None], interval_s: float) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
+
+
+@contextmanager
+def holding_interrupts() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is over, so that what is written to a storage is not cut off in the middle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[Any] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[0])
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pabtune.records.errors import StudyError
@@ -311,3 +312,32 @@ def test_the_seed_decides_what_is_drawn(tmp_path) -> None:
 def test_storages_that_cannot_be_used_are_refused(storage, message) -> None:
     with pytest.raises(StudyError, match=message):
         open_study(storage)
+
+
+def test_an_interrupt_while_the_storage_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
+    """Ctrl-C lands in the middle of every write of a trial in turn: it is heeded after the write, and the study goes on."""
+    storage, write, writes_left = storages(tmp_path)["journal"], JournalFileBackend.append_logs, [-1]
+
+    def append_logs(self, logs) -> None:
+        if threading.current_thread() is threading.main_thread():
+            writes_left[0] -= 1
+            if writes_left[0] == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0)  # where an interrupt that is not held back would arrive
+        write(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append_logs)
+    interrupts = 0
+    for number in range(1, 12):
+        study = open_study(storage)
+        finished, writes_left[0] = len(study.candidates()), number
+        try:
+            study.run(try_out, finished + 1)
+        except KeyboardInterrupt:
+            interrupts += 1
+        writes_left[0] = -1
+    assert interrupts >= 5
+    open_study(storage).run(try_out, 15)
+    states = [trial.state for trial in look_into(storage).get_trials()]
+    assert states.count(TrialState.COMPLETE) == 15
+    assert TrialState.RUNNING not in states
