@@ -32,6 +32,7 @@ def test_two_processes_make_the_same_file_whoever_starts_them(pabtune, tmp_path)
     assert torchrun.exists()
 
 
+@pytest.mark.slow
 def test_two_prompts_are_drawn_in_one_call_each_by_its_own_process(pabtune, tmp_path) -> None:
     words = (*DRAW, "--prompt", "a blue cross bounces quickly", "--json")
     done = pabtune(*words, "--out", str(tmp_path / "alone.gif"))

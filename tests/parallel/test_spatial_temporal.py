@@ -12,7 +12,7 @@ def test_the_papers_models_are_shared_in_every_way(processes, together) -> None:
         check(rows)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_lengths_that_are_not_divided_work(processes, together) -> None:
     for rows in together(processes, "lengths"):
         assert len(rows) == 4 * 2 * 3 * 2
