@@ -5,6 +5,7 @@
 Runs `tests/pipelines`, the slow ones too (minutes), and fails if one of them does.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -90,8 +91,10 @@ def run_tests() -> dict[str, dict[str, set[str]]]:
     """Runs the tests; returns their outcomes by case and test name."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        words = [sys.executable, "-m", "pytest", "-q", "--show-capture=no", "-m", "not gpu", f"--junitxml={report}"]
-        code = subprocess.run([*words, "tests/pipelines"], cwd=ROOT, check=False).returncode
+        words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--show-capture=no", "-m", "not gpu"]
+        words += [f"--junitxml={report}", "tests/pipelines"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # small models gain nothing from threads
+        code = subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
         outcomes: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314, written by pytest just now
             test, _, parameters = case.get("name", "").rstrip("]").partition("[")
