@@ -96,10 +96,26 @@ def remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
     is_under_offloading = outer is not forward and getattr(module, "_old_forward", None) is forward
     registry = registry_of(module)
     assert registry is not None
-    registry.remove_hook(hook_name, recurse=False)
+    _remove_from_chain(registry, hook_name)
     if is_under_offloading:
         module._old_forward = module.forward
         module.forward = outer  # type: ignore[assignment]
+
+
+def _remove_from_chain(registry: HookRegistry, hook_name: str) -> None:
+    """Removes a hook from between others.
+
+    diffusers gives the next hook's place in the chain to what the removed one called, and so drops a next hook that has a
+    forward of its own.
+    """
+    index = registry._hook_order.index(hook_name)
+    reference = registry._fn_refs[index]
+    inner = reference.forward if reference.original_forward is None else reference.original_forward
+    following = registry._fn_refs[index + 1] if index + 1 < len(registry._fn_refs) else None
+    forward = None if following is None else following.forward
+    registry.remove_hook(hook_name, recurse=False)
+    if following is not None and following.original_forward is not None:
+        following.forward, following.original_forward = forward, inner
 
 
 def invalidate_registries(transformer: nn.Module) -> None:

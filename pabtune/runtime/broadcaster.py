@@ -225,7 +225,7 @@ class BroadcastSession:
             # No outputs of the previous step, or of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = step, shape
-        meter = self._meter(transformer) if self.ledger.limit is not None and not follows else None
+        meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
         broadcasting_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
             hook, outputs = self._broadcaster.hooks[index], branch.stored.pop(index, ())
@@ -285,13 +285,13 @@ class BroadcastSession:
             return clone(hook.outputs)
         return hook.outputs
 
-    def _meter(self, transformer: str) -> Meter:
-        """A meter for the output sizes of a call; inside a compiled graph it cannot see the storages behind tensors."""
-        name, store = self._broadcaster.policy.name, self._broadcaster.stores[transformer]
-        if self._is_compiled:
-            return Meter(plain_bytes, 0, None, name)
-        limit = self.ledger.limit if self._broadcaster.store != "host" else None
-        return Meter(store.nbytes, self.stored_bytes, limit, name)
+    def _meter(self, transformer: str, step: int) -> Meter:
+        """Counts the sizes of a call; the storages behind tensors are out of sight in a compiled graph."""
+        broadcaster = self._broadcaster
+        nbytes = plain_bytes if self._is_compiled else broadcaster.stores[transformer].nbytes
+        is_limited = not self._is_compiled and broadcaster.store != "host"
+        limit = self.ledger.limit if is_limited else None
+        return Meter(nbytes, held=self.stored_bytes, limit=limit, policy=broadcaster.policy.name, step=step)
 
     def _start_loop(self) -> None:
         """Resolves the policy for a new denoising loop. Counts continue if a pipeline call has several loops."""

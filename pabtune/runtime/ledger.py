@@ -28,10 +28,13 @@ class Meter:
         held: bytes already held by other calls.
         limit: most bytes that may be held; None = no limit.
         policy: name of the policy, for the message.
+        step: the denoising step, for the message.
     """
 
-    def __init__(self, nbytes: Callable[[Sequence[Tensor]], int], held: int, limit: int | None, policy: str) -> None:
-        self._nbytes, self._held, self._limit, self._policy = nbytes, held, limit, policy
+    def __init__(
+        self, nbytes: Callable[[Sequence[Tensor]], int], *, held: int, limit: int | None, policy: str, step: int
+    ) -> None:
+        self._nbytes, self._held, self._limit, self._policy, self._step = nbytes, held, limit, policy, step
 
     def read(self, tensors: Sequence[Tensor], *, is_kept: bool) -> int:
         """Bytes of one output; adds them to the bytes held if the output is kept.
@@ -43,7 +46,7 @@ class Meter:
         if is_kept and self._limit is not None:
             self._held += size
             if self._held > self._limit:
-                raise too_much(self._policy, self._held, 0, self._limit)
+                raise too_much(self._policy, self._held, self._step, self._limit)
         return size
 
 

@@ -61,7 +61,8 @@ def test_two_threads_around_one_transformer_do_not_meet(pipeline) -> None:
 def test_two_policies_on_two_pipelines_around_one_transformer(pipeline, batched) -> None:
     """Each request may have a policy of its own; they end in another order than they began."""
     other = around(pipeline.transformer, pipeline)
-    second = Policy(name="second", rules=(Rule(kind="block", range=2, window=(2, STEPS)),))
+    rules = (Rule(kind="spatial", range=3, window=(2, STEPS)), Rule(kind="block", range=2, window=(3, STEPS)))
+    second = Policy(name="second", rules=rules)
     expected, plain = [], draw(pipeline)
     for each, used in ((pipeline, pyramid()), (other, second)):
         with pabtune.broadcast(each, used):
