@@ -46,7 +46,8 @@ def test_documents_give_the_same_worker_back() -> None:
 def test_a_process_of_this_machine_is_looked_at(process) -> None:
     worker = of(process.pid)
     assert not dead(worker, NEVER)
-    assert dead(replace(worker, started=worker.started - 1), NEVER)  # its id was used again
+    assert not dead(replace(worker, started=worker.started - 1), NEVER)  # the clock was set
+    assert dead(replace(worker, started=worker.started - 60), NEVER)  # its id was used again
     process.kill()
     deadline = time.monotonic() + 30  # a busy machine takes its time to end it
     while not dead(worker, NEVER) and time.monotonic() < deadline:
