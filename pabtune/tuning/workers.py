@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import psutil
 
-
 CLOCK_S = 5.0
 """The start of a process is told against the machine's clock, which may be set while it runs: it is known to this much."""
 
