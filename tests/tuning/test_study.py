@@ -314,6 +314,15 @@ def test_storages_that_cannot_be_used_are_refused(storage, message) -> None:
         open_study(storage)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handling of Ctrl-C, which processes that share out tests ignore."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_the_storage_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
     """Ctrl-C lands in the middle of every write of a trial in turn: it is heeded after the write, and the study goes on."""
     storage, write, writes_left = storages(tmp_path)["journal"], JournalFileBackend.append_logs, [-1]
