@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.cli.conftest import call
 
 
+@pytest.mark.slow
 def test_demo_parallel_tells_what_was_sent_and_predicted() -> None:
     done = call("demo-parallel", "--json")
     assert done.returncode == 0, done.stderr
