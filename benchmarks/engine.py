@@ -29,7 +29,8 @@ import pabtune
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.policies import Policy, Rule, Store
+from pabtune.records.policies import Policy, Store
+from pabtune.records.rules import Rule
 from pabtune.runtime.recorder import Recorder, record
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now

@@ -21,7 +21,8 @@ from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.recorder import Recorder, record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate

@@ -31,8 +31,9 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.files import save_json, write_atomically
 from pabtune.records.layouts import ParallelLayout
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now

@@ -10,8 +10,9 @@ from pabtune.models.shapes.captions import VOCABULARY
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.text import WordEncoder
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.runtime.noise_levels import noise_levels
 
 STEPS = 8

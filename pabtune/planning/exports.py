@@ -13,7 +13,8 @@ import numpy as np
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 
 TRAINING_TIMESTEPS = 1000

@@ -1,15 +1,17 @@
 """From a policy to a compute mask: which site computes at which step, known before the run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pabtune.planning.schedules import NoiseSchedule, carry_window, same_noise_levels
+from pabtune.planning.payloads import Lifetimes, Payload, check_history, lifetimes
+from pabtune.planning.schedules import NoiseSchedule, carry_window, same_schedule
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
-from pabtune.records.sites import UNITS, Site
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
+from pabtune.records.sites import BLOCKS, Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +22,15 @@ class ComputeMask:
         sites: one for each row.
         compute: (sites, steps), True = compute, False = broadcast; column 0 is all True.
         called: (sites, steps), whether a site is called at all; None = always.
+        payloads: what the broadcasts of each site serve; empty = all hold.
+        schedule: the loop's noise levels; None = unknown.
     """
 
     sites: tuple[Site, ...]
     compute: NDArray[np.bool_]
     called: NDArray[np.bool_] | None = None
+    payloads: tuple[Payload, ...] = ()
+    schedule: NoiseSchedule | None = None
 
     @property
     def steps(self) -> int:
@@ -41,6 +47,36 @@ class ComputeMask:
         """(sites, steps): calls that are served by a broadcast."""
         return ~self.compute if self.called is None else ~self.compute & self.called
 
+    def payload(self, index: int) -> Payload:
+        """What the broadcasts of a site serve."""
+        return self.payloads[index] if self.payloads else Payload()
+
+    def weights(self, index: int, history: Sequence[int], step: int) -> tuple[float, ...]:
+        """Weights of the last outputs of a site in its broadcast at `step` (see `Payload.weights`)."""
+        return self.payload(index).weights(history, step, self.schedule or NoiseSchedule(steps=self.steps))
+
+    @property
+    def calls_skipped(self) -> NDArray[np.bool_]:
+        """(sites, steps): steps in which the whole call of a site's transformer is broadcast."""
+        skipped = np.zeros_like(self.compute)
+        for site, row in zip(self.sites, self.broadcasts, strict=True):
+            if site.kind == "transformer":
+                skipped |= np.array([[each.transformer == site.transformer] for each in self.sites]) & row
+        return skipped
+
+    def lifetimes(self) -> list[Lifetimes]:
+        """For each site, which of its outputs are kept, and for how long."""
+        outer = [np.zeros(self.steps, dtype=bool) for _ in self.sites]
+        for index, above in outer_sites(self.sites).items():
+            for each in above:
+                outer[index] = outer[index] | self.broadcasts[each]
+        return [
+            lifetimes(
+                self.payload(index), self.computes[index].tolist(), (self.broadcasts[index] & ~outer[index]).tolist()
+            )
+            for index in range(len(self.sites))
+        ]
+
     def where_called(self, called: NDArray[np.bool_]) -> "ComputeMask":
         """What runs when transformers take turns: a site whose transformer was not called in the step before computes.
 
@@ -56,25 +92,19 @@ class ComputeMask:
         rows[: len(called)] = called[: len(rows)]
         takes_over = transformer_called.copy()
         takes_over[:, 1:] &= ~transformer_called[:, :-1]
-        return ComputeMask(sites=self.sites, compute=self.compute | takes_over, called=rows)
+        return replace(self, compute=self.compute | takes_over, called=rows)
 
     def inside_blocks(self) -> "ComputeMask":
-        """The mask without rows for blocks and stacks: a site computes only where its block and stack do."""
-        compute, rows = self.compute.copy(), []
-        blocks = {
-            (site.transformer, path): index
-            for index, site in enumerate(self.sites)
-            if site.kind in UNITS
-            for path in (site.path, *site.feeders)
-        }
-        for index, site in enumerate(self.sites):
-            if site.kind in UNITS:
-                continue
-            rows.append(index)
-            if (site.transformer, site.block) in blocks:
-                compute[index] &= self.compute[blocks[site.transformer, site.block]]
+        """The mask without rows for blocks and stacks: a site computes only where what is around it does."""
+        compute = self.compute.copy()
+        for index, above in outer_sites(self.sites).items():
+            for each in above:
+                compute[index] &= self.compute[each]
+        rows = [index for index, site in enumerate(self.sites) if site.kind not in BLOCKS]
         called = None if self.called is None else self.called[rows]
-        return ComputeMask(sites=tuple(self.sites[index] for index in rows), compute=compute[rows], called=called)
+        payloads = tuple(self.payload(index) for index in rows)
+        sites = tuple(self.sites[index] for index in rows)
+        return replace(self, sites=sites, compute=compute[rows], called=called, payloads=payloads)
 
     def calls(self, *, computed: bool) -> dict[str, int]:
         """Computed or broadcast calls per kind, of one branch, over the run."""
@@ -92,21 +122,65 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
             other steps and cannot be carried over.
     """
     compute = np.ones((len(sites), schedule.steps), dtype=bool)
+    payloads = [Payload()] * len(sites)
     owner: dict[str, Rule] = {}
     for rule in policy.rules_for(content):
-        row = _computed_steps(policy.name, rule, policy.made_for, schedule)
+        source = f"policy {policy.name!r}: the rule for {rule.kind}"
+        row, payload = (
+            _computed_steps(source, rule, policy.made_for, schedule),
+            Payload.of(source, rule, policy.made_for, schedule),
+        )
+        if rule.payload != "hold" and not payload.slopes:
+            check_history(source, payload, row.tolist())
         served = [index for index, site in enumerate(sites) if _serves(rule, site)]
         _check_layers(policy.name, rule, sites)
         for index in served:
             if sites[index].name in owner:
                 raise PolicyError(f"policy {policy.name!r}: two rules are for the same site {sites[index].name}")
             owner[sites[index].name] = rule
-            compute[index] = row
-    return ComputeMask(sites=tuple(sites), compute=compute)
+            compute[index], payloads[index] = row, payload
+    _put_off(sites, compute, owner)
+    return ComputeMask(sites=tuple(sites), compute=compute, payloads=tuple(payloads), schedule=schedule)
+
+
+def outer_sites(sites: Sequence[Site]) -> dict[int, list[int]]:
+    """For each site by index, the sites that it is inside of: its transformer, its block or stack."""
+    transformers = {site.transformer: index for index, site in enumerate(sites) if site.kind == "transformer"}
+    blocks = {
+        (site.transformer, path): index
+        for index, site in enumerate(sites)
+        if site.kind in BLOCKS
+        for path in (site.path, *site.feeders)
+    }
+    outer: dict[int, list[int]] = {}
+    for index, site in enumerate(sites):
+        if site.kind == "transformer":
+            continue
+        above = [transformers.get(site.transformer), blocks.get((site.transformer, site.block)) if site.block else None]
+        outer[index] = [each for each in above if each is not None and each != index]
+    return outer
+
+
+def _put_off(sites: Sequence[Site], compute: NDArray[np.bool_], owner: Mapping[str, Rule]) -> None:
+    """Changes rows in place: what is due while something around it broadcasts computes as soon as that computes again."""
+    outer = outer_sites(sites)
+    for index in sorted(outer, key=lambda each: sites[each].kind not in BLOCKS):
+        if not outer[index] or sites[index].name not in owner:
+            continue
+        can_compute = np.all([compute[each] for each in outer[index]], axis=0)
+        is_due = False
+        for step in range(compute.shape[1]):
+            is_due |= bool(compute[index, step])
+            compute[index, step] = is_due and can_compute[step]
+            is_due &= not can_compute[step]
 
 
 def _serves(rule: Rule, site: Site) -> bool:
-    return site.kind == rule.kind and (rule.layers is None or site.layer in rule.layers)
+    return (
+        site.kind == rule.kind
+        and (rule.layers is None or site.layer in rule.layers)
+        and rule.transformer in (None, site.transformer)
+    )
 
 
 def _layers(site: Site) -> range:
@@ -127,12 +201,13 @@ def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
         )
 
 
-def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
+def _computed_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
     """Steps in which the sites of a rule compute, (steps,)."""
-    source = f"policy {name!r}: the rule for {rule.kind}"
     compute = np.ones(schedule.steps, dtype=bool)
     if rule.compute is not None:
         return _listed_steps(source, rule.compute, made_for, schedule)
+    if rule.count is not None:
+        return _counted_steps(source, rule, made_for, schedule)
     if rule.range is None:
         raise PolicyError(f"{source}: has no range")
     start, stop = _step_window(source, rule, made_for, schedule)
@@ -145,10 +220,30 @@ def _computed_steps(name: str, rule: Rule, made_for: MadeFor, schedule: NoiseSch
     return compute
 
 
+def _in_proportion(count: int, made_for: MadeFor, schedule: NoiseSchedule) -> int:
+    """A number of steps of the schedule that a policy was made for, in proportion of the steps of this one."""
+    if not count or made_for.steps in (None, schedule.steps):
+        return count
+    return max(1, round(count * schedule.steps / (made_for.steps or 1)))
+
+
+def _counted_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
+    """So many steps in all, the first and last ones among them, the others evenly between, (steps,)."""
+    first, last, count = (_in_proportion(each or 0, made_for, schedule) for each in (rule.first, rule.last, rule.count))
+    if count > schedule.steps:
+        raise PolicyError(f"{source}: {count} steps are to compute, but the run has {schedule.steps}")
+    compute = np.zeros(schedule.steps, dtype=bool)
+    compute[:first] = True
+    compute[schedule.steps - last :] = True
+    between = np.linspace(first - 1, schedule.steps - last, max(count - first - last, 0) + 2)[1:-1]
+    compute[np.round(between).astype(int)] = True
+    return compute
+
+
 def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
     """The listed steps, (steps,); on another schedule, broadcasts happen at the same noise levels as on the first."""
     compute = np.ones(schedule.steps, dtype=bool)
-    if _is_same_schedule(made_for, schedule):
+    if same_schedule(made_for, schedule):
         if listed[-1] >= schedule.steps:
             raise PolicyError(f"{source}: computes at step {listed[-1]}, but the run has {schedule.steps} steps")
         compute[:] = False
@@ -180,14 +275,6 @@ def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedul
     return compute
 
 
-def _is_same_schedule(made_for: MadeFor, schedule: NoiseSchedule) -> bool:
-    if made_for.steps not in (None, schedule.steps):
-        return False
-    if made_for.sigmas is None or schedule.sigmas is None:
-        return True
-    return same_noise_levels(made_for.sigmas, schedule.sigmas)
-
-
 def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> tuple[int, int]:
     if rule.noise_window is not None:
         if schedule.sigmas is None:
@@ -195,8 +282,11 @@ def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSche
         low, high = rule.noise_window
         inside = [step for step, sigma in enumerate(schedule.sigmas) if low < sigma < high]
         return (inside[0], inside[-1] + 1) if inside else (0, 0)
+    if rule.first is not None:
+        first, last = (_in_proportion(ends or 0, made_for, schedule) for ends in (rule.first, rule.last))
+        return first, max(schedule.steps - last, first)
     start, stop = rule.window or (0, 0)
-    if _is_same_schedule(made_for, schedule):
+    if same_schedule(made_for, schedule):
         if stop > schedule.steps:
             raise PolicyError(
                 f"{source}: window stops at step {stop}, but the run has {schedule.steps} steps; "

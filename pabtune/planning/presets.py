@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Kind
 
 PAPER_WINDOW = (0.45, 0.93)

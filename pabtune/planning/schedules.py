@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,15 @@ class NoiseSchedule:
 def same_noise_levels(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
     """Whether two schedules agree to 1e-4 at every step."""
     return len(first) == len(second) and all(abs(a - b) < 1e-4 for a, b in zip(first, second, strict=True))
+
+
+def same_schedule(made_for: MadeFor, schedule: NoiseSchedule) -> bool:
+    """Whether a run has the steps, and as far as both are known the noise levels, that something was made for."""
+    if made_for.steps not in (None, schedule.steps):
+        return False
+    if made_for.sigmas is None or schedule.sigmas is None:
+        return True
+    return same_noise_levels(made_for.sigmas, schedule.sigmas)
 
 
 def carry_window(window: tuple[int, int], made_for: tuple[float, ...], run: tuple[float, ...]) -> tuple[int, int]:

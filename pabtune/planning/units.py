@@ -1,4 +1,4 @@
-"""Which blocks, and runs of blocks, a policy makes sites of: they are sites only under policies that name them.
+"""Which transformers, blocks, and runs of blocks, a policy makes sites of: they are sites only under policies that name them.
 
 A stack is a run of blocks that are broadcast as one: what they add together is kept once, not block by block. Where a model
 has several lists of blocks that take turns, such as spatial and temporal ones, a rule makes a stack of each list.
@@ -7,12 +7,13 @@ has several lists of blocks that take turns, such as spatial and temporal ones, 
 from collections.abc import Sequence
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 
 
 def units_of(policy: Policy, sites: Sequence[Site], content: str | None = None) -> tuple[Site, ...]:
-    """The sites of kind `block` or `stack` that a policy's rules are for, in the order of their first sites.
+    """The sites of kind `transformer`, `block` or `stack` that a policy's rules are for, in the order of their first sites.
 
     Args:
         policy: whose rules name them.
@@ -22,6 +23,25 @@ def units_of(policy: Policy, sites: Sequence[Site], content: str | None = None) 
     Raises:
         PolicyError: a stack whose layers do not follow one another, or blocks beside stacks.
     """
+    rules = policy.rules_for(content)
+    transformers = dict.fromkeys(site.transformer for site in sites)
+    for rule in rules:
+        if rule.transformer is not None and rule.transformer not in transformers:
+            raise PolicyError(
+                f"policy {policy.name!r}: the rule for {rule.kind} is for {rule.transformer}, but the model has "
+                f"{', '.join(transformers)}"
+            )
+    whole = [rule.transformer for rule in rules if rule.kind == "transformer"]
+    calls = tuple(
+        Site(transformer=name, path="", kind="transformer", layer=0)
+        for name in transformers
+        if name in whole or None in whole
+    )
+    return calls + _units_of_blocks(policy, sites, content)
+
+
+def _units_of_blocks(policy: Policy, sites: Sequence[Site], content: str | None) -> tuple[Site, ...]:
+    """The sites of kind `block` or `stack`."""
     kinds = {rule.kind for rule in policy.rules_for(content)} & {"block", "stack"}
     if not kinds:
         return ()

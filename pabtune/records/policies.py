@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -10,59 +10,15 @@ from typing import Any, Literal, Self, get_args
 from pabtune.records.errors import PolicyError
 from pabtune.records.files import digest, load_json, save_json
 from pabtune.records.hub import fetch_file, upload_file
-from pabtune.records.sites import KINDS, Kind
+from pabtune.records.rules import Rule, check_rule
+from pabtune.records.upgrades import upgrade
 
-SCHEMA = "pabtune.policy/1"
+SCHEMA = "pabtune.policy/2"
 HUB_FILE = "policy.json"
-Anchor = Literal["window", "start"]
 Store = Literal["exact", "int8", "host"]
 """How outputs are kept for later steps: on the device as they are, there in 8 bits, or in the host's memory."""
 
 STORES: tuple[Store, ...] = get_args(Store)
-ANCHORS: tuple[Anchor, ...] = get_args(Anchor)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """When the sites of one kind broadcast. Exactly one of `window`, `noise_window`, `compute` is set.
-
-    Attributes:
-        kind: of the sites that follow the rule.
-        range: n, where an output is computed once and serves at most n-1 further steps; 1 never broadcasts.
-        window: half-open interval of steps in which broadcasting is allowed.
-        noise_window: open interval of noise levels (0 = clean, 1 = noise) in which broadcasting is allowed.
-        compute: the steps that compute, listed one by one.
-        layers: indices of the blocks that follow the rule; None = all.
-        anchor: what a range counts from: `window` = the last computed step, `start` = step 0 (compute on multiples of
-            n, as the paper's reference does).
-    """
-
-    kind: Kind
-    range: int | None = None
-    window: tuple[int, int] | None = None
-    noise_window: tuple[float, float] | None = None
-    compute: tuple[int, ...] | None = None
-    layers: tuple[int, ...] | None = None
-    anchor: Anchor = "window"
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The rule of a checked document."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
-        }
-        return cls(**values)
-
-    def to_document(self) -> dict[str, Any]:
-        """The rule as JSON."""
-        document: dict[str, Any] = {"kind": self.kind}
-        for name in ("range", "window", "noise_window", "compute", "layers"):
-            value = getattr(self, name)
-            if value is not None:
-                document[name] = list(value) if isinstance(value, tuple) else value
-        if self.anchor != "window":
-            document["anchor"] = self.anchor
-        return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +76,7 @@ class Policy:
         variants: rules per content class.
         store: how outputs are kept for later steps: `exact`; `int8` with a scale per token, a quarter of float32 and half
             of bfloat16; `host`: in its pinned memory, fetched ahead of their use.
+        steps: number of denoising steps that a run is made with; None = as its caller asks.
         made_for: what it holds for.
         evidence: measured gains and costs.
         provenance: how it was made.
@@ -129,6 +86,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     variants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     store: Store = "exact"
+    steps: int | None = None
     made_for: MadeFor = field(default_factory=MadeFor)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -139,10 +97,12 @@ class Policy:
             raise PolicyError("a policy needs a name, but its name is empty")
         if self.store not in STORES:
             raise PolicyError(f"{source}: store: {self.store!r} is not one of {', '.join(STORES)}")
+        if self.steps is not None and (not _is_whole(self.steps) or self.steps < 1):
+            raise PolicyError(f"{source}: `steps` must be a whole number from 1 on, but is {self.steps!r}")
         _check_made_for(source, self.made_for)
         for rules in (self.rules, *self.variants.values()):
             for rule in rules:
-                _check_rule(f"{source}: the rule for {rule.kind}", rule)
+                check_rule(f"{source}: the rule for {rule.kind}", rule)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -151,7 +111,7 @@ class Policy:
         Raises:
             PolicyError: the file is missing, broken, of another schema, or holds an unknown key or a wrong value.
         """
-        document = load_json(Path(path), SCHEMA, PolicyError)
+        document = load_json(Path(path), SCHEMA, PolicyError, upgrade)
         return cls.from_document(document)
 
     @classmethod
@@ -165,6 +125,7 @@ class Policy:
                 for content, rules in document.get("variants", {}).items()
             },
             store=document.get("store", "exact"),
+            steps=document.get("steps"),
             made_for=MadeFor.from_document(document.get("made_for", {})),
             evidence=document.get("evidence", {}),
             provenance=document.get("provenance", {}),
@@ -183,6 +144,8 @@ class Policy:
             }
         if self.store != "exact":
             document["store"] = self.store
+        if self.steps is not None:
+            document["steps"] = self.steps
         for name, value in (
             ("made_for", self.made_for.to_document()),
             ("evidence", dict(self.evidence)),
@@ -264,44 +227,6 @@ def _check_made_for(source: str, made_for: MadeFor) -> None:
         raise PolicyError(f"{source}: the number of steps must be a whole number from 1 on, but is {made_for.steps!r}")
     if made_for.sigmas is not None and not made_for.sigmas:
         raise PolicyError(f"{source}: the list of noise levels is empty; leave it out where they are unknown")
-
-
-def _check_rule(source: str, rule: Rule) -> None:
-    _check_values(source, rule)
-    present = [key for key in ("window", "noise_window", "compute") if getattr(rule, key) is not None]
-    if rule.compute is not None:
-        if present != ["compute"] or rule.range is not None:
-            raise PolicyError(f"{source}: `compute` stands alone, without a range or a window, but also has {present}")
-        if not rule.compute or rule.compute[0] != 0 or list(rule.compute) != sorted(set(rule.compute)):
-            raise PolicyError(f"{source}: `compute` must start with step 0 and rise, but is {list(rule.compute)}")
-        return
-    if rule.range is None or len(present) != 1:
-        raise PolicyError(f"{source}: needs either `compute`, or a `range` and one of `window`, `noise_window`")
-    low, high = rule.window or rule.noise_window or (0, 0)
-    if not low < high:
-        raise PolicyError(f"{source}: a window [start, stop] must have start < stop, but is [{low}, {high}]")
-
-
-def _check_values(source: str, rule: Rule) -> None:
-    """Checks each value of a rule by itself."""
-    for name, value, choices in (("kind", rule.kind, KINDS), ("anchor", rule.anchor, ANCHORS)):
-        if value not in choices:
-            raise PolicyError(f"{source}: {name}: {value!r} is not one of {', '.join(choices)}")
-    if rule.range is not None and (not _is_whole(rule.range) or rule.range < 1):
-        raise PolicyError(f"{source}: `range` must be a whole number from 1 on, but is {rule.range!r}")
-    numbers: dict[str, Sequence[Any] | None] = {
-        "window": rule.window, "compute": rule.compute, "layers": rule.layers
-    }  # fmt: skip
-    for name, values in numbers.items():
-        if not all(_is_whole(value) and value >= 0 for value in values or ()):
-            raise PolicyError(f"{source}: `{name}` must hold whole numbers from 0 on, but is {list(values or ())}")
-    if not all(0 <= level <= 1 for level in rule.noise_window or ()):
-        raise PolicyError(f"{source}: noise levels lie in 0..1, but `noise_window` is {list(rule.noise_window or ())}")
-    for name, window in (("window", rule.window), ("noise_window", rule.noise_window)):
-        if window is not None and len(window) != 2:
-            raise PolicyError(f"{source}: `{name}` needs a start and a stop, but is {list(window)}")
-    if rule.layers is not None and (not rule.layers or len(set(rule.layers)) != len(rule.layers)):
-        raise PolicyError(f"{source}: `layers` must name at least one layer, each once, but is {list(rule.layers)}")
 
 
 def _is_whole(value: Any) -> bool:

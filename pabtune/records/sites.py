@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block", "stack"]
+Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block", "stack", "transformer"]
 """What a site computes. A `block` is a whole transformer block; its residual is what is broadcast: output less input. A
-`stack` is a run of blocks, of which the sum of residuals is."""
+`stack` is a run of blocks, of which the sum of residuals is. `transformer` is a whole call, whose output is broadcast."""
 
-UNITS: tuple[Kind, ...] = ("block", "stack")
-"""Kinds that hold other sites."""
+BLOCKS: tuple[Kind, ...] = ("block", "stack")
+"""Kinds that are whole blocks."""
+
+UNITS: tuple[Kind, ...] = (*BLOCKS, "transformer")
+"""Kinds that hold other sites. They are sites only under policies that name them."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -21,7 +24,7 @@ class Site:
 
     Attributes:
         transformer: name of the pipeline's component, for example `transformer` or `transformer_2`.
-        path: module path inside that component; the output of this module is what is broadcast.
+        path: module path inside that component, of which the output is broadcast; empty for the whole transformer.
         kind: what the module computes.
         layer: index of its block in its list of blocks.
         block: module path of the block that it stands in; empty if it stands in none.
@@ -38,7 +41,7 @@ class Site:
     @property
     def name(self) -> str:
         """Unique name inside a pipeline."""
-        return f"{self.transformer}.{self.path}"
+        return f"{self.transformer}.{self.path}" if self.path else self.transformer
 
     def to_document(self) -> dict[str, Any]:
         """The site as JSON."""

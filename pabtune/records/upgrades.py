@@ -3,6 +3,8 @@
 `pabtune.profile/1` became `pabtune.profile/2`: windows and ranking are conclusions, which are computed on demand; sizes of
 outputs and the transformer's calls, which some files lacked, are required. The digest that a file had as version 1 stays in
 its provenance as `upgraded_from`: the provenance of policies names it.
+
+`pabtune.policy/1` became `pabtune.policy/2`, which says more; what version 1 says means the same.
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,8 @@ def upgrade(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     Raises:
         ProfileError: it lacks measurements that nothing can replace.
     """
+    if document.get("schema") == "pabtune.policy/1":
+        return {**document, "schema": "pabtune.policy/2"}
     if document.get("schema") != "pabtune.profile/1":
         return dict(document)
     missing = [name for name in ADDED_LATER if name not in document]

@@ -66,7 +66,7 @@ class Target:
         )
 
     def under(self, policy: Policy, content: str | None = None) -> "Target":
-        """This target with the blocks and stacks of a policy's rules added to its sites.
+        """This target with the whole calls, blocks and stacks of a policy's rules added to its sites.
 
         Args:
             policy: the policy.

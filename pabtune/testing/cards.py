@@ -15,7 +15,8 @@ from pabtune.catalog import CATALOG, Catalog, ModelCard
 from pabtune.models.guidance import calls_per_step
 from pabtune.parallel.plans import find_plan
 from pabtune.records.errors import ModelError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.testing.oracle import broadcast_by_hand

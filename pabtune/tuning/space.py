@@ -15,8 +15,9 @@ from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.windows import windows_of
 from pabtune.records.errors import ProfileError
-from pabtune.records.policies import Anchor, Policy, Rule, Store
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
+from pabtune.records.rules import Anchor, Rule
 from pabtune.records.sites import Kind
 
 LARGEST_RANGE = 9

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pabtune.records.layouts import ParallelLayout
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
+from pabtune.records.rules import Rule
 from tests.cli.conftest import PROFILE
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.pipelines import wan, wan_image
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -56,8 +56,8 @@ def test_interrupting_a_search_keeps_its_trials_and_says_so(short_profile, tmp_p
 
 
 def files(folder: Path) -> dict[str, str]:
-    (folder / "broken.json").write_text('{"schema": "pabtune.policy/1", ')
-    (folder / "unknown.json").write_text('{"schema": "pabtune.policy/1", "name": "x", "rules": [], "colour": 1}')
+    (folder / "broken.json").write_text('{"schema": "pabtune.policy/2", ')
+    (folder / "unknown.json").write_text('{"schema": "pabtune.policy/2", "name": "x", "rules": [], "colour": 1}')
     (folder / "newer.json").write_text('{"schema": "pabtune.policy/9", "name": "x", "rules": []}')
     (folder / "empty.txt").write_text("")
     (folder / "file").write_text("")

@@ -18,7 +18,7 @@ from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout
-from pabtune.records.policies import Rule
+from pabtune.records.rules import Rule
 from pabtune.records.sites import UNITS
 from tests.parallel.by_card import has_whole_branches, sequential_cases
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts

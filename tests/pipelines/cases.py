@@ -10,7 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.pipelines.parts import PROMPT, Case
 
 FILES = [

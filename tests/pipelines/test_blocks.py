@@ -5,7 +5,8 @@ from collections import defaultdict
 import pytest
 
 import pabtune
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import UNITS
 from pabtune.runtime.targets import Target
 from tests.pipelines.cases import CASES, run

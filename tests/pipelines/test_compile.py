@@ -12,7 +12,8 @@ from torch._dynamo.testing import CompileCounter
 
 import pabtune
 from pabtune.records.errors import ModelError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.pipelines.cases import CASES, cases, idle, policy, run, transformers_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,8 @@ import torch
 
 import pabtune
 from pabtune.catalog import find_card
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
 from pabtune.testing import check_card
 from pabtune.testing.oracle import broadcast_by_hand

@@ -16,7 +16,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanVideoToVi
 import pabtune
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
 

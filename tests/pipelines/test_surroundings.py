@@ -12,7 +12,8 @@ from peft import LoraConfig
 
 import pabtune
 from pabtune.records.errors import ModelError, PolicyError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.testing.oracle import broadcast_by_hand
 from tests.pipelines.cases import CASES, cases, policy, run, transformers_of
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT

@@ -4,7 +4,8 @@ from diffusers import PyramidAttentionBroadcastConfig
 from pabtune.planning.exports import export
 from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 
 SIGMAS = tuple(1 - step / 10 for step in range(10))
 

@@ -5,7 +5,8 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 
 SITES = tuple(

@@ -5,7 +5,8 @@ from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 
 SITES = tuple(

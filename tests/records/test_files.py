@@ -6,7 +6,7 @@ import pytest
 from pabtune.records.errors import FileError, PolicyError
 from pabtune.records.files import check_writable, digest, load_json, save_json, write_atomically
 
-SCHEMA = "pabtune.policy/1"
+SCHEMA = "pabtune.policy/2"
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -47,13 +47,13 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", r"broken JSON in line 1"),
-        ('{"schema": "pabtune.policy/1", "name": NaN}', r"NaN is not allowed"),
+        ('{"schema": "pabtune.policy/2", "name": NaN}', r"NaN is not allowed"),
         ("[]", r"this is not a pabtune.policy file"),
-        ('{"schema": "pabtune.policy/2"}', r"made by another version of pabtune"),
-        ('{"schema": "pabtune.policy/1", "name": "x", "rules": [], "speed": 1}', r"'speed' was unexpected"),
-        ('{"schema": "pabtune.policy/1", "rules": []}', r"'name' is a required property"),
+        ('{"schema": "pabtune.policy/3"}', r"made by another version of pabtune"),
+        ('{"schema": "pabtune.policy/2", "name": "x", "rules": [], "speed": 1}', r"'speed' was unexpected"),
+        ('{"schema": "pabtune.policy/2", "rules": []}', r"'name' is a required property"),
         (
-            '{"schema": "pabtune.policy/1", "name": "x", "rules": [{"kind": "spatial", "range": 0}]}',
+            '{"schema": "pabtune.policy/2", "name": "x", "rules": [{"kind": "spatial", "range": 0}]}',
             r"rules\[0\]\.range: 0 is less than the minimum of 1",
         ),
     ],

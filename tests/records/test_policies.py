@@ -7,7 +7,8 @@ from huggingface_hub import HfApi
 from jsonschema import Draft202012Validator
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 
 FULL = Policy(
     name="full",

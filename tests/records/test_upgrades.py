@@ -57,5 +57,5 @@ def test_older_files_that_lack_measurements_say_which(tmp_path, missing, message
 
 
 def test_other_documents_are_left_to_their_schema() -> None:
-    for document in ({"schema": "pabtune.profile/3"}, {"schema": "pabtune.policy/1"}, {}):
+    for document in ({"schema": "pabtune.profile/3"}, {"schema": "pabtune.policy/2"}, {}):
         assert upgrade(document, "x.json") == document

@@ -4,7 +4,8 @@ import pytest
 
 import pabtune
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.compatibility import check_fits, differences
 from pabtune.runtime.interception import interceptions_of
 from pabtune.runtime.targets import Target

@@ -9,7 +9,8 @@ from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import ModelError, PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.interception import interceptions_of
 from pabtune.runtime.targets import Target
 from tests.conftest import PROMPT, STEPS, draw, make_pipeline, make_transformer, pyramid

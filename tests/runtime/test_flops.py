@@ -1,8 +1,9 @@
 import pytest
 
 from pabtune.records.errors import ModelError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate

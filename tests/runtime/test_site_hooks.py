@@ -7,7 +7,8 @@ import pabtune
 from pabtune.catalog import CATALOG, ModelCard, SitePattern
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 from pabtune.runtime.broadcaster import Plan
 from pabtune.runtime.site_hooks import BROADCAST, FeederHook, SiteHook

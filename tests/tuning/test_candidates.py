@@ -5,8 +5,9 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.tuning.candidates import TrialRunner

@@ -5,8 +5,9 @@ import pytest
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.evaluations import Evaluation
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.tuning.confirm import FINALISTS, Standing, assess, choose_finalists, confirm, find_best
 from tests.conftest import PROMPTS

@@ -14,7 +14,8 @@ from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
 from pabtune.records.errors import ModelError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.flops import count_on_meta
 from pabtune.tuning.cost import Cost, Device, count_workload, predict_cost
 from tests.conftest import make_transformer

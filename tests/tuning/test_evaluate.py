@@ -4,7 +4,8 @@ from pabtune.catalog import CATALOG, ModelCard
 from pabtune.catalog.card import sites_in
 from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import BudgetError, PolicyError, PromptError
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.tuning.evaluate import evaluate
 from tests.conftest import PROMPTS, STEPS, pyramid
 

@@ -1,7 +1,8 @@
 import pytest
 
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
-from pabtune.records.policies import Policy, Rule
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.tuning.layouts import layout_for
 from tests.conftest import make_pipeline
 

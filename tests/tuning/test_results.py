@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy, Rule
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.rules import Rule
 from pabtune.tuning.results import combine, pareto_front
 from tests.tuning.test_confirm import candidate
 

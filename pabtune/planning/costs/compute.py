@@ -13,11 +13,19 @@ def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: 
 
     Args:
         mask: the compute mask; `where_called` for models whose transformers alternate.
-        site_flops: FLOPs of one call of each site, in the mask's order.
+        site_flops: FLOPs of one call of each site but whole calls, in the mask's order.
         total_flops: FLOPs of one step of all transformers that run in it; the mean over steps.
     """
-    saved_flops = mask.broadcasts.sum(axis=1) @ np.asarray(site_flops, dtype=float)
+    inner, skipped = _inside_calls(mask)
+    saved_flops = inner.sum(axis=1) @ np.asarray(site_flops, dtype=float) + skipped.sum() * total_flops
     return 1.0 - float(saved_flops) / (total_flops * mask.steps)
+
+
+def _inside_calls(mask: ComputeMask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Broadcasts inside calls that happen, (sites, steps) without rows of whole calls; steps without a call, (steps,)."""
+    rows = [index for index, site in enumerate(mask.sites) if site.kind != "transformer"]
+    skipped = mask.calls_skipped
+    return mask.broadcasts[rows] & ~skipped[rows], skipped.any(axis=0)
 
 
 def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_seconds: NDArray[np.floating]) -> float:
@@ -29,5 +37,7 @@ def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_sec
             site's median over the steps, which is robust to a busy machine.
         step_seconds: (steps,) time of each full step.
     """
+    inner, skipped = _inside_calls(mask.where_called(seconds > 0))
     site_seconds = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in seconds])
-    return float(np.sum(step_seconds) - mask.where_called(seconds > 0).broadcasts.sum(axis=1) @ site_seconds)
+    # Steps take the same time but for the noise of a busy machine: a skipped one saves their mean.
+    return float(np.sum(step_seconds) * (1 - skipped.mean()) - inner.sum(axis=1) @ site_seconds)

@@ -35,12 +35,15 @@ def held_bytes(
     if store == "host":
         broadcast_bytes = np.where(mask.broadcasts, sizes[:, None], 0.0)
         return np.asarray(np.sort(broadcast_bytes, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
-    serves, keeps = mask.broadcasts, np.zeros_like(mask.compute)
-    keeps[:, :-1] = ~mask.compute[:, 1:]
-    if mask.called is not None:
-        keeps &= mask.called
-    in_call, before, behind = (sizes @ holds.astype(float) for holds in (serves | keeps, serves, keeps))
-    return np.asarray((in_call + (calls - 1) * np.maximum(before, behind)) / calls)
+    lives = mask.lifetimes()
+    after = np.array([each.held for each in lives], dtype=float).reshape(mask.compute.shape)
+    keeps = np.array([each.keeps for each in lives], dtype=float).reshape(mask.compute.shape)
+    before = np.zeros_like(after)
+    before[:, 1:] = after[:, :-1]
+    # While a call goes on, what it computes is added to what it still serves from; what it does not need later was freed.
+    during = np.where(mask.broadcasts, np.maximum(before, after), after)
+    in_call, sizes_before, sizes_behind = (sizes @ counts for counts in (np.maximum(during, keeps), before, after))
+    return np.asarray((in_call + (calls - 1) * np.maximum(sizes_before, sizes_behind)) / calls)
 
 
 def parse_bytes(text: str) -> int:

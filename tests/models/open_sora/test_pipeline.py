@@ -91,7 +91,7 @@ def test_videos_have_the_asked_size_and_follow_prompt_and_seed(pipeline) -> None
 
 def test_without_guidance_there_is_one_branch(pipeline) -> None:
     policy = pabtune.Policy.from_document(
-        {"schema": "pabtune.policy/1", "name": "p", "rules": [{"kind": "cross", "range": 2, "window": [1, 6]}]}
+        {"schema": "pabtune.policy/2", "name": "p", "rules": [{"kind": "cross", "range": 2, "window": [1, 6]}]}
     )
     for scale, branch in ((1.0, "cond"), (7.0, "cond+uncond")):
         with pabtune.broadcast(pipeline, policy) as run:

@@ -66,7 +66,7 @@ def test_prompts_of_a_batch_do_not_see_each_other(pipeline) -> None:
 
 def test_schedulers_that_call_more_often_have_more_steps(pipeline) -> None:
     policy = pabtune.Policy.from_document(
-        {"schema": "pabtune.policy/1", "name": "p", "rules": [{"kind": "cross", "range": 2, "window": [1, 6]}]}
+        {"schema": "pabtune.policy/2", "name": "p", "rules": [{"kind": "cross", "range": 2, "window": [1, 6]}]}
     )
     calls = []
     with pabtune.broadcast(pipeline, policy) as run:
