@@ -64,6 +64,11 @@ class ComputeMask:
                 skipped |= np.array([[each.transformer == site.transformer] for each in self.sites]) & row
         return skipped
 
+    @property
+    def called_steps(self) -> int:
+        """Number of steps in which a transformer is called."""
+        return self.steps - int(self.calls_skipped.any(axis=0).sum())
+
     def lifetimes(self) -> list[Lifetimes]:
         """For each site, which of its outputs are kept, and for how long."""
         outer = [np.zeros(self.steps, dtype=bool) for _ in self.sites]

@@ -19,8 +19,9 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
 from pabtune.runtime.ledger import CacheLedger, Meter
-from pabtune.runtime.listeners import tensors_of
+from pabtune.runtime.listeners import Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
+from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
     BROADCAST,
@@ -43,24 +44,25 @@ class Plan:
     Attributes:
         mask: the compute mask.
         computes: per step, one flag per site: whether it computes.
-        keeps: per step, one flag per site: whether the next step needs its output.
+        held: per step, for each site: how many of its outputs are held after the step.
     """
 
     mask: ComputeMask
     computes: tuple[tuple[bool, ...], ...]
-    keeps: tuple[tuple[bool, ...], ...]
+    held: tuple[tuple[int, ...], ...]
 
     @property
     def patterns(self) -> int:
         """Number of distinct combinations of site modes: the graphs that a compiled model needs per shape."""
-        return len(set(zip(self.computes, self.keeps, strict=True)))
+        keeps = (tuple(count > 0 for count in column) for column in self.held)
+        return len(set(zip(self.computes, keeps, strict=True)))
 
     @classmethod
     def of(cls, mask: ComputeMask) -> "Plan":
         """The plan of a compute mask."""
-        columns = [tuple(bool(flag) for flag in column) for column in mask.compute.T]
-        needed = [tuple(not flag for flag in column) for column in columns[1:]]
-        return cls(mask=mask, computes=tuple(columns), keeps=(*needed, (False,) * len(mask.sites)))
+        computes = tuple(tuple(bool(flag) for flag in column) for column in mask.compute.T)
+        held = tuple(zip(*(each.held for each in mask.lifetimes()), strict=True))
+        return cls(mask=mask, computes=computes, held=held)
 
 
 @dataclass(slots=True)
@@ -70,16 +72,29 @@ class Branch:
     Attributes:
         step: step of its last call; None before the first, or after its outputs were freed.
         shape: shape of the first tensor of that call.
-        stored: stored outputs by site index, one for each call of the site in a forward.
+        stored: stored outputs by site index, in the order of their steps.
+        rebuild: makes the transformer's output of its tensors.
         computed: calls of each site that computed.
         broadcast: calls of each site that were served by a broadcast.
     """
 
     step: int | None = None
     shape: tuple[int, ...] = ()
-    stored: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    stored: dict[int, tuple[Kept, ...]] = field(default_factory=dict)
+    rebuild: Callable[[Any], Any] = tuple
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
+
+    def keep(self, index: int, outputs: tuple[Any, ...], count: int) -> None:
+        """Adds outputs of a site, computed in the current step, and keeps the last `count`."""
+        self.stored[index] = (*self.stored.get(index, ()), Kept(self.step or 0, outputs))
+        self.trim(index, count)
+
+    def trim(self, index: int, count: int) -> None:
+        """Frees all but the last `count` outputs of a site."""
+        history = self.stored.pop(index, ())
+        if count and history:
+            self.stored[index] = history[-count:]
 
     def forget(self) -> None:
         """Frees the stored outputs; the next call computes everything."""
@@ -95,13 +110,13 @@ class CallRecord:
         transformer: name of the transformer in the pipeline.
         step: denoising step.
         branch: guidance branch.
-        computed: indices of the sites that computed.
+        computed: indices of the sites that computed; None if the whole call was broadcast, and did not happen.
     """
 
     transformer: str
     step: int
     branch: str
-    computed: frozenset[int]
+    computed: frozenset[int] | None
 
 
 class Broadcaster:
@@ -115,6 +130,8 @@ class Broadcaster:
         memory: limit of stored bytes on the device; None = no limit.
 
     Attributes:
+        indices: indices of the sites inside each transformer.
+        whole_calls: index of the site for whole calls of a transformer, where the policy has one.
         ongoing: sessions of the pipeline calls in progress, by id.
         latest: session of the call that began last; None before the first.
     """
@@ -124,8 +141,15 @@ class Broadcaster:
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
         self.indices = {
-            name: [index for index, site in enumerate(target.sites) if site.transformer == name]
+            name: [
+                index
+                for index, site in enumerate(target.sites)
+                if site.transformer == name and site.kind != "transformer"
+            ]
             for name in target.transformers
+        }
+        self.whole_calls = {
+            site.transformer: index for index, site in enumerate(target.sites) if site.kind == "transformer"
         }
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: BroadcastSession | None = None
@@ -183,7 +207,7 @@ class BroadcastSession:
     @property
     def stored_bytes(self) -> int:
         """Bytes held now: on the device, or on the host if outputs are stored there."""
-        stored = [outputs for branch in self.branches.values() for outputs in branch.stored.values()]
+        stored = [kept.outputs for branch in self.branches.values() for each in branch.stored.values() for kept in each]
         stored += [self._broadcaster.hooks[index].outputs for index in self._active]
         storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
         # Parts of one output are often views of one storage.
@@ -206,15 +230,15 @@ class BroadcastSession:
             return np.zeros(0)
         return self.ledger.predict(self.plan.mask, self.called_steps)
 
-    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
-        """Sets the mode of each of the transformer's sites for this call (see `Session`).
+    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
+        """Sets the mode of each of the transformer's sites for this call, or broadcasts the whole call (see `Session`).
 
         Raises:
             PolicyError: the policy does not fit the run's schedule.
         """
         if position.is_new_loop:
             self._start_loop()
-        plan, transformer, step = self.plan, position.transformer, position.step
+        plan, transformer, step, shape = self.plan, position.transformer, position.step, tuple(sample.shape)
         if plan is None or step >= plan.mask.steps:
             steps = plan.mask.steps if plan else 0
             raise PolicyError(f"the model is called at step {step}, but the run has {steps} steps")
@@ -225,40 +249,50 @@ class BroadcastSession:
             # No outputs of the previous step, or of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = step, shape
+        substitute = self._substitute(position, branch)
+        if substitute is not None:
+            return substitute
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
-        broadcasting_hooks, self._active = set(), self._broadcaster.indices[transformer]
+        fetching_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
-            hook, outputs = self._broadcaster.hooks[index], branch.stored.pop(index, ())
+            hook, history = self._broadcaster.hooks[index], branch.stored.get(index, ())
             hook.calls, hook.nbytes, hook.meter = 0, 0, meter
-            if outputs and not plan.computes[step][index]:
-                hook.mode, hook.outputs = BROADCAST, outputs
-                broadcasting_hooks.add(id(hook))
+            if history and not plan.computes[step][index]:
+                hook.mode = BROADCAST
+                hook.outputs, hook.is_ready = self._served(index, history, step)
+                if not hook.is_ready:
+                    fetching_hooks.add(id(hook))
             else:
-                hook.mode, hook.outputs = (KEEP if plan.keeps[step][index] else COMPUTE), ()
-        self._broadcaster.stores[transformer].begin(broadcasting_hooks)
+                held = plan.held[step][index]
+                hook.mode, hook.outputs = (KEEP if held else COMPUTE), ()
+                branch.trim(index, max(held - 1, 0))
+        self._broadcaster.stores[transformer].begin(fetching_hooks)
+        return None
 
-    def end(self, position: CallPosition) -> None:
+    def end(self, position: CallPosition, output: Any) -> None:
         """Collects stored outputs from the hooks, counts calls and notes the bytes held (see `Session`).
 
         Raises:
             PolicyError: the run will hold more than the limit.
         """
         transformer, step = position.transformer, position.step
-        branch, computed, is_metered = self.branches[transformer, position.branch], set(), False
+        branch, computed = self.branches[transformer, position.branch], set()
         assert self.plan is not None
+        is_metered = self._end_whole_call(position, branch, output)
         for index in self._broadcaster.indices[transformer]:
-            hook, is_needed = self._broadcaster.hooks[index], self.plan.keeps[step][index]
+            hook, held = self._broadcaster.hooks[index], self.plan.held[step][index]
             if hook.calls:
                 (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
                 if hook.mode != BROADCAST:
                     computed.add(index)
-                if is_needed:
-                    branch.stored[index] = self._outputs_of(hook)
+                if hook.mode == KEEP:
+                    branch.keep(index, self._outputs_of(hook), held)
                 if hook.meter is not None:
                     self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
                     is_metered = True
-            elif hook.mode == BROADCAST and is_needed:
-                branch.stored[index] = hook.outputs  # the block around it was broadcast
+            branch.trim(index, held)
+        if transformer in self._broadcaster.whole_calls:
+            computed.add(self._broadcaster.whole_calls[transformer])
         self.records.append(
             CallRecord(transformer=transformer, step=step, branch=position.branch, computed=frozenset(computed))
         )
@@ -277,6 +311,61 @@ class BroadcastSession:
         self._forget()
         if self._broadcaster.target.pipeline is not None:
             self._broadcaster.ongoing.pop(id(self), None)
+
+    def _served(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
+        """What a site serves at a step, one for each of its calls in a forward, and whether it is out of the store already.
+
+        Outputs are combined here and not in the hooks, so that a compiled graph does not depend on the weights.
+        """
+        assert self.plan is not None
+        if self.plan.mask.payload(index).kind == "hold":
+            return history[-1].outputs, False
+        weights = self.plan.mask.weights(index, [kept.step for kept in history], step)
+        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
+        used = [[store.unpack(each) for each in kept.outputs] for kept in history[-len(weights) :]]
+        return tuple(weighted_sum(outputs, weights) for outputs in zip(*used, strict=True)), True
+
+    def _substitute(self, position: CallPosition, branch: Branch) -> Substitute | None:
+        """The output of a whole call that is broadcast; None if the call has to happen."""
+        index = self._broadcaster.whole_calls.get(position.transformer)
+        if index is None or self.plan is None:
+            return None
+        history, step = branch.stored.get(index, ()), position.step
+        if self.plan.computes[step][index]:
+            branch.trim(index, max(self.plan.held[step][index] - 1, 0))
+            return None
+        if not history:
+            return None
+        outputs, is_ready = self._served(index, history, step)
+        if is_ready:
+            output = outputs[0]
+        else:  # the pipeline may change what it gets
+            output = copied(self._broadcaster.stores[position.transformer].unpack(outputs[0]))
+        branch.broadcast[index] += 1
+        for each in (index, *self._broadcaster.indices[position.transformer]):
+            branch.trim(each, self.plan.held[step][each])
+        self.records.append(
+            CallRecord(transformer=position.transformer, step=step, branch=position.branch, computed=None)
+        )
+        return Substitute(branch.rebuild(output))
+
+    def _end_whole_call(self, position: CallPosition, branch: Branch, output: Any) -> bool:
+        """Keeps the output of a whole call if later steps need it; returns whether its size was noted."""
+        index = self._broadcaster.whole_calls.get(position.transformer)
+        if index is None or self.plan is None:
+            return False
+        branch.computed[index] += 1
+        held = self.plan.held[position.step][index]
+        store = self._broadcaster.stores[position.transformer]
+        if held:
+            branch.rebuild, parts = taken_apart(output)
+            branch.keep(index, (store.pack(copied(parts)),), held)
+        if self.ledger.limit is None:
+            return False
+        self.ledger.note_size(
+            (position.transformer, position.branch), index, store.nbytes(tensors_of(taken_apart(output)[1]))
+        )
+        return True
 
     def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
         """Outputs that a site keeps, cloned if the next replay of a CUDA graph would overwrite them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -172,9 +172,9 @@ class FlopListener(Measurement):
         """FLOPs of fused attention so far; 0 without the counter for the meta device."""
         return self._mode.scores if isinstance(self._mode, MetaCounter) else 0
 
-    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+    def begin(self, position: CallPosition, sample: Tensor) -> None:
         """Notes the step (see `Session`)."""
-        super().begin(position, shape)
+        super().begin(position, sample)
         steps = self._steps.setdefault(position.transformer, [])
         if position.step not in steps:
             steps.append(position.step)
@@ -182,9 +182,9 @@ class FlopListener(Measurement):
         self._began = self._mode.get_total_flops()
         self._call_sites = [0] * len(self._sites)
 
-    def end(self, position: CallPosition) -> None:
+    def end(self, position: CallPosition, output: Any) -> None:
         """Adds the call to the total (see `Session`)."""
-        super().end(position)
+        super().end(position, output)
         total = self._mode.get_total_flops() - self._began
         self.calls.append(CallFlops(total=total, sites=tuple(self._call_sites)))
         if self._is_first_step:
@@ -204,12 +204,13 @@ class FlopListener(Measurement):
     feeder = site
 
 
-def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[int]]) -> float:
+def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[int] | None]) -> float:
     """Fraction of the FLOPs of a run without a policy that the same run with a policy computes, 0..1.
 
     Args:
         calls: FLOPs of each call of the run without a policy, in call order.
-        computed: indices of the sites that computed in each call of the run with the policy.
+        computed: indices of the sites that computed in each call of the run with the policy; None for a call that did not
+            happen.
 
     Raises:
         ModelError: the two runs do not have the same calls.
@@ -220,9 +221,7 @@ def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[i
             "that a policy saves cannot be counted"
         )
     saved = sum(
-        flops
+        call.total if indices is None else sum(flops for index, flops in enumerate(call.sites) if index not in indices)
         for call, indices in zip(calls, computed, strict=True)
-        for index, flops in enumerate(call.sites)
-        if index not in indices
     )
     return 1.0 - saved / sum(call.total for call in calls)

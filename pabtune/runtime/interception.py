@@ -100,9 +100,11 @@ class CallInterceptor:
             locator.advance(position, context)
             first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             try:
-                session.begin(position, tuple(first.shape))
+                substitute = session.begin(position, first)
+                if substitute is not None:
+                    return substitute.output
                 output = self._call(args, kwargs)
-                session.end(position)
+                session.end(position, output)
             except BaseException:
                 session.abort(position)
                 raise
@@ -269,6 +271,8 @@ class Interception:
     def _attach_all(self) -> None:
         modules = {name: dict(part.named_modules()) for name, part in self.target.transformers.items()}
         for index, site in enumerate(self.target.sites):
+            if not site.path:
+                continue  # whole calls: the interceptor's
             self._attach(modules[site.transformer][site.path], self.listener.site_hook(index), "site")
             for feeder in site.feeders:
                 self._attach(modules[site.transformer][feeder], self.listener.feeder_hook(index), "feeder")

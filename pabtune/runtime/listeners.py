@@ -6,6 +6,7 @@ call of the pipeline. All state of a run belongs to its session, so that concurr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from diffusers.hooks import ModelHook
@@ -17,14 +18,25 @@ from pabtune.runtime.locator import CallPosition, Locator
 Forward = Callable[..., Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """Output of a transformer call that does not happen."""
+
+    output: Any
+
+
 class Session(Protocol):
     """A listener's part in one call of a pipeline. Calls of one transformer never overlap."""
 
-    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
-        """Called before a transformer call; `shape` is the shape of its first tensor argument."""
+    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
+        """Called before a transformer call; `sample` is its first tensor argument.
 
-    def end(self, position: CallPosition) -> None:
-        """Called after a transformer call."""
+        Returns:
+            The output to use instead of the call, for which then neither the call nor `end` happens; None = call it.
+        """
+
+    def end(self, position: CallPosition, output: Any) -> None:
+        """Called after a transformer call, with its output."""
 
     def abort(self, position: CallPosition) -> None:
         """Called if the transformer call, `begin` or `end` raised an exception."""
@@ -82,11 +94,12 @@ class Measurement(ABC):
         """The measurement itself, as the session (see `Listener`)."""
         return self
 
-    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
         """Starts measuring (see `Session`)."""
         self.is_measuring = True
+        return None
 
-    def end(self, position: CallPosition) -> None:
+    def end(self, position: CallPosition, output: Any) -> None:
         """Stops measuring until the next `begin` (see `Session`)."""
         self.is_measuring = False
 

@@ -89,6 +89,16 @@ class CpuOffloader:
             return Offloaded(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
         return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
 
+    def load(self, stored: Any) -> Any:
+        """Copies a stored output back to its device, and makes the current stream wait for the copy."""
+        fetched = self._fetch(stored)
+        if fetched.is_there is not None:
+            for tensor in _tensors(fetched.output):
+                current = torch.cuda.current_stream(tensor.device)
+                current.wait_event(fetched.is_there)
+                tensor.record_stream(current)
+        return fetched.output
+
     def _fetch_next(self) -> None:
         if self._waiting:
             site = self._waiting.popleft()

@@ -126,19 +126,19 @@ class Recorder(Measurement):
         self._matrices: dict[tuple[int, int], Tensor] = {}
         self._clear()
 
-    def begin(self, position: CallPosition, shape: tuple[int, ...]) -> None:
+    def begin(self, position: CallPosition, sample: Tensor) -> None:
         """Notes step and branches (see `Session`)."""
-        super().begin(position, shape)
+        super().begin(position, sample)
         if position.is_new_loop:
             self._clear()
         self._step = position.step
-        self._calls.append((position.step, shape))
+        self._calls.append((position.step, tuple(sample.shape)))
         self._names = position.branch.split(BRANCH_SEPARATOR)
         self._watch.start("root")
 
-    def end(self, position: CallPosition) -> None:
+    def end(self, position: CallPosition, output: Any) -> None:
         """Adds the call to the step's time, and moves its sketches to the host (see `Session`)."""
-        super().end(position)
+        super().end(position, output)
         self._watch.stop("root")
         for history in self._fresh:
             current = history.observations[self._step]

@@ -30,6 +30,7 @@ class SiteHook(DirectHook):
     Attributes:
         mode: mode of the site in this transformer call.
         outputs: stored outputs, one for each call of the site in a forward.
+        is_ready: whether `outputs` are to be served as they are, not fetched from the store.
         calls: calls of the site so far in this forward.
         meter: counts the bytes of outputs in this forward; None if they need not be counted.
         nbytes: bytes of the outputs in this forward, if they are counted.
@@ -40,6 +41,7 @@ class SiteHook(DirectHook):
         self.store = store
         self.mode = COMPUTE
         self.outputs: tuple[Any, ...] = ()
+        self.is_ready = False
         self.calls = 0
         self.meter: Meter | None = None
         self.nbytes = 0
@@ -51,7 +53,8 @@ class SiteHook(DirectHook):
         if call == 0:
             self.store.record(self)
         if self.mode == BROADCAST:
-            return self.broadcast(self.store.fetch(self, call), args, kwargs)
+            kept = self.outputs[call] if self.is_ready else self.store.fetch(self, call)
+            return self.broadcast(kept, args, kwargs)
         output = self.compute(module, args, kwargs)
         if self.meter is not None:
             self.nbytes += self.meter.read(tensors_of(output), is_kept=self.mode == KEEP)
@@ -72,7 +75,7 @@ class SiteHook(DirectHook):
 
     def clear(self) -> None:
         """Resets the hook: it computes and holds nothing."""
-        self.mode, self.outputs, self.calls, self.meter, self.nbytes = COMPUTE, (), 0, None, 0
+        self.mode, self.outputs, self.is_ready, self.calls, self.meter, self.nbytes = COMPUTE, (), False, 0, None, 0
 
 
 class BlockHook(SiteHook):

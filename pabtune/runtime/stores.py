@@ -20,6 +20,9 @@ class OutputStore(Protocol):
     def fetch(self, site: KeepingSite, call: int) -> Any:
         """Stored output of a call of the site, in the form in which the site returned it."""
 
+    def unpack(self, stored: Any) -> Any:
+        """An output from its stored form, in the form in which the site returned it."""
+
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
         """Bytes that storing these tensors, the parts of one output, takes."""
 
@@ -42,7 +45,11 @@ class ExactStore:
 
     def fetch(self, site: KeepingSite, call: int) -> Any:
         """The output (see `OutputStore`)."""
-        return site.outputs[call]
+        return self.unpack(site.outputs[call])
+
+    def unpack(self, stored: Any) -> Any:
+        """The output (see `OutputStore`)."""
+        return stored
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
         """Bytes of the storages, which parts of an output may share and not fill (see `OutputStore`)."""
@@ -65,9 +72,9 @@ class Int8Store(ExactStore):
         """The output in 8 bits (see `OutputStore`)."""
         return quantize(output)
 
-    def fetch(self, site: KeepingSite, call: int) -> Any:
+    def unpack(self, stored: Any) -> Any:
         """The dequantized output (see `OutputStore`)."""
-        return dequantize(site.outputs[call])
+        return dequantize(stored)
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
         """One byte per number and four per row (see `OutputStore`)."""
@@ -80,6 +87,10 @@ class HostStore(CpuOffloader):
     def pack(self, output: Any) -> Any:
         """The output, copied to the host's memory (see `OutputStore`)."""
         return self.save(output)
+
+    def unpack(self, stored: Any) -> Any:
+        """The output, copied back to its device (see `OutputStore`)."""
+        return self.load(stored)
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
         """Sum of the parts' bytes, because each is copied (see `OutputStore`)."""

@@ -18,9 +18,9 @@ class Silent(Measurement):
     def __init__(self) -> None:
         self.calls = []
 
-    def begin(self, position, shape):
-        super().begin(position, shape)
-        self.calls.append((position.transformer, position.step, position.branch, shape))
+    def begin(self, position, sample):
+        super().begin(position, sample)
+        self.calls.append((position.transformer, position.step, position.branch, tuple(sample.shape)))
 
     def site(self, index, forward, args, kwargs):
         return forward(*args, **kwargs)

@@ -106,9 +106,9 @@ def test_sketches_do_not_grow_with_the_model() -> None:
         context = CacheContext("cond", step_index=step, num_inference_steps=steps)
         position = locator.locate("transformer", torch.nn.Identity(), context, (), {})
         locator.advance(position, context)
-        recorder.begin(position, (2, 300, width))
+        recorder.begin(position, torch.zeros(2, 300, width))
         recorder.site(0, lambda step=step: outputs[step], (), {})
-        recorder.end(position)
+        recorder.end(position, None)
     (history,) = recorder._histories.values()
     sketch_bytes = [observation.sketch[0].nbytes for observation in history.observations.values()]
     assert sketch_bytes == [PROJECTIONS * WIDTH_PROJECTIONS * 4] * steps

@@ -92,6 +92,6 @@ def test_a_plan_counts_the_distinct_things_its_sites_do() -> None:
     policy = Policy(name="p", rules=(Rule(kind="full", range=3, window=(0, 7), anchor="start"),))
     plan = Plan.of(resolve(policy, sites, NoiseSchedule(steps=7)))
     assert [each[0] for each in plan.computes] == [True, False, False, True, False, False, True]
-    assert [each[0] for each in plan.keeps] == [True, True, False, True, True, False, False]
-    assert all(computes[1] and not keeps[1] for computes, keeps in zip(plan.computes, plan.keeps, strict=True))
+    assert [each[0] for each in plan.held] == [1, 1, 0, 1, 1, 0, 0]
+    assert all(computes[1] and not held[1] for computes, held in zip(plan.computes, plan.held, strict=True))
     assert plan.patterns == 4  # compute and keep, serve and keep, serve and free, compute without keeping

@@ -25,7 +25,7 @@ def _inside_calls(mask: ComputeMask) -> tuple[NDArray[np.bool_], NDArray[np.bool
     """Broadcasts inside calls that happen, (sites, steps) without rows of whole calls; steps without a call, (steps,)."""
     rows = [index for index, site in enumerate(mask.sites) if site.kind != "transformer"]
     skipped = mask.calls_skipped
-    return mask.broadcasts[rows] & ~skipped[rows], skipped.any(axis=0)
+    return mask.broadcasts[rows] & ~skipped[rows], np.asarray(skipped.any(axis=0))
 
 
 def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_seconds: NDArray[np.floating]) -> float:

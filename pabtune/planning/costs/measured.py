@@ -141,17 +141,18 @@ def sent_for(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> C
         raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no {exchanging} attention to split")
     sent, calls = NOTHING, 1 if layout.branches > 1 else measured.calls
     computed = mask.where_called(measured.seconds > 0).computes
-    for kind, row, size in zip(kinds, computed, measured.site_bytes, strict=True):
+    # Rows of whole calls come last, and exchange nothing by themselves.
+    for kind, row, size in zip(kinds, computed, measured.site_bytes, strict=False):
         if kind == exchanging:
             sent += _sent_by_site(layout, int(row.sum()) * calls, size / max(layout.branches, measured.calls))
     return sent
 
 
-def outputs_sent(measured: Measured, layout: ParallelLayout) -> Communication:
+def outputs_sent(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> Communication:
     """Communication of gathering outputs over a run: the number of messages; their bytes are not known."""
     calls = 1 if layout.branches > 1 else measured.calls
     messages = (calls if layout.sequence > 1 else 0) + (1 if layout.branches > 1 else 0)
-    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=messages * len(measured.step_seconds))
+    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=messages * mask.called_steps)
 
 
 def _sent_by_site(layout: ParallelLayout, calls: int, hidden_bytes: float) -> Communication:
@@ -177,5 +178,5 @@ def parallel_seconds(
         return min(parallel_seconds(mask, measured, layout.along(axis), interconnect) for axis in measured.axes)
     alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
     share = busiest_share(layout, measured.frames if layout.axis == "frames" else 0)
-    sent = sent_for(mask, measured, layout) + outputs_sent(measured, layout)
+    sent = sent_for(mask, measured, layout) + outputs_sent(mask, measured, layout)
     return predicted_latency(alone, 0.0, share, sent, interconnect)
