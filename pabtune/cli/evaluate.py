@@ -65,7 +65,7 @@ def command(
 def print_table(evaluations: list[Evaluation]) -> None:
     """Prints speed, fidelity and score of each policy as a table."""
     table = Table(title=f"{len(evaluations[0].psnr_db)} prompts, against the unaccelerated video of the same seed")
-    for column in ("policy", "compute", "measured speed", "PSNR dB", "SSIM", "score", "drop"):
+    for column in ("policy", "compute", "measured speed", "PSNR dB", "worst", "SSIM", "score", "drop"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for evaluation in evaluations:
         row = evaluation.to_document()
@@ -74,6 +74,7 @@ def print_table(evaluations: list[Evaluation]) -> None:
             f"{row['compute_fraction']:.1%}",
             f"{row['speedup']:.2f}x",
             f"{row['fidelity']['psnr_db']:.2f}",
+            f"{row['fidelity']['worst_psnr_db']:.2f}",
             f"{row['fidelity']['ssim']:.4f}",
             *([f"{row['score']['policy']:.2f}", f"{row['score']['drop']:+.2f}"] if row["score"] else ["-", "-"]),
         )

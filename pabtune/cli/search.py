@@ -108,7 +108,7 @@ def command(
     with progress_bar("search") as advance:
         result = search_variants(
             pipeline, profile, *prompts, config, profile.contents if per_content else (),
-            _reporter(logdir, trials, advance),
+            _reporter(logdir, trials, advance), _say_fitted,
         )  # fmt: skip
     if result.best is not None:
         result.best.save(out)
@@ -117,6 +117,10 @@ def command(
         emit(_document(result, out))
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
+
+
+def _say_fitted(done: int, total: int) -> None:
+    say(f"schedules of whole calls: {done} of {total} fitted")
 
 
 def _load_profile(path: Path) -> Profile:
@@ -165,9 +169,11 @@ def _print(result: SearchResult, out: Path) -> None:
         return
     for evaluation in result.evaluations:
         row = evaluation.to_document()
+        fidelity = row["fidelity"]
         say(
             f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, "
-            f"PSNR {row['fidelity']['psnr_db']:.2f} dB, score drop {row['score']['drop']:+.2f}"
+            f"PSNR {fidelity['psnr_db']:.2f} dB (worst {fidelity['worst_psnr_db']:.2f}), "
+            f"score drop {row['score']['drop']:+.2f}"
         )
     say(f"verdict on {len(result.evaluations[0].psnr_db)} unseen prompts: {result.verdict}")
     for content, variant in result.variants.items():

@@ -5,6 +5,7 @@ T-GATE (https://arxiv.org/abs/2404.02747) and Delta-DiT (https://arxiv.org/abs/2
 broadcast ranges of spatial, temporal and cross attention; ranges count from step 0.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -125,11 +126,59 @@ PRESET_LINES: Mapping[str, str] = {
 }
 
 
+NAMED_FIRST, NAMED_LAST = 3, 2
+"""Steps at both ends that `every:K` computes."""
+
+NAMED_LINES: Mapping[str, str] = {
+    "steps:N": "a run of N denoising steps, computed in full",
+    "every:K": f"whole calls: every K-th step, the first {NAMED_FIRST} and the last {NAMED_LAST}; the last output is held",
+    "every:K:linear": "the same, extrapolated from the last two outputs; `:0.7` behind it damps",
+    "every:K:quadratic": "the same from the last three",
+}
+"""Policies that a person would write by hand, by name."""
+
+
+def named_policy(name: str) -> Policy | None:
+    """The policy of a name like `steps:22` or `every:2:linear:0.7`; None if it has another form.
+
+    Raises:
+        PolicyError: a number is out of its range, or the payload is unknown.
+    """
+    form, *parts = name.split(":")
+    if form not in ("steps", "every") or not parts or "/" in name:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", parts[0]) or (form == "every" and parts[0] == "1"):
+        raise PolicyError(
+            f"policy {name!r}: {parts[0]!r} is not a number of steps; write for example steps:22 or every:2"
+        )
+    if form == "steps":
+        if len(parts) > 1:
+            raise PolicyError(f"policy {name!r}: steps:N takes nothing else")
+        return Policy(name=name, steps=int(parts[0]))
+    payload, damping = (*parts[1:], "", "")[:2]
+    if len(parts) > 3 or payload not in ("", "hold", "linear", "quadratic"):
+        raise PolicyError(
+            f"policy {name!r}: what is served is hold, linear or quadratic, for example every:2:linear:0.7"
+        )
+    if damping and (not re.fullmatch(r"[0-9]*\.?[0-9]+", damping) or float(damping) > 2):
+        raise PolicyError(f"policy {name!r}: the damping {damping!r} is not a number from 0 to 2")
+    rule = Rule(
+        kind="transformer",
+        range=int(parts[0]),
+        first=NAMED_FIRST,
+        last=NAMED_LAST,
+        payload=payload or "hold",  # type: ignore[arg-type]
+        damping=float(damping or 1),
+    )
+    return Policy(name=name, rules=(rule,))
+
+
 def find_policy(name_or_path: str, model: str | None = None) -> Policy:
     """A preset by name, or a policy file.
 
     Args:
-        name_or_path: a preset; `MODEL/PRESET` for one that was published for another model's name; or a file.
+        name_or_path: a preset; `MODEL/PRESET` for one that was published for another model's name; a name of
+            `NAMED_LINES`; or a file.
         model: name of the model that will run it; a preset published for that model comes first.
 
     Raises:
@@ -141,7 +190,12 @@ def find_policy(name_or_path: str, model: str | None = None) -> Policy:
         return for_model[preset]
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
+    named = named_policy(name_or_path) if not Path(name_or_path).exists() else None
+    if named is not None:
+        return named
     if not Path(name_or_path).exists():
-        names = ", ".join([*PRESETS, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)])
+        names = ", ".join(
+            [*PRESETS, *NAMED_LINES, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)]
+        )
         raise PolicyError(f"{name_or_path!r} is neither a policy file nor a preset; presets: {names}")
     return Policy.load(name_or_path)

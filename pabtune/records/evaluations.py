@@ -54,7 +54,11 @@ class Evaluation:
             "compute_fraction": self.compute_fraction,
             "latency_s": self.latency_s,
             "speedup": self.speedup,
-            "fidelity": {"psnr_db": _mean(self.psnr_db), "ssim": _mean(self.ssim)},
+            "fidelity": {
+                "psnr_db": _mean(self.psnr_db),
+                "worst_psnr_db": min(self.psnr_db),
+                "ssim": _mean(self.ssim),
+            },
             "score": {
                 "name": self.score_name,
                 "baseline": _mean(self.baseline_scores),

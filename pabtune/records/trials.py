@@ -118,7 +118,8 @@ class SearchResult:
         best: the winner with its evidence; None if nothing was found inside the budget on the search's prompts, or if
             unseen prompts showed that what was found is not inside it.
         verdict: of the confirmation on unseen prompts; None if there was nothing to confirm.
-        evaluations: of the confirmation: the winner, or what was rejected; and the policy that it had to be as close as.
+        evaluations: of the confirmation: the winner, or what was rejected; the policy that it had to be as close as; and a
+            run of fewer steps that takes as long.
         variants: the results of content classes that were searched by themselves.
     """
 

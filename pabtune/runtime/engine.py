@@ -14,7 +14,8 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import STORES, Policy, Store
-from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession, CallRecord
+from pabtune.runtime.branches import CallRecord
+from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.interception import Interception, detach_from
 from pabtune.runtime.targets import Target

@@ -10,8 +10,10 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.measured import Measured, parallel_seconds
 from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.profiled import bytes_of_sites
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
+from pabtune.planning.units import units_of
 from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
@@ -19,6 +21,7 @@ from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
+from pabtune.records.sites import Site
 from pabtune.records.trials import Measurement, Outcome
 from pabtune.runtime.engine import broadcast
 from pabtune.tuning.generation import Settings, Video, batches, generate
@@ -66,7 +69,7 @@ class TrialRunner:
         self._memory, self._layout, self._interconnect, self._catalog = memory, layout, interconnect, catalog
         self._pipeline, self._profile, self._space = pipeline, profile, space
         self._budget, self._settings, self._references = budget, settings, references
-        self._batches = _interleaved(prompts, settings.batch_size)
+        self._batches = interleaved(prompts, settings.batch_size)
         self._count = len(prompts)
         self._baseline_scores: dict[Prompt, float] = {}
         self._floor: dict[Prompt, float] = {}
@@ -84,7 +87,9 @@ class TrialRunner:
         measured = Measured.of(self._profile, self._layout.gpus, self._catalog)
         schedule = self._space.schedule()
         seconds, full_seconds = (
-            parallel_seconds(resolve(each, self._profile.sites, schedule), measured, self._layout, self._interconnect)
+            parallel_seconds(
+                resolve(each, self._sites(each), schedule).inside_blocks(), measured, self._layout, self._interconnect
+            )
             for each in (policy, PRESETS["none"])
         )
         return seconds / full_seconds
@@ -93,12 +98,16 @@ class TrialRunner:
         """Held bytes of a batch over the limit less 1; None without a limit."""
         if self._memory is None:
             return None
-        sizes, calls = self._profile.bytes_kept(policy.store), self._profile.call.per_step
-        held = held_bytes(self._mask(policy), sizes, policy.store, calls).max() * self._settings.batch_size
+        mask = self._mask(policy)
+        sizes = bytes_of_sites(self._profile, mask.sites, policy.store)
+        held = held_bytes(mask, sizes, policy.store, self._profile.call.per_step).max() * self._settings.batch_size
         return float(held) / self._memory - 1
 
+    def _sites(self, policy: Policy) -> tuple[Site, ...]:
+        return (*self._profile.sites, *units_of(policy, self._profile.sites))
+
     def _mask(self, policy: Policy) -> ComputeMask:
-        mask = resolve(policy, self._profile.sites, self._space.schedule())
+        mask = resolve(policy, self._sites(policy), self._space.schedule())
         return mask.where_called(self._profile.arrays["seconds"] > 0)
 
     def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:
@@ -109,7 +118,9 @@ class TrialRunner:
             time_to_beat: predicted time of the best candidate so far; a slower one is given up after the first rung.
         """
         over_memory, predicted = self.over_memory(policy), self.predicted_time(policy)
-        fraction = compute_fraction(self._mask(policy), self._profile.site_flops, self._profile.total_flops)
+        fraction = compute_fraction(
+            self._mask(policy).inside_blocks(), self._profile.site_flops, self._profile.total_flops
+        )
         if over_memory is not None and over_memory > 0:
             return Outcome(
                 status="over memory", predicted_time=predicted, compute_fraction=fraction, over_memory=over_memory
@@ -164,7 +175,7 @@ class TrialRunner:
         return generation.videos, generation.seconds
 
 
-def _interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
+def interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
     """Batches of one content class each, the classes in turns, so that every rung sees all of them."""
     by_content: dict[str, list[list[Prompt]]] = {}
     for batch in batches(prompts, batch_size):

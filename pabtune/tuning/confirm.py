@@ -28,7 +28,7 @@ class Confirmation:
     Attributes:
         best: the winner with its evidence; None if there was nothing to confirm, or all of it was rejected.
         verdict: on the finalist that came out best; None if there was none.
-        evaluations: of that finalist and of the floor.
+        evaluations: of that finalist, of the floor, and of a run of fewer steps in its time.
     """
 
     best: Policy | None
@@ -54,9 +54,10 @@ def confirm(
     if not finalists:
         return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[config.floor]] if config.floor else []
+    rival = fewer_steps(finalists[0], profile.steps)
     evaluations = evaluate(
         pipeline,
-        [*(finalist.policy for finalist in finalists), *presets],
+        [*(finalist.policy for finalist in finalists), *presets, *rival],
         unseen,
         profile.steps,
         score=config.budget.score,
@@ -107,6 +108,12 @@ def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget) -> 
 def find_best(standings: Sequence[Standing]) -> int:
     """Index of the best standing, the first of equals: a difference that was not shown does not make a slower one win."""
     return min(range(len(standings)), key=lambda index: standings[index].order)
+
+
+def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:
+    """The run of fewer denoising steps that takes the time of a finalist: what a user would try first."""
+    count = round(finalist.outcome.predicted_time * steps)
+    return [Policy(name=f"steps:{count}", steps=count)] if 0 < count < steps else []
 
 
 def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) -> list[Candidate]:

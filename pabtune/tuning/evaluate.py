@@ -123,7 +123,13 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     target = Target.of(pipeline, catalog)
     _check_policies(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
-    calls = count_flops(target, lambda: generate(pipeline, [prompts[0]], settings)).calls
+    calls = {
+        steps: count_flops(
+            target, lambda steps=steps: generate(pipeline, [prompts[0]], replace(settings, steps=steps))
+        ).calls
+        for steps in {num_inference_steps, *(settings.under(policy).steps for policy in policies)}
+    }
+    full_flops = sum(call.total for call in calls[num_inference_steps])
     plan = list(batches(prompts, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
     tallies = [PolicyTally() for _ in policies]
@@ -134,8 +140,10 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
-                generation = generate(pipeline, batch, settings)
-            fraction = computed_fraction(calls, [record.computed for record in run.records])
+                generation = generate(pipeline, batch, settings.under(policy))
+            own = calls[settings.under(policy).steps]
+            fraction = computed_fraction(own, [record.computed for record in run.records])
+            fraction *= sum(call.total for call in own) / full_flops
             tally.add(batch, reference, generation, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ModelError
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.targets import Target
@@ -47,6 +48,10 @@ class Settings:
     steps: int
     batch_size: int = BATCH_SIZE
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def under(self, policy: Policy) -> "Settings":
+        """The settings of a run under a policy, which may have a number of denoising steps of its own."""
+        return self if policy.steps is None else replace(self, steps=policy.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

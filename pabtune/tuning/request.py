@@ -22,6 +22,12 @@ LEAST_SEARCHED_PROMPTS = 12
 AUTO_FLOOR = "auto"
 """Stands for the floor that suits the model."""
 
+SCHEDULE_SHARES = (0.8, 0.7, 0.63, 0.57, 0.5, 0.45, 0.4, 0.37, 0.33, 0.3, 0.27, 0.24)
+"""Computed steps over all steps, for each of which a search fits a schedule of whole calls."""
+
+CALIBRATION_PROMPTS = 12
+"""Most prompts that schedules are fitted on."""
+
 PAPERS_FLOOR = "pab246"
 """The paper's careful preset."""
 
@@ -46,6 +52,8 @@ class SearchConfig:
         layout: how GPUs will share a video: candidates are ranked by their predicted time on these.
         interconnect: between these GPUs.
         catalog: what is known of transformer classes.
+        schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
+            calls always happen.
     """
 
     budget: Budget
@@ -63,6 +71,7 @@ class SearchConfig:
     layout: ParallelLayout = ONE_GPU
     interconnect: Interconnect = INTERCONNECTS["nvlink"]
     catalog: Catalog = CATALOG
+    schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""

@@ -4,6 +4,7 @@ One study holds all trials; it lives in a storage that outlives a kill, and seve
 the search's prompts is confirmed on prompts that the search never saw, measured in turns with the unaccelerated model.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,21 +17,23 @@ from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
-from pabtune.records.errors import ProfileError, StudyError
+from pabtune.records.errors import ModelError, PabtuneWarning, ProfileError, StudyError
 from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
+from pabtune.records.schedules import Schedule, load_schedules, save_schedules
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
-from pabtune.tuning.candidates import TrialRunner
+from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.confirm import confirm
-from pabtune.tuning.generation import Settings
+from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.references import References
-from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
+from pabtune.tuning.request import AUTO_FLOOR, CALIBRATION_PROMPTS, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
+from pabtune.tuning.schedules import find_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy
 
@@ -45,8 +48,9 @@ def search_policy(
     unseen: Sequence[Prompt],
     config: SearchConfig,
     on_trial: OnTrial | None = None,
+    on_schedule: Progress | None = None,
 ) -> SearchResult:
-    """Searches, then confirms.
+    """Fits schedules of whole calls, searches, then confirms.
 
     Args:
         pipeline: the model that was profiled.
@@ -55,14 +59,16 @@ def search_policy(
         unseen: that the winner is confirmed on; disjoint from `prompts`.
         config: how.
         on_trial: told of every trial.
+        on_schedule: told how many of how many schedules are fitted.
 
     Raises:
         ProfileError: the profile is of another model, or has too few steps.
         StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
     """
     _check_search(pipeline, profile, prompts, unseen, config)
-    space = Space(profile, config.content, config.stores)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule)
+    space = Space(profile, config.content, config.stores, schedules)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = TrialRunner(
         pipeline,
@@ -94,6 +100,44 @@ def search_policy(
     )
 
 
+def schedules_of(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    config: SearchConfig,
+    on_schedule: Progress | None = None,
+) -> list[Schedule]:
+    """Schedules of whole calls for a search, which another run or worker may have fitted already; none if none can be.
+
+    Args:
+        pipeline: the model.
+        profile: of it.
+        prompts: of the search; as many batches as hold `CALIBRATION_PROMPTS` are fitted on.
+        settings: how videos are generated.
+        config: of the search.
+        on_schedule: told how many of how many are fitted.
+    """
+    if not config.schedule_shares or config.batch_size < 1:
+        return []
+    plan = interleaved(prompts, settings.batch_size)
+    fitted_on = plan[: max(1, CALIBRATION_PROMPTS // settings.batch_size)]
+    request = [
+        profile.digest, digest_prompts(prompts), settings.batch_size, dict(settings.arguments), config.seed,
+        list(config.schedule_shares),
+    ]  # fmt: skip
+    path = config.folder / f"schedules-{digest(request).removeprefix('sha256:')[:16]}.json"
+    schedules = load_schedules(path)
+    if schedules is None:
+        try:
+            schedules = find_schedules(pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule)
+        except ModelError as error:
+            warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
+            schedules = []
+        save_schedules(path, schedules)
+    return schedules
+
+
 def search_variants(
     pipeline: DiffusionPipeline,
     profile: Profile,
@@ -102,6 +146,7 @@ def search_variants(
     config: SearchConfig,
     contents: Sequence[str],
     on_trial: OnVariantTrial | None = None,
+    on_schedule: Progress | None = None,
 ) -> SearchResult:
     """Searches for prompts of any content, then for each content class; `.best` holds a variant for each winner.
 
@@ -113,6 +158,7 @@ def search_variants(
         config: how.
         contents: content classes that get a study of their own, on their own prompts.
         on_trial: told of every trial.
+        on_schedule: told how many of how many schedules are fitted, for each content class.
 
     Raises:
         ProfileError: as `search_policy`.
@@ -126,7 +172,7 @@ def search_variants(
         report = (
             None if on_trial is None else lambda candidate, candidates: on_trial(config.content, candidate, candidates)
         )
-        return search_policy(pipeline, profile, searched, confirmed, config, report)
+        return search_policy(pipeline, profile, searched, confirmed, config, report, on_schedule)
 
     general = search_one(config)
     # Variants are of one policy, which keeps all outputs in one way.

@@ -1,10 +1,10 @@
 """The space of policies that is searched: parameters by name, and the way to a policy and back.
 
-Per kind of site a broadcast range and a window; for MLPs a run of layers too; and what ranges count from. Knows what a
-profile suggests; knows nothing of trials.
+A schedule of whole calls; per kind of site a broadcast range and a window; for MLPs a run of layers too; and what ranges count
+from. Knows what a profile suggests; knows nothing of trials.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pabtune.records.errors import ProfileError
 from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.rules import Anchor, Rule
+from pabtune.records.schedules import Schedule
 from pabtune.records.sites import Kind
 
 LARGEST_RANGE = 9
@@ -25,6 +26,9 @@ LARGEST_RANGE = 9
 
 SUGGESTED_CHANGES = (0.002, 0.003, 0.005, 0.01)
 """A suggestion takes, per kind, the largest range over whose steps the outputs move less than this (relative squared)."""
+
+SCHEDULE = "schedule"
+"""Parameter that chooses a schedule of whole calls; 0 = every call happens."""
 
 LEAST_STEPS = 4
 """Fewer steps leave no room for a window."""
@@ -49,12 +53,19 @@ class Space:
         profile: gives kinds, layers, steps and the change of outputs.
         content: the content class to make suggestions for; None = all.
         stores: ways of keeping outputs that may be chosen.
+        schedules: schedules of whole calls that may be chosen, from the most computed steps to the fewest.
 
     Raises:
         ProfileError: the profile has too few steps.
     """
 
-    def __init__(self, profile: Profile, content: str | None = None, stores: tuple[Store, ...] = ("exact",)) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        content: str | None = None,
+        stores: tuple[Store, ...] = ("exact",),
+        schedules: Sequence[Schedule] = (),
+    ) -> None:
         if profile.steps < LEAST_STEPS:
             raise ProfileError(
                 f"profile {profile.name!r} has {profile.steps} steps; a search needs at least {LEAST_STEPS}: "
@@ -68,6 +79,7 @@ class Space:
         }
         self._middle = profile.steps // 2
         self._stores = stores
+        self._schedules = tuple(schedules)
 
     def parameters(self) -> list[Parameter]:
         """All parameters; every combination of values is a policy."""
@@ -75,6 +87,8 @@ class Space:
         parameters = [Parameter(name="anchor", choices=("window", "start"))]
         if len(self._stores) > 1:
             parameters.append(Parameter(name="store", choices=self._stores))
+        if self._schedules:
+            parameters.append(Parameter(name=SCHEDULE, low=0, high=len(self._schedules)))
         for kind in self._kinds:
             parameters.append(Parameter(name=f"{kind}.range", low=1, high=min(LARGEST_RANGE, steps - 1)))
             parameters.append(Parameter(name=f"{kind}.start", low=1, high=middle))
@@ -87,6 +101,9 @@ class Space:
     def policy(self, parameters: Parameters, name: str) -> Policy:
         """The policy that values of the parameters stand for."""
         rules = []
+        chosen = int(parameters.get(SCHEDULE, 0))
+        if chosen:
+            rules.append(self._schedules[chosen - 1].rule)
         for kind in self._kinds:
             n = int(parameters[f"{kind}.range"])
             if n == 1:
@@ -105,6 +122,8 @@ class Space:
     def first_trials(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What to try first, with its origin: no broadcast, the presets, what the profile suggests."""
         yield "no broadcast", self._values({}, "window")
+        for index, schedule in enumerate(self._schedules, start=1):
+            yield f"{len(schedule.computed)} whole calls", {**self._values({}, "window"), SCHEDULE: index}
         for name, preset in PRESETS.items():
             if preset.rules:
                 yield f"preset {name}", self._of_preset(preset)
@@ -124,6 +143,8 @@ class Space:
         values: dict[str, Any] = {"anchor": anchor}
         if len(self._stores) > 1:
             values["store"] = self._stores[0]
+        if self._schedules:
+            values[SCHEDULE] = 0
         for kind in self._kinds:
             n, start, stop = rules.get(kind, (1, 1, steps))
             values[f"{kind}.range"] = min(n, LARGEST_RANGE, steps - 1)

@@ -1,5 +1,6 @@
 """Cost of a policy for the model, size and schedule of a profile."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, SequenceParallel
-from pabtune.records.policies import Policy
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.sites import Site
 
@@ -100,17 +101,39 @@ def cost_of_profile(
         predicted_time_fraction=predicted_seconds(inside, seconds, step_seconds) / float(step_seconds.sum()),
         computed_calls=inside.calls(computed=True),
         broadcast_calls=inside.calls(computed=False),
-        peak=_peak(profile, policy, mask, units),
+        peak=_peak(profile, policy, mask),
         scaling=scaling,
     )
 
 
-def _peak(profile: Profile, policy: Policy, mask: ComputeMask, units: Sequence[Site]) -> Peak:
-    sizes = profile.bytes_kept(policy.store)
-    # The residual of a block or stack is as large as an output of its sites.
-    unit_sizes = (max(_sizes_in(unit, profile.sites, sizes), default=0) for unit in units)
-    held = held_bytes(mask, (*sizes, *unit_sizes), policy.store, profile.call.per_step)
+def _peak(profile: Profile, policy: Policy, mask: ComputeMask) -> Peak:
+    sizes = bytes_of_sites(profile, mask.sites, policy.store)
+    held = held_bytes(mask, sizes, policy.store, profile.call.per_step)
     return Peak(stored_bytes=int(held.max()), step=int(held.argmax()))
+
+
+def bytes_of_sites(profile: Profile, sites: Sequence[Site], store: Store) -> list[float]:
+    """Bytes of one output of each site as stored, per prompt, for all branches.
+
+    Args:
+        profile: profile of the model.
+        sites: sites of the profile, and whole calls, blocks and stacks behind them.
+        store: how outputs are kept.
+    """
+    sizes: list[float] = [*profile.bytes_kept(store)]
+    for site in sites[len(sizes) :]:
+        if site.kind == "transformer":
+            sizes.append(_bytes_of_call(profile, store))
+        else:  # the residual of a block or stack is as large as an output of its sites
+            sizes.append(max(_sizes_in(site, profile.sites, profile.bytes_kept(store)), default=0))
+    return sizes
+
+
+def _bytes_of_call(profile: Profile, store: Store) -> float:
+    """Bytes of the output of whole calls, which has the shape of their input, as far as a profile tells."""
+    dtype = str(profile.made_for.settings.get("dtype", "float32"))
+    width = 1 if store == "int8" else 4 if dtype == "float32" else 2
+    return float(profile.call.samples * math.prod(profile.call.shape) * width)
 
 
 def _sizes_in(unit: Site, sites: Sequence[Site], sizes: Sequence[float]) -> list[float]:

@@ -1,0 +1,115 @@
+"""Schedules of whole calls: which steps compute, and what the others are made from, for each number of computed steps.
+
+A few full runs are recorded; a surrogate ranks schedules by them without generating a video; the best ones run, which fits
+their factors, and the closest to the full runs is taken. Nothing here asks for a score.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from diffusers import DiffusionPipeline
+
+from pabtune.planning.surrogate import best_schedule
+from pabtune.quality.fidelity import psnr_db
+from pabtune.records.errors import ModelError
+from pabtune.records.policies import Policy
+from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
+from pabtune.records.schedules import Schedule
+from pabtune.runtime.engine import broadcast
+from pabtune.runtime.targets import Target
+from pabtune.tuning.fitting import fit_factors
+from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.request import SCHEDULE_SHARES
+from pabtune.tuning.trajectories import LatentsWatch, Trajectories, record_trajectories, surrogate_of
+
+PROBED = (0.1, 0.2, 0.3, 0.45, 0.65, 0.85)
+"""Where in a run it is measured how far an error moves the final latents."""
+
+FIRSTS = (3, 4, 5)
+"""Numbers of steps that a schedule begins with; each is tried. Where step 2 was skipped, a few videos became others."""
+
+FEWEST_STEPS = 9
+"""With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
+
+CALIBRATION_PROMPTS = 12
+"""Most prompts whose full runs are recorded."""
+
+
+def find_schedules(
+    pipeline: DiffusionPipeline,
+    batches: Sequence[Sequence[Prompt]],
+    settings: Settings,
+    seed: int = 0,
+    shares: Sequence[float] = SCHEDULE_SHARES,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Schedule]:
+    """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
+
+    Args:
+        pipeline: the model.
+        batches: prompts to fit on, by batch.
+        settings: how videos are generated.
+        seed: of the annealing.
+        shares: computed steps over all steps.
+        progress: told how many of how many numbers of steps are done.
+
+    Raises:
+        ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
+    """
+    target = Target.of(pipeline)
+    if settings.steps < FEWEST_STEPS:
+        return []
+    if len(target.transformers) > 1:
+        raise ModelError("schedules of whole calls are not fitted for pipelines with two transformers yet")
+    runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
+    surrogate = surrogate_of(runs, measure_gains(pipeline, runs[0], settings))
+    counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
+    schedules = []
+    for done, count in enumerate(counts):
+        candidates = {best_schedule(surrogate, count, first, seed=seed) for first in FIRSTS if first + 1 < count}
+        fitted = [fit(pipeline, target, runs, settings, computed) for computed in sorted(candidates)]
+        if fitted:
+            schedules.append(max(fitted, key=lambda each: each.psnr_db + each.worst_psnr_db))
+        if progress:
+            progress(done + 1, len(counts))
+    return schedules
+
+
+def fit(
+    pipeline: DiffusionPipeline,
+    target: Target,
+    runs: Sequence[Trajectories],
+    settings: Settings,
+    computed: Sequence[int],
+) -> Schedule:
+    """A schedule with its factors, fitted and held against the full runs on the same prompts."""
+    factors, results = fit_factors(pipeline, target, runs, settings, computed)
+    psnrs = [
+        psnr_db(video, reference)
+        for run, (generation, _) in zip(runs, results, strict=True)
+        for video, reference in zip(generation.videos, run.generation.videos, strict=True)
+    ]
+    return Schedule(
+        computed=tuple(computed), factors=factors, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs))
+    )
+
+
+def measure_gains(pipeline: DiffusionPipeline, run: Trajectories, settings: Settings) -> dict[int, list[float]]:
+    """How far an error made at a step moves the final latents, per video: the size of one over that of the other.
+
+    Args:
+        pipeline: the model.
+        run: full runs of one batch.
+        settings: how videos are generated.
+    """
+    gains = {}
+    for step in sorted({min(max(round(share * settings.steps), 1), settings.steps - 2) for share in PROBED}):
+        computed = tuple(each for each in range(settings.steps) if each != step)
+        policy, watch = Policy(name="probe", rules=(Rule(kind="transformer", compute=computed),)), LatentsWatch()
+        with broadcast(pipeline, policy):
+            generate(pipeline, run.prompts, watch.settings(settings))
+        made = (watch.after[step] - run.latents[step]).flatten(1).norm(dim=1)
+        final = (watch.after[-1] - run.latents[-1]).flatten(1).norm(dim=1)
+        gains[step] = (final / made.clamp_min(1e-12)).tolist()
+    return gains
