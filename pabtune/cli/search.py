@@ -45,6 +45,12 @@ SEARCHED, UNSEEN = 24, 72
     help="Preset whose closeness to the unaccelerated video (PSNR) the result must reach; `none` = no floor; default: "
     "pab246 for models with spatial and temporal attention, else none.",
 )
+@click.option(
+    "--front",
+    "front_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for one policy per useful point of measured time against closeness to the unaccelerated video.",
+)
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for all other files; default: runs/NAME.")
 @predicted_layout_options
 @options.memory_option
@@ -64,6 +70,7 @@ def command(
     prompt_file: Path | None,
     per_content: bool,
     floor: str | None,
+    front_dir: Path | None,
     logdir: Path | None,
     layout: ParallelLayout,
     interconnect: Interconnect,
@@ -83,6 +90,8 @@ def command(
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
+    if front_dir is not None:
+        check_writable(front_dir / "policy.json")
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
@@ -113,10 +122,39 @@ def command(
     if result.best is not None:
         result.best.save(out)
     _print(result, out)
+    front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, front_dir)
     if as_json:
-        emit(_document(result, out))
+        emit({**_document(result, out), **({} if front_dir is None else {"front": front})})
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
+
+
+def _save_front(
+    pipeline: Any, profile: Profile, prompts: PromptSets, config: Any, folder: Path
+) -> list[dict[str, Any]]:
+    """Judges the schedules of the search on unseen prompts, writes the useful ones, and returns a row for each."""
+    from pabtune.tuning.front import judge_front
+    from pabtune.tuning.generation import Settings
+    from pabtune.tuning.search import schedules_of
+
+    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    schedules = schedules_of(pipeline, profile, prompts[0], settings, config)
+    with progress_bar("front") as advance:
+        points = judge_front(pipeline, profile, schedules, prompts[1], config, advance)
+    rows = []
+    for point in points:
+        row, fewer = point.evaluation.to_document(), point.fewer_steps.to_document()
+        path = folder / f"{point.policy.name}.json"
+        say(
+            f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, PSNR "
+            f"{row['fidelity']['psnr_db']:.2f} dB (worst {row['fidelity']['worst_psnr_db']:.2f}); fewer steps: "
+            f"{fewer['speedup']:.2f}x, {fewer['fidelity']['psnr_db']:.2f} dB ({fewer['fidelity']['worst_psnr_db']:.2f})"
+            + ("" if point.is_useful else "; not useful, not written")
+        )
+        if point.is_useful:
+            point.policy.save(path)
+        rows.append({**row, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
+    return rows
 
 
 def _say_fitted(done: int, total: int) -> None:

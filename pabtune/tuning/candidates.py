@@ -15,7 +15,7 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.units import units_of
 from pabtune.quality.budget import Budget, drop_statistics, find_score
-from pabtune.quality.fidelity import psnr_db
+from pabtune.quality.fidelity import missing_db, psnr_db
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
@@ -127,7 +127,7 @@ class TrialRunner:
             )
         drops: list[float] = []
         psnrs: list[float] = []
-        margins: list[float] = []
+        held: list[tuple[float, float]] = []
         seconds = 0.0
         rungs = [max(1, round(share * self._count)) for share in RUNG_SHARES]
         for batch in self._batches:
@@ -139,10 +139,12 @@ class TrialRunner:
                     self._baseline_scores[prompt] = score(reference, prompt.prompt)
                 drops.append(self._baseline_scores[prompt] - score(video, prompt.prompt))
                 psnrs.append(psnr_db(video, reference))
-                margins.append(self._floor.get(prompt, psnrs[-1]) - psnrs[-1])
+                held.append((self._floor.get(prompt, psnrs[-1]), psnrs[-1]))
             if len(drops) >= rungs[0]:
                 rungs = [rung for rung in rungs if rung > len(drops)]
-                if rungs and not self._is_promising(drops, margins, predicted, time_to_beat):
+                if rungs and not self._is_promising(
+                    drops, [floor - psnr for floor, psnr in held], predicted, time_to_beat
+                ):
                     break
         statistics = drop_statistics(drops)
         is_complete = len(drops) == self._count
@@ -157,7 +159,7 @@ class TrialRunner:
                 drop=statistics.mean,
                 drop_upper=statistics.upper,
                 over_budget=(statistics.upper if is_complete else statistics.mean) - self._budget.largest_drop,
-                under_floor_db=float(np.mean(margins)) if self._floor else None,
+                under_floor_db=missing_db(psnrs, [floor for floor, _ in held]) if self._floor else None,
             ),
             over_memory=over_memory,
         )

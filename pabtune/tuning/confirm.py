@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics, judge
+from pabtune.quality.fidelity import missing_db
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -99,7 +100,7 @@ def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget) -> 
     """Holds a finalist's evaluation against the budget and the floor."""
     if floor is None:
         return Standing(judge(evaluation.drops, budget), loses_more=False)
-    closer = np.mean(evaluation.psnr_db) >= np.mean(floor.psnr_db)
+    closer = missing_db(evaluation.psnr_db, floor.psnr_db) <= 0
     verdict = judge(evaluation.drops, budget) if closer else "reject"
     extra_drops = [drop - floor_drop for drop, floor_drop in zip(evaluation.drops, floor.drops, strict=True)]
     return Standing(verdict, loses_more=drop_statistics(extra_drops).lower > 0)
@@ -152,23 +153,12 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     study_name: str,
 ) -> Policy:
     """The finalist's policy with what was measured on unseen prompts, and how it was found."""
-    drop = drop_statistics(evaluation.drops)
-    document = evaluation.to_document()
     predicted = {**config.parallel_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
+    evidence = evidence_of(evaluation, verdict, profile, unseen, config.budget)
     return replace(
         finalist.policy,
         name=config.name,
-        evidence={
-            "budget": str(config.budget),
-            "verdict": verdict,
-            "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
-            "speedup": {"measured": round(evaluation.speedup, 4), "device": profile.made_for.settings.get("device")},
-            "compute_fraction": round(evaluation.compute_fraction, 4),
-            "fidelity": {key: round(value, 4) for key, value in document["fidelity"].items()},
-            "prompts": len(unseen),
-            "unseen": digest_prompts(unseen),
-            **({"predicted_on": predicted} if config.layout.gpus > 1 else {}),
-        },
+        evidence={**evidence, **({"predicted_on": predicted} if config.layout.gpus > 1 else {})},
         provenance={
             "profile": profile.digest,
             "study": study_name,
@@ -178,3 +168,28 @@ def with_evidence(  # noqa: PLR0913, one record of everything
             **versions(),
         },
     )
+
+
+def evidence_of(
+    evaluation: Evaluation, verdict: Verdict, profile: Profile, unseen: Sequence[Prompt], budget: Budget
+) -> dict[str, Any]:
+    """What was measured of a policy on unseen prompts, for its file.
+
+    Args:
+        evaluation: of the policy.
+        verdict: on the budget.
+        profile: of the model.
+        unseen: prompts that the policy was evaluated on.
+        budget: what the verdict is on.
+    """
+    drop = drop_statistics(evaluation.drops)
+    return {
+        "budget": str(budget),
+        "verdict": verdict,
+        "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
+        "speedup": {"measured": round(evaluation.speedup, 4), "device": profile.made_for.settings.get("device")},
+        "compute_fraction": round(evaluation.compute_fraction, 4),
+        "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
+        "prompts": len(unseen),
+        "unseen": digest_prompts(unseen),
+    }

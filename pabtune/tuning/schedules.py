@@ -23,7 +23,7 @@ from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
 from pabtune.tuning.trajectories import LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
-PROBED = (0.1, 0.2, 0.3, 0.45, 0.65, 0.85)
+PROBED = (0.13, 0.23, 0.4, 0.7)
 """Where in a run it is measured how far an error moves the final latents."""
 
 FIRSTS = (3, 4, 5)
@@ -63,7 +63,7 @@ def find_schedules(
     if len(target.transformers) > 1:
         raise ModelError("schedules of whole calls are not fitted for pipelines with two transformers yet")
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
-    surrogate = surrogate_of(runs, measure_gains(pipeline, runs[0], settings))
+    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings) for run in runs])
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     schedules = []
     for done, count in enumerate(counts):

@@ -27,6 +27,9 @@ from pabtune.tuning.generation import Generation, Settings, generate
 
 CALLBACK = "callback_on_step_end"
 
+LEAST_GAIN = 0.05
+"""Smaller gains are taken for this: errors of rounding are not told from errors that fade."""
+
 Outputs = dict[str, Tensor]
 """Outputs of the calls of one step by branch, cut to the latents' shape."""
 
@@ -189,29 +192,24 @@ def _follow(before: Tensor, after: Tensor, parts: Sequence[Tensor]) -> tuple[flo
     return float(solution[0]), solution[1:]
 
 
-def surrogate_of(runs: Sequence[Trajectories], gains: Mapping[int, Sequence[float]]) -> Surrogate:
+def surrogate_of(runs: Sequence[Trajectories], gains: Sequence[Mapping[int, Sequence[float]]]) -> Surrogate:
     """The surrogate of some recorded runs.
 
     Args:
-        runs: full runs.
-        gains: at some steps, the size of the final error over that of an error made there, of some videos.
+        runs: full runs, a batch each.
+        gains: of each batch, at some steps, for each video the size of the final error over that of an error made there.
     """
-    products = []
-    for run in runs:
+    products, curves = [], []
+    for run, measured in zip(runs, gains, strict=True):
         flat = torch.stack(run.outputs).double().flatten(2).transpose(0, 1)
         products.append((flat @ flat.transpose(1, 2) / flat.shape[2]).cpu().numpy())
-    steps = len(runs[0].rates)
-    places = [*sorted(gains), steps - 1]
-    count = len(next(iter(gains.values()))) if gains else 1
-    levels = np.array(
-        [[np.log(max(gains[place][each], 0.05)) for place in sorted(gains)] + [0.0] for each in range(count)]
-    )
-    curves = np.exp([np.interp(np.arange(steps), places, row) for row in levels])
-    stacked = np.concatenate(products)
+        places, steps = sorted(measured), len(run.rates)
+        for index in range(len(run.prompts)):
+            levels = [float(np.log(max(measured[place][index], LEAST_GAIN))) for place in places]
+            curves.append(np.exp(np.interp(np.arange(steps), [*places, steps - 1], [*levels, 0.0])))
     return Surrogate(
-        products=stacked,
+        products=np.concatenate(products),
         keeps=np.mean([run.keeps for run in runs], axis=0),
         rates=np.mean([run.rates for run in runs], axis=0),
-        # Videos that no gain was measured on get those of the others, in turns.
-        gains=curves[np.arange(len(stacked)) % len(curves)],
+        gains=np.array(curves),
     )
