@@ -5,7 +5,7 @@ the site itself.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -71,6 +71,52 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
         patch_root(name)
     try:
         yield computed
+    finally:
+        for step in undo:
+            step()
+
+
+@contextmanager
+def calls_by_hand(
+    pipeline: DiffusionPipeline, computed: Sequence[int], weights: Mapping[int, Sequence[float]], calls_per_step: int
+) -> Iterator[list[int]]:
+    """Patches a pipeline's transformers to compute in some steps only inside a `with` block.
+
+    Args:
+        pipeline: the pipeline, or any object with its transformers as attributes.
+        computed: the steps that compute.
+        weights: per other step, weights of the last computed outputs, the latest last.
+        calls_per_step: transformer calls per denoising step.
+
+    Yields:
+        The steps of the calls that computed, updated during the run.
+    """
+    outputs: dict[int, list[torch.Tensor]] = defaultdict(list)
+    calls_made, steps_computed, undo = [0], [], []
+    names = [name for name in ("transformer", "transformer_2") if getattr(pipeline, name, None) is not None]
+
+    def patch(transformer: torch.nn.Module) -> None:
+        forward = transformer.forward
+
+        def call(*args, **kwargs):
+            step, ordinal = divmod(calls_made[0], calls_per_step)
+            calls_made[0] += 1
+            if step in computed:
+                steps_computed.append(step)
+                output = forward(*args, **kwargs)
+                outputs[ordinal].append(output[0].clone())
+                return output
+            used = outputs[ordinal][-len(weights[step]) :]
+            served = sum(weight * tensor.double() for weight, tensor in zip(weights[step], used, strict=True))
+            return (served.to(used[-1].dtype),)
+
+        transformer.forward = call
+        undo.append(lambda: vars(transformer).pop("forward"))
+
+    for name in names:
+        patch(getattr(pipeline, name))
+    try:
+        yield steps_computed
     finally:
         for step in undo:
             step()
