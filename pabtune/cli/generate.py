@@ -129,7 +129,7 @@ def _generate(
     if traffic is not None:
         traffic.clear()
     with enabled() as broadcasting:
-        generation = generate(pipeline, prompts, settings)
+        generation = generate(pipeline, prompts, settings.under(broadcasting.policy))
     shared = {"seconds": generation.seconds, **broadcasting.summary()}
     if traffic is not None:
         shared["sent_by_first_process"] = traffic.to_document()

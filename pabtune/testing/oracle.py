@@ -7,6 +7,7 @@ the site itself.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -91,7 +92,8 @@ def calls_by_hand(
     Yields:
         The steps of the calls that computed, updated during the run.
     """
-    outputs: dict[int, list[torch.Tensor]] = defaultdict(list)
+    outputs: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
+    shapes: dict[int, Any] = {}
     calls_made, steps_computed, undo = [0], [], []
     names = [name for name in ("transformer", "transformer_2") if getattr(pipeline, name, None) is not None]
 
@@ -104,11 +106,19 @@ def calls_by_hand(
             if step in computed:
                 steps_computed.append(step)
                 output = forward(*args, **kwargs)
-                outputs[ordinal].append(output[0].clone())
+                values = output.values() if isinstance(output, dict) else output
+                outputs[ordinal].append([value.clone() for value in values])
+                shapes[ordinal] = output
                 return output
             used = outputs[ordinal][-len(weights[step]) :]
-            served = sum(weight * tensor.double() for weight, tensor in zip(weights[step], used, strict=True))
-            return (served.to(used[-1].dtype),)
+            served = [
+                sum(weight * tensor.double() for weight, tensor in zip(weights[step], tensors, strict=True)).to(
+                    tensors[0]
+                )
+                for tensors in zip(*used, strict=True)
+            ]
+            like = shapes[ordinal]
+            return type(like)(**dict(zip(like, served, strict=True))) if isinstance(like, dict) else type(like)(served)
 
         transformer.forward = call
         undo.append(lambda: vars(transformer).pop("forward"))

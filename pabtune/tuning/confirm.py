@@ -55,10 +55,10 @@ def confirm(
     if not finalists:
         return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[config.floor]] if config.floor else []
-    rival = fewer_steps(finalists[0], profile.steps)
+    rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
     evaluations = evaluate(
         pipeline,
-        [*(finalist.policy for finalist in finalists), *presets, *rival],
+        [*(finalist.policy for finalist in finalists), *presets, *rivals.values()],
         unseen,
         profile.steps,
         score=config.budget.score,
@@ -71,10 +71,20 @@ def confirm(
     index = find_best(standings)
     evaluation, verdict = evaluations[index], standings[index].verdict
     policy = with_evidence(finalists[index], evaluation, verdict, profile, prompts, unseen, config, study_name)
+    own_rivals = [rival.name for rival in fewer_steps(finalists[index], profile.steps)]
     return Confirmation(
         best=None if verdict == "reject" else policy,
         verdict=verdict,
-        evaluations=(evaluation, *evaluations[len(finalists) :]),
+        evaluations=(
+            evaluation,
+            *evaluations[len(finalists) : len(finalists) + len(presets)],
+            *(
+                each
+                for each in evaluations
+                for rival in fewer_steps(finalists[index], profile.steps)
+                if each.policy == rival.name
+            ),
+        ),
     )
 
 

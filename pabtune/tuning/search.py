@@ -35,7 +35,7 @@ from pabtune.tuning.request import AUTO_FLOOR, CALIBRATION_PROMPTS, SearchConfig
 from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import find_schedules
 from pabtune.tuning.space import Space
-from pabtune.tuning.study import OnTrial, SharedStudy
+from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
 
 OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
 """As `OnTrial`; told first of which content class the search is, None = all."""
@@ -261,6 +261,7 @@ def _check_search(
     unseen: Sequence[Prompt],
     config: SearchConfig,
 ) -> None:
+    check_storage(config.storage)
     if config.trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
     if config.floor is not None and config.floor not in PRESETS:

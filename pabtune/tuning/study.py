@@ -241,16 +241,26 @@ def _open(storage: str, name: str) -> optuna.Study:
         raise StudyError(f"cannot use the storage {storage!r}: {str(error).splitlines()[0]}") from error
 
 
+def check_storage(storage: str) -> None:
+    """Refuses what is no storage, before long work.
+
+    Raises:
+        StudyError: neither a URL nor a journal file.
+    """
+    if "://" in storage or storage.endswith(JOURNAL_SUFFIXES):
+        return
+    raise StudyError(
+        f"the storage {storage!r} is neither a URL (sqlite:///FILE, postgresql://…) nor a journal file (*.journal)"
+    )
+
+
 def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
+    check_storage(storage)
     if storage.startswith("sqlite:///"):
         check_writable(Path(storage.removeprefix("sqlite:///")))
         return _open_sqlite(storage)
     if "://" in storage:
         return storage
-    if not storage.endswith(JOURNAL_SUFFIXES):
-        raise StudyError(
-            f"the storage {storage!r} is neither a URL (sqlite:///FILE, postgresql://…) nor a journal file (*.journal)"
-        )
     check_writable(Path(storage))
     return optuna.storages.JournalStorage(JournalFileBackend(storage))
 

@@ -9,7 +9,9 @@ FILES = ("profile.json", "profile.safetensors", "policy.json", "u-shape.png", "s
 
 def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None:
     assert document["trials"] == trials
-    found, paper = document["policies"]
+    found, paper, *fewer = document["policies"]
+    assert document["speedup"] == found["speedup"]
+    assert all(row["policy"].startswith("steps:") for row in fewer)
     assert found["compute_fraction"] < 1.0
     assert (paper["policy"], paper["prompts"]) == ("pab246", unseen)
     assert all((folder / name).stat().st_size > 0 for name in FILES)
@@ -18,7 +20,7 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
 
 def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
     """Two trials, so that the finalist is the floor itself; one prompt neither judges it nor shows a tight budget."""
-    small = {"PROFILED": 1, "SEARCHED": 1, "UNSEEN": 1, "SHOWN": 1, "BUDGET": "shapes>=-100"}
+    small = {"PROFILED": 1, "SEARCHED": 1, "UNSEEN": 1, "SHOWN": 1, "BUDGET": "shapes>=-100", "SCHEDULE_SHARES": ()}
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
     done = pabtune("demo", "--out", str(tmp_path), "--trials", "2", "--json")
@@ -33,4 +35,7 @@ def test_the_demo_finds_a_policy(pabtune, tmp_path) -> None:
     document = done.document()
     assert document["verdict"] == "accept"
     check(document, tmp_path, done.stderr, demo.TRIALS, document["policies"][0]["prompts"])
-    assert document["policies"][0]["prompts"] > 30
+    found, _, fewer = document["policies"]
+    assert found["prompts"] > 30
+    assert found["speedup"] > 2.0
+    assert found["fidelity"]["psnr_db"] > fewer["fidelity"]["psnr_db"] + 1

@@ -12,7 +12,7 @@ def test_evaluate_prints_the_promised_document(pabtune, tmp_path) -> None:
     }  # fmt: skip
     assert (none["policy"], paper["policy"]) == ("none", "pab246")
     assert none["compute_fraction"] == 1.0 > paper["compute_fraction"]
-    assert none["fidelity"] == {"psnr_db": 100.0, "ssim": pytest.approx(1.0)}
+    assert none["fidelity"] == {"psnr_db": 100.0, "worst_psnr_db": 100.0, "ssim": pytest.approx(1.0)}
     assert none["score"]["drop"] == 0.0
     assert set(paper["score"]) == {"name", "baseline", "policy", "drop"}
 
@@ -24,3 +24,26 @@ def test_evaluate_draws_a_table(pabtune, tmp_path) -> None:
     assert not done.stdout
     assert "pab246" in done.stderr
     assert "PSNR dB" in done.stderr
+
+
+def test_fewer_steps_and_every_second_step_are_policies_by_name(pabtune, tmp_path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1, 5)
+    names = ["steps:10", "every:2", "every:2:linear:0.7", "every:3:quadratic"]
+    arguments = [argument for name in names for argument in ("--policy", name)]
+    done = pabtune("evaluate", "shapes", *arguments, "--prompts", prompts, "--steps", "15", "--json")
+    rows = {row["policy"]: row for row in done.document()["policies"]}
+    assert list(rows) == names
+    assert rows["steps:10"]["compute_fraction"] == pytest.approx(10 / 15)
+    assert rows["every:2"]["compute_fraction"] == pytest.approx(10 / 15)
+    assert rows["every:3:quadratic"]["compute_fraction"] == pytest.approx(8 / 15)
+    assert rows["every:2"]["fidelity"]["worst_psnr_db"] <= rows["every:2"]["fidelity"]["psnr_db"]
+
+
+@pytest.mark.parametrize(
+    "name", ["steps:0", "steps:x", "every:1", "every:2:cubic", "every:2:linear:9", "steps:5:linear"]
+)
+def test_a_name_that_says_nothing_is_refused_in_one_line(pabtune, name) -> None:
+    done = pabtune("evaluate", "shapes", "--policy", name)
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -13,7 +13,8 @@ FAST = ("wan-2.1", "cogvideox-ddim", "open-sora-1.2")
 SIMPLE = [
     name
     for name in COUNTED
-    if {transformer for transformer, _ in CASES[name].branches} == {"transformer"} and "framepack" not in name
+    if {transformer for transformer, _ in CASES[name].branches} == {"transformer"}
+    and name not in ("hunyuan-framepack", "helios", "skyreels-v2-forcing-long")
 ]
 """Cases with one transformer and one denoising loop."""
 

@@ -132,12 +132,12 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
     assert confirmation.verdict == "accept"
     assert confirmation.best.rules == PRESETS["pab246"].rules
     assert confirmation.best.provenance["trial"] == 7
-    assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246"]
+    assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246", "steps:6"]
 
 
 def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
     fast = named("fast", RECKLESS, 0.3, -0.1)
     confirmation = confirm(pipeline, profile, [fast], PROMPTS, UNSEEN, config(tmp_path, floor="pab246"), "study")
     assert (confirmation.best, confirmation.verdict) == (None, "reject")
-    assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246"]
+    assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246", "steps:2"]
     assert confirm(pipeline, profile, [], PROMPTS, UNSEEN, config(tmp_path), "study").verdict is None

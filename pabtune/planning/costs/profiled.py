@@ -85,6 +85,11 @@ def cost_of_profile(
     """
     if policy.made_for.fingerprint not in (None, profile.made_for.fingerprint):
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of profile {profile.name!r}")
+    if policy.steps not in (None, profile.steps):
+        raise PolicyError(
+            f"policy {policy.name!r} is a run of {policy.steps} steps, each computed in full: "
+            f"{policy.steps / profile.steps:.1%} of the {profile.steps} of profile {profile.name!r}"
+        )
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     units = units_of(policy, profile.sites, content)
     seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
