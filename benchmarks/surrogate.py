@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -60,9 +61,9 @@ def main() -> None:
                 "worst_psnr_db": float(np.min(psnrs)),
             }
         )
-        print(count, round(rows[-1]["objective"], 2), round(rows[-1]["psnr_db"], 2), flush=True)
+        click.echo(f"{count:2} steps: objective {rows[-1]['objective']:.2f}, PSNR {rows[-1]['psnr_db']:.2f} dB")
     correlation = -spearmanr([row["objective"] for row in rows], [row["psnr_db"] for row in rows]).statistic
-    print(
+    click.echo(
         f"rank correlation with the mean PSNR of {len(unseen)} unseen videos, {len(rows)} schedules: {correlation:.3f}"
     )
     if options.out:

@@ -280,11 +280,12 @@ READ_CHECK_DRAW = """
 from pabtune import Policy, Profile
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
 from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.report import figures
 from pabtune.tuning import results, space, study, workers
 profile, policy = Profile.load('profiles/shapes-30steps.json'), Policy.load('policies/shapes-30steps.json')
-resolve(policy, profile.sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas))
+resolve(policy, [*profile.sites, *units_of(policy, profile.sites)], NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas))
 windows_of(profile), ranking_of(profile)
 figures.draw_curves(figures.curves_data(profile))
 figures.draw_heat_map(figures.heat_map_data(profile, 'mlp'))

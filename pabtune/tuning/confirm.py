@@ -78,12 +78,7 @@ def confirm(
         evaluations=(
             evaluation,
             *evaluations[len(finalists) : len(finalists) + len(presets)],
-            *(
-                each
-                for each in evaluations
-                for rival in fewer_steps(finalists[index], profile.steps)
-                if each.policy == rival.name
-            ),
+            *(each for each in evaluations if each.policy in own_rivals),
         ),
     )
 

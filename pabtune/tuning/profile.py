@@ -24,6 +24,7 @@ from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.noise_levels import noise_levels
 from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording, record
 from pabtune.runtime.targets import Target
+from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.generation import (
     BATCH_SIZE,
     WARM_UP_STEPS,
@@ -104,7 +105,10 @@ def profile(  # noqa: PLR0913, the public surface names them all
         if progress:
             progress(done + 1, len(plan))
     made_for = describe_run(pipeline, target, settings, generation.videos[0])
-    provenance = {"prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, **versions()}
+    provenance = {
+        "prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, "weights": weights_digest(pipeline),
+        **versions(),
+    }  # fmt: skip
     return tally.profile(name, model, made_for, target.sites, flops, provenance)
 
 

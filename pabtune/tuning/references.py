@@ -1,32 +1,48 @@
 """Unaccelerated videos, made once per prompt and kept on disk, so that a resumed search need not make them again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from pabtune.records.files import digest, write_atomically
 from pabtune.records.policies import MadeFor
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.generation import Settings, Video, generate
+
+LONGEST_PATH = 4096
+"""Longer texts are no names of files."""
 
 
 class References:
     """A folder of reference videos of one model and one set of settings.
 
+    Its key is all that decides how a video looks: weights and adapters, scheduler, the call's arguments, the batch.
+
     Args:
-        folder: where they lie; several processes may share it.
+        folder: where they lie; several processes and models may share it.
         pipeline: makes them.
         settings: how.
-        made_for: what decides how a video looks: goes into its name.
+        made_for: model and schedule.
     """
 
     def __init__(self, folder: Path, pipeline: DiffusionPipeline, settings: Settings, made_for: MadeFor) -> None:
         self._folder = folder
         self._pipeline = pipeline
         self._settings = settings
-        self._made_for = made_for.to_document()
+        self._key = [
+            made_for.to_document(),
+            weights_digest(pipeline),
+            describe_argument(dict(getattr(pipeline.scheduler, "config", {}))),
+            describe_argument(dict(settings.arguments)),
+            settings.steps,
+        ]
 
     def videos(self, batch: Sequence[Prompt]) -> list[Video]:
         """The reference videos of a batch, from the folder where it has them all, else made now."""
@@ -42,7 +58,7 @@ class References:
 
     def _path(self, prompt: Prompt, batch: Sequence[Prompt]) -> Path:
         # The batch is part of the name: other batch sizes round differently.
-        key = [self._made_for, prompt.prompt, prompt.seed, [other.prompt for other in batch]]
+        key = [self._key, prompt.prompt, prompt.seed, [other.prompt for other in batch]]
         return self._folder / f"{digest(key).removeprefix('sha256:')[:32]}.npy"
 
     @staticmethod
@@ -51,6 +67,23 @@ class References:
             return np.load(path)
         except (OSError, ValueError, EOFError):
             return None
+
+
+def describe_argument(value: Any) -> Any:
+    """An argument of a pipeline's call as JSON, by its content: files and images by a checksum of theirs."""
+    if value is None or isinstance(value, bool | int | float | str):
+        if isinstance(value, str) and len(value) < LONGEST_PATH and Path(value).is_file():
+            return sha256(Path(value).read_bytes()).hexdigest()
+        return value if not isinstance(value, float) or isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): describe_argument(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe_argument(each) for each in value]
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    array = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value)
+    content = array.tobytes() if array.dtype != object else repr(value).encode()
+    return [type(value).__name__, list(array.shape), sha256(content).hexdigest()]
 
 
 def _save(path: Path, video: Video) -> None:

@@ -27,10 +27,11 @@ from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.schedules import Schedule, load_schedules, save_schedules
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
+from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.confirm import confirm
 from pabtune.tuning.generation import Progress, Settings
-from pabtune.tuning.references import References
+from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, CALIBRATION_PROMPTS, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import find_schedules
@@ -83,7 +84,7 @@ def search_policy(
         config.interconnect,
         config.catalog,
     )
-    request = _request(profile, prompts, space, config)
+    request = {**_request(profile, prompts, space, config), "weights": weights_digest(pipeline)}
     name = study_name(profile, config.content, request)
     study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
     if config.floor is not None:
@@ -123,8 +124,8 @@ def schedules_of(
     plan = interleaved(prompts, settings.batch_size)
     fitted_on = plan[: max(1, CALIBRATION_PROMPTS // settings.batch_size)]
     request = [
-        profile.digest, digest_prompts(prompts), settings.batch_size, dict(settings.arguments), config.seed,
-        list(config.schedule_shares),
+        profile.digest, weights_digest(pipeline), digest_prompts(prompts), settings.batch_size, config.seed,
+        describe_argument(dict(settings.arguments)), list(config.schedule_shares),
     ]  # fmt: skip
     path = config.folder / f"schedules-{digest(request).removeprefix('sha256:')[:16]}.json"
     schedules = load_schedules(path)
@@ -272,6 +273,14 @@ def _check_search(
         raise ProfileError(
             f"profile {profile.name!r} is of another model than the one given (its configuration or sites differ); "
             "profile this one first"
+        )
+    weights = profile.provenance.get("weights")
+    if weights is not None and weights != weights_digest(pipeline):
+        warnings.warn(
+            f"profile {profile.name!r} was measured with other weights (another checkpoint, or a LoRA); profile this model to "
+            "search with its own measurements",
+            PabtuneWarning,
+            stacklevel=2,
         )
     if not prompts or not unseen:
         raise StudyError("a search needs prompts to search with and unseen prompts to confirm with")

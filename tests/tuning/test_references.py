@@ -1,7 +1,10 @@
+import numpy as np
+import torch
+
 from pabtune.records.policies import MadeFor
 from pabtune.tuning import references as module
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.references import References
+from pabtune.tuning.references import References, describe_argument
 from tests.conftest import PROMPTS
 
 SETTINGS = Settings(steps=2)
@@ -25,3 +28,40 @@ def test_a_broken_file_is_made_again(pipeline, tmp_path) -> None:
     for file in tmp_path.iterdir():
         file.write_bytes(b"half")
     assert (references.videos(PROMPTS[:1])[0] == first[0]).all()
+
+
+def test_whatever_changes_a_video_has_references_of_its_own(pipeline, tmp_path, monkeypatch) -> None:
+    """Fault 4: other weights, arguments of the call, a scheduler's configuration, in the same folder."""
+    made = []
+    original = module.generate
+    monkeypatch.setattr(module, "generate", lambda *args: made.append(1) or original(*args))
+
+    def count(settings: Settings = SETTINGS) -> int:
+        References(tmp_path, pipeline, settings, MadeFor(steps=2)).videos(PROMPTS[:1])
+        return len(made)
+
+    assert (count(), count()) == (1, 1)
+    assert count(Settings(steps=2, arguments={"guidance_scale": 9.0})) == 2
+    assert count(Settings(steps=2, arguments={"guidance_scale": 4.0})) == 3
+    bias = pipeline.transformer.spatial_blocks[0].attn.proj.bias
+    before = bias.data.clone()
+    bias.data += 0.25
+    assert count() == 4
+    bias.data.copy_(before)
+    assert count() == 4
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, shift=5.0)
+    assert count() == 5
+
+
+def test_arguments_are_described_by_their_content(tmp_path) -> None:
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    file = tmp_path / "image.bin"
+    file.write_bytes(b"one")
+    first = describe_argument({"image": image, "file": str(file), "scale": float("inf"), "names": ("a", 1)})
+    assert first == describe_argument(
+        {"image": image.copy(), "file": str(file), "scale": float("inf"), "names": ["a", 1]}
+    )
+    assert first != describe_argument({"image": image + 1, "file": str(file), "scale": float("inf"), "names": ("a", 1)})
+    file.write_bytes(b"two")
+    assert first != describe_argument({"image": image, "file": str(file), "scale": float("inf"), "names": ("a", 1)})
+    assert describe_argument(torch.ones(2)) != describe_argument(torch.zeros(2))
