@@ -285,7 +285,8 @@ from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.report import figures
 from pabtune.tuning import results, space, study, workers
 profile, policy = Profile.load('profiles/shapes-30steps.json'), Policy.load('policies/shapes-30steps.json')
-resolve(policy, [*profile.sites, *units_of(policy, profile.sites)], NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas))
+sites = [*profile.sites, *units_of(policy, profile.sites)]
+resolve(policy, sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas))
 windows_of(profile), ranking_of(profile)
 figures.draw_curves(figures.curves_data(profile))
 figures.draw_heat_map(figures.heat_map_data(profile, 'mlp'))

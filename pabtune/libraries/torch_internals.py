@@ -66,3 +66,8 @@ def storage_bytes(tensors: list[Tensor]) -> int:
     """Bytes of the storages behind some tensors; a storage that several tensors share counts once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None for tensors of inference mode, which do not count it."""
+    return None if tensor.is_inference() else tensor._version

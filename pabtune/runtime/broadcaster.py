@@ -207,7 +207,8 @@ class BroadcastSession:
                 if hook.meter is not None:
                     self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
                     is_metered = True
-            branch.trim(index, held)
+            # What the model changed in place is of no use: the site computes at the next step.
+            branch.trim(index, 0 if hook.was_changed else held)
         if transformer in self._broadcaster.whole_calls:
             computed.add(self._broadcaster.whole_calls[transformer])
         self.records.append(

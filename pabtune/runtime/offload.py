@@ -86,7 +86,7 @@ class CpuOffloader:
     def save(self, output: Any) -> Any:
         """Copies an output to the host's memory, concurrently with computation; tuples keep their structure."""
         if isinstance(output, Tensor):
-            return Offloaded(self._to_host(output) if output.is_cuda else output, output.new_empty(0))
+            return Offloaded(self._to_host(output) if output.is_cuda else output.clone(), output.new_empty(0))
         return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
 
     def load(self, stored: Any) -> Any:
@@ -129,7 +129,7 @@ class CpuOffloader:
 
 def _to_device(stored: Any) -> Any:
     if isinstance(stored, Offloaded):
-        return stored.values.to(stored.like.device, non_blocking=True)
+        return stored.values.to(stored.like.device, non_blocking=True, copy=True)
     return tuple(_to_device(part) for part in stored) if isinstance(stored, tuple) else stored
 
 

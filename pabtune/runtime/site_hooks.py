@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pabtune.libraries.torch_internals import version_of
 from pabtune.records.errors import ModelError
 from pabtune.records.sites import Site
 from pabtune.runtime.attachment import DirectHook
 from pabtune.runtime.ledger import Meter
 from pabtune.runtime.listeners import tensors_of
+from pabtune.runtime.payloads import map_tensors
 from pabtune.runtime.stores import OutputStore
 
 COMPUTE, KEEP, BROADCAST = range(3)
@@ -34,6 +36,8 @@ class SiteHook(DirectHook):
         calls: calls of the site so far in this forward.
         meter: counts the bytes of outputs in this forward; None if they need not be counted.
         nbytes: bytes of the outputs in this forward, if they are counted.
+        copies: whether outputs are copied before the model gets them, because it changed one in place before, or might have
+            without a trace (inference mode).
     """
 
     def __init__(self, store: OutputStore) -> None:
@@ -45,6 +49,8 @@ class SiteHook(DirectHook):
         self.calls = 0
         self.meter: Meter | None = None
         self.nbytes = 0
+        self.copies = False
+        self._versions: list[tuple[Tensor, int]] = []
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Computes or broadcasts; several calls of a site in one forward are identified by their order."""
@@ -54,7 +60,7 @@ class SiteHook(DirectHook):
             self.store.record(self)
         if self.mode == BROADCAST:
             kept = self.outputs[call] if self.is_ready else self.store.fetch(self, call)
-            return self.broadcast(kept, args, kwargs)
+            return self.broadcast(self.guarded(kept), args, kwargs)
         output = self.compute(module, args, kwargs)
         if self.meter is not None:
             self.nbytes += self.meter.read(tensors_of(output), is_kept=self.mode == KEEP)
@@ -68,7 +74,25 @@ class SiteHook(DirectHook):
 
     def keep(self, output: Any, args: Any, kwargs: Any) -> None:
         """Keeps the output of a call that computed."""
-        self.outputs = (*self.outputs, self.store.pack(output))
+        self.outputs = (*self.outputs, self.store.pack(self.guarded(output)))
+
+    def guarded(self, output: Any) -> Any:
+        """An output that is both kept and used by the model, or a copy of it if the model changes outputs in place."""
+        if not self.store.is_shared or torch.compiler.is_compiling():
+            return output
+        versions = [(tensor, version_of(tensor)) for tensor in tensors_of(output)]
+        if self.copies or any(version is None for _, version in versions):
+            self.copies = True
+            return map_tensors(torch.clone, output)
+        self._versions += [(tensor, version) for tensor, version in versions if version is not None]
+        return output
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether the model changed an output in place that is kept; then later outputs are copied."""
+        is_changed = any(version_of(tensor) != version for tensor, version in self._versions)
+        self.copies |= is_changed
+        return is_changed
 
     def finish(self) -> None:
         """Called after a forward whose outputs the next step needs."""
@@ -76,6 +100,7 @@ class SiteHook(DirectHook):
     def clear(self) -> None:
         """Resets the hook: it computes and holds nothing."""
         self.mode, self.outputs, self.is_ready, self.calls, self.meter, self.nbytes = COMPUTE, (), False, 0, None, 0
+        self._versions.clear()
 
 
 class BlockHook(SiteHook):

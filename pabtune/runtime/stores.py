@@ -12,7 +12,13 @@ from pabtune.runtime.quantize import dequantize, quantize, quantized_bytes
 
 
 class OutputStore(Protocol):
-    """Store for the outputs of one transformer's sites."""
+    """Store for the outputs of one transformer's sites.
+
+    Attributes:
+        is_shared: whether what is stored is the tensor that the model gets, and may change in place.
+    """
+
+    is_shared: bool
 
     def pack(self, output: Any) -> Any:
         """Stored form of an output."""
@@ -38,6 +44,8 @@ class OutputStore(Protocol):
 
 class ExactStore:
     """Store that keeps outputs unchanged on their device."""
+
+    is_shared = True
 
     def pack(self, output: Any) -> Any:
         """The output (see `OutputStore`)."""
@@ -68,6 +76,8 @@ class ExactStore:
 class Int8Store(ExactStore):
     """Store that keeps outputs on their device in 8 bits."""
 
+    is_shared = False
+
     def pack(self, output: Any) -> Any:
         """The output in 8 bits (see `OutputStore`)."""
         return quantize(output)
@@ -83,6 +93,8 @@ class Int8Store(ExactStore):
 
 class HostStore(CpuOffloader):
     """Store that keeps outputs in the host's memory."""
+
+    is_shared = False
 
     def pack(self, output: Any) -> Any:
         """The output, copied to the host's memory (see `OutputStore`)."""

@@ -95,3 +95,40 @@ def test_a_plan_counts_the_distinct_things_its_sites_do() -> None:
     assert [each[0] for each in plan.held] == [1, 1, 0, 1, 1, 0, 0]
     assert all(computes[1] and not held[1] for computes, held in zip(plan.computes, plan.held, strict=True))
     assert plan.patterns == 4  # compute and keep, serve and keep, serve and free, compute without keeping
+
+
+class Scaling(Block):
+    """Scales its site's output by a gate, in place or not."""
+
+    is_in_place = True
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Adds the scaled output."""
+        output, gate = self.attn(hidden), 0.5 + hidden.mean() / 100
+        scaled = output.mul_(gate) if self.is_in_place else output * gate
+        return hidden + scaled
+
+
+@pytest.mark.parametrize("store", ["exact", "int8", "host"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_outputs_that_a_block_changes_in_place_are_served_as_they_were(store, mode) -> None:
+    """Fault 5: `output.mul_(gate)` changed what later steps were served."""
+    policy = Policy(name="thirds", rules=(Rule(kind="full", range=3, window=(0, 9)),))
+
+    def run(*, in_place: bool) -> tuple[list[torch.Tensor], int]:
+        model = Twice()
+        model.blocks[0] = Scaling()
+        model.blocks[0].is_in_place = in_place
+        outputs = []
+        with mode(), pabtune.broadcast(model, policy, store=store, catalog=TWICE) as active:
+            for _ in range(2):  # what was learned in the first run holds in the second
+                outputs = []
+                for step in range(9):
+                    with model.cache_context("all", step_index=step, num_inference_steps=9):
+                        outputs.append(model(torch.arange(8.0)[None, :, None] + step))
+        return outputs, sum(active.broadcast_calls.values())
+
+    expected, served = run(in_place=False)
+    changed, served_in_place = run(in_place=True)
+    assert served_in_place == served == 6
+    assert all(torch.allclose(a, b) for a, b in zip(changed, expected, strict=True))
