@@ -83,7 +83,8 @@ def describe(profile: Profile) -> None:
     for content, kinds in windows_of(profile).items():
         for kind, window in kinds.items():
             steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
-            say(f"  {content:8} {kind:9} {window.shape:6} {steps}")
+            breaks = f"; but much changes at {', '.join(map(str, window.breaks))}" if window.breaks else ""
+            say(f"  {content:8} {kind:9} {window.shape:6} {steps}{breaks}")
     order = " < ".join(f"{row.kind} ({row.change:.2g})" for row in ranking_of(profile))
     say(f"  change, least to most: {order}")
     medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
@@ -108,7 +109,12 @@ def summary(profile: Profile, out: Path) -> dict[str, object]:
         "prompts": dict(profile.prompts),
         "windows": {
             content: {
-                kind: {"shape": window.shape, "start": window.start, "stop": window.stop}
+                kind: {
+                    "shape": window.shape,
+                    "start": window.start,
+                    "stop": window.stop,
+                    "breaks": list(window.breaks),
+                }
                 for kind, window in kinds.items()
             }
             for content, kinds in windows_of(profile).items()

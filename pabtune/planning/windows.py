@@ -4,7 +4,9 @@ Method. The curve (change from the step before, steps 1..N-1) is smoothed by a r
 its lower quartile, its *limit* is `tolerance` times the floor. The longest run of steps under the limit is the stable
 window. Steps left and right of it decide the shape: an end counts as high when the curve's largest value there is above
 the limit and lies outside the window. If the window covers less than `least_share` of the steps, or the curve crosses the
-limit more than `most_crossings` times, the curve is `noisy` and has no window: a U is never forced on it.
+limit more than `most_crossings` times, the curve is `noisy` and has no window: a U is never forced on it. So it is when more
+than one step of the window, and more than `most_breaks` of its steps, are above the limit before smoothing. Those that are not
+too many are named as `breaks`: a broadcast there serves what has just changed.
 """
 
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from pabtune.records.profiles import Profile
 TOLERANCE = 2.0
 LEAST_SHARE = 0.4
 MOST_CROSSINGS = 4
+MOST_BREAKS = 0.04
 
 Shape = Literal["u", "left", "right", "flat", "noisy"]
 
@@ -36,6 +39,7 @@ class StableWindow:
         stop: step behind the last stable one; None when noisy.
         floor: level of change in the stable part.
         limit: level below which a step counted as stable.
+        breaks: steps inside the window that change more than the limit.
     """
 
     shape: Shape
@@ -43,6 +47,7 @@ class StableWindow:
     stop: int | None
     floor: float
     limit: float
+    breaks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,7 @@ def find_window(
     tolerance: float = TOLERANCE,
     least_share: float = LEAST_SHARE,
     most_crossings: int = MOST_CROSSINGS,
+    most_breaks: float = MOST_BREAKS,
 ) -> StableWindow:
     """The stable window of a curve of change, (steps,), whose first entry (no predecessor) is ignored.
 
@@ -93,14 +99,21 @@ def find_window(
     is_stable = curve <= limit
     crossings = int(np.count_nonzero(np.diff(is_stable)))
     start, stop = _longest_run(is_stable)
-    if steps < 4 or (stop - start) < least_share * curve.size or crossings > most_crossings:
+    breaks = tuple(step + 1 for step in range(start, stop) if change[step + 1] > limit)
+    is_broken = len(breaks) > max(1, most_breaks * (stop - start))
+    if steps < 4 or (stop - start) < least_share * curve.size or crossings > most_crossings or is_broken:
         return StableWindow(shape="noisy", start=None, stop=None, floor=floor, limit=limit)
     is_high_left, is_high_right = start > 0, stop < curve.size
     shape: dict[tuple[bool, bool], Shape] = {
         (True, True): "u", (True, False): "left", (False, True): "right", (False, False): "flat"
     }  # fmt: skip
     return StableWindow(
-        shape=shape[is_high_left, is_high_right], start=start + 1, stop=stop + 1, floor=floor, limit=limit
+        shape=shape[is_high_left, is_high_right],
+        start=start + 1,
+        stop=stop + 1,
+        floor=floor,
+        limit=limit,
+        breaks=breaks,
     )
 
 

@@ -65,7 +65,12 @@ def test_what_is_sent_is_what_the_exchanging_attention_computes() -> None:
     ],
 )
 def test_outputs_are_put_together_at_the_end_of_each_call(layout, calls, messages) -> None:
-    assert outputs_sent(replace(MEASURED, calls=calls), layout).messages == messages * STEPS
+    assert outputs_sent(mask(), replace(MEASURED, calls=calls), layout).messages == messages * STEPS
+    whole = Site(path="", kind="transformer", layer=0)
+    every_second = np.ones((len(SITES) + 1, STEPS), dtype=bool)
+    every_second[-1, 1::2] = False
+    skipping = ComputeMask(sites=(*SITES, whole), compute=every_second)
+    assert outputs_sent(skipping, replace(MEASURED, calls=calls), layout).messages == messages * STEPS / 2
 
 
 def test_padded_frames_take_their_time() -> None:
