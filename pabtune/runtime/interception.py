@@ -221,6 +221,7 @@ class Interception:
         for transformer in self.target.transformers.values():
             if not interceptions_of(transformer):
                 vars(transformer).pop("__deepcopy__", None)
+                vars(transformer).pop("__reduce_ex__", None)
             invalidate_registries(transformer)
         while self._sessions:
             self._sessions.popitem()[1][0].finish()
@@ -281,6 +282,7 @@ class Interception:
             self._attach(transformer, hook, "root")
             self._interceptors.append(CallInterceptor(hook, name, self.target.callers[name], transformer))
             transformer.__deepcopy__ = partial(copy_without_pabtune, transformer)  # type: ignore[assignment]
+            vars(transformer)["__reduce_ex__"] = partial(refuse_pickling, name)
             invalidate_registries(transformer)
         if self.target.pipeline is not None:
             self._undo.append(observe(self.target.pipeline, self))
@@ -291,12 +293,20 @@ class Interception:
 
 def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy of a transformer without pabtune's hooks, which would call the modules of the original."""
-    copier = vars(transformer).pop("__deepcopy__")
+    attributes = {name: vars(transformer).pop(name) for name in ("__deepcopy__", "__reduce_ex__")}
     try:
         with set_aside(transformer, HOOKS):
             return copy.deepcopy(transformer, memo)
     finally:
-        vars(transformer)["__deepcopy__"] = copier
+        vars(transformer).update(attributes)
+
+
+def refuse_pickling(name: str, protocol: int) -> Any:
+    """Raises an error that says what to do; hooks, and what they hold, belong to one process."""
+    raise ModelError(
+        f"{name} cannot be pickled while pabtune is attached to it; call pabtune.disable(pipeline) first, and enable the "
+        "policy in the process that runs the pipeline"
+    )
 
 
 def interceptions_of(transformer: nn.Module) -> list[Interception]:

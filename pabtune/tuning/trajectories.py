@@ -39,14 +39,14 @@ class LatentsWatch:
     """The latents of a run, as its callback tells them.
 
     Attributes:
-        after: latents after each step so far.
+        after: latents after each step so far, in the host's memory.
     """
 
     after: list[Tensor] = field(default_factory=list)
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Notes the latents (see diffusers' `callback_on_step_end`)."""
-        self.after.append(tensors["latents"].detach().float().clone())
+        self.after.append(tensors["latents"].detach().float().to("cpu", copy=True))
         return tensors
 
     def settings(self, settings: Settings) -> Settings:
@@ -84,9 +84,9 @@ class CallRecorder(Measurement):
 
 
 def branches_of(position: CallPosition, output: Any) -> Outputs:
-    """The first tensor of a call's output by branch: the parts of a batch that a branch's name joins, or all of it."""
+    """The first tensor of a call's output by branch, in the host's memory: parts of the batch that its name joins, or all."""
     names = position.branch.split(BRANCH_SEPARATOR)
-    tensor = tensors_of(taken_apart(output)[1])[0]
+    tensor = tensors_of(taken_apart(output)[1])[0].detach().to("cpu", copy=True)
     return dict(zip(names, tensor.chunk(len(names)), strict=True))
 
 

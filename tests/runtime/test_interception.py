@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -106,3 +109,17 @@ def test_hooks_of_others_outlive_ours(pipeline, first) -> None:
     assert other.calls == STEPS
     site._diffusers_hook.remove_hook("other")
     assert (draw(pipeline) == expected).all()
+
+
+def test_a_pipeline_under_a_policy_says_why_it_cannot_be_pickled(pipeline) -> None:
+    """Fault 16: queues between processes pickle; the scheduler can be, the transformer says what to do."""
+    with pabtune.broadcast(pipeline, pyramid()):
+        assert pickle.loads(pickle.dumps(pipeline.scheduler)).config == pipeline.scheduler.config
+        for part in (pipeline, pipeline.transformer, [pipeline.transformer]):
+            with pytest.raises(ModelError, match=r"call pabtune\.disable\(pipeline\) first"):
+                pickle.dumps(part)
+        copied = copy.deepcopy(pipeline)
+        assert "__reduce_ex__" in vars(pipeline.transformer)
+    plain = draw(pipeline)
+    assert (draw(copied) == plain).all()
+    assert (draw(pickle.loads(pickle.dumps(pipeline))) == plain).all()
