@@ -205,14 +205,11 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
 
 
 def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
-    """Captions of the embedded model to search with, and different ones with different seeds to confirm on.
-
-    Fewer than `unseen` where a caption was sampled for both.
-    """
+    """Captions of the embedded model to search with, and as many others with different seeds to confirm on."""
     first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
     searched_texts = {prompt.prompt for prompt in first}
-    second = read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000)
-    return first, [prompt for prompt in second if prompt.prompt not in searched_texts]
+    second = read_prompts("shapes", None, searched + unseen, sample_seed=3, seed=seed + 10_000)
+    return first, [prompt for prompt in second if prompt.prompt not in searched_texts][:unseen]
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:

@@ -35,7 +35,8 @@ SEARCHED, UNSEEN = 24, 72
 @click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
 @options.out_option("Policy file (.json).")
 @options.prompts_option(
-    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {SEARCHED} and up to {UNSEEN} captions."
+    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {SEARCHED} and {UNSEEN} captions. "
+    "Nothing is accepted on fewer than 36."
 )
 @click.option(
     "--per-content", is_flag=True, help="Also search a variant for each content class, with a study of its own."

@@ -30,6 +30,9 @@ CONFIDENCE = 0.95
 LEAST_JUDGED_PROMPTS = 8
 """Below this many prompts there is no verdict."""
 
+LEAST_ACCEPTED_PROMPTS = 36
+"""Below this many prompts nothing is accepted: with drops of which a few are large, bounds from fewer hold too seldom."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -100,8 +103,14 @@ class DropStatistics:
     prompts: int
 
 
-def drop_statistics(drops: Sequence[float]) -> DropStatistics:
-    """Mean and confidence bounds of drops; with one drop the bounds are as wide as the score's scale."""
+def drop_statistics(drops: Sequence[float], comparisons: int = 1) -> DropStatistics:
+    """Mean and confidence bounds of drops; with one drop the bounds are as wide as the score's scale.
+
+    Args:
+        drops: per prompt.
+        comparisons: number of bounds that are looked at, of which all shall hold together with the confidence: the upper
+            bound's error is divided by it (Bonferroni).
+    """
     values = np.asarray(drops, dtype=float)
     mean, count = float(values.mean()), len(values)
     if count < 2:
@@ -111,21 +120,24 @@ def drop_statistics(drops: Sequence[float]) -> DropStatistics:
     skew = float(stats.skew(values)) if deviation > 1e-9 else 0.0
     center = mean + skew * deviation / (6 * count)
     error = deviation / count**0.5
-    wide, one_sided = stats.t.ppf([0.5 + CONFIDENCE / 2, CONFIDENCE], count - 1) * error
+    shares = [0.5 + CONFIDENCE / 2, 1 - (1 - CONFIDENCE) / comparisons, CONFIDENCE]
+    wide, upper, lower = (float(each) for each in stats.t.ppf(shares, count - 1) * error)
     return DropStatistics(
-        mean=mean,
-        ci95=(center - float(wide), center + float(wide)),
-        upper=center + float(one_sided),
-        lower=center - float(one_sided),
-        prompts=count,
+        mean=mean, ci95=(center - wide, center + wide), upper=center + upper, lower=center - lower, prompts=count
     )
 
 
-def judge(drops: Sequence[float], budget: Budget) -> Verdict:
-    """Whether the mean drop is within the budget: shown to be (accept), shown not to be (reject), or neither."""
+def judge(drops: Sequence[float], budget: Budget, comparisons: int = 1) -> Verdict:
+    """Whether the mean drop is within the budget: shown to be (accept), shown not to be (reject), or neither.
+
+    Args:
+        drops: per prompt.
+        budget: the largest mean drop.
+        comparisons: number of policies that are judged on these prompts, now and before; each makes it harder to accept.
+    """
     if len(drops) < LEAST_JUDGED_PROMPTS:
         return "undecided"
-    statistics = drop_statistics(drops)
-    if statistics.upper <= budget.largest_drop:
+    statistics = drop_statistics(drops, comparisons)
+    if statistics.upper <= budget.largest_drop and len(drops) >= LEAST_ACCEPTED_PROMPTS:
         return "accept"
     return "reject" if statistics.lower > budget.largest_drop else "undecided"

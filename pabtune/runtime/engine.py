@@ -1,7 +1,8 @@
 """Enabling a policy on a model, and the handle of an enabled policy."""
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.masks import ComputeMask
-from pabtune.records.errors import PolicyError
+from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import STORES, Policy, Store
 from pabtune.runtime.branches import CallRecord
 from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession
@@ -141,10 +142,32 @@ def enable(
     """
     target = Target.of(model, catalog).under(policy, content)
     check_fits(policy, target, content)
+    warn_of_verdict(policy, content)
     store = store or policy.store
     if store not in STORES:
         raise PolicyError(f"cannot store outputs as {store!r}; known: {', '.join(STORES)}")
     return Run(target, policy, content, memory, store)
+
+
+def warn_of_verdict(policy: Policy, content: str | None) -> None:
+    """Warns of a policy whose own evidence says that its budget was not shown to hold; python shows it once.
+
+    Args:
+        policy: the policy.
+        content: content class whose variant is used; None = the general rules.
+    """
+    evidence = policy.evidence
+    if content is not None and isinstance(evidence.get("variants"), Mapping):
+        evidence = evidence["variants"].get(content, evidence)
+    verdict = evidence.get("verdict") if isinstance(evidence, Mapping) else None
+    if verdict in ("reject", "undecided"):
+        what = "was rejected" if verdict == "reject" else "could not be decided"
+        warnings.warn(
+            f"policy {policy.name!r}: its budget {evidence.get('budget', '')} {what} on unseen prompts, as its file says; "
+            "search with more trials or prompts, or a wider budget",
+            PabtuneWarning,
+            stacklevel=3,
+        )
 
 
 def disable(model: DiffusionPipeline | nn.Module) -> None:

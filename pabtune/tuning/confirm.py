@@ -45,11 +45,23 @@ def confirm(
     unseen: Sequence[Prompt],
     config: SearchConfig,
     study_name: str,
+    looks: int = 1,
 ) -> Confirmation:
     """Looks for the fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
 
     All finalists are measured in turns, on the same prompts. If none holds the budget for certain, the first that is not
-    rejected is the best, as undecided; if all are rejected there is none.
+    rejected is the best, as undecided; if all are rejected there is none. Bounds are corrected for the number of finalists and
+    of looks: whoever looks often enough at the same prompts finds something that seems to hold.
+
+    Args:
+        pipeline: the model.
+        profile: of it.
+        candidates: finished trials.
+        prompts: of the search.
+        unseen: prompts that it never saw.
+        config: of the search.
+        study_name: name of the study.
+        looks: how often the study has been confirmed on these prompts, this time included.
     """
     finalists = choose_finalists(candidates, config.floor)
     if not finalists:
@@ -67,10 +79,12 @@ def confirm(
         catalog=config.catalog,
     )
     floor = evaluations[len(finalists)] if presets else None
-    standings = [assess(evaluation, floor, config.budget) for evaluation in evaluations[: len(finalists)]]
+    comparisons = len(finalists) * looks
+    standings = [assess(evaluation, floor, config.budget, comparisons) for evaluation in evaluations[: len(finalists)]]
     index = find_best(standings)
     evaluation, verdict = evaluations[index], standings[index].verdict
     policy = with_evidence(finalists[index], evaluation, verdict, profile, prompts, unseen, config, study_name)
+    policy = replace(policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": looks})
     own_rivals = [rival.name for rival in fewer_steps(finalists[index], profile.steps)]
     return Confirmation(
         best=None if verdict == "reject" else policy,
@@ -101,12 +115,19 @@ class Standing:
         return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
 
 
-def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget) -> Standing:
-    """Holds a finalist's evaluation against the budget and the floor."""
+def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget, comparisons: int = 1) -> Standing:
+    """Holds a finalist's evaluation against the budget and the floor.
+
+    Args:
+        evaluation: of the finalist.
+        floor: of the preset that it must be as close as; None = no floor.
+        budget: on the score.
+        comparisons: finalists times looks at these prompts.
+    """
     if floor is None:
-        return Standing(judge(evaluation.drops, budget), loses_more=False)
+        return Standing(judge(evaluation.drops, budget, comparisons), loses_more=False)
     closer = missing_db(evaluation.psnr_db, floor.psnr_db) <= 0
-    verdict = judge(evaluation.drops, budget) if closer else "reject"
+    verdict = judge(evaluation.drops, budget, comparisons) if closer else "reject"
     extra_drops = [drop - floor_drop for drop, floor_drop in zip(evaluation.drops, floor.drops, strict=True)]
     return Standing(verdict, loses_more=drop_statistics(extra_drops).lower > 0)
 

@@ -75,7 +75,7 @@ def judge_front(
     found = list(zip(policies, evaluations[: len(policies)], evaluations[len(policies) :], strict=True))
     for policy, evaluation, fewer in reversed(found):
         psnr = float(np.mean(evaluation.psnr_db))
-        verdict = judge(evaluation.drops, config.budget)
+        verdict = judge(evaluation.drops, config.budget, len(policies))
         points.append(
             FrontPoint(
                 policy=replace(

@@ -91,7 +91,7 @@ def search_policy(
         study.note("floor_psnr_db", runner.set_floor(PRESETS[config.floor]))
     study.run(runner.try_out, config.trials, on_trial)
     candidates = study.candidates()
-    confirmation = confirm(pipeline, profile, candidates, prompts, unseen, config, study.name)
+    confirmation = confirm(pipeline, profile, candidates, prompts, unseen, config, study.name, study.count_look())
     return SearchResult(
         study=study.name,
         candidates=tuple(candidates),

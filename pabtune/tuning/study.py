@@ -90,6 +90,13 @@ class SharedStudy:
         self._study.set_user_attr(key, value)
 
     @holding_interrupts()
+    def count_look(self) -> int:
+        """Counts a look at the unseen prompts, and returns how many there have been, this one included."""
+        looks = int(self._study.user_attrs.get("looks", 0)) + 1
+        self._study.set_user_attr("looks", looks)
+        return looks
+
+    @holding_interrupts()
     def candidates(self) -> list[Candidate]:
         """All finished trials, in their order. Those that were seen before are not built anew."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):

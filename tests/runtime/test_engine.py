@@ -1,5 +1,8 @@
 """The laws of broadcasting, each with exact equality, on the real classes at small size."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ import pabtune
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.errors import ModelError, PolicyError
+from pabtune.records.errors import ModelError, PabtuneWarning, PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.interception import interceptions_of
@@ -314,3 +317,25 @@ def test_a_site_in_a_block_that_is_served_keeps_its_output(pipeline) -> None:
     spatial = [count for (_, name), count in run.computed_calls.items() if name.endswith("spatial_blocks.0.attn")]
     assert spatial == [STEPS // 4]
     assert run.stored_bytes == 0
+
+
+def test_a_policy_whose_budget_was_not_shown_to_hold_says_so(pipeline) -> None:
+    """Fault 8: nothing that runs a policy read its evidence."""
+    rejected = replace(pyramid(), evidence={"verdict": "reject", "budget": "shapes>=-1"})
+    with (
+        pytest.warns(PabtuneWarning, match=r"shapes>=-1 was rejected on unseen prompts"),
+        pabtune.broadcast(pipeline, rejected),
+    ):
+        pass
+    mixed = replace(
+        pyramid(),
+        variants={"slow": pyramid().rules, "fast": pyramid().rules},
+        evidence={"verdict": "accept", "variants": {"slow": {"verdict": "undecided"}, "fast": {"verdict": "accept"}}},
+    )
+    with pytest.warns(PabtuneWarning, match="could not be decided"), pabtune.broadcast(pipeline, mixed, "slow"):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for policy, content in ((mixed, None), (mixed, "fast"), (pyramid(), None)):
+            with pabtune.broadcast(pipeline, policy, content):
+                pass

@@ -70,17 +70,17 @@ def test_the_preset_of_the_floor_takes_the_place_of_what_is_slower() -> None:
     assert len(choose_finalists([preset, *many], "pab246")) == FINALISTS
 
 
-NOISE = [-0.3, 0.3] * 6
+NOISE = [-0.9, 0.9] * 18
 
 
 @pytest.mark.parametrize(
     ("drops", "psnr_db", "verdict", "loses_more"),
     [
-        ([0.0] * 12, 41.0, "accept", False),
+        ([0.0] * 36, 41.0, "accept", False),
         ([0.1 + noise for noise in NOISE], 41.0, "accept", False),
         ([0.5 + noise for noise in NOISE], 41.0, "accept", True),
-        ([0.0] * 12, 39.0, "reject", False),
-        ([5.0] * 12, 41.0, "reject", True),
+        ([0.0] * 36, 39.0, "reject", False),
+        ([5.0] * 36, 41.0, "reject", True),
         ([0.0] * 4, 41.0, "undecided", False),
     ],
 )
@@ -93,12 +93,12 @@ def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verd
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:
     """Ranks are equal where nothing is shown; among equals the first, which is the fastest, is taken."""
-    floor = evaluation([0.0] * 12, 40.0)
+    floor = evaluation([0.0] * 36, 40.0)
     fast, slow = (assess(evaluation([mean + noise for noise in NOISE], 41.0), floor, BUDGET) for mean in (0.1, -0.1))
     assert fast.order == slow.order
     shown = assess(evaluation([0.5 + noise for noise in NOISE], 41.0), floor, BUDGET)
     assert find_best([fast, slow]) == 0
-    assert fast.order < shown.order < assess(evaluation([0.0] * 12, 39.0), floor, BUDGET).order
+    assert fast.order < shown.order < assess(evaluation([0.0] * 36, 39.0), floor, BUDGET).order
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,9 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
     preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
     fast = named("fast", RECKLESS, 0.3, -0.1)
     request = config(tmp_path, floor="pab246")
-    confirmation = confirm(pipeline, profile, [fast, preset], PROMPTS, UNSEEN, request, "study")
-    assert confirmation.verdict == "accept"
+    confirmation = confirm(pipeline, profile, [fast, preset], PROMPTS, UNSEEN, request, "study", looks=3)
+    assert confirmation.verdict == "undecided"  # nine prompts are too few
+    assert (confirmation.best.evidence["finalists"], confirmation.best.evidence["looks"]) == (2, 3)
     assert confirmation.best.rules == PRESETS["pab246"].rules
     assert confirmation.best.provenance["trial"] == 7
     assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246", "steps:6"]
