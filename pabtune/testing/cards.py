@@ -19,7 +19,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
-from pabtune.testing.oracle import broadcast_by_hand
+from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
 
 LEAST_STEPS = 3
 """Fewest steps of a check: one before the window, one that computes in it, and one that is broadcast."""
@@ -72,9 +72,11 @@ def check_card(
             )
     for kind in dict.fromkeys(pattern.kind for pattern in card.sites):
         rule = Rule(kind=kind, range=2, window=(1, steps))
-        with broadcast(model, Policy(name=kind, rules=(rule,)), catalog=catalog) as run:
+        policy = Policy(name=kind, rules=(rule,))
+        with broadcast(model, policy, catalog=catalog):
             output = call()
-        with broadcast_by_hand(SimpleNamespace(**target.transformers), run.mask, len(samples) // steps):
+        mask = mask_by_hand(policy, target.sites, steps)
+        with broadcast_by_hand(SimpleNamespace(**target.transformers), mask, len(samples) // steps):
             reference = call()
         if not _is_same(output, reference):
             raise ModelError(

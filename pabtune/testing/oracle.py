@@ -9,10 +9,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.masks import ComputeMask
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
+from pabtune.records.sites import Site
+
+
+def mask_by_hand(policy: Policy, sites: Sequence[Site], steps: int) -> ComputeMask:
+    """The compute mask of a policy, decided for each site and step from the words of its rules.
+
+    Args:
+        policy: a policy whose rules have a range and a window in steps of this run.
+        sites: sites of the model.
+        steps: number of denoising steps.
+    """
+
+    def computes(site: Site, step: int) -> bool:
+        own = [each for each in policy.rules if each.kind == site.kind and site.layer in (each.layers or [site.layer])]
+        return all(_is_computed(rule, step) for rule in own)
+
+    rows = [[computes(site, step) for step in range(steps)] for site in sites]
+    return ComputeMask(sites=tuple(sites), compute=np.array(rows))
+
+
+def _is_computed(rule: Rule, step: int) -> bool:
+    """A window's steps compute once per range, counted from step 0 or from the step before the window; all others compute."""
+    if rule.range is None or rule.window is None:
+        raise ValueError(f"only a rule with a range and a window in steps is decided by hand, but got {rule}")
+    first, end = rule.window
+    if step == 0 or step < first or step >= end:
+        return True
+    origin = 0 if rule.anchor == "start" else max(first, 1) - 1
+    return (step - origin) % rule.range == 0
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pabtune
 from pabtune.runtime.targets import Target
-from pabtune.testing.oracle import broadcast_by_hand
+from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
 from tests.pipelines.cases import CASES, COUNTED, Aborted, abort, idle, policy, run, transformers_of
 from tests.pipelines.parts import OTHER_PROMPT
 
@@ -56,6 +56,7 @@ def modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
 
 
 def test_it_equals_broadcasting_by_hand(name, load) -> None:
+    """Fault 27: by hand also means that the steps that compute are told from the rules, not by the engine's mask."""
     if name not in COUNTED:
         pytest.skip("model calls of asynchronous frames are no steps that could be counted")
     pipeline = load(name)
@@ -66,7 +67,9 @@ def test_it_equals_broadcasting_by_hand(name, load) -> None:
     for (_, site), count in active.computed_calls.items():
         calls[site] += count
     calls_per_step = len({branch for _, branch in CASES[name].branches})
-    with broadcast_by_hand(pipeline, active.mask, calls_per_step) as computed:
+    mask = mask_by_hand(policy(name), Target.of(pipeline).sites, len(pipeline.scheduler.timesteps))
+    assert (active.mask.compute == mask.compute).all()
+    with broadcast_by_hand(pipeline, mask, calls_per_step) as computed:
         assert (run(pipeline, name) == fast).all()
     assert calls == computed
 

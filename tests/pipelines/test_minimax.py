@@ -12,7 +12,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
 from pabtune.testing import check_card
-from pabtune.testing.oracle import broadcast_by_hand
+from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
 from tests.pipelines import minimax
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -72,7 +72,8 @@ def test_it_equals_broadcasting_by_hand_and_is_restored() -> None:
         assert run.stored_bytes == 0
     assert not same(fast, plain)
     assert same(drive(transformer), plain)
-    with broadcast_by_hand(SimpleNamespace(transformer=transformer), run.mask, 2) as computed:
+    mask = mask_by_hand(POLICY, Target.of(transformer).sites, STEPS)
+    with broadcast_by_hand(SimpleNamespace(transformer=transformer), mask, 2) as computed:
         assert same(drive(transformer), fast)
     counts = Counter()
     for (_, site), count in run.computed_calls.items():

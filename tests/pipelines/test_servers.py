@@ -18,6 +18,7 @@ from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
+from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
 
@@ -167,6 +168,29 @@ def test_a_run_that_fails_holds_nothing_and_counts_for_itself(pipeline) -> None:
         handle.remove()
         draw(pipeline)
         assert active.summary() == counts
+
+
+def test_what_a_run_kept_is_freed_at_its_end_also_where_it_was_stopped(pipeline) -> None:
+    """Fault 27: nothing but the reset at the pipeline's end frees it, as the next call may never come."""
+    outputs: list[weakref.ref] = []
+    for site in Target.of(pipeline).sites:
+        module = pipeline.transformer.get_submodule(site.path)
+        module.register_forward_hook(lambda module, args, output: outputs.append(weakref.ref(output)))
+
+    def count_and_stop(pipe, step, timestep, arguments):
+        if step == STEPS // 2:
+            gc.collect()
+            alive.append(sum(output() is not None for output in outputs))
+        return stop(pipe, step, timestep, arguments)
+
+    alive: list[int] = []
+    with pabtune.broadcast(pipeline, pyramid()) as active:
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipeline, callback_on_step_end=count_and_stop)
+        gc.collect()
+        assert alive[0] > 0
+        assert not any(output() is not None for output in outputs)
+        assert not active._broadcaster.ongoing
 
 
 def divide_by_zero_at(call: int):

@@ -14,7 +14,8 @@ import pabtune
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
-from pabtune.testing.oracle import broadcast_by_hand
+from pabtune.runtime.targets import Target
+from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
 from tests.pipelines.cases import CASES, cases, policy, run, transformers_of
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
 
@@ -43,7 +44,8 @@ def test_a_batch_of_prompts_equals_broadcasting_by_hand(name, load) -> None:
         batch = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1], **CASES[name].batch)
         assert (run(pipeline, name) == single).all()
         calls = len({branch for _, branch in CASES[name].branches})
-    with broadcast_by_hand(pipeline, active.mask, calls):
+    mask = mask_by_hand(policy(name), Target.of(pipeline).sites, active.mask.steps)
+    with broadcast_by_hand(pipeline, mask, calls):
         again = run(pipeline, name, prompt=[PROMPT, OTHER_PROMPT], seed=[0, 1], **CASES[name].batch)
         assert (again == batch).all()
 
@@ -59,7 +61,8 @@ def test_several_videos_per_prompt(name, load) -> None:
     pipeline = load(name)
     with pabtune.broadcast(pipeline, policy(name)) as active:
         several = run(pipeline, name, num_videos_per_prompt=2)
-    with broadcast_by_hand(pipeline, active.mask, len({branch for _, branch in CASES[name].branches})):
+    mask = mask_by_hand(policy(name), Target.of(pipeline).sites, active.mask.steps)
+    with broadcast_by_hand(pipeline, mask, len({branch for _, branch in CASES[name].branches})):
         assert (run(pipeline, name, num_videos_per_prompt=2) == several).all()
 
 
@@ -181,7 +184,7 @@ def test_second_order_schedulers_have_a_step_per_forward(name, load) -> None:
     assert set(active.computed_calls) == {
         (branch, site.name) for site in active.mask.sites for _, branch in CASES[name].branches
     }
-    with broadcast_by_hand(pipeline, active.mask, 2):
+    with broadcast_by_hand(pipeline, mask_by_hand(policy(name), Target.of(pipeline).sites, 7), 2):
         assert (run(pipeline, name, num_inference_steps=4) == made).all()
 
 

@@ -76,3 +76,15 @@ def test_a_score_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypat
     for wrong in ("own_scores:darkness", "no_such_module:brightness"):
         with pytest.raises(BudgetError, match=f"cannot load the score '{wrong}'"):
             find_score(wrong)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_bounds_lie_around_the_mean_as_corrected_for_skew(sign) -> None:
+    """Fault 27: by Johnson's formula, mean + m3 / 6 s² n: a tenth of the drops is 10, so that m3 = 72 and s² = 9."""
+    found = drop_statistics([sign * drop for drop in ([0.0] * 9 + [10.0]) * 10])
+    half = 1.6604 * (9 / 99) ** 0.5  # Student's t of 99 degrees of freedom, one-sided 95 %
+    assert found.mean == pytest.approx(sign)
+    assert (found.upper + found.lower) / 2 - found.mean == pytest.approx(sign * 72 / (6 * 9 * 100), rel=0.02)
+    assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=1e-3)
+    assert sum(found.ci95) / 2 == pytest.approx((found.upper + found.lower) / 2)
+    assert found.ci95[1] - found.ci95[0] == pytest.approx(2 * half * 1.9842 / 1.6604, rel=1e-3)

@@ -1,13 +1,14 @@
 """The traps that a score for videos falls into: each has a test."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from pabtune.models.shapes.captions import describe
-from pabtune.models.shapes.world import all_scenes, render
+from pabtune.models.shapes.world import COLORS, FRAMES, Scene, all_scenes, render
 from pabtune.quality.shapes import score_clip
 
 SCENES = list(all_scenes())
@@ -77,3 +78,59 @@ def test_what_the_prompt_leaves_open_costs_nothing() -> None:
     assert score_clip(clip, f"a {scene.color} square").is_right
     assert not score_clip(clip, f"a {scene.color} triangle").is_right
     assert not score_clip(clip, f"a {scene.color} square moves right").is_right
+
+
+SCENE = Scene(shape="square", color="red", size="medium", motion="right", speed="slow", background="black")
+
+
+def clip(**changes: str | None) -> np.ndarray:
+    return render(replace(SCENE, **changes), np.random.default_rng(0))
+
+
+def of_two_sizes() -> np.ndarray:
+    """A square that grows and shrinks from frame to frame."""
+    return np.stack([(clip(size="small"), clip(size="large"))[frame % 2][frame] for frame in range(FRAMES)])
+
+
+def shaking() -> np.ndarray:
+    return np.stack([np.roll(frame, 2 if index % 2 else -2, axis=0) for index, frame in enumerate(clip())])
+
+
+def in_pieces() -> np.ndarray:
+    pieces = clip()
+    pieces[:, :4, :4] = pieces[:, -4:, -4:] = COLORS[SCENE.color]
+    return pieces
+
+
+def flickering() -> np.ndarray:
+    return clip_of(clip() + 25.0 * (np.arange(FRAMES) % 2)[:, None, None, None])
+
+
+def noisy() -> np.ndarray:
+    return clip_of(clip() + np.random.default_rng(0).normal(0, 12, clip().shape))
+
+
+HARMS = {
+    "presence": lambda: clip(size="small"),
+    "shape": lambda: clip(shape="circle"),
+    "color": lambda: clip(color="pink"),
+    "background": lambda: clip(background="white"),
+    "motion": lambda: clip(motion="left"),
+    "smooth": shaking,
+    "steady": of_two_sizes,
+    "flicker_free": flickering,
+    "whole": in_pieces,
+    "clean": noisy,
+}
+
+
+@pytest.mark.parametrize("part", HARMS)
+def test_each_part_of_the_score_sees_its_own_harm(part) -> None:
+    """Fault 27: no part may be replaced by 1, and each counts as the score's description says."""
+    good, bad = (score_clip(each, describe(SCENE, np.random.default_rng(0))) for each in (clip(), HARMS[part]()))
+    assert min((*good.content.values(), *good.picture.values())) > 0.95
+    assert {**bad.content, **bad.picture}[part] < 0.8
+    for score in (good, bad):
+        content = np.prod([max(each, 0.02) for each in score.content.values()]) ** (1 / 5)
+        picture = sum(score.picture.values()) / 5
+        assert score.score == pytest.approx(100 * (content * picture) ** 0.5)

@@ -144,14 +144,16 @@ def test_every_run_equals_one_on_a_fresh_pipeline(disturbance, batched, sigmas) 
         assert run.stored_bytes == 0
 
 
-def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() -> None:
-    def call(transformer, step, size) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
-        x = torch.randn(1, 4, 4, size, size, generator=generator)
-        text = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(7))
-        with transformer.cache_context("cond", step_index=step, num_inference_steps=4), torch.no_grad():
-            return transformer(x, torch.tensor([900.0 - 100 * step]), text, return_dict=False)[0]
+def call(transformer, step: int, size: int) -> torch.Tensor:
+    """A step of a bare transformer on a video of this size."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(1, 4, 4, size, size, generator=generator)
+    text = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(7))
+    with transformer.cache_context("cond", step_index=step, num_inference_steps=6), torch.no_grad():
+        return transformer(x, torch.tensor([900.0 - 100 * step]), text, return_dict=False)[0]
 
+
+def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() -> None:
     policy = Policy(name="bare", rules=(Rule(kind="mlp", range=4, window=(1, 4)),))
     fresh, used = make_transformer(), make_transformer()
     with pabtune.broadcast(fresh, policy), pabtune.broadcast(used, policy) as run:
@@ -162,6 +164,21 @@ def test_another_frame_size_after_an_aborted_run_equals_a_fresh_transformer() ->
         again = [call(used, step, 16) for step in range(4)]
         assert run.stored_bytes == 0
     assert all((a == b).all() for a, b in zip(expected, again, strict=True))
+
+
+def test_a_call_that_does_not_follow_the_one_before_computes_everything() -> None:
+    """Fault 27: all but step 0 may be broadcast, but step 2 is skipped, and at step 5 the video has another size."""
+    transformer = make_transformer()
+    policy = Policy(name="all", rules=tuple(Rule(kind=kind, range=9, window=(1, 6)) for kind in KINDS))
+    plain, sizes = make_transformer(), {0: 16, 1: 16, 3: 16, 4: 16, 5: 24}
+    with pabtune.broadcast(transformer, policy) as run:
+        outputs = {step: call(transformer, step, size) for step, size in sizes.items()}
+    everything = frozenset(range(len(Target.of(transformer).sites)))
+    assert {record.step: record.computed for record in run.records} == {
+        step: everything if step in (0, 3, 5) else frozenset() for step in sizes
+    }
+    for step, size in sizes.items():
+        assert (outputs[step] == call(plain, step, size)).all() == (step in (0, 3, 5))
 
 
 def test_a_bare_transformer_without_a_context_is_refused_with_the_line_to_type() -> None:

@@ -111,3 +111,24 @@ def test_a_drop_is_what_the_score_lost(profile, tmp_path) -> None:
     expected = np.mean(np.array(before) - np.array(after))
     assert abs(expected) > 1
     assert runner.try_out(policy).measured.drop == pytest.approx(expected, rel=0.05)
+
+
+def test_a_candidate_is_feasible_if_the_bound_of_its_drop_is_within_the_budget(profile, tmp_path) -> None:
+    """Fault 27: by the bound where all prompts were drawn, by the mean where it was given up; ranked by its own time."""
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=1)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    policy = Policy(name="p", rules=tuple(Rule(kind=kind, range=4, window=(1, 8)) for kind in ("spatial", "mlp")))
+
+    def runner(largest_drop: float) -> TrialRunner:
+        budget = Budget(score="tests.tuning.test_candidates:scored", largest_drop=largest_drop)
+        return TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+
+    upper = runner(1e6).try_out(policy).measured.drop_upper
+    for largest_drop, is_feasible in ((upper + 1, True), (upper - 1, False)):
+        outcome = runner(largest_drop).try_out(policy)
+        measured = outcome.measured
+        assert (outcome.status, outcome.is_feasible, measured.drop_upper) == ("complete", is_feasible, upper)
+        assert measured.over_budget == outcome.constraints["over_budget"] == pytest.approx(upper - largest_drop)
+        assert outcome.predicted_time == runner(1e6).predicted_time(policy) < 1
+    given_up = runner(5.0).try_out(policy, time_to_beat=0.0).measured
+    assert given_up.over_budget == pytest.approx(given_up.drop - 5.0)

@@ -305,6 +305,27 @@ def test_the_seed_decides_what_is_drawn(tmp_path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def last_drawn(folder: Path, largest_saving: float) -> list[float]:
+    """Saved time of the last 16 of 32 trials, of which more than the largest saving is over the budget."""
+
+    def limited(policy: Policy, time_to_beat: float | None) -> Outcome:
+        outcome = try_out(policy)
+        saved = outcome.measured.drop
+        return replace(outcome, measured=replace(outcome.measured, over_budget=saved - largest_saving))
+
+    study = open_study(str(folder / f"{largest_saving}.journal"), seed=1)
+    study.run(limited, 32)
+    return [1 - candidate.outcome.predicted_time for candidate in study.candidates()[16:]]
+
+
+def test_the_sampler_learns_what_is_fast_and_what_is_over_the_budget(tmp_path) -> None:
+    """Fault 27: a random sampler saves about 0.6 (at most 0.89 is possible), whatever the limit."""
+    free, limited = last_drawn(tmp_path, 1.0), last_drawn(tmp_path, 0.55)
+    assert sum(free) / len(free) > 0.8
+    assert sum(saved <= 0.55 for saved in free) == 0
+    assert sum(saved <= 0.55 for saved in limited) >= 4
+
+
 @pytest.mark.parametrize(
     ("storage", "message"),
     [("study.txt", "neither a URL .* nor a journal file"), ("nosuchdb://x/y", "cannot use the storage")],
