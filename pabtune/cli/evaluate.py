@@ -25,6 +25,7 @@ PROMPTS = 24
 )
 @options.batch_option
 @options.store_option("as the policy says")
+@options.any_steps_option
 @options.run_options
 @options.json_option
 def command(
@@ -34,6 +35,7 @@ def command(
     score: str | None,
     batch_size: int | None,
     store: Store | None,
+    any_steps: bool,
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
@@ -53,6 +55,7 @@ def command(
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
             store=store,
+            any_steps=any_steps,
             progress=advance,
         )
     if as_json:

@@ -18,8 +18,12 @@ from pabtune.records.files import save_json
 @click.option("--content", help="Export the policy's variant for this content class.")
 @click.option("--out", type=click.Path(path_type=Path), help="Output file; default: stdout.")
 @json_option
-def command(name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
-    """Write POLICY as another library's PAB configuration; list everything that it cannot express."""
+@click.pass_context
+def command(ctx: click.Context, name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
+    """Write POLICY as another library's PAB configuration; list everything that it cannot express.
+
+    Exit code 1: nothing of the policy can be expressed.
+    """
     exported = export(find_policy(name), to, content)
     if out is not None:
         save_json(out, exported.document)
@@ -29,3 +33,5 @@ def command(name: str, to: str, content: str | None, out: Path | None, as_json: 
         click.echo(json.dumps(exported.document, indent=2))
     for loss in exported.losses:
         say(f"not expressed: {loss}")
+    if not exported.document:
+        ctx.exit(1)

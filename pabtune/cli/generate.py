@@ -34,6 +34,7 @@ FRAMES_PER_SECOND = 8
 @click.option("--compare", is_flag=True, help="Also generate without the policy; report speedup and PSNR.")
 @options.memory_option
 @options.store_option("as the policy says")
+@options.any_steps_option
 @options.run_options
 @layout_options
 @options.json_option
@@ -47,6 +48,7 @@ def command(
     compare: bool,
     memory: int | None,
     store: Store | None,
+    any_steps: bool,
     run: options.RunOptions,
     layout_options: LayoutOptions,
     as_json: bool,
@@ -95,7 +97,7 @@ def command(
             say(str(parallel))
         for batch in plan:
             batch_content = content or (batch[0].content if batch[0].content in policy.variants else None)
-            enabled = partial(broadcast, pipeline, policy, batch_content, memory, store)
+            enabled = partial(broadcast, pipeline, policy, batch_content, memory, store, any_steps=any_steps)
             settings = Settings(steps=run.steps, arguments=arguments)
             paths = [paths_by_prompt[prompt] for prompt in batch]
             traffic = parallel.traffic if layout.gpus > 1 else None

@@ -27,6 +27,9 @@ batch_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
 )
+any_steps_option = click.option(
+    "--any-steps", is_flag=True, help="Carry a policy that was found at more steps to fewer than nine too."
+)
 device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, for example cuda.")
 
 

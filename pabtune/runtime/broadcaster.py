@@ -17,6 +17,7 @@ from pabtune.planning.masks import resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
 from pabtune.runtime.branches import Branch, CallRecord, Plan
+from pabtune.runtime.compatibility import check_steps
 from pabtune.runtime.ledger import CacheLedger, Meter
 from pabtune.runtime.listeners import Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
@@ -45,6 +46,7 @@ class Broadcaster:
         content: content class whose rules are used; None = the policy's general rules.
         store: how outputs are stored.
         memory: limit of stored bytes on the device; None = no limit.
+        any_steps: carry the policy to few denoising steps too.
 
     Attributes:
         indices: indices of the sites inside each transformer.
@@ -53,8 +55,18 @@ class Broadcaster:
         latest: session of the call that began last; None before the first.
     """
 
-    def __init__(self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        policy: Policy,
+        content: str | None,
+        store: Store,
+        memory: int | None,
+        *,
+        any_steps: bool = False,
+    ) -> None:
         self.target, self.policy, self.content, self.store, self.memory = target, policy, content, store, memory
+        self.any_steps = any_steps
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
         self.indices = {
@@ -307,11 +319,7 @@ class BroadcastSession:
         self._forget()
         broadcaster = self._broadcaster
         policy, schedule = broadcaster.policy, self._locator.schedule()
-        if policy.steps not in (None, schedule.steps):
-            raise PolicyError(
-                f"policy {policy.name!r} is a run of {policy.steps} denoising steps, but this run has {schedule.steps}; call "
-                f"the pipeline with num_inference_steps={policy.steps}"
-            )
+        check_steps(policy, schedule.steps, any_steps=broadcaster.any_steps)
         mask = resolve(policy, broadcaster.target.sites, schedule, broadcaster.content)
         self.plan = Plan.of(mask)
         if self._is_compiled and broadcaster.store == "host":

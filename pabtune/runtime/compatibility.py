@@ -1,9 +1,10 @@
-"""The check that a policy fits a model."""
+"""The checks that a policy fits a model, and a run's number of steps."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from pabtune.records.errors import PolicyError
+from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.targets import Target
 
@@ -36,6 +37,42 @@ def check_fits(policy: Policy, target: Target, content: str | None) -> None:
             raise PolicyError(
                 f"policy {policy.name!r}: the model has no {rule.kind!r} sites; it has: {', '.join(sorted(kinds))}"
             )
+
+
+FEWEST_STEPS = 9
+"""Below this many steps a policy that was found at more is not carried over, unless asked: nothing sensible is left of it."""
+
+
+def check_steps(policy: Policy, steps: int, *, any_steps: bool) -> None:
+    """Checks the number of denoising steps of a run against the number that a policy was found at.
+
+    Args:
+        policy: the policy; one that was not found by a search is for any number of steps.
+        steps: denoising steps of the run.
+        any_steps: carry the policy to few steps all the same.
+
+    Raises:
+        PolicyError: the run is of another number of steps than the policy is for, or of too few to carry it over.
+    """
+    if policy.steps not in (None, steps):
+        raise PolicyError(
+            f"policy {policy.name!r} is a run of {policy.steps} denoising steps, but this run has {steps}; call the pipeline "
+            f"with num_inference_steps={policy.steps}"
+        )
+    found_at = policy.made_for.steps
+    if policy.made_for.fingerprint is None or found_at in (None, steps) or not (policy.rules or policy.variants):
+        return
+    if steps < FEWEST_STEPS <= (found_at or 0) and not any_steps:
+        raise PolicyError(
+            f"policy {policy.name!r} was found at {found_at} steps, and at {steps} nothing sensible is left of it; search "
+            f"again with a profile of {steps} steps, or allow it with any_steps (on the command line --any-steps)"
+        )
+    warnings.warn(
+        f"policy {policy.name!r} was found at {found_at} steps and is carried to {steps} by noise level; what its file says "
+        "of speed and quality was not measured there",
+        PabtuneWarning,
+        stacklevel=2,
+    )
 
 
 def differences(theirs: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, Any]]) -> str:

@@ -33,10 +33,12 @@ class Run:
         memory: limit of stored bytes on the device; None = no limit.
     """
 
-    def __init__(self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store) -> None:
+    def __init__(
+        self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store, *, any_steps: bool
+    ) -> None:
         self.policy, self.content, self.memory = policy, content, memory
         self._sites = target.sites
-        self._broadcaster = Broadcaster(target, policy, content, store, memory)
+        self._broadcaster = Broadcaster(target, policy, content, store, memory, any_steps=any_steps)
         self._interception = Interception(target, self._broadcaster)
 
     @property
@@ -121,6 +123,8 @@ def enable(
     memory: int | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
+    *,
+    any_steps: bool = False,
 ) -> Run:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
@@ -135,6 +139,7 @@ def enable(
             step, which shows all sizes before anything is broadcast.
         store: how outputs are stored, see `Policy.store`; None = as the policy says.
         catalog: cards of known transformer classes.
+        any_steps: carry a policy that was found at more steps to fewer than nine too, of which little sensible is left.
 
     Raises:
         ModelError: the model has no known sites, another cache is enabled on it, or pabtune is already attached.
@@ -146,7 +151,7 @@ def enable(
     store = store or policy.store
     if store not in STORES:
         raise PolicyError(f"cannot store outputs as {store!r}; known: {', '.join(STORES)}")
-    return Run(target, policy, content, memory, store)
+    return Run(target, policy, content, memory, store, any_steps=any_steps)
 
 
 def warn_of_verdict(policy: Policy, content: str | None) -> None:
@@ -183,12 +188,14 @@ def broadcast(
     memory: int | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
+    *,
+    any_steps: bool = False,
 ) -> Iterator[Run]:
     """Enables a policy inside a `with` block; detaches and frees everything at its end, also after an error.
 
     Arguments and exceptions are those of `enable`.
     """
-    run = enable(model, policy, content, memory, store, catalog)
+    run = enable(model, policy, content, memory, store, catalog, any_steps=any_steps)
     try:
         yield run
     finally:

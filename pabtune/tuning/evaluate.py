@@ -95,6 +95,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     arguments: Mapping[str, Any] | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
+    any_steps: bool = False,
     progress: Progress | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
@@ -112,6 +113,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         arguments: further arguments of the pipeline's call.
         store: how outputs are kept for later steps; None = as each policy says.
         catalog: what is known of transformer classes.
+        any_steps: carry policies that were found at more steps to fewer than nine too.
         progress: told after each call of the pipeline.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
 
@@ -139,7 +141,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             on_videos("reference", batch, reference.videos)
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
             content = batch[0].content if batch[0].content in policy.variants else None
-            with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
+            with broadcast(pipeline, policy, content, store=store, catalog=catalog, any_steps=any_steps) as run:
                 generation = generate(pipeline, batch, settings.under(policy))
             own = calls[settings.under(policy).steps]
             fraction = computed_fraction(own, [record.computed for record in run.records])

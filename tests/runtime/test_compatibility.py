@@ -3,12 +3,13 @@ import re
 import pytest
 
 import pabtune
-from pabtune.records.errors import PolicyError
+from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.compatibility import check_fits, differences
 from pabtune.runtime.interception import interceptions_of
 from pabtune.runtime.targets import Target
+from tests.conftest import draw
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,21 @@ def test_configurations_are_told_apart_in_words(theirs, words) -> None:
 def test_many_differences_are_not_all_listed() -> None:
     theirs = {"transformer": {str(key): 0 for key in range(8)}}
     assert differences(theirs, {"transformer": {}}).endswith(" and 3 more")
+
+
+def test_a_policy_that_was_found_at_other_steps_says_so_and_few_are_refused(pipeline) -> None:
+    """Fault 10: carried to 6 steps the shipped policy lost 26.7 points, without a word."""
+    target = Target.of(pipeline)
+    made_for = MadeFor(fingerprint=target.fingerprint(), steps=30, sigmas=tuple(1 - step / 30 for step in range(30)))
+    rule = Rule(kind="transformer", compute=(0, 1, 2, *range(3, 30, 2)))
+    found = Policy(name="found", rules=(rule,), made_for=made_for)
+    with (
+        pabtune.broadcast(pipeline, found),
+        pytest.raises(PolicyError, match="at 6 nothing sensible is left of it; search again"),
+    ):
+        draw(pipeline, num_inference_steps=6)
+    with pabtune.broadcast(pipeline, found, any_steps=True), pytest.warns(PabtuneWarning, match="carried to 6"):
+        draw(pipeline, num_inference_steps=6)
+    with pabtune.broadcast(pipeline, found) as run, pytest.warns(PabtuneWarning, match="carried to 12 by noise level"):
+        draw(pipeline, num_inference_steps=12)
+    assert 0 < run.summary()["broadcast_calls"]["transformer"] < 6
