@@ -1,6 +1,6 @@
 """Private names of torch that pabtune uses. No other file uses them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -62,12 +62,26 @@ def raise_recompile_limits(patterns: int) -> Callable[[], None]:
     return restore
 
 
-def storage_bytes(tensors: list[Tensor]) -> int:
-    """Bytes of the storages behind some tensors; a storage that several tensors share counts once."""
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the memory behind some tensors; memory that several tensors share counts once.
+
+    Addresses are read in the one way that does not part copies on write.
+    """
+    sizes = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        sizes[torch._C._data_address(tensor) or storage._cdata] = storage.nbytes()
+    return sum(sizes.values())
 
 
-def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None for tensors of inference mode, which do not count it."""
-    return None if tensor.is_inference() else tensor._version
+def copy_on_write(tensor: Tensor) -> Tensor:
+    """A copy that shares the memory of the tensor until one of the two is written to.
+
+    A full copy in a compiled graph, and of memory that torch did not allocate for itself (NumPy's, other processes').
+    """
+    if torch.compiler.is_compiling():
+        return tensor.clone()
+    try:
+        return torch._lazy_clone(tensor)
+    except RuntimeError:
+        return tensor.clone()

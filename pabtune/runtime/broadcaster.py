@@ -12,7 +12,7 @@ from diffusers.hooks import ModelHook
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pabtune.libraries.torch_internals import raise_recompile_limits
+from pabtune.libraries.torch_internals import raise_recompile_limits, storage_bytes
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
@@ -138,9 +138,8 @@ class BroadcastSession:
         """Bytes held now: on the device, or on the host if outputs are stored there."""
         stored = [kept.outputs for branch in self.branches.values() for each in branch.stored.values() for kept in each]
         stored += [self._broadcaster.hooks[index].outputs for index in self._active]
-        storages = [tensor.untyped_storage() for outputs in stored for tensor in tensors_of(outputs)]
         # Parts of one output are often views of one storage.
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        return storage_bytes(tensor for outputs in stored for tensor in tensors_of(outputs))
 
     @property
     def called_steps(self) -> dict[str, list[int]]:
@@ -219,8 +218,7 @@ class BroadcastSession:
                 if hook.meter is not None:
                     self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
                     is_metered = True
-            # What the model changed in place is of no use: the site computes at the next step.
-            branch.trim(index, 0 if hook.was_changed else held)
+            branch.trim(index, held)
         if transformer in self._broadcaster.whole_calls:
             computed.add(self._broadcaster.whole_calls[transformer])
         self.records.append(

@@ -113,10 +113,11 @@ class CpuOffloader:
         if self._stream is None:
             self._stream = torch.cuda.Stream(tensor.device)
         values = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        source = tensor.clone()  # the model may change the tensor in place before its copy to the host has begun
         self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(self._stream):
-            values.copy_(tensor, non_blocking=True)
-        tensor.record_stream(self._stream)
+            values.copy_(source, non_blocking=True)
+        source.record_stream(self._stream)
         self._wait_for_earlier(self._stream.record_event())
         return values
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pabtune.libraries.torch_internals import copy_on_write
+
 
 class Kept(NamedTuple):
     """Outputs of a site that were computed in one step, in stored form, one for each call of the site in a forward."""
@@ -41,8 +43,8 @@ def weighted_sum(outputs: Sequence[Any], weights: Sequence[float]) -> Any:
 
 
 def copied(output: Any) -> Any:
-    """A copy of an output that nobody else can change."""
-    return map_tensors(torch.clone, output)
+    """A copy of an output that no change of the output in place reaches, nor the other way round."""
+    return map_tensors(copy_on_write, output)
 
 
 def taken_apart(output: Any) -> tuple[Callable[[tuple[Any, ...]], Any], tuple[Any, ...]]:

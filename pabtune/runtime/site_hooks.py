@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pabtune.libraries.torch_internals import version_of
 from pabtune.records.errors import ModelError
 from pabtune.records.sites import Site
 from pabtune.runtime.attachment import DirectHook
 from pabtune.runtime.ledger import Meter
 from pabtune.runtime.listeners import tensors_of
-from pabtune.runtime.payloads import map_tensors
+from pabtune.runtime.payloads import copied
 from pabtune.runtime.stores import OutputStore
 
 COMPUTE, KEEP, BROADCAST = range(3)
@@ -36,8 +35,6 @@ class SiteHook(DirectHook):
         calls: calls of the site so far in this forward.
         meter: counts the bytes of outputs in this forward; None if they need not be counted.
         nbytes: bytes of the outputs in this forward, if they are counted.
-        copies: whether outputs are copied before the model gets them, because it changed one in place before, or might have
-            without a trace (inference mode).
     """
 
     def __init__(self, store: OutputStore) -> None:
@@ -49,8 +46,6 @@ class SiteHook(DirectHook):
         self.calls = 0
         self.meter: Meter | None = None
         self.nbytes = 0
-        self.copies = False
-        self._versions: list[tuple[Tensor, int]] = []
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Computes or broadcasts; several calls of a site in one forward are identified by their order."""
@@ -60,13 +55,18 @@ class SiteHook(DirectHook):
             self.store.record(self)
         if self.mode == BROADCAST:
             kept = self.outputs[call] if self.is_ready else self.store.fetch(self, call)
-            return self.broadcast(self.guarded(kept), args, kwargs)
+            return self.broadcast(kept, args, kwargs)
+        before = self.inputs_before(args, kwargs) if self.mode == KEEP else ()
         output = self.compute(module, args, kwargs)
         if self.meter is not None:
             self.nbytes += self.meter.read(tensors_of(output), is_kept=self.mode == KEEP)
         if self.mode == KEEP:
-            self.keep(output, args, kwargs)
+            self.keep(output, *before)
         return output
+
+    def inputs_before(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Arguments of a call, as `keep` needs them after it."""
+        return args, kwargs
 
     def broadcast(self, kept: Any, args: Any, kwargs: Any) -> Any:
         """Output of a call that does not compute, from the stored one."""
@@ -74,25 +74,7 @@ class SiteHook(DirectHook):
 
     def keep(self, output: Any, args: Any, kwargs: Any) -> None:
         """Keeps the output of a call that computed."""
-        self.outputs = (*self.outputs, self.store.pack(self.guarded(output)))
-
-    def guarded(self, output: Any) -> Any:
-        """An output that is both kept and used by the model, or a copy of it if the model changes outputs in place."""
-        if not self.store.is_shared or torch.compiler.is_compiling():
-            return output
-        versions = [(tensor, version_of(tensor)) for tensor in tensors_of(output)]
-        if self.copies or any(version is None for _, version in versions):
-            self.copies = True
-            return map_tensors(torch.clone, output)
-        self._versions += [(tensor, version) for tensor, version in versions if version is not None]
-        return output
-
-    @property
-    def was_changed(self) -> bool:
-        """Whether the model changed an output in place that is kept; then later outputs are copied."""
-        is_changed = any(version_of(tensor) != version for tensor, version in self._versions)
-        self.copies |= is_changed
-        return is_changed
+        self.outputs = (*self.outputs, self.store.pack(output))
 
     def finish(self) -> None:
         """Called after a forward whose outputs the next step needs."""
@@ -100,11 +82,14 @@ class SiteHook(DirectHook):
     def clear(self) -> None:
         """Resets the hook: it computes and holds nothing."""
         self.mode, self.outputs, self.is_ready, self.calls, self.meter, self.nbytes = COMPUTE, (), False, 0, None, 0
-        self._versions.clear()
 
 
 class BlockHook(SiteHook):
     """Hook on a block: broadcasts its residual (output minus input), which is added to the inputs of later steps."""
+
+    def inputs_before(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Copies of the arguments, which the block may change in place (see `SiteHook`)."""
+        return copied_tensors(args, kwargs)
 
     def broadcast(self, kept: Any, args: Any, kwargs: Any) -> Any:
         """The inputs with the residual added (see `SiteHook`)."""
@@ -147,11 +132,13 @@ class StackMemberHook(DirectHook):
         """Returns the inputs, to which the first block has added the sum of residuals, or computes."""
         stack = self.stack
         if stack.mode == BROADCAST:
-            return with_inputs(stack.structure, args, kwargs, lambda _part, value: value)
+            return with_inputs(stack.structure, args, kwargs, lambda _part, value: copied(value))
+        if stack.mode != KEEP:
+            return self.compute(module, args, kwargs)
+        before = copied_tensors(args, kwargs)
         output = self.compute(module, args, kwargs)
-        if stack.mode == KEEP:
-            *earlier, residual = stack.outputs
-            stack.outputs = (*earlier, add_parts(residual, with_inputs(output, args, kwargs, torch.sub)))
+        *earlier, residual = stack.outputs
+        stack.outputs = (*earlier, add_parts(residual, with_inputs(output, *before, torch.sub)))
         return output
 
 
@@ -171,7 +158,8 @@ class FeederHook(DirectHook):
         if self.site.mode != BROADCAST:
             return self.compute(module, args, kwargs)
         tensor = args[0] if args else next(iter(kwargs.values()))
-        return tensor[:, :1] if tensor.ndim > 2 else tensor
+        # A copy, because the block may scale and shift it in place.
+        return (tensor[:, :1] if tensor.ndim > 2 else tensor).clone()
 
 
 HOOKS: dict[str, type[SiteHook]] = {"block": BlockHook, "stack": StackHook}
@@ -221,6 +209,15 @@ def with_inputs(
         return combine(part, value)
 
     return combine_part(parts)
+
+
+def copied_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with a copy of each tensor among them, which no later change in place reaches."""
+
+    def copy(value: Any) -> Any:
+        return copied(value) if isinstance(value, Tensor) else value
+
+    return tuple(map(copy, args)), {name: copy(value) for name, value in kwargs.items()}
 
 
 def structure_of(output: Any) -> Any:

@@ -8,17 +8,15 @@ from torch import Tensor
 from pabtune.libraries.torch_internals import storage_bytes
 from pabtune.records.policies import Store
 from pabtune.runtime.offload import CpuOffloader, KeepingSite
+from pabtune.runtime.payloads import copied
 from pabtune.runtime.quantize import dequantize, quantize, quantized_bytes
 
 
 class OutputStore(Protocol):
     """Store for the outputs of one transformer's sites.
 
-    Attributes:
-        is_shared: whether what is stored is the tensor that the model gets, and may change in place.
+    What the model gets of an output, it may change in place: neither `pack` nor `unpack` shares memory that is written to.
     """
-
-    is_shared: bool
 
     def pack(self, output: Any) -> Any:
         """Stored form of an output."""
@@ -45,11 +43,9 @@ class OutputStore(Protocol):
 class ExactStore:
     """Store that keeps outputs unchanged on their device."""
 
-    is_shared = True
-
     def pack(self, output: Any) -> Any:
         """The output (see `OutputStore`)."""
-        return output
+        return copied(output)
 
     def fetch(self, site: KeepingSite, call: int) -> Any:
         """The output (see `OutputStore`)."""
@@ -57,11 +53,11 @@ class ExactStore:
 
     def unpack(self, stored: Any) -> Any:
         """The output (see `OutputStore`)."""
-        return stored
+        return copied(stored)
 
     def nbytes(self, tensors: Sequence[Tensor]) -> int:
         """Bytes of the storages, which parts of an output may share and not fill (see `OutputStore`)."""
-        return storage_bytes(list(tensors))
+        return storage_bytes(tensors)
 
     def begin(self, broadcasting: set[int]) -> None:
         """Nothing to prepare (see `OutputStore`)."""
@@ -75,8 +71,6 @@ class ExactStore:
 
 class Int8Store(ExactStore):
     """Store that keeps outputs on their device in 8 bits."""
-
-    is_shared = False
 
     def pack(self, output: Any) -> Any:
         """The output in 8 bits (see `OutputStore`)."""
@@ -93,8 +87,6 @@ class Int8Store(ExactStore):
 
 class HostStore(CpuOffloader):
     """Store that keeps outputs in the host's memory."""
-
-    is_shared = False
 
     def pack(self, output: Any) -> Any:
         """The output, copied to the host's memory (see `OutputStore`)."""
