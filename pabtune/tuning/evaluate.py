@@ -135,7 +135,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             content = batch[0].content if batch[0].content in policy.variants else None
             with broadcast(pipeline, policy, content, store=store, catalog=catalog) as run:
                 generation = generate(pipeline, batch, settings)
-            fraction = computed_fraction(calls, [record.computed for record in run.records])
+            fraction = computed_fraction(
+                calls, [each.computed for each in run.records], [each.is_halved for each in run.records]
+            )
             tally.add(batch, reference, generation, score)
             tally.note_calls(run.summary(), fraction, len(batch))
             if on_videos:

@@ -1,0 +1,93 @@
+"""What a session of broadcasting plans, holds and logs: the plan of a loop, the state of a branch, the record of a call."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pabtune.planning.masks import ComputeMask
+from pabtune.runtime.payloads import Kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What every site does in every step of a denoising loop.
+
+    Attributes:
+        mask: the compute mask.
+        computes: per step, one flag per site: whether it computes.
+        held: per step, for each site: how many of its outputs are held after the step.
+    """
+
+    mask: ComputeMask
+    computes: tuple[tuple[bool, ...], ...]
+    held: tuple[tuple[int, ...], ...]
+
+    @property
+    def patterns(self) -> int:
+        """Number of distinct combinations of site modes: the graphs that a compiled model needs per shape."""
+        keeps = (tuple(count > 0 for count in column) for column in self.held)
+        return len(set(zip(self.computes, keeps, strict=True)))
+
+    @classmethod
+    def of(cls, mask: ComputeMask) -> "Plan":
+        """The plan of a compute mask."""
+        computes = tuple(tuple(bool(flag) for flag in column) for column in mask.compute.T)
+        held = tuple(zip(*(each.held for each in mask.lifetimes()), strict=True))
+        return cls(mask=mask, computes=computes, held=held)
+
+
+@dataclass(slots=True)
+class Branch:
+    """State of one guidance branch of one transformer.
+
+    Attributes:
+        step: step of its last call; None before the first, or after its outputs were freed.
+        shape: shape of the first tensor of that call.
+        stored: stored outputs by site index, in the order of their steps.
+        rebuild: makes the transformer's output of its tensors.
+        computed: calls of each site that computed.
+        broadcast: calls of each site that were served by a broadcast.
+    """
+
+    step: int | None = None
+    shape: tuple[int, ...] = ()
+    stored: dict[int, tuple[Kept, ...]] = field(default_factory=dict)
+    rebuild: Callable[[Any], Any] = tuple
+    computed: Counter[int] = field(default_factory=Counter)
+    broadcast: Counter[int] = field(default_factory=Counter)
+
+    def keep(self, index: int, outputs: tuple[Any, ...], count: int) -> None:
+        """Adds outputs of a site, computed in the current step, and keeps the last `count`."""
+        self.stored[index] = (*self.stored.get(index, ()), Kept(self.step or 0, outputs))
+        self.trim(index, count)
+
+    def trim(self, index: int, count: int) -> None:
+        """Frees all but the last `count` outputs of a site."""
+        history = self.stored.pop(index, ())
+        if count and history:
+            self.stored[index] = history[-count:]
+
+    def forget(self) -> None:
+        """Frees the stored outputs; the next call computes everything."""
+        self.stored.clear()
+        self.step = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """Log entry of one transformer call.
+
+    Attributes:
+        transformer: name of the transformer in the pipeline.
+        step: denoising step.
+        branch: guidance branch.
+        computed: indices of the sites that computed; None if the whole call was broadcast, and did not happen.
+        is_halved: whether the guidance difference was broadcast, and the conditional half of the samples computed.
+    """
+
+    transformer: str
+    step: int
+    branch: str
+    computed: frozenset[int] | None
+    is_halved: bool = False
