@@ -67,3 +67,32 @@ def test_half_a_call_counts_half_of_what_computes() -> None:
     calls = [CallFlops(total=100, sites=(40, 10))] * 2
     computed = [frozenset({0, 1}), frozenset({1})]
     assert computed_fraction(calls, computed, [False, True]) == pytest.approx((100 + 30) / 200)
+
+
+def test_branches_in_calls_of_their_own_are_refused(load) -> None:
+    pipeline = load("wan-2.1")
+    with (
+        pabtune.broadcast(pipeline, guidance("wan-2.1")),
+        pytest.raises(PolicyError, match="no guidance branches in one call"),
+    ):
+        run(pipeline, "wan-2.1")
+
+
+@pytest.mark.parametrize("payload", ["hold", "linear"])
+@pytest.mark.parametrize("store", ["exact", "int8", "host"])
+def test_what_is_held_is_predicted(store, payload, load) -> None:
+    name, pipeline, steps = (
+        "cogvideox-ddim",
+        load("cogvideox-ddim"),
+        CASES["cogvideox-ddim"].call["num_inference_steps"],
+    )
+    rules = (
+        Rule(kind="guidance", compute=(0, 1, *range(3, steps)), payload=payload),
+        Rule(kind="full", range=2, window=(2, steps)),
+    )
+    with pabtune.broadcast(pipeline, Policy(name="held", rules=rules), memory=10**9, store=store) as active:
+        run(pipeline, name)
+        session = active._broadcaster.latest
+    if store == "exact":
+        assert session.ledger.most_bytes == session.predicted_bytes().max() > 0
+    assert sum(each.is_halved for each in active.records) == 1
