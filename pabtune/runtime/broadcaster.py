@@ -59,14 +59,7 @@ class Broadcaster:
     """
 
     def __init__(
-        self,
-        target: Target,
-        policy: Policy,
-        content: str | None,
-        store: Store,
-        memory: int | None,
-        *,
-        any_steps: bool = False,
+        self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None, *, any_steps: bool
     ) -> None:
         self.target, self.policy, self.content, self.store, self.memory = target, policy, content, store, memory
         self.any_steps = any_steps
