@@ -1,4 +1,4 @@
-"""The number of transformer calls per denoising step, derived from the card and the public state of the pipeline.
+"""Calls per denoising step, and which samples of a call are conditional: from the card and the pipeline's public state.
 
 Knows properties and arguments of pipelines; knows nothing of what is done with the number.
 """
@@ -31,6 +31,29 @@ def calls_per_step(card: ModelCard | None, pipeline: Any, arguments: Mapping[str
         case ByArguments() as rule:
             return _by_arguments(rule, pipeline, arguments)
     return 1.0
+
+
+def conditional_half(card: ModelCard | None, pipeline: Any, branch: str) -> int | None:
+    """Which half of the samples of a call is conditional: 0 or 1; None if the call is of one branch.
+
+    Our pipelines put the conditional samples first, and say so in the name of the branch; diffusers' put them last.
+
+    Args:
+        card: the card of the transformer's class.
+        pipeline: the pipeline that runs; None if there is none.
+        branch: name of the call's branch.
+    """
+    if branch == "cond+uncond":
+        return 0
+    is_batched = branch == "cond_uncond" or (branch == "all" and card is not None and card.guidance.order == "batched")
+    return 1 if is_batched and _is_guided(pipeline) else None
+
+
+def _is_guided(pipeline: Any) -> bool:
+    """Whether a pipeline says that it guides."""
+    if hasattr(pipeline, "do_classifier_free_guidance"):
+        return bool(pipeline.do_classifier_free_guidance)
+    return float(getattr(pipeline, "guidance_scale", None) or 0) > 1
 
 
 def _by_properties(rule: ByProperties, pipeline: Any) -> float:

@@ -11,7 +11,7 @@ from pabtune.planning.schedules import NoiseSchedule, carry_window, same_schedul
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
-from pabtune.records.sites import BLOCKS, Site
+from pabtune.records.sites import BLOCKS, WHOLE_CALLS, Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,16 @@ class ComputeMask:
         return skipped
 
     @property
+    def halved(self) -> NDArray[np.bool_]:
+        """(sites, steps): steps in which the guidance difference around a site is broadcast: one branch computes."""
+        halved = np.zeros_like(self.compute)
+        for site, row in zip(self.sites, self.broadcasts, strict=True):
+            if site.kind == "guidance":
+                inside = [each.transformer == site.transformer and each.kind not in WHOLE_CALLS for each in self.sites]
+                halved |= np.array(inside)[:, None] & row
+        return halved & ~self.calls_skipped
+
+    @property
     def called_steps(self) -> int:
         """Number of steps in which a transformer is called."""
         return self.steps - int(self.calls_skipped.any(axis=0).sum())
@@ -75,10 +85,9 @@ class ComputeMask:
         for index, above in outer_sites(self.sites).items():
             for each in above:
                 outer[index] = outer[index] | self.broadcasts[each]
+        computes = self.computes & ~self.halved  # half of an output is not kept
         return [
-            lifetimes(
-                self.payload(index), self.computes[index].tolist(), (self.broadcasts[index] & ~outer[index]).tolist()
-            )
+            lifetimes(self.payload(index), computes[index].tolist(), (self.broadcasts[index] & ~outer[index]).tolist())
             for index in range(len(self.sites))
         ]
 
@@ -167,17 +176,27 @@ def outer_sites(sites: Sequence[Site]) -> dict[int, list[int]]:
 
 
 def _put_off(sites: Sequence[Site], compute: NDArray[np.bool_], owner: Mapping[str, Rule]) -> None:
-    """Changes rows in place: what is due while something around it broadcasts computes as soon as that computes again."""
+    """Changes rows in place: what is due while something around it broadcasts computes as soon as that computes again.
+
+    Half of an output, of a step that broadcasts the guidance difference, is not kept: what is due there stays due.
+    """
     outer = outer_sites(sites)
-    for index in sorted(outer, key=lambda each: sites[each].kind not in BLOCKS):
-        if not outer[index] or sites[index].name not in owner:
+    guidance = {site.transformer: index for index, site in enumerate(sites) if site.kind == "guidance"}
+    order = ("guidance", *BLOCKS)
+    for index in sorted(outer, key=lambda each: (sites[each].kind not in order, sites[each].kind != "guidance")):
+        around = guidance.get(sites[index].transformer)
+        is_inside = around is not None and around != index
+        if not (outer[index] or is_inside) or sites[index].name not in owner:
             continue
-        can_compute = np.all([compute[each] for each in outer[index]], axis=0)
+        can_compute = np.ones(compute.shape[1], dtype=bool)
+        for each in outer[index]:
+            can_compute &= compute[each]
+        is_whole = compute[around] if around is not None and is_inside else np.ones_like(can_compute)
         is_due = False
         for step in range(compute.shape[1]):
             is_due |= bool(compute[index, step])
             compute[index, step] = is_due and can_compute[step]
-            is_due &= not can_compute[step]
+            is_due &= not (can_compute[step] and is_whole[step])
 
 
 def _serves(rule: Rule, site: Site) -> bool:

@@ -103,7 +103,8 @@ class Payload:
         factors = []
         for back in range(min(self.order, len(before)) - 1):
             slope = np.interp(level, levels, [slopes[back] if back < len(slopes) else 0.0 for _, slopes in self.slopes])
-            factors.append(float(slope) * (level - before[-1]) / (before[-1 - back] - before[-2 - back]))
+            apart = before[-1 - back] - before[-2 - back]
+            factors.append(float(slope) * (level - before[-1]) / apart if apart else 0.0)
         return factors
 
 
@@ -114,18 +115,27 @@ def _slopes(factors: Sequence[Sequence[float]], sigmas: Sequence[float]) -> tupl
         if each:
             ahead = sigmas[step] - sigmas[computed[-1]]
             behind = [sigmas[computed[-1 - back]] - sigmas[computed[-2 - back]] for back in range(len(each))]
-            slopes.append((sigmas[step], tuple(f * apart / ahead for f, apart in zip(each, behind, strict=True))))
+            slopes.append(
+                (
+                    sigmas[step],
+                    tuple(f * apart / ahead if ahead else 0.0 for f, apart in zip(each, behind, strict=True)),
+                )
+            )
         elif step:
             computed.append(step)
     return tuple(sorted(slopes))
 
 
 def lagrange_weights(places: Sequence[float], at: float) -> np.ndarray:
-    """Weights of values at distinct `places` in the polynomial through them, evaluated `at` another; they sum to 1."""
-    weights = np.ones(len(places))
-    for index, place in enumerate(places):
-        for other in (*places[:index], *places[index + 1 :]):
-            weights[index] *= (at - other) / (place - other)
+    """Weights of values at `places` in the polynomial through them, evaluated `at` another place; they sum to 1.
+
+    Of values at the same place, as schedulers with repeated timesteps have, only the last counts.
+    """
+    weights = np.zeros(len(places))
+    distinct = [index for index, place in enumerate(places) if place not in places[index + 1 :]]
+    for index in distinct:
+        others = [places[other] for other in distinct if other != index]
+        weights[index] = np.prod([(at - other) / (places[index] - other) for other in others])
     return weights
 
 

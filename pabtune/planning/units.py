@@ -1,4 +1,4 @@
-"""Which transformers, blocks, and runs of blocks, a policy makes sites of: they are sites only under policies that name them.
+"""Which whole calls, guidance differences, blocks and runs of blocks a policy makes sites of: only those that it names.
 
 A stack is a run of blocks that are broadcast as one: what they add together is kept once, not block by block. Where a model
 has several lists of blocks that take turns, such as spatial and temporal ones, a rule makes a stack of each list.
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
-from pabtune.records.sites import Site
+from pabtune.records.sites import WHOLE_CALLS, Site
 
 
 def units_of(policy: Policy, sites: Sequence[Site], content: str | None = None) -> tuple[Site, ...]:
-    """The sites of kind `transformer`, `block` or `stack` that a policy's rules are for, in the order of their first sites.
+    """The sites of whole calls, guidance differences, blocks or stacks that a policy's rules are for, as their sites come.
 
     Args:
         policy: whose rules name them.
@@ -31,11 +31,12 @@ def units_of(policy: Policy, sites: Sequence[Site], content: str | None = None) 
                 f"policy {policy.name!r}: the rule for {rule.kind} is for {rule.transformer}, but the model has "
                 f"{', '.join(transformers)}"
             )
-    whole = [rule.transformer for rule in rules if rule.kind == "transformer"]
+    named = {(rule.kind, rule.transformer) for rule in rules}
     calls = tuple(
-        Site(transformer=name, path="", kind="transformer", layer=0)
+        Site(transformer=name, path="", kind=kind, layer=0)
+        for kind in WHOLE_CALLS
         for name in transformers
-        if name in whole or None in whole
+        if {(kind, name), (kind, None)} & named
     )
     return calls + _units_of_blocks(policy, sites, content)
 

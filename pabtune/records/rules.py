@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any, Literal, Self, get_args
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.sites import KINDS, Kind
+from pabtune.records.sites import KINDS, WHOLE_CALLS, Kind
 
 Anchor = Literal["window", "start"]
 PayloadKind = Literal["hold", "linear", "quadratic", "scaled"]
@@ -157,8 +157,8 @@ def _check_lists(source: str, rule: Rule) -> None:
             raise PolicyError(f"{source}: `{name}` needs a start and a stop, but is {list(window)}")
     if rule.layers is not None and (not rule.layers or len(set(rule.layers)) != len(rule.layers)):
         raise PolicyError(f"{source}: `layers` must name at least one layer, each once, but is {list(rule.layers)}")
-    if rule.layers is not None and rule.kind == "transformer":
-        raise PolicyError(f"{source}: a whole call has no layers; leave `layers` out")
+    if rule.layers is not None and rule.kind in WHOLE_CALLS:
+        raise PolicyError(f"{source}: a {rule.kind} rule has no layers; leave `layers` out")
 
 
 def _check_payload(source: str, rule: Rule) -> None:

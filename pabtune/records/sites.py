@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block", "stack", "transformer"]
+Kind = Literal["spatial", "temporal", "cross", "full", "mlp", "block", "stack", "transformer", "guidance"]
 """What a site computes. A `block` is a whole transformer block; its residual is what is broadcast: output less input. A
-`stack` is a run of blocks, of which the sum of residuals is. `transformer` is a whole call, whose output is broadcast."""
+`stack` is a run of blocks, of which the sum of residuals is. `transformer` is a whole call, whose output is broadcast.
+`guidance` is the difference between the guidance branches: the conditional one computes."""
 
 BLOCKS: tuple[Kind, ...] = ("block", "stack")
 """Kinds that are whole blocks."""
 
-UNITS: tuple[Kind, ...] = (*BLOCKS, "transformer")
+WHOLE_CALLS: tuple[Kind, ...] = ("transformer", "guidance")
+"""Kinds that are of whole calls of a transformer, and of no module in it."""
+
+UNITS: tuple[Kind, ...] = (*BLOCKS, *WHOLE_CALLS)
 """Kinds that hold other sites. They are sites only under policies that name them."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,6 +45,8 @@ class Site:
     @property
     def name(self) -> str:
         """Unique name inside a pipeline."""
+        if self.kind == "guidance":
+            return f"{self.transformer}/guidance"
         return f"{self.transformer}.{self.path}" if self.path else self.transformer
 
     def to_document(self) -> dict[str, Any]:

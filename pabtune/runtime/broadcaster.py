@@ -16,12 +16,14 @@ from pabtune.libraries.torch_internals import raise_recompile_limits, storage_by
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
-from pabtune.runtime.branches import Branch, CallRecord, Plan
+from pabtune.records.sites import WHOLE_CALLS
 from pabtune.runtime.compatibility import check_steps
-from pabtune.runtime.ledger import CacheLedger, Meter
-from pabtune.runtime.listeners import Substitute, tensors_of
+from pabtune.runtime.guidance import check_guided, conditional_part, difference_of
+from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
+from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
+from pabtune.runtime.plans import Branch, CallRecord, Plan
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
     BROADCAST,
@@ -32,7 +34,7 @@ from pabtune.runtime.site_hooks import (
     StackHook,
     StackMemberHook,
     hook_for,
-)
+)  # fmt: skip
 from pabtune.runtime.stores import STORES
 from pabtune.runtime.targets import Target
 
@@ -51,35 +53,25 @@ class Broadcaster:
     Attributes:
         indices: indices of the sites inside each transformer.
         whole_calls: index of the site for whole calls of a transformer, where the policy has one.
+        differences: index of the site for the guidance difference of a transformer, where the policy has one.
         ongoing: sessions of the pipeline calls in progress, by id.
         latest: session of the call that began last; None before the first.
     """
 
     def __init__(
-        self,
-        target: Target,
-        policy: Policy,
-        content: str | None,
-        store: Store,
-        memory: int | None,
-        *,
-        any_steps: bool = False,
+        self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None, *, any_steps: bool
     ) -> None:
         self.target, self.policy, self.content, self.store, self.memory = target, policy, content, store, memory
         self.any_steps = any_steps
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
+        sites = list(enumerate(target.sites))
+        inner = [(index, site) for index, site in sites if site.kind not in WHOLE_CALLS]
         self.indices = {
-            name: [
-                index
-                for index, site in enumerate(target.sites)
-                if site.transformer == name and site.kind != "transformer"
-            ]
-            for name in target.transformers
+            name: [index for index, site in inner if site.transformer == name] for name in target.transformers
         }
-        self.whole_calls = {
-            site.transformer: index for index, site in enumerate(target.sites) if site.kind == "transformer"
-        }
+        self.whole_calls = {site.transformer: index for index, site in sites if site.kind == "transformer"}
+        self.differences = {site.transformer: index for index, site in sites if site.kind == "guidance"}
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: BroadcastSession | None = None
         self._restore_limits: list[Callable[[], None]] = []
@@ -131,6 +123,7 @@ class BroadcastSession:
         self._broadcaster, self._locator, self._is_compiled = broadcaster, locator, is_compiled
         self.plan: Plan | None = None
         self._active: Sequence[int] = ()
+        self._halved: Halved | None = None
         self._clear_counts()
 
     @property
@@ -158,7 +151,7 @@ class BroadcastSession:
             return np.zeros(0)
         return self.ledger.predict(self.plan.mask, self.called_steps)
 
-    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
+    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | Halved | None:
         """Sets the mode of each of the transformer's sites for this call, or broadcasts the whole call (see `Session`).
 
         Raises:
@@ -180,6 +173,7 @@ class BroadcastSession:
         substitute = self._substitute(position, branch)
         if substitute is not None:
             return substitute
+        self._halved = self._begin_guidance(position, branch, sample)
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
         fetching_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
@@ -187,15 +181,17 @@ class BroadcastSession:
             hook.calls, hook.nbytes, hook.meter = 0, 0, meter
             if history and not plan.computes[step][index]:
                 hook.mode = BROADCAST
-                hook.outputs, hook.is_ready = self._served(index, history, step)
+                hook.outputs, hook.is_ready = self._served_inside(index, history, step)
                 if not hook.is_ready:
                     fetching_hooks.add(id(hook))
+            elif self._halved is not None:
+                hook.mode, hook.outputs = COMPUTE, ()  # half of an output is not kept
             else:
                 held = plan.held[step][index]
                 hook.mode, hook.outputs = (KEEP if held else COMPUTE), ()
                 branch.trim(index, max(held - 1, 0))
         self._broadcaster.stores[transformer].begin(fetching_hooks)
-        return None
+        return self._halved
 
     def end(self, position: CallPosition, output: Any) -> None:
         """Collects stored outputs from the hooks, counts calls and notes the bytes held (see `Session`).
@@ -206,7 +202,7 @@ class BroadcastSession:
         transformer, step = position.transformer, position.step
         branch, computed = self.branches[transformer, position.branch], set()
         assert self.plan is not None
-        is_metered = self._end_whole_call(position, branch, output)
+        is_metered = self._end_whole_call(position, branch, output) | self._end_guidance(position, branch, output)
         for index in self._broadcaster.indices[transformer]:
             hook, held = self._broadcaster.hooks[index], self.plan.held[step][index]
             if hook.calls:
@@ -222,7 +218,13 @@ class BroadcastSession:
         if transformer in self._broadcaster.whole_calls:
             computed.add(self._broadcaster.whole_calls[transformer])
         self.records.append(
-            CallRecord(transformer=transformer, step=step, branch=position.branch, computed=frozenset(computed))
+            CallRecord(
+                transformer=transformer,
+                step=step,
+                branch=position.branch,
+                computed=frozenset(computed),
+                is_halved=self._halved is not None,
+            )
         )
         self.ledger.note_held(self.stored_bytes)
         self._clear_hooks(transformer)
@@ -253,6 +255,59 @@ class BroadcastSession:
         used = [[store.unpack(each) for each in kept.outputs] for kept in history[-len(weights) :]]
         return tuple(weighted_sum(outputs, weights) for outputs in zip(*used, strict=True)), True
 
+    def _unpacked(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[Any, ...]:
+        """What a site serves at a step, out of the store."""
+        outputs, is_ready = self._served(index, history, step)
+        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
+        return outputs if is_ready else tuple(store.unpack(each) for each in outputs)
+
+    def _served_inside(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
+        """What a site inside a call serves: for a halved call, the conditional half (see `_served`)."""
+        if self._halved is None:
+            return self._served(index, history, step)
+        half = self._halved.half
+        return tuple(conditional_part(each, half) for each in self._unpacked(index, history, step)), True
+
+    def _begin_guidance(self, position: CallPosition, branch: Branch, sample: Tensor) -> Halved | None:
+        """What is left of a call in which the guidance difference is broadcast; None if all of it computes.
+
+        Raises:
+            PolicyError: the call has no guidance branches.
+        """
+        index = self._broadcaster.differences.get(position.transformer)
+        if index is None or self.plan is None:
+            return None
+        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, sample)
+        history, step = branch.stored.get(index, ()), position.step
+        if self.plan.computes[step][index] or not history:
+            branch.trim(index, max(self.plan.held[step][index] - 1, 0))
+            return None
+        return Halved(half, len(sample), self._unpacked(index, history, step)[0])
+
+    def _end_guidance(self, position: CallPosition, branch: Branch, output: Any) -> bool:
+        """Keeps the guidance difference of a call if later steps need it; returns whether its size was noted."""
+        index = self._broadcaster.differences.get(position.transformer)
+        if index is None or self.plan is None:
+            return False
+        if self._halved is not None:
+            branch.broadcast[index] += 1
+            branch.trim(index, self.plan.held[position.step][index])
+            return False
+        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, None)
+        return self._keep_unit(index, position, branch, difference_of(output, half))
+
+    def _keep_unit(self, index: int, position: CallPosition, branch: Branch, parts: tuple[Any, ...]) -> bool:
+        """Keeps what a call put out if later steps need it; returns whether its size was noted."""
+        assert self.plan is not None
+        branch.computed[index] += 1
+        held, store = self.plan.held[position.step][index], self._broadcaster.stores[position.transformer]
+        if held:
+            branch.keep(index, (store.pack(parts),), held)
+        if self.ledger.limit is None:
+            return False
+        self.ledger.note_size((position.transformer, position.branch), index, store.nbytes(tensors_of(parts)))
+        return True
+
     def _substitute(self, position: CallPosition, branch: Branch) -> Substitute | None:
         """The output of a whole call that is broadcast; None if the call has to happen."""
         index = self._broadcaster.whole_calls.get(position.transformer)
@@ -270,7 +325,7 @@ class BroadcastSession:
         else:  # the pipeline may change what it gets
             output = copied(self._broadcaster.stores[position.transformer].unpack(outputs[0]))
         branch.broadcast[index] += 1
-        for each in (index, *self._broadcaster.indices[position.transformer]):
+        for each in tuple(branch.stored):
             branch.trim(each, self.plan.held[step][each])
         self.records.append(
             CallRecord(transformer=position.transformer, step=step, branch=position.branch, computed=None)
@@ -282,18 +337,8 @@ class BroadcastSession:
         index = self._broadcaster.whole_calls.get(position.transformer)
         if index is None or self.plan is None:
             return False
-        branch.computed[index] += 1
-        held = self.plan.held[position.step][index]
-        store = self._broadcaster.stores[position.transformer]
-        if held:
-            branch.rebuild, parts = taken_apart(output)
-            branch.keep(index, (store.pack(copied(parts)),), held)
-        if self.ledger.limit is None:
-            return False
-        self.ledger.note_size(
-            (position.transformer, position.branch), index, store.nbytes(tensors_of(taken_apart(output)[1]))
-        )
-        return True
+        branch.rebuild, parts = taken_apart(output)
+        return self._keep_unit(index, position, branch, copied(parts))
 
     def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
         """Outputs that a site keeps, cloned if the next replay of a CUDA graph would overwrite them."""
@@ -342,7 +387,7 @@ class BroadcastSession:
                 self.branches[name, branch_name].forget()
 
     def _clear_hooks(self, transformer: str) -> None:
-        self._active = ()
+        self._active, self._halved = (), None
         for index in self._broadcaster.indices[transformer]:
             self._broadcaster.hooks[index].clear()
         self._broadcaster.stores[transformer].clear()
@@ -350,8 +395,3 @@ class BroadcastSession:
     def _forget(self) -> None:
         for branch in self.branches.values():
             branch.forget()
-
-
-def plain_bytes(tensors: Sequence[Tensor]) -> int:
-    """Sum of the tensors' bytes, regardless of shared storages."""
-    return sum(tensor.nbytes for tensor in tensors)

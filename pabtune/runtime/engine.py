@@ -15,10 +15,10 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import STORES, Policy, Store
-from pabtune.runtime.branches import CallRecord
 from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.interception import Interception, detach_from
+from pabtune.runtime.plans import CallRecord
 from pabtune.runtime.targets import Target
 
 

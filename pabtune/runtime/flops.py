@@ -204,13 +204,16 @@ class FlopListener(Measurement):
     feeder = site
 
 
-def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[int] | None]) -> float:
+def computed_fraction(
+    calls: Sequence[CallFlops], computed: Sequence[frozenset[int] | None], halved: Sequence[bool] = ()
+) -> float:
     """Fraction of the FLOPs of a run without a policy that the same run with a policy computes, 0..1.
 
     Args:
         calls: FLOPs of each call of the run without a policy, in call order.
         computed: indices of the sites that computed in each call of the run with the policy; None for a call that did not
             happen.
+        halved: whether half of the samples of each call computed; empty = of none.
 
     Raises:
         ModelError: the two runs do not have the same calls.
@@ -221,7 +224,15 @@ def computed_fraction(calls: Sequence[CallFlops], computed: Sequence[frozenset[i
             "that a policy saves cannot be counted"
         )
     saved = sum(
-        call.total if indices is None else sum(flops for index, flops in enumerate(call.sites) if index not in indices)
-        for call, indices in zip(calls, computed, strict=True)
+        _saved(call, indices, is_halved)
+        for call, indices, is_halved in zip(calls, computed, halved or [False] * len(calls), strict=True)
     )
     return 1.0 - saved / sum(call.total for call in calls)
+
+
+def _saved(call: CallFlops, computed: frozenset[int] | None, is_halved: bool) -> float:
+    """FLOPs that a call saves."""
+    if computed is None:
+        return call.total
+    inside = sum(flops for index, flops in enumerate(call.sites) if index not in computed)
+    return (call.total + inside) / 2 if is_halved else inside

@@ -25,7 +25,7 @@ from pabtune.libraries.diffusers_internals import (
 from pabtune.libraries.torch_internals import call_module, compiled_call, set_compiled_call, unwrap_compiled
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.runtime.attachment import attach, set_aside
-from pabtune.runtime.listeners import Listener, Session
+from pabtune.runtime.listeners import Listener, Session, Substitute
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call, observe, observers_of
 from pabtune.runtime.targets import Target
@@ -100,10 +100,14 @@ class CallInterceptor:
             locator.advance(position, context)
             first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             try:
-                substitute = session.begin(position, first)
-                if substitute is not None:
-                    return substitute.output
+                instead = session.begin(position, first)
+                if isinstance(instead, Substitute):
+                    return instead.output
+                if instead is not None:
+                    args, kwargs = instead.arguments(args, kwargs)
                 output = self._call(args, kwargs)
+                if instead is not None:
+                    output = instead.complete(output)
                 session.end(position, output)
             except BaseException:
                 session.abort(position)

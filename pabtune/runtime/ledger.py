@@ -136,3 +136,8 @@ def too_much(policy: str, nbytes: float, step: int, limit: int) -> PolicyError:
         f"policy {policy!r} would hold {format_bytes(nbytes)} in step {step}, more than the limit of {format_bytes(limit)}; "
         "allow more, or search a policy with this limit"
     )
+
+
+def plain_bytes(tensors: Sequence[Tensor]) -> int:
+    """Sum of the tensors' bytes, regardless of shared storages."""
+    return sum(tensor.nbytes for tensor in tensors)

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from pabtune.records.errors import ModelError
 from pabtune.runtime.locator import CallPosition, Locator
+from pabtune.runtime.payloads import half_of, map_tensors, taken_apart, weighted_sum
 
 Forward = Callable[..., Any]
 
@@ -25,18 +27,50 @@ class Substitute:
     output: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """A transformer call of which the conditional half of the samples computes, and the other half is put together.
+
+    Attributes:
+        half: which half is conditional, 0 or 1.
+        samples: samples of the call, of both branches.
+        difference: unconditional less conditional, for each part of the output.
+    """
+
+    half: int
+    samples: int
+    difference: Any
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The conditional half of the arguments that have an entry for each sample."""
+
+        def halved(value: Any) -> Any:
+            has_samples = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.samples
+            return half_of(value, self.half) if has_samples else value
+
+        return tuple(map(halved, args)), {name: halved(value) for name, value in kwargs.items()}
+
+    def complete(self, output: Any) -> Any:
+        """The output for both branches, from that for the conditional one."""
+        rebuild, conditional = taken_apart(output)
+        other = weighted_sum((tuple(self.difference), conditional), (1.0, 1.0))
+        branches = (conditional, other) if self.half == 0 else (other, conditional)
+        return rebuild(map_tensors(lambda *parts: torch.cat(parts), *branches))
+
+
 class Session(Protocol):
     """A listener's part in one call of a pipeline. Calls of one transformer never overlap."""
 
-    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
+    def begin(self, position: CallPosition, sample: Tensor) -> Substitute | Halved | None:
         """Called before a transformer call; `sample` is its first tensor argument.
 
         Returns:
-            The output to use instead of the call, for which then neither the call nor `end` happens; None = call it.
+            The output to use instead of the call, for which then neither the call nor `end` happens; or what is to
+            be left of the call; None = call it.
         """
 
     def end(self, position: CallPosition, output: Any) -> None:
-        """Called after a transformer call, with its output."""
+        """Called after a transformer call, with its output, completed if the call was halved."""
 
     def abort(self, position: CallPosition) -> None:
         """Called if the transformer call, `begin` or `end` raised an exception."""

@@ -42,6 +42,11 @@ def weighted_sum(outputs: Sequence[Any], weights: Sequence[float]) -> Any:
     return map_tensors(add, *outputs)
 
 
+def half_of(output: Any, half: int) -> Any:
+    """The first (0) or second (1) half of an output, along the first dimension of its tensors."""
+    return map_tensors(lambda tensor: tensor.chunk(2)[half], output)
+
+
 def copied(output: Any) -> Any:
     """A copy of an output that no change of the output in place reaches, nor the other way round."""
     return map_tensors(copy_on_write, output)

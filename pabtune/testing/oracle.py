@@ -5,8 +5,9 @@ the site itself.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,62 @@ def _is_computed(rule: Rule, step: int) -> bool:
     return (step - origin) % rule.range == 0
 
 
+def part_of(value: object, samples: slice, count: int) -> object:
+    """Some samples of an argument that has `count` of them; other arguments as they are."""
+    is_per_sample = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == count
+    return value[samples] if is_per_sample else value
+
+
+def half_of(kept: object, half: int) -> object:
+    """The first or second half of the samples of a kept output."""
+    if isinstance(kept, tuple):
+        return tuple(half_of(part, half) for part in kept)
+    return kept.chunk(2)[half]  # type: ignore[attr-defined]
+
+
+def server(state: dict, conditional: int) -> Callable[[object], object]:
+    """A function that serves a kept output: all of it, or its conditional half."""
+    return lambda kept: half_of(kept, conditional) if state["half"] else kept
+
+
+def caller(rows: Mapping[str, Any], stored: dict, state: dict, conditional: int) -> Callable[..., Any]:
+    """A function that makes a transformer's call: all of it, its conditional half, or none."""
+
+    def call(forward: Callable[..., Any], name: str, args: Any, kwargs: Any, count: int) -> Any:
+        step, ordinal, difference = state["step"], state["ordinal"], f"{name}/guidance"
+        if name in rows and not rows[name][step] and state["follows"]:
+            return tuple(part.clone() for part in stored[name, ordinal])
+        state["half"] = difference in rows and not rows[difference][step] and state["follows"]
+        if state["half"]:
+            mine = slice(conditional * count // 2, (conditional + 1) * count // 2)
+            args = [part_of(each, mine, count) for each in args]
+            kwargs = {key: part_of(each, mine, count) for key, each in kwargs.items()}
+            (cond,) = forward(*args, **kwargs)
+            both = [cond, cond + stored[difference, ordinal]]
+            output = (torch.cat(both if conditional == 0 else both[::-1]),)
+        else:
+            output = forward(*args, **kwargs)
+            if difference in rows:
+                halves = output[0].chunk(2)
+                stored[difference, ordinal] = halves[1 - conditional] - halves[conditional]
+        if name in rows:
+            stored[name, ordinal] = tuple(part.clone() for part in output)
+        return output
+
+    return call
+
+
 @contextmanager
-def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_step: int) -> Iterator[dict[str, int]]:
+def broadcast_by_hand(
+    pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_step: int, conditional: int = 0
+) -> Iterator[dict[str, int]]:
     """Patches a pipeline's sites to follow a compute mask inside a `with` block.
 
     Args:
         pipeline: the pipeline, or any object with its transformers as attributes.
         mask: the compute mask.
         calls_per_step: transformer calls per denoising step.
+        conditional: which half of the samples of a call is conditional, 0 or 1, for masks with a guidance difference.
 
     Yields:
         The number of computed calls by site name, updated during the run.
@@ -62,9 +111,11 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
     stored: dict[tuple[str, int], object] = {}
     last_call: dict[tuple[str, int], tuple[int, torch.Size]] = {}
     computed: dict[str, int] = defaultdict(int)
-    state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False}
+    state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False, "half": False}
     rows = {site.name: row for site, row in zip(mask.sites, mask.compute, strict=True)}
     undo = []
+    call = caller(rows, stored, state, conditional)
+    served = server(state, conditional)
 
     def patch_root(name: str) -> None:
         transformer = getattr(pipeline, name)
@@ -78,7 +129,7 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
             shape = next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
             state["follows"] = last_call.get(key) == (state["step"] - 1, shape)
             last_call[key] = (state["step"], shape)
-            return forward(*args, **kwargs)
+            return call(forward, name, args, kwargs, shape[0])
 
         transformer.forward = root
         undo.append(lambda: vars(transformer).pop("forward"))
@@ -92,13 +143,15 @@ def broadcast_by_hand(pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_
             key = (full_name, state["ordinal"])
             if rows[full_name][state["step"]] or not state["follows"]:
                 computed[full_name] += 1
+                if state["half"]:
+                    return forward(*args, **kwargs)
                 stored[key] = forward(*args, **kwargs)
-            return stored[key]
+            return served(stored[key])
 
         module.forward = site
         undo.append(lambda: vars(module).pop("forward"))
 
-    for site in mask.sites:
+    for site in filter(attrgetter("path"), mask.sites):
         patch_site(site.transformer, site.path)
     for name in dict.fromkeys(site.transformer for site in mask.sites):
         patch_root(name)

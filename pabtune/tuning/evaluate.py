@@ -144,7 +144,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             with broadcast(pipeline, policy, content, store=store, catalog=catalog, any_steps=any_steps) as run:
                 generation = generate(pipeline, batch, settings.under(policy))
             own = calls[settings.under(policy).steps]
-            fraction = computed_fraction(own, [record.computed for record in run.records])
+            fraction = computed_fraction(
+                own, [each.computed for each in run.records], [each.is_halved for each in run.records]
+            )
             fraction *= sum(call.total for call in own) / full_flops
             tally.add(batch, reference, generation, score)
             tally.note_calls(run.summary(), fraction, len(batch))

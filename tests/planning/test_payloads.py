@@ -114,3 +114,15 @@ def test_what_is_due_inside_a_skipped_call_computes_at_the_next() -> None:
     assert held[0] == (1, 0, 0, 0, 1, 0, 0, 0)  # served at 1 and at 5; nothing is served while the call is skipped
     assert held[1] == (0, 1, 1, 0, 0, 1, 0, 0)
     assert mask.called_steps == 5
+
+
+def test_schedulers_that_repeat_a_timestep_are_extrapolated_from_the_last_of_each() -> None:
+    """PNDM's warm-up has the same noise level several times; a line through two equal places has no slope."""
+    repeated = NoiseSchedule(steps=6, sigmas=(0.9, 0.8, 0.8, 0.7, 0.7, 0.6))
+    assert Payload("linear").weights([0, 1, 2], 3, repeated) == (0.0, 1.0)
+    assert Payload("quadratic").weights([0, 1, 2], 3, repeated) == pytest.approx((-1.0, 0.0, 2.0))
+    assert Payload("linear").weights([1, 3], 4, repeated) == pytest.approx((0.0, 1.0))
+    made_for = MadeFor(steps=6, sigmas=repeated.sigmas)
+    rule = Rule(kind="transformer", compute=(0, 1, 3, 5), payload="scaled", factors=((), (), (0.5,), (), (0.5,), ()))
+    carried = Payload.of("rule", rule, made_for, NoiseSchedule(steps=4, sigmas=(0.9, 0.9, 0.8, 0.6)))
+    assert carried.weights([0, 1], 2, NoiseSchedule(steps=4, sigmas=(0.9, 0.9, 0.8, 0.6))) == (0.0, 1.0)

@@ -12,6 +12,6 @@ EVALUATION = Evaluation(
 def test_three_numbers_that_are_never_merged() -> None:
     document = EVALUATION.to_document()
     assert document["speedup"] == 1.5
-    assert document["fidelity"] == {"psnr_db": 35.0, "ssim": pytest.approx(0.95)}
+    assert document["fidelity"] == {"psnr_db": 35.0, "worst_psnr_db": 30.0, "ssim": pytest.approx(0.95)}
     assert document["score"] == {"name": "shapes", "baseline": 85.0, "policy": 85.5, "drop": -0.5}
     assert EVALUATION.drops == (1.0, -2.0)

@@ -12,7 +12,7 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
-from pabtune.runtime.branches import Plan
+from pabtune.runtime.plans import Plan
 from pabtune.runtime.site_hooks import BROADCAST, FeederHook, SiteHook
 from pabtune.runtime.stores import ExactStore
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pabtune.planning.masks import ComputeMask
+from pabtune.records.sites import WHOLE_CALLS
 
 
 def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: int) -> float:
@@ -13,7 +14,7 @@ def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: 
 
     Args:
         mask: the compute mask; `where_called` for models whose transformers alternate.
-        site_flops: FLOPs of one call of each site but whole calls, in the mask's order.
+        site_flops: FLOPs of one call of each site but those of whole calls, in the mask's order.
         total_flops: FLOPs of one step of all transformers that run in it; the mean over steps.
     """
     inner, skipped = _inside_calls(mask)
@@ -21,11 +22,15 @@ def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: 
     return 1.0 - float(saved_flops) / (total_flops * mask.steps)
 
 
-def _inside_calls(mask: ComputeMask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Broadcasts inside calls that happen, (sites, steps) without rows of whole calls; steps without a call, (steps,)."""
-    rows = [index for index, site in enumerate(mask.sites) if site.kind != "transformer"]
-    skipped = mask.calls_skipped
-    return mask.broadcasts[rows] & ~skipped[rows], np.asarray(skipped.any(axis=0))
+def _inside_calls(mask: ComputeMask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is saved inside calls that happen, (sites, steps) without rows of whole calls, and by whole calls, (steps,).
+
+    In shares, 0..1: a call whose guidance difference is broadcast saves half, and its sites save of the other half.
+    """
+    rows = [index for index, site in enumerate(mask.sites) if site.kind not in WHOLE_CALLS]
+    skipped, halved = mask.calls_skipped, mask.halved
+    inner = (mask.broadcasts[rows] & ~skipped[rows]) * (1 - halved[rows] / 2)
+    return inner, np.asarray(skipped.any(axis=0) + halved.any(axis=0) / 2)
 
 
 def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_seconds: NDArray[np.floating]) -> float:

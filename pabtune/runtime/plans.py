@@ -1,7 +1,4 @@
-"""What a broadcaster knows of a run: its plan, the state of each guidance branch, and a record of each call.
-
-Knows masks and counts; knows nothing of hooks.
-"""
+"""What a session of broadcasting plans, holds and logs: the plan of a loop, the state of a branch, the record of a call."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -86,9 +83,11 @@ class CallRecord:
         step: denoising step.
         branch: guidance branch.
         computed: indices of the sites that computed; None if the whole call was broadcast, and did not happen.
+        is_halved: whether the guidance difference was broadcast, and the conditional half of the samples computed.
     """
 
     transformer: str
     step: int
     branch: str
     computed: frozenset[int] | None
+    is_halved: bool = False
