@@ -27,7 +27,7 @@ OWNERS = {
     "imageio": {"report/videos.py"},
     "PIL": {"report/videos.py"},
     "jsonschema": {"records/files.py"},
-    "huggingface_hub": {"records/hub.py", "models/published.py", "models/registry.py"},
+    "huggingface_hub": {"records/hub.py", "models/published.py"},
     "rich": {"cli/output.py", "cli/evaluate.py"},
     "torch.distributed": {f"parallel/{name}.py" for name in ("mesh", "collectives", "launch")},
 }

@@ -1,22 +1,22 @@
 """Loading of pipelines and of weightless transformers by model name, folder or hub id."""
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, LatteTransformer3DModel
-from huggingface_hub.errors import HFValidationError
+from diffusers import ConfigMixin, DiffusionPipeline, LatteTransformer3DModel
 from torch import nn
 
 from pabtune.models.open_sora import OpenSoraPipeline
 from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel, OpenSoraPlanPipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, PabtuneError, first_line
 
 LATTE_CONFIG: Mapping[str, Any] = {
     "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
@@ -68,23 +68,23 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
         ModelError: there is no such model, or it cannot be loaded.
     """
     if model in (OPEN_SORA, OPEN_SORA_PLAN):
-        return _assemble(model, dtype).to(device)
+        return _assemble(model, dtype, device)
     location = _locate(model)
     pipeline_class = PIPELINES.get(_index(model)["_class_name"], DiffusionPipeline)
     with _as_model_error(model):
         pipeline = pipeline_class.from_pretrained(location, dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
 
 
-def _assemble(model: str, dtype: torch.dtype) -> DiffusionPipeline:
+def _assemble(model: str, dtype: torch.dtype, device: str) -> DiffusionPipeline:
     from pabtune.models.open_sora.published import load_open_sora
     from pabtune.models.open_sora_plan.published import load_open_sora_plan
 
     with _as_model_error(model):
         pipeline = {OPEN_SORA: load_open_sora, OPEN_SORA_PLAN: load_open_sora_plan}[model](dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
 
 
 def build_on_meta(model: str) -> nn.Module:
@@ -113,11 +113,10 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
             return {"transformer": PUBLISHED_TRANSFORMERS[model]()}
     location, transformers = _locate(model), {}
     for name, entry in _index(model).items():
-        if not name.startswith("transformer") or not isinstance(entry, list) or entry[1] is None:
+        if not name.startswith("transformer") or not isinstance(entry, list) or entry[1:] == [None]:
             continue
-        library, class_name = entry
         with _as_model_error(model), torch.device("meta"):
-            transformer_class = getattr(import_module(library), class_name)
+            transformer_class = _transformer_class(location, name, entry)
             config = transformer_class.load_config(location, subfolder=name)
             transformers[name] = transformer_class.from_config(config)
     if not transformers:
@@ -125,13 +124,32 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
     return transformers
 
 
+def _transformer_class(location: str, name: str, entry: Sequence[Any]) -> Any:
+    """The class that a pipeline's index names for a component.
+
+    The index comes with the model, and importing a module runs it: only what is imported already is looked at, as diffusers
+    does when it loads weights.
+
+    Raises:
+        ModelError: the entry names something else than a network's class of diffusers, of pabtune, or of an imported module.
+    """
+    library, class_name = entry if len(entry) == 2 and all(isinstance(each, str) for each in entry) else ("", "")
+    found = getattr(sys.modules.get(library), class_name, None) if class_name else None
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and issubclass(found, ConfigMixin)):
+        raise ModelError(
+            f"{location}/model_index.json: {name} must name a network of diffusers, but is {entry!r}; a class of your own "
+            "must be imported before"
+        )
+    return found
+
+
 def _locate(model: str) -> str:
     """Folder or hub id from which diffusers loads a model."""
     model = REGISTERED.get(model, model)
     folder = Path(model)
-    if (folder / "model_index.json").is_file():
+    if os.path.isfile(folder / "model_index.json"):  # says no to names that no file can have
         return str(folder)
-    if folder.exists():
+    if os.path.exists(folder):
         raise ModelError(f"{folder}: not a diffusers pipeline folder: it has no model_index.json")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ModelError(
@@ -145,16 +163,18 @@ def _index(model: str) -> dict[str, Any]:
     location = _locate(model)
     with _as_model_error(model):
         index = DiffusionPipeline.load_config(location)
-    if not isinstance(index.get("_class_name"), str):
+        class_name = index.get("_class_name")
+    if not isinstance(class_name, str):
         raise ModelError(f"{location}/model_index.json: not a diffusers pipeline: it names no class")
     return index
 
 
 @contextmanager
 def _as_model_error(model: str) -> Iterator[None]:
-    """Turns the exceptions of diffusers into a `ModelError` of one line."""
+    """Turns the exceptions of diffusers, and of the classes that it makes of a model's files, into a `ModelError`."""
     try:
         yield
-    except (OSError, ValueError, AttributeError, KeyError, ImportError, HFValidationError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load {model!r}: {first_line}") from error
+    except PabtuneError:
+        raise
+    except Exception as error:  # noqa: BLE001, each class refuses wrong values in its own way
+        raise ModelError(f"cannot load {model!r}: {first_line(error)}") from error

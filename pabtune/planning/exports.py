@@ -6,6 +6,7 @@ policy's own schedule, step by step.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,11 @@ def export(policy: Policy, to: str, content: str | None = None) -> Export:
         content: the variant to export.
 
     Raises:
-        PolicyError: unknown format, or the policy does not tell its noise levels.
+        PolicyError: unknown format, two rules are for one site, or the policy does not tell its noise levels.
     """
     if to not in FORMATS:
         raise PolicyError(f"cannot export to {to!r}; formats: {', '.join(FORMATS)}")
+    _check_sites(policy, content)
     document: dict[str, Any] = {}
     losses = [f"variant for {name}: export it with --content {name}" for name in policy.variants if name != content]
     for rule in policy.rules_for(content):
@@ -66,6 +68,14 @@ def export(policy: Policy, to: str, content: str | None = None) -> Export:
     if to == "diffusers" and document:
         losses.append("guidance in separate calls: diffusers' branches share one cache there, see its issue list")
     return Export(document=document, losses=tuple(losses))
+
+
+def _check_sites(policy: Policy, content: str | None) -> None:
+    """Refuses two rules for one site, which no run takes either."""
+    for first, second in combinations(policy.rules_for(content), 2):
+        is_shared = first.layers is None or second.layers is None or set(first.layers) & set(second.layers)
+        if first.kind == second.kind and is_shared:
+            raise PolicyError(f"policy {policy.name!r}: two rules are for the same {first.kind} sites; it cannot run")
 
 
 def _entry(to: str, kind: str, count: int, low: int, high: int) -> dict[str, Any]:

@@ -5,10 +5,10 @@ T-GATE (https://arxiv.org/abs/2404.02747) and Delta-DiT (https://arxiv.org/abs/2
 broadcast ranges of spatial, temporal and cross attention; ranges count from step 0.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
@@ -190,10 +190,11 @@ def find_policy(name_or_path: str, model: str | None = None) -> Policy:
         return for_model[preset]
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
-    named = named_policy(name_or_path) if not Path(name_or_path).exists() else None
+    is_there = os.path.exists(name_or_path)  # says no to names that no file can have
+    named = None if is_there else named_policy(name_or_path)
     if named is not None:
         return named
-    if not Path(name_or_path).exists():
+    if not is_there:
         names = ", ".join(
             [*PRESETS, *NAMED_LINES, *(f"{each}/{name}" for each, some in MODEL_PRESETS.items() for name in some)]
         )

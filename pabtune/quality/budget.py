@@ -5,17 +5,20 @@ and noise. The budget holds when the mean drop is below it, shown by a one-sided
 https://doi.org/10.1080/01621459.1978.10479993): drops are skewed, a few videos break while most do not change.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from pabtune.quality.shapes import score_clip
-from pabtune.records.errors import BudgetError
+from pabtune.records.errors import BudgetError, first_line, one_line
 from pabtune.records.trials import Verdict
 
 ScoreFunction = Callable[[NDArray[np.uint8], str], float]
@@ -48,7 +51,7 @@ class Budget:
         Raises:
             BudgetError: the text has another form, or the score is unknown.
         """
-        match = re.fullmatch(r"\s*([\w.:-]+)\s*>=\s*(-?\d+(?:\.\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*([\w.:-]+)\s*>=\s*(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*", text)
         if match is None:
             raise BudgetError(f"a budget reads SCORE>=-DROP, for example 'shapes>=-1.0', but got {text!r}")
         name, change = match[1], float(match[2])
@@ -68,10 +71,11 @@ def find_score(name: str) -> ScoreFunction:
 
     Args:
         name: for example `shapes`, or `my_scores:aesthetics` for `aesthetics(video, prompt)` in `my_scores.py`, which gets a
-            video (F, H, W, 3) of bytes and its prompt, and returns 0..100, higher is better.
+            video (F, H, W, 3) of bytes and its prompt, and returns 0..100, higher is better: a number, or an array or a
+            tensor of one.
 
     Raises:
-        BudgetError: there is no such score.
+        BudgetError: there is no such score; a call of what is returned raises it, where it is not a number.
     """
     if name in SCORES:
         return SCORES[name]
@@ -79,9 +83,43 @@ def find_score(name: str) -> ScoreFunction:
     if not colon:
         raise BudgetError(f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or your own: module:function")
     try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BudgetError(f"cannot load the score {name!r}: {error}") from error
+        found = getattr(import_module(module), function)
+    except (Exception, SystemExit) as error:  # noqa: BLE001, importing runs the user's code
+        raise BudgetError(f"cannot load the score {name!r}: {type(error).__name__}: {first_line(error)}") from error
+    if not callable(found):
+        raise BudgetError(f"cannot load the score {name!r}: it is no function, but {type(found).__name__}")
+    return partial(_score_of_user, name, found)
+
+
+def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.uint8], prompt: str) -> float:
+    """What a user's function says of a video, which it gets a copy of.
+
+    Raises:
+        BudgetError: the function fails, or returns anything but a finite number; the message names score and prompt.
+    """
+    try:
+        value = function(video.copy(), prompt)
+    except (Exception, SystemExit) as error:  # noqa: BLE001, it is the user's code
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BudgetError(f"the score {name!r} failed on the prompt {_short(prompt)}: {what}") from error
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        number = float(value.item() if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BudgetError(
+            f"the score {name!r} must return a number, but for the prompt {_short(prompt)} it returned "
+            f"{type(value).__name__}: {_short(value)}"
+        ) from error
+    if not math.isfinite(number):
+        raise BudgetError(
+            f"the score {name!r} must return a finite number, but for the prompt {_short(prompt)} it returned {number}"
+        )
+    return number
+
+
+def _short(value: object) -> str:
+    return one_line(repr(value), 120)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

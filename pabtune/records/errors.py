@@ -1,8 +1,40 @@
-"""Errors in a user's input. Every message says what must hold, what came, and what to do."""
+"""Errors in a user's input. Every message says what must hold, what came, and what to do, in one line."""
+
+LONGEST = 480
+"""Most characters of a message: of a longer one, which quotes what came, the middle is left out."""
+
+TAIL = 180
+"""Characters of its end that stay: they say what to do."""
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """A text as one line of at most so many printable characters.
+
+    White space becomes a space, what cannot be printed its escape sequence. Of a longer text the middle is left out.
+    """
+    whole = str(text)
+    if len(whole) > 4 * longest:  # what is left out is not worth looking at
+        whole = f"{whole[: 2 * longest]} … {whole[-2 * longest :]}"
+    line = "".join(each if each.isprintable() else _escaped(each) for each in " ".join(whole.split()))
+    tail = min(TAIL, longest // 2)
+    return line if len(line) <= longest else f"{line[: longest - tail - 3]} … {line[-tail:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says first, or its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class PabtuneError(Exception):
-    """Bad usage or bad input. The command line prints the message and exits with code 2."""
+    """Bad usage or bad input. The command line prints the message, which is one line, and exits with code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class PabtuneWarning(UserWarning):

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -11,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
-from pabtune.records.errors import FileError, PabtuneError
+from pabtune.records.errors import FileError, PabtuneError, first_line
+
+MOST_BYTES = 16 * 2**20
+"""No file of JSON or of prompts is larger; those of profiles are well below 1 MiB."""
+
+MOST_LEVELS = 64
+"""Deepest nesting of JSON: far more than any of our files has, far less than what exhausts the stack."""
 
 Upgrade = Callable[[Mapping[str, Any], str], dict[str, Any]]
 """Turns a document, whose file is named in messages, into one of the current schema."""
@@ -31,19 +38,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         FileError: the folder does not exist and cannot be made, or cannot be written to.
     """
+    _check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix[:20])
         os.close(handle)
-    except OSError as error:
-        raise FileError(f"{path}: cannot write here: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
     partial = Path(name)
     try:
         write(partial)
         partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:
-        raise FileError(f"{path}: cannot write here: {error.strerror}") from error
+        raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -52,16 +60,34 @@ def check_writable(path: Path) -> None:
     """Refuses early, before long work, what `write_atomically` would refuse at its end.
 
     Raises:
-        FileError: `path` is a folder, or its folder cannot be written to.
+        FileError: `path` is a folder or a device, its name is too long, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise FileError(f"{path}: is a folder; name a file")
+    _check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    except OSError as error:
-        raise FileError(f"{path}: cannot write here: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses what is there and no file, and names that no file can have."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
+    if stat.S_ISDIR(mode):
+        raise FileError(f"{path}: is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{path}: is a device, which a file would take the place of; name a file")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """What the system says, without the name of the file."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -73,6 +99,43 @@ def save_json(path: Path, document: Mapping[str, Any]) -> None:
     """
     text = json.dumps(document, sort_keys=True, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_text(path: Path, error: type[PabtuneError]) -> str:
+    """The text of a file, in UTF-8, with or without a byte order mark.
+
+    Raises:
+        PabtuneError: (as `error`) the file is missing, larger than `MOST_BYTES`, or no text.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot read: {_reason(problem)}") from problem
+    if len(content) > MOST_BYTES:
+        raise error(f"{path}: cannot read: larger than {MOST_BYTES // 2**20} MiB, which no file of pabtune is")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not a text file in UTF-8") from problem
+
+
+def parse_json(text: str, source: str, error: type[PabtuneError]) -> Any:
+    """A value of strict JSON: numbers are finite, integers have 64 bits, text is Unicode, nesting is not deep.
+
+    Raises:
+        PabtuneError: (as `error`) the text is none; `source` names it in the message.
+    """
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite)
+    except RecursionError as problem:
+        raise error(f"{source}: broken JSON: nested more than {MOST_LEVELS} deep") from problem
+    except json.JSONDecodeError as problem:
+        raise error(f"{source}: broken JSON in line {problem.lineno}: {problem.msg}") from problem
+    except ValueError as problem:
+        raise error(f"{source}: broken JSON: {problem}") from problem
+    _check_plain(document, source, error)
+    return document
 
 
 def load_json(path: Path, schema: str, error: type[PabtuneError], upgrade: Upgrade | None = None) -> dict[str, Any]:
@@ -88,29 +151,28 @@ def load_json(path: Path, schema: str, error: type[PabtuneError], upgrade: Upgra
         PabtuneError: (as `error`) the file is missing, is no JSON, is of another or a newer schema, or breaks its schema;
             the message names the file, the key, what was expected, and what came.
     """
+    document = parse_json(read_text(path, error), str(path), error)
+    return check_document(document, str(path), schema, error, upgrade)
 
-    def refuse_constant(name: str) -> None:
-        raise ValueError(f"{name} is not allowed in strict JSON")
 
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-    except OSError as problem:
-        raise error(f"{path}: cannot read: {problem.strerror}") from problem
-    except UnicodeDecodeError as problem:
-        raise error(f"{path}: not a text file, so no JSON") from problem
-    except json.JSONDecodeError as problem:
-        raise error(f"{path}: broken JSON in line {problem.lineno}: {problem.msg}") from problem
-    except ValueError as problem:
-        raise error(f"{path}: broken JSON: {problem}") from problem
+def check_document(
+    document: Any, source: str, schema: str, error: type[PabtuneError], upgrade: Upgrade | None = None
+) -> dict[str, Any]:
+    """A document of one of our schemas, checked: an integer that is written 1.0 is 1 in what is returned.
+
+    Args:
+        document: as JSON has it: of dictionaries, lists, text, numbers, booleans and None.
+        source: names it in messages.
+        schema: as for `load_json`.
+        error: as for `load_json`.
+        upgrade: as for `load_json`.
+
+    Raises:
+        PabtuneError: as `load_json`.
+    """
+    _check_plain(document, source, error)
     if upgrade is not None and isinstance(document, dict):
-        document = upgrade(document, str(path))
-    check_document(document, str(path), schema, error)
-    checked: dict[str, Any] = document
-    return checked
-
-
-def check_document(document: Any, source: str, schema: str, error: type[PabtuneError]) -> None:
-    """Checks a document against one of our schemas; `source` names it in messages. Raises as `load_json` does."""
+        document = upgrade(document, source)
     actual = document.get("schema") if isinstance(document, dict) else None
     if actual != schema:
         family, version = schema.split("/")
@@ -118,11 +180,86 @@ def check_document(document: Any, source: str, schema: str, error: type[PabtuneE
             hint = f"made by another version of pabtune; this one reads version {version}: install a matching pabtune"
         else:
             hint = f"this is not a {family} file"
-        raise error(f"{source}: key `schema` must be {schema!r}, but is {actual!r}: {hint}")
-    problem = best_match(validator(schema).iter_errors(document))
+        raise error(f"{source}: key `schema` must be {schema!r}, but is {_beginning(repr(actual))}: {hint}")
+    rules = validator(schema)
+    problem = next(rules.iter_errors(document), None)
     if problem is not None:
         key = problem.json_path.removeprefix("$").removeprefix(".") or "the document"
-        raise error(f"{source}: {key}: {problem.message}")
+        instance = repr(problem.instance)
+        raise error(f"{source}: {_beginning(key)}: {problem.message.replace(instance, _beginning(instance))}")
+    try:
+        checked: dict[str, Any] = _with_integers(document, rules.schema, rules.schema)
+    except ValueError as large:
+        raise error(f"{source}: {large}") from large
+    return checked
+
+
+def _with_integers(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """The value with 1.0 as 1 wherever its schema says integer: to JSON Schema these are the same.
+
+    Raises:
+        ValueError: such a number has more than 64 bits.
+    """
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    if schema.get("type") == "integer":
+        return _in_64_bits(int(value))
+    if isinstance(value, dict):
+        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+        others = others if isinstance(others, dict) else {}
+        return {key: _with_integers(each, properties.get(key, others), root) for key, each in value.items()}
+    if isinstance(value, list) and "items" in schema:
+        return [_with_integers(each, schema["items"], root) for each in value]
+    return value
+
+
+def _check_plain(document: Any, source: str, error: type[PabtuneError]) -> None:
+    """Checks that a document is nothing but JSON, can be written as UTF-8, and is not deep: deep ones exhaust the stack."""
+    level, levels = [document], 0
+    while level:
+        levels += 1
+        if levels > MOST_LEVELS:
+            raise error(f"{source}: broken JSON: nested more than {MOST_LEVELS} deep")
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    try:
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError as problem:
+        wrong = problem.object[problem.start].encode("unicode_escape").decode()
+        raise error(f"{source}: broken JSON: {wrong} alone is no character") from problem
+    except (TypeError, ValueError) as problem:
+        raise error(f"{source}: not strict JSON: {problem}") from problem
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not allowed in strict JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20:  # longer ones take long to read, and Python refuses the longest
+        raise ValueError(f"the number {_beginning(digits, 24)} has more than 64 bits")
+    return _in_64_bits(int(digits))
+
+
+def _in_64_bits(number: int) -> int:
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"the number {_beginning(str(number), 24)} has more than 64 bits")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {_beginning(text, 24)} is too large")
+    return number
+
+
+def _beginning(text: str, longest: int = 80) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 @cache

@@ -1,9 +1,10 @@
 """Single files of repositories on the Hugging Face hub: fetching and uploading."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from pabtune.records.errors import PabtuneError
+from pabtune.records.errors import PabtuneError, first_line
 
 
 def fetch_file(place: str | Path, name: str, error: type[PabtuneError], **download: Any) -> Path:
@@ -18,7 +19,7 @@ def fetch_file(place: str | Path, name: str, error: type[PabtuneError], **downlo
     Raises:
         PabtuneError: (as `error`) there is no such folder or repository, or it has no such file.
     """
-    if Path(place).is_dir():
+    if os.path.isdir(place):
         return Path(place) / name
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -26,7 +27,7 @@ def fetch_file(place: str | Path, name: str, error: type[PabtuneError], **downlo
     try:
         return Path(hf_hub_download(str(place), name, **download))
     except (OSError, HfHubHTTPError, HFValidationError) as problem:
-        raise error(f"no {name} in {str(place)!r}: {str(problem).splitlines()[0]}") from problem
+        raise error(f"no {name} in {str(place)!r}: {first_line(problem)}") from problem
 
 
 def upload_file(repo_id: str, name: str, content: bytes, **options: Any) -> None:

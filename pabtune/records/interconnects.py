@@ -1,5 +1,6 @@
 """Interconnects between GPUs: published kinds by name, measured ones as files."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from pabtune.records.files import load_json, save_json
 
 SCHEMA = "pabtune.link/1"
 """The file's keys are those of its first version: `seconds` is the latency."""
+
+LONGEST_S, MOST_BYTES_PER_SECOND = 3600.0, 1e30
+"""Beyond these a measurement went wrong; predicted times stay numbers within them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class Interconnect:
         provenance: of a measured one: device, processes, versions, what was measured.
 
     Raises:
-        ParallelError: the latency is negative, or the bandwidth is not positive.
+        ParallelError: the latency is not of 0 s to an hour, or the bandwidth is not of 1 to 1e30 bytes per second.
     """
 
     name: str
@@ -32,10 +36,11 @@ class Interconnect:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.latency_s < 0 or self.bytes_per_second <= 0:
+        if not (0 <= self.latency_s <= LONGEST_S and 1 <= self.bytes_per_second <= MOST_BYTES_PER_SECOND):
             raise ParallelError(
-                f"interconnect {self.name!r}: the latency must be 0 s or more and the bandwidth positive, but they are "
-                f"{self.latency_s} s and {self.bytes_per_second} bytes per second"
+                f"interconnect {self.name!r}: the latency must be 0 to {LONGEST_S:g} s, and the bandwidth 1 to "
+                f"{MOST_BYTES_PER_SECOND:g} bytes per second, but they are {self.latency_s} s and {self.bytes_per_second} "
+                "bytes per second"
             )
 
     def seconds(self, messages: int, sent_bytes: float) -> float:
@@ -93,7 +98,7 @@ def find_interconnect(name_or_path: str) -> Interconnect:
     """
     if name_or_path in INTERCONNECTS:
         return INTERCONNECTS[name_or_path]
-    if not Path(name_or_path).exists():
+    if not os.path.exists(name_or_path):  # says no to names that no file can have
         raise ParallelError(
             f"{name_or_path!r} is neither a link file nor a kind of link; kinds: {', '.join(INTERCONNECTS)}"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.files import digest, load_json, save_json
+from pabtune.records.files import check_document, digest, load_json, save_json
 from pabtune.records.hub import fetch_file, upload_file
 from pabtune.records.rules import Rule, check_rule
 from pabtune.records.upgrades import upgrade
@@ -19,6 +19,9 @@ Store = Literal["exact", "int8", "host"]
 """How outputs are kept for later steps: on the device as they are, there in 8 bits, or in the host's memory."""
 
 STORES: tuple[Store, ...] = get_args(Store)
+
+LARGEST_LEVEL = 1e3
+"""No scheduler's noise levels come near it; theirs are about 0..1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class Policy:
         for rules in (self.rules, *self.variants.values()):
             for rule in rules:
                 check_rule(f"{source}: the rule for {rule.kind}", rule)
+                _check_reach(f"{source}: the rule for {rule.kind}", rule, self.made_for)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -111,12 +115,19 @@ class Policy:
         Raises:
             PolicyError: the file is missing, broken, of another schema, or holds an unknown key or a wrong value.
         """
-        document = load_json(Path(path), SCHEMA, PolicyError, upgrade)
-        return cls.from_document(document)
+        return cls._of(load_json(Path(path), SCHEMA, PolicyError, upgrade))
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """The policy of a checked document."""
+        """The policy of a JSON document.
+
+        Raises:
+            PolicyError: the document is of another schema, or holds an unknown key or a wrong value.
+        """
+        return cls._of(check_document(document, "policy", SCHEMA, PolicyError, upgrade))
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any]) -> Self:
         return cls(
             name=document["name"],
             rules=tuple(Rule.from_document(rule) for rule in document.get("rules", ())),
@@ -227,6 +238,23 @@ def _check_made_for(source: str, made_for: MadeFor) -> None:
         raise PolicyError(f"{source}: the number of steps must be a whole number from 1 on, but is {made_for.steps!r}")
     if made_for.sigmas is not None and not made_for.sigmas:
         raise PolicyError(f"{source}: the list of noise levels is empty; leave it out where they are unknown")
+    if made_for.sigmas and made_for.steps not in (None, len(made_for.sigmas)):
+        raise PolicyError(
+            f"{source}: {made_for.steps} steps need as many noise levels, but it has {len(made_for.sigmas)}"
+        )
+    if not all(abs(level) <= LARGEST_LEVEL for level in made_for.sigmas or ()):
+        raise PolicyError(f"{source}: noise levels lie in 0..1, but the largest is {max(map(abs, made_for.sigmas or ()))}")
+
+
+def _check_reach(source: str, rule: Rule, made_for: MadeFor) -> None:
+    """Checks that a rule speaks of steps of the schedule that it was made for."""
+    steps = made_for.steps or len(made_for.sigmas or ())
+    stop = rule.window[1] if rule.window is not None else rule.compute[-1] + 1 if rule.compute is not None else 0
+    if steps and stop > steps:
+        raise PolicyError(
+            f"{source}: it goes to step {stop}, but the policy was made for {steps} steps; a window is half-open "
+            "[start, stop) with stop <= steps"
+        )
 
 
 def _is_whole(value: Any) -> bool:

@@ -11,6 +11,7 @@ where nothing can be compared: a site was not called, or its output had another 
 - `step_seconds` (n,): time in the entire transformer, summed over the branches, per prompt.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -22,13 +23,19 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pabtune.records.errors import ProfileError
-from pabtune.records.files import digest, load_json, save_json, write_atomically
+from pabtune.records.errors import ProfileError, first_line
+from pabtune.records.files import check_document, digest, load_json, save_json, write_atomically
 from pabtune.records.policies import MadeFor, Store
 from pabtune.records.sites import Site
 from pabtune.records.upgrades import upgrade
 
 SCHEMA = "pabtune.profile/2"
+
+LARGEST_DIFFERENCE = 1e30
+"""Of outputs that are numbers: squares of 1e15."""
+
+SHORTEST_S, LONGEST_S = 1e-9, 1e9
+"""Times beyond these were not measured by a clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
-        _check_seconds(self)
+        _check_values(self)
 
     @property
     def steps(self) -> int:
@@ -123,21 +130,36 @@ class Profile:
         """
         path = Path(path)
         document = load_json(path, SCHEMA, ProfileError, upgrade)
-        beside = path.parent / document["arrays"]["file"]
+        name = document["arrays"]["file"]
+        beside = path.parent / name
+        if os.path.basename(name) != name:
+            raise ProfileError(f"{path}: arrays.file: must name a file beside it, but is {name!r}")
         try:
             arrays = load_file(beside)
-        except (OSError, SafetensorError) as error:
-            raise ProfileError(f"{beside}: cannot read the arrays of {path}: {error}") from error
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ProfileError(f"{beside}: cannot read the arrays of {path}: {first_line(error)}") from error
         if _checksum(arrays) != document["arrays"]["checksum"]:
             raise ProfileError(f"{beside}: does not belong to {path} (other checksum); profile again")
-        sites = tuple(Site.from_document(site) for site in document["sites"])
+        return cls._of(document, arrays)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
+        """The profile of a JSON document and its arrays.
+
+        Raises:
+            ProfileError: the document is of another schema, or holds an unknown key or a wrong value.
+        """
+        return cls._of(check_document(document, "profile", SCHEMA, ProfileError, upgrade), arrays)
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
         plain = ("name", "model", "prompts", "total_flops", "sketch", "overhead", "provenance")
         lists = ("branches", "contents", "seeds", "site_flops", "site_bytes", "site_int8_bytes")
         values: dict[str, Any] = {key: document[key] for key in plain} | {key: tuple(document[key]) for key in lists}
         call = document["call"]
         return cls(
             made_for=MadeFor.from_document(document["made_for"]),
-            sites=sites,
+            sites=tuple(Site.from_document(site) for site in document["sites"]),
             arrays=arrays,
             call=Call(per_step=call["per_step"], samples=call["samples"], shape=tuple(call["shape"])),
             **values,
@@ -184,6 +206,11 @@ def _check_sizes(profile: Profile) -> None:
     shapes = {name: array.shape for name, array in profile.arrays.items()}
     if shapes != expected:
         raise ProfileError(f"{source}: arrays must have the shapes {expected}, but have {shapes}")
+    for name, array in profile.arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ProfileError(f"{source}: `{name}` must hold floating point numbers, but holds {array.dtype}")
+    if len({site.name for site in profile.sites}) != s:
+        raise ProfileError(f"{source}: each of `sites` must be named once")
     for name in ("site_flops", "site_bytes", "site_int8_bytes"):
         if len(getattr(profile, name)) != s:
             raise ProfileError(f"{source}: `{name}` must have one entry for each of {s} sites")
@@ -195,13 +222,16 @@ def _check_sizes(profile: Profile) -> None:
         raise ProfileError(f"{source}: a step must take some FLOPs, but `total_flops` is {profile.total_flops}")
 
 
-def _check_seconds(profile: Profile) -> None:
-    """Checks that times are times: predictions divide by them."""
-    seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
-    if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
-        raise ProfileError(f"profile {profile.name!r}: `seconds` must be finite and not negative; profile again")
-    if not (np.isfinite(step_seconds).all() and (step_seconds > 0).all()):
-        raise ProfileError(f"profile {profile.name!r}: each of `step_seconds` must be over 0; profile again")
+def _check_values(profile: Profile) -> None:
+    """Checks that differences are none below 0, and that times are times: predictions divide by them."""
+    source, arrays = f"profile {profile.name!r}", profile.arrays
+    for name in ("mse", "change", "distance"):
+        if not (np.isnan(arrays[name]) | (0 <= arrays[name]) & (arrays[name] <= LARGEST_DIFFERENCE)).all():
+            raise ProfileError(f"{source}: `{name}` must be from 0 to {LARGEST_DIFFERENCE:g}, or NaN; profile again")
+    if not ((0 <= arrays["seconds"]) & (arrays["seconds"] <= LONGEST_S)).all():
+        raise ProfileError(f"{source}: `seconds` must be finite and not negative; profile again")
+    if not ((SHORTEST_S <= arrays["step_seconds"]) & (arrays["step_seconds"] <= LONGEST_S)).all():
+        raise ProfileError(f"{source}: each of `step_seconds` must be over 0 and finite; profile again")
 
 
 def _checksum(arrays: Mapping[str, NDArray[np.float32]]) -> str:

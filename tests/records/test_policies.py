@@ -19,7 +19,12 @@ FULL = Policy(
         Rule(kind="temporal", compute=(0, 1, 5)),
     ),
     variants={"still": (Rule(kind="spatial", range=4, window=(2, 28)),)},
-    made_for=MadeFor(model="STDiT3Transformer3DModel", steps=3, sigmas=(1.0, 0.5, 0.25), settings={"size": "8x24x24"}),
+    made_for=MadeFor(
+        model="STDiT3Transformer3DModel",
+        steps=30,
+        sigmas=tuple(round(1 - step / 30, 6) for step in range(30)),
+        settings={"size": "8x24x24"},
+    ),
     evidence={"verdict": "accept"},
     provenance={"trial": 4},
 )

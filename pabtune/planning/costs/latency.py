@@ -18,6 +18,9 @@ from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.sites import Site
 
+LOWEST_RATE, HIGHEST_RATE = 1.0, 1e30
+"""FLOPs per second: no device is slower or faster; predicted times stay numbers within them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
@@ -35,8 +38,11 @@ class Rates:
 
     def __post_init__(self) -> None:
         for rate in (self.overall, self.rest, *self.kinds.values()):
-            if rate <= 0:
-                raise PolicyError(f"a device must compute more than 0 FLOPs per second, not {rate}")
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise PolicyError(
+                    f"a device must compute more than 0 FLOPs per second, not {rate}; {LOWEST_RATE:g} to {HIGHEST_RATE:g} "
+                    "are taken"
+                )
 
     @classmethod
     def even(cls, rate: float) -> Self:

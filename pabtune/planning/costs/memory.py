@@ -52,7 +52,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         PolicyError: the text is not an amount of memory.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].upper() not in BYTES_PER_UNIT:
         raise PolicyError(f"{text!r} is not an amount of memory; write for example 8GiB or 500MB")
     return int(float(match[1]) * BYTES_PER_UNIT[match[2].upper()])
