@@ -144,3 +144,31 @@ def test_a_site_that_its_transformer_does_not_call_neither_computes_nor_broadcas
     runs = mask.where_called(np.array([[True, True, True], [True, False, True]]))
     assert runs.broadcasts.tolist() == [[False, True, True], [False, False, True]]
     assert runs.computes.tolist() == [[True, False, False], [True, False, False]]
+
+
+def test_a_window_is_carried_to_as_many_steps_of_other_noise_levels() -> None:
+    """Fault 27: levels that differ by 0.06 are another schedule, also where the number of steps is the same."""
+    sigmas = np.linspace(1, 0.1, 10)
+    made_for = MadeFor(steps=10, sigmas=tuple(sigmas.tolist()))
+    rule = Rule(kind="spatial", range=99, window=(2, 8))
+    assert row(rule, NoiseSchedule(steps=10, sigmas=tuple((sigmas + 1e-5).tolist())), made_for) == "ccbbbbbbcc"
+    assert row(rule, NoiseSchedule(steps=10, sigmas=tuple((sigmas - 0.06).tolist())), made_for) == "cbbbbbbccc"
+
+
+def test_ends_that_compute_keep_a_step_at_least_on_a_shorter_schedule() -> None:
+    rule = Rule(kind="spatial", range=99, first=1, last=1)
+    assert row(rule, NoiseSchedule(steps=5), MadeFor(steps=50)) == "cbbbc"
+
+
+def test_a_rule_is_for_the_sites_of_its_transformer() -> None:
+    sites = tuple(Site(transformer=name, path="blocks.0", kind="full", layer=0) for name in ("first", "second"))
+    policy = Policy(name="p", rules=(Rule(kind="full", range=9, window=(1, 3), transformer="second"),))
+    assert resolve(policy, sites, NoiseSchedule(steps=3)).compute.tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_rules_are_those_of_the_content_class() -> None:
+    general, own = (Rule(kind="mlp", range=range_, window=(1, 5)) for range_ in (2, 9))
+    policy = Policy(name="p", rules=(general,), variants={"still": (own,)})
+    for content, broadcast in ((None, 2), ("still", 4)):
+        mask = resolve(policy, SITES, NoiseSchedule(steps=5), content)
+        assert mask.calls(computed=False)["mlp"] == 3 * broadcast

@@ -18,6 +18,8 @@ def curve(*parts: tuple[int, float]) -> np.ndarray:
         (curve((4, 10), (25, 1)), "left", 5, 30),
         (curve((24, 1), (5, 9)), "right", 1, 25),
         (curve((29, 3)), "flat", 1, 30),
+        (curve((4, 2.1), (20, 1), (5, 1.9)), "left", 5, 30),  # twice the floor is the limit
+        (curve((6, 1), (3, 9), (20, 1)), "left", 10, 30),  # the longest of two stable runs
         (np.tile([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], 5), "noisy", None, None),
         (np.array([0.0, 1.0, 1.0]), "noisy", None, None),
         (np.array([0.0]), "noisy", None, None),

@@ -34,6 +34,8 @@ def test_a_profile_becomes_curves_heat_maps_and_videos(tmp_path) -> None:
         "sample/still",
     }
     assert images <= set(events.Tags()["images"])
+    (caption,) = events.Tensors("sample/still/text_summary")
+    assert caption.tensor_proto.string_val == [b"a prompt"]
     for row, kind in enumerate(("spatial", "mlp")):
         for measure in ("change", "mse"):
             scalars = events.Scalars(f"{measure}/still/{kind}")

@@ -22,6 +22,11 @@ def test_files_hold_the_frames(tmp_path: Path, suffix: str) -> None:
     assert abs(frames[0, 40, 40].astype(int) - (250, 20, 20)).max() < 25
     assert frames[0, 150, 40].max() < 25
     assert len(list(tmp_path.iterdir())) == 1
+    if suffix == ".mp4":
+        assert iio.immeta(tmp_path / "v.mp4", plugin="FFMPEG")["fps"] == 8
+    else:
+        with Image.open(tmp_path / "v.gif") as picture:
+            assert picture.info["duration"] == 120  # a GIF counts hundredths of a second
 
 
 def test_small_videos_are_enlarged_by_whole_factors() -> None:

@@ -10,7 +10,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
-from pabtune.tuning.candidates import TrialRunner
+from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.references import References
 from pabtune.tuning.space import Space
@@ -132,3 +132,35 @@ def test_a_candidate_is_feasible_if_the_bound_of_its_drop_is_within_the_budget(p
         assert outcome.predicted_time == runner(1e6).predicted_time(policy) < 1
     given_up = runner(5.0).try_out(policy, time_to_beat=0.0).measured
     assert given_up.over_budget == pytest.approx(given_up.drop - 5.0)
+
+
+UNCHANGED: set[bytes] = set()
+"""Videos that were drawn without a policy."""
+
+
+def swinging(video, prompt: str) -> float:
+    """A score that loses 10 points of an odd prompt and gains 8 of an even one."""
+    lost = 10.0 if int(prompt.split()[-1]) % 2 else -8.0
+    return 90.0 if video.tobytes() in UNCHANGED else 90.0 - lost
+
+
+@pytest.mark.parametrize(
+    ("numbers", "prompts", "status"), [((1, 3, 5, 7), 2, "stopped early"), (range(4), 4, "complete")]
+)
+def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
+    profile, tmp_path, numbers, prompts, status
+) -> None:
+    """Fault 27: after the second of four prompts; where one lost and the other gained, the mean over the budget is no proof."""
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=1)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    several = [Prompt(prompt=f"{PROMPT} {number}", content="slow", seed=number) for number in numbers]
+    UNCHANGED.update(references.videos([prompt])[0].tobytes() for prompt in several)
+    budget = Budget(score="tests.tuning.test_candidates:swinging", largest_drop=0.5)
+    runner = TrialRunner(pipeline, profile, Space(profile), several, budget, settings, references)
+    outcome = runner.try_out(Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),)))
+    assert (outcome.measured.prompts, outcome.status) == (prompts, status)
+    assert outcome.measured.drop > budget.largest_drop
+
+
+def test_every_rung_sees_all_content_classes() -> None:
+    assert [batch[0].content for batch in interleaved(PROMPTS, 2)] == ["slow", "still", "slow", "still"]

@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import Budget
+from pabtune.quality.budget import Budget, drop_statistics
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
@@ -142,3 +143,19 @@ def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
     assert (confirmation.best, confirmation.verdict) == (None, "reject")
     assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246", "steps:2"]
     assert confirm(pipeline, profile, [], PROMPTS, UNSEEN, config(tmp_path), "study").verdict is None
+
+
+def test_the_evidence_of_a_policy_is_what_was_measured_of_it(profile, pipeline, tmp_path) -> None:
+    """Fault 27: gains and costs in the file are those of the evaluation."""
+    request = config(tmp_path, floor=None, budget=Budget(score="tests.tuning.test_candidates:scored", largest_drop=1e6))
+    confirmation = confirm(pipeline, profile, [named("fast", RECKLESS, 0.3, 0.0)], PROMPTS, UNSEEN, request, "study")
+    evidence, measured = confirmation.best.evidence, confirmation.evaluations[0]
+    drops = drop_statistics(measured.drops)
+    assert abs(drops.mean) > 1
+    assert evidence["score_drop"]["mean"] == pytest.approx(drops.mean, abs=1e-4)
+    assert evidence["score_drop"]["ci95"] == pytest.approx(drops.ci95, abs=1e-4)
+    assert evidence["speedup"]["measured"] == pytest.approx(measured.baseline_latency_s / measured.latency_s, abs=1e-4)
+    assert evidence["fidelity"]["psnr_db"] == pytest.approx(np.mean(measured.psnr_db), abs=1e-4)
+    assert evidence["fidelity"]["ssim"] == pytest.approx(np.mean(measured.ssim), abs=1e-4)
+    assert evidence["compute_fraction"] == pytest.approx(measured.compute_fraction, abs=1e-4)
+    assert (evidence["budget"], evidence["verdict"]) == (str(request.budget), confirmation.verdict)

@@ -1,12 +1,17 @@
+import time
+
 import pytest
 
+import pabtune
 from pabtune.catalog import CATALOG, ModelCard
 from pabtune.catalog.card import sites_in
 from pabtune.planning.presets import PRESETS
+from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.records.errors import BudgetError, PolicyError, PromptError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.tuning.evaluate import evaluate
+from pabtune.tuning.generation import Settings, generate
 from tests.conftest import PROMPTS, STEPS, pyramid
 
 
@@ -67,3 +72,41 @@ def test_policies_with_blocks_are_evaluated(pipeline) -> None:
     found = evaluate(pipeline, [blocks], PROMPTS[:2], STEPS, batch_size=2)[0]
     assert set(found.broadcast_calls) == {"block"}
     assert 0.4 < found.compute_fraction < 0.65  # every second step, and what is outside of blocks
+
+
+def brightness(video, prompt: str) -> float:
+    """A score that sees the least change."""
+    return 1000 * float(video.mean())
+
+
+def test_figures_are_those_of_the_videos_of_each_prompt(pipeline) -> None:
+    """Fault 27: fidelity and scores once more by hand, from the videos that were given out; memory from a run."""
+    videos: dict[str, list] = {}
+    told: list[tuple[int, int]] = []
+    (found,) = evaluate(
+        pipeline, [pyramid()], PROMPTS, STEPS, batch_size=2, score="tests.tuning.test_evaluate:brightness",
+        on_videos=lambda name, batch, made: videos.setdefault(name, []).extend(made),
+        progress=lambda *done: told.append(done),
+    )  # fmt: skip
+    plain, fast = videos["reference"], videos["pyramid"]
+    assert found.psnr_db == tuple(map(psnr_db, fast, plain))
+    assert found.ssim == tuple(map(ssim, fast, plain))
+    assert found.baseline_scores == tuple(brightness(video, "") for video in plain)
+    assert found.scores == tuple(brightness(video, "") for video in fast)
+    assert min(map(abs, found.drops)) > 0
+    assert told == [(2, 6), (4, 6), (6, 6)]
+    with pabtune.broadcast(pipeline, pyramid()) as run:
+        generate(pipeline, PROMPTS[::3], Settings(steps=STEPS))
+    assert found.most_stored_bytes == run.summary()["most_stored_bytes"] > 0
+
+
+def test_times_are_those_without_and_with_the_policy(pipeline) -> None:
+    """Every computed MLP waits for 10 ms: 32 of them without the policy, 4 with it."""
+    for blocks in (pipeline.transformer.spatial_blocks, pipeline.transformer.temporal_blocks):
+        for block in blocks:
+            block.mlp.fc1.register_forward_hook(lambda *_: time.sleep(0.01))
+    policy = Policy(name="mlp", rules=(Rule(kind="mlp", range=99, window=(1, STEPS)),))
+    (found,) = evaluate(pipeline, [policy], PROMPTS[:1], STEPS, score="none")
+    assert found.baseline_latency_s >= 0.32
+    assert found.baseline_latency_s - found.latency_s > 0.1
+    assert found.speedup == found.baseline_latency_s / found.latency_s

@@ -1,3 +1,4 @@
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -71,3 +72,17 @@ def test_requests_that_make_no_sense_are_refused(pipeline) -> None:
         pabtune.profile(pipeline, PROMPTS, 1)
     with pytest.raises(ProfileError, match="at least one prompt"):
         pabtune.profile(pipeline, [], STEPS)
+
+
+def test_times_and_sizes_are_those_of_one_prompt(pipeline) -> None:
+    """Fault 27: of a batch of two, half; one site waits for 20 ms in every call, however many prompts it is for."""
+    site = Target.of(pipeline).sites[0]
+    pipeline.transformer.get_submodule(site.path).proj.register_forward_hook(lambda *_: time.sleep(0.02))
+    same = [PROMPTS[0], PROMPTS[3]]
+    alone, pair = (pabtune.profile(pipeline, same, 4, batch_size=size) for size in (1, 2))
+    for name in ("site_bytes", "site_int8_bytes", "call", "seeds", "prompts"):
+        assert getattr(alone, name) == getattr(pair, name)
+    assert 0.02 <= np.median(alone.arrays["seconds"][0])
+    assert 0.01 <= np.median(pair.arrays["seconds"][0]) < 0.019
+    assert (pair.arrays["step_seconds"] >= 0.01).all()
+    assert pair.arrays["step_seconds"].sum() < alone.arrays["step_seconds"].sum()

@@ -5,15 +5,16 @@ import pytest
 import torch
 
 import pabtune
+from pabtune.planning.surrogate import best_schedule
 from pabtune.records.errors import ModelError
 from pabtune.records.prompts import Prompt
-from pabtune.records.schedules import load_schedules, save_schedules
+from pabtune.records.schedules import Schedule, load_schedules, save_schedules
 from pabtune.runtime.targets import Target
 from pabtune.tuning.fitting import fit_factors
 from pabtune.tuning.front import judge_front
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.schedules import find_schedules, fit, measure_gains
-from pabtune.tuning.trajectories import record_trajectories
+from pabtune.tuning.schedules import FIRSTS, find_schedules, fit, measure_gains
+from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from tests.conftest import PROMPT, PROMPTS, STEPS, make_pipeline
 
 SETTINGS = Settings(steps=STEPS, batch_size=2)
@@ -126,3 +127,38 @@ def test_schedules_are_found_saved_and_judged_beside_fewer_steps(tmp_path) -> No
         assert point.policy.evidence["fidelity"]["worst_psnr_db"] <= point.policy.evidence["fidelity"]["psnr_db"]
     ours, theirs = np.mean(points[0].evaluation.psnr_db), np.mean(points[0].fewer_steps.psnr_db)
     assert points[0].is_useful == bool(ours > theirs and ours > np.mean(points[1].evaluation.psnr_db))
+
+
+def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_useful(tmp_path) -> None:
+    """Fault 27: of two alike the one behind is not useful; one whose factors are wrong is not, whatever it computes."""
+    from pabtune.quality.budget import Budget
+    from pabtune.tuning.request import SearchConfig
+
+    pipeline, settings = make_pipeline(), Settings(steps=12, batch_size=2)
+    (good,) = find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.75,))
+    wrong = Schedule(
+        computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0
+    )  # fmt: skip
+    config = SearchConfig(
+        budget=Budget.parse("shapes>=-50"), trials=1, floor=None, storage="", folder=tmp_path, name="f", arguments={},
+        batch_size=2,
+    )  # fmt: skip
+    profile = pabtune.profile(pipeline, PROMPTS[:2], 12, name="twelve", batch_size=2)
+    points = judge_front(pipeline, profile, [good, good, wrong], PROMPTS[:2], config)
+    psnrs = [[np.mean(each.psnr_db) for each in (point.evaluation, point.fewer_steps)] for point in points]
+    assert psnrs[0][0] == psnrs[1][0] > psnrs[1][1]
+    assert psnrs[2][0] < psnrs[2][1]
+    assert [point.is_useful for point in points] == [False, True, False]
+
+
+def test_the_schedule_that_is_taken_is_the_closest_of_those_that_were_fitted() -> None:
+    """Fault 27: one for each number of first steps."""
+    pipeline, settings = make_pipeline(), Settings(steps=12, batch_size=2)
+    target = Target.of(pipeline)
+    (found,) = find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,))
+    run = record_trajectories(pipeline, target, PROMPTS[:2], settings)
+    surrogate = surrogate_of([run], [measure_gains(pipeline, run, settings)])
+    computed = {best_schedule(surrogate, 6, first) for first in FIRSTS if first < 5}
+    fitted = [fit(pipeline, target, [run], settings, each) for each in computed]
+    assert len(fitted) == 2
+    assert found.psnr_db + found.worst_psnr_db == max(each.psnr_db + each.worst_psnr_db for each in fitted)

@@ -166,3 +166,28 @@ def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_pa
     with pabtune.broadcast(accelerated, result.best, memory=memory) as run:
         draw(accelerated, num_inference_steps=profile.steps)
     assert run.summary()["most_stored_bytes"] <= memory
+
+
+def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile, tmp_path) -> None:
+    """Fault 27: nine trials on one prompt, the last of which is the sampler's own."""
+
+    def search(seed: int, prompt: Prompt = SEARCHED[0], trials: int = 9, **arguments):
+        request = config(tmp_path / str(seed), floor=None, seed=seed, trials=trials, arguments=arguments)
+        return search_policy(make_pipeline(), profile, [prompt], UNSEEN[:1], request)
+
+    first, other = search(0), search(1)
+    assert [result.candidates[-1].origin for result in (first, other)] == ["sampler"] * 2
+    assert first.candidates[-1].parameters != other.candidates[-1].parameters
+    studies = [search(0, SEARCHED[1], 1).study, search(0, SEARCHED[0], 1, guidance_scale=2.0).study]
+    assert len({first.study, *studies}) == 3
+
+
+def test_variants_keep_outputs_as_the_general_policy_does(profile, tmp_path) -> None:
+    """Fault 27: under a limit that only 8 bits hold; else the winners could not be one policy."""
+    space = Space(profile)
+    mask = resolve(space.policy(dict(space.first_trials())["profile at 0.01"], "p"), profile.sites, space.schedule())
+    memory = int(held_bytes(mask, profile.site_bytes).max() * 0.5)
+    request = config(tmp_path, trials=12, memory=memory, batch_size=1, floor=None)
+    result = search_variants(make_pipeline(), profile, SEARCHED[:2], UNSEEN[:2], request, ("slow",))
+    assert {each.policy.store for each in result.candidates} == {"exact", "int8"}
+    assert {each.policy.store for each in result.variants["slow"].candidates} == {result.best.store} == {"int8"}

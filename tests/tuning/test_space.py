@@ -108,3 +108,25 @@ def test_with_several_ways_of_keeping_outputs_each_is_tried_first(profile) -> No
         == "int8"
     )
     assert not any(each.name == "store" for each in Space(profile).parameters())
+
+
+def test_a_suggestion_goes_by_the_mean_distance_over_the_window(profile) -> None:
+    """Fault 27: every second step moves by 0.03, the others not at all: more than 0.01 in the mean."""
+    quiet = drifting(profile, 0.0)
+    distance = np.array(quiet.arrays["distance"])
+    for step in range(1, STEPS, 2):
+        distance[..., step, step - 1] = 0.03
+    uneven = replace(quiet, arrays={**quiet.arrays, "distance": distance})
+    assert dict(Space(uneven).first_trials())["profile at 0.01"]["mlp.range"] == 1
+
+
+@pytest.mark.parametrize(("first", "count", "layers"), [(0, 1, (0,)), (1, 1, (1,)), (1, 2, (1,)), (0, 2, None)])
+def test_a_run_of_layers_is_chosen(profile, first, count, layers) -> None:
+    space = Space(profile)
+    values = dict(space.first_trials())["preset pab246"] | {
+        "mlp.range": 2,
+        "mlp.first_layer": first,
+        "mlp.layers": count,
+    }
+    (rule,) = (rule for rule in space.policy(values, "p").rules if rule.kind == "mlp")
+    assert rule.layers == layers

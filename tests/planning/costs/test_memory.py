@@ -27,6 +27,12 @@ def test_a_transformer_holds_nothing_once_the_other_took_over() -> None:
     assert held_bytes(runs, (10, 1), "host").tolist() == [0, 10, 0, 1, 1]
 
 
+def test_a_store_on_the_host_leaves_the_largest_of_what_is_served_and_of_two_ahead_on_the_device() -> None:
+    sites = tuple(Site(path=str(layer), kind="full", layer=layer) for layer in range(5))
+    mask = ComputeMask(sites=sites, compute=np.array([[True, False, True]] * 5))
+    assert held_bytes(mask, (1, 2, 3, 4, 5), "host").tolist() == [0, 3 + 4 + 5, 0]
+
+
 def test_branches_called_in_turns_hold_less_than_both_at_once() -> None:
     """One site computes in step 0, broadcasts in 1: in step 0 both keep; the other begins in step 1 to keep for step 2."""
     mask = ComputeMask(sites=SITES, compute=np.array([[True, False, True], [True, True, False]]))
