@@ -243,7 +243,9 @@ def _check_made_for(source: str, made_for: MadeFor) -> None:
             f"{source}: {made_for.steps} steps need as many noise levels, but it has {len(made_for.sigmas)}"
         )
     if not all(abs(level) <= LARGEST_LEVEL for level in made_for.sigmas or ()):
-        raise PolicyError(f"{source}: noise levels lie in 0..1, but the largest is {max(map(abs, made_for.sigmas or ()))}")
+        raise PolicyError(
+            f"{source}: noise levels lie in 0..1, but the largest is {max(map(abs, made_for.sigmas or ()))}"
+        )
 
 
 def _check_reach(source: str, rule: Rule, made_for: MadeFor) -> None:

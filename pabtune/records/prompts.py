@@ -39,7 +39,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, SupportsIndex) or not 0 <= self.seed < SEEDS:
-            raise PromptError(f"`seed` must be a whole number of at least 0, with 63 bits at most, but is {self.seed!r}")
+            raise PromptError(
+                f"`seed` must be a whole number of at least 0, with 63 bits at most, but is {self.seed!r}"
+            )
         for name in ("prompt", "content"):
             if SURROGATE.search(getattr(self, name)):
                 raise PromptError(f"`{name}` must be text, but {getattr(self, name)!r} holds half a character")

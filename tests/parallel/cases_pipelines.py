@@ -19,7 +19,7 @@ from pabtune.parallel.splitting import split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout
 from pabtune.records.rules import Rule
-from pabtune.records.sites import UNITS
+from pabtune.records.sites import BLOCKS
 from tests.parallel.by_card import has_whole_branches, sequential_cases
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
 from tests.parallel.predict_heads import predict_inside, shapes_inside
@@ -111,12 +111,12 @@ WITH_BLOCKS = [
 
 
 def blocks(mesh: Mesh) -> list[dict]:
-    """Residuals of whole blocks and of stacks, the first block among them, where tokens are cut."""
+    """Residuals of whole blocks and of stacks, the first block among them, where tokens are cut; and whole calls."""
     rows = []
     for name in WITH_BLOCKS:
         how = {"axis": "tokens"} if name == "open-sora-1.2" else {}
         window = (1, CASES[name].call["num_inference_steps"])
-        for kind in UNITS:
+        for kind in (*BLOCKS, "transformer"):
             rules = (Rule(kind=kind, range=2, window=window, layers=(0,) if kind == "block" else None),)
             used = pabtune.Policy(name=kind, rules=rules)
             row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], **how)

@@ -179,16 +179,16 @@ def test_what_a_run_kept_is_freed_at_its_end_also_where_it_was_stopped(pipeline)
 
     def count_and_stop(pipe, step, timestep, arguments):
         if step == STEPS // 2:
-            gc.collect()
-            alive.append(sum(output() is not None for output in outputs))
+            kept.append(active.stored_bytes)
         return stop(pipe, step, timestep, arguments)
 
-    alive: list[int] = []
+    kept: list[int] = []
     with pabtune.broadcast(pipeline, pyramid()) as active:
         with pytest.raises(KeyboardInterrupt):
             draw(pipeline, callback_on_step_end=count_and_stop)
         gc.collect()
-        assert alive[0] > 0
+        assert kept[0] > 0
+        assert active.stored_bytes == 0
         assert not any(output() is not None for output in outputs)
         assert not active._broadcaster.ongoing
 

@@ -150,7 +150,7 @@ def swinging(video, prompt: str) -> float:
 def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
     profile, tmp_path, numbers, prompts, status
 ) -> None:
-    """Fault 27: after the second of four prompts; where one lost and the other gained, the mean over the budget is no proof."""
+    """Fault 27: after the second of four prompts; where one lost and one gained, a mean over the budget is no proof."""
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=1)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     several = [Prompt(prompt=f"{PROMPT} {number}", content="slow", seed=number) for number in numbers]
