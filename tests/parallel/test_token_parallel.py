@@ -2,7 +2,7 @@
 
 import pytest
 
-from pabtune.records.sites import UNITS
+from pabtune.records.sites import BLOCKS
 from tests.parallel.by_card import token_cases
 from tests.parallel.cases_pipelines import UNPREDICTED, WITH_BLOCKS
 from tests.parallel.conftest import check
@@ -31,7 +31,7 @@ def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -
         check_each(rows)
         assert all(row["broadcast"] for row in rows)
         assert {(row["name"], row["policy"]) for row in rows} == {
-            (name, kind) for name in WITH_BLOCKS for kind in UNITS
+            (name, kind) for name in WITH_BLOCKS for kind in (*BLOCKS, "transformer")
         }
 
 
