@@ -19,7 +19,9 @@ PROMPTS = 24
 @click.command()
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
-@options.prompts_option(f"Prompts to generate; default for `shapes`: {PROMPTS} captions.")
+@options.prompts_option(
+    f"Prompts to generate; default for `shapes`: {PROMPTS} captions that no search draws by itself."
+)
 @click.option(
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
@@ -41,7 +43,8 @@ def command(
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name, model) for name in names]
-    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed)
+    others = options.captions_of_searches() if prompt_file is None and model == "shapes" else ()
+    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed, without=others)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)

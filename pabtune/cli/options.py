@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -17,6 +17,10 @@ from pabtune.records.policies import STORES
 from pabtune.records.prompts import Prompt, load_prompts
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+SEARCHED, UNSEEN, UNSEEN_PER_CONTENT = 24, 72, 108
+"""Captions of the embedded model to search with, to confirm on, and to confirm a variant for each of its three content
+classes on (36 each, the fewest that anything is accepted on), where the user names no file."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 batch_option = click.option(
@@ -191,8 +195,15 @@ def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
     return click.option("--out", type=click.Path(path_type=Path), required=required, help=text)
 
 
-def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: int, seed: int = 0) -> list[Prompt]:
-    """Prompts from a file, or without one, sampled captions of the embedded model.
+def read_prompts(
+    model: str,
+    prompt_file: Path | None,
+    count: int,
+    sample_seed: int,
+    seed: int = 0,
+    without: Collection[str] = (),
+) -> list[Prompt]:
+    """Prompts from a file, or without one, sampled captions of the embedded model, those in `without` left out.
 
     Raises:
         PromptError: the file is broken, or missing for a model without captions of its own.
@@ -203,16 +214,20 @@ def read_prompts(model: str, prompt_file: Path | None, count: int, sample_seed: 
         raise PromptError(f"{model!r} needs prompts: --prompts FILE, one prompt per line or JSON lines")
     from pabtune.models.shapes.prompts import sample_prompts
 
-    sampled = sample_prompts(count, sample_seed)
+    sampled = sample_prompts(count, sample_seed, without)
     return [Prompt(prompt=each.prompt, content=each.content, seed=seed + i) for i, each in enumerate(sampled)]
 
 
 def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
-    """Captions of the embedded model to search with, and as many others with different seeds to confirm on."""
+    """Captions of the embedded model to search with, and others with different seeds to confirm on."""
     first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
-    searched_texts = {prompt.prompt for prompt in first}
-    second = read_prompts("shapes", None, searched + unseen, sample_seed=3, seed=seed + 10_000)
-    return first, [prompt for prompt in second if prompt.prompt not in searched_texts][:unseen]
+    texts = {prompt.prompt for prompt in first}
+    return first, read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000, without=texts)
+
+
+def captions_of_searches() -> set[str]:
+    """Captions that searches on the embedded model draw by themselves; whoever evaluates their policies leaves them out."""
+    return {prompt.prompt for group in sample_two(SEARCHED, UNSEEN_PER_CONTENT) for prompt in group}
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:

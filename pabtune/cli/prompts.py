@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pabtune.cli.options import json_option, out_option
+from pabtune.cli.options import captions_of_searches, json_option, out_option
 from pabtune.cli.output import emit, say
 
 
@@ -15,14 +15,14 @@ from pabtune.cli.output import emit, say
 @out_option("Output file: JSON lines with `prompt` and `content`.")
 @json_option
 def command(model: str, count: int, seed: int, out: Path, as_json: bool) -> None:
-    """Sample captions that MODEL understands and was not trained on."""
+    """Sample captions that MODEL understands, was not trained on, and that no search draws by itself."""
     from pabtune.models.shapes.prompts import sample_prompts
     from pabtune.records.errors import PromptError
     from pabtune.records.prompts import save_prompts
 
     if model != "shapes":
         raise PromptError(f"only the embedded model `shapes` has captions to sample, not {model!r}")
-    prompts = sample_prompts(count, seed)
+    prompts = sample_prompts(count, seed, captions_of_searches())
     save_prompts(out, prompts)
     say(f"{len(prompts)} prompts -> {out}")
     if as_json:

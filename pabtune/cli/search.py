@@ -9,7 +9,7 @@ import click
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, progress_bar, say
-from pabtune.quality.budget import Budget
+from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import check_writable
 from pabtune.records.interconnects import Interconnect
@@ -22,9 +22,6 @@ from pabtune.records.trials import Candidate, SearchResult
 PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 """Prompts to search with, and prompts to confirm on."""
 
-SEARCHED, UNSEEN = 24, 72
-"""Captions of the embedded model to search with and to confirm on, where the user names no file."""
-
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
@@ -35,8 +32,9 @@ SEARCHED, UNSEEN = 24, 72
 @click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
 @options.out_option("Policy file (.json).")
 @options.prompts_option(
-    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {SEARCHED} and {UNSEEN} captions. "
-    "Nothing is accepted on fewer than 36."
+    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {options.SEARCHED} and "
+    f"{options.UNSEEN} captions, {options.UNSEEN_PER_CONTENT} with --per-content. Nothing is accepted on fewer than "
+    f"{LEAST_ACCEPTED_PROMPTS} unseen prompts, of each content class for its variant."
 )
 @click.option(
     "--per-content", is_flag=True, help="Also search a variant for each content class, with a study of its own."
@@ -98,7 +96,9 @@ def command(
     from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
     from pabtune.tuning.search import search_variants
 
-    prompts = _prompts(profile.model, prompt_file, seed)
+    contents = profile.contents if per_content else ()
+    prompts = _prompts(profile.model, prompt_file, seed, options.UNSEEN_PER_CONTENT if contents else options.UNSEEN)
+    _say_what_is_too_few(prompts[1], contents)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
@@ -117,9 +117,8 @@ def command(
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
         result = search_variants(
-            pipeline, profile, *prompts, config, profile.contents if per_content else (),
-            _reporter(logdir, trials, advance), _say_fitted,
-        )  # fmt: skip
+            pipeline, profile, *prompts, config, contents, _reporter(logdir, trials, advance), _say_fitted
+        )
     if result.best is not None:
         result.best.save(out)
     _print(result, out)
@@ -179,12 +178,21 @@ def _load_model(profile: Profile, device: str) -> Any:
     return pipeline
 
 
-def _prompts(model: str, prompt_file: Path | None, seed: int) -> PromptSets:
+def _prompts(model: str, prompt_file: Path | None, seed: int, unseen: int) -> PromptSets:
     from pabtune.tuning.request import split_prompts
 
     if prompt_file is not None or model != "shapes":
         return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))
-    return options.sample_two(SEARCHED, UNSEEN, seed)
+    return options.sample_two(options.SEARCHED, unseen, seed)
+
+
+def _say_what_is_too_few(unseen: Sequence[Prompt], contents: Sequence[str]) -> None:
+    """Says, before the time is spent, which results will stay undecided for want of unseen prompts."""
+    counts = {"the policy": len(unseen)}
+    counts |= {f"the variant {each}": sum(prompt.content == each for prompt in unseen) for each in contents}
+    for what, count in counts.items():
+        if count < LEAST_ACCEPTED_PROMPTS:
+            say(f"{count} unseen prompts: {what} will at best be undecided; accepting needs {LEAST_ACCEPTED_PROMPTS}")
 
 
 def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:

@@ -149,6 +149,10 @@ def _locate(model: str) -> str:
     folder = Path(model)
     if os.path.isfile(folder / "model_index.json"):  # says no to names that no file can have
         return str(folder)
+    if os.path.isfile(folder / "modular_model_index.json"):
+        raise ModelError(
+            f"{folder}: a ModularPipeline of diffusers, which pabtune does not support; save the model as a DiffusionPipeline"
+        )
     if os.path.exists(folder):
         raise ModelError(f"{folder}: not a diffusers pipeline folder: it has no model_index.json")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):

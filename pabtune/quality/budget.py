@@ -6,8 +6,11 @@ https://doi.org/10.1080/01621459.1978.10479993): drops are skewed, a few videos 
 """
 
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -83,12 +86,26 @@ def find_score(name: str) -> ScoreFunction:
     if not colon:
         raise BudgetError(f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or your own: module:function")
     try:
-        found = getattr(import_module(module), function)
+        with _current_folder_importable():
+            found = getattr(import_module(module), function)
     except (Exception, SystemExit) as error:  # noqa: BLE001, importing runs the user's code
         raise BudgetError(f"cannot load the score {name!r}: {type(error).__name__}: {first_line(error)}") from error
     if not callable(found):
         raise BudgetError(f"cannot load the score {name!r}: it is no function, but {type(found).__name__}")
     return partial(_score_of_user, name, found)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Modules of the current folder can be imported: an installed command does not look there. Installed ones come first."""
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.reverse()  # `remove` takes the first one, which may be another's
+        sys.path.remove(folder)
+        sys.path.reverse()
 
 
 def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.uint8], prompt: str) -> float:

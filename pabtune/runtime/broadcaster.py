@@ -362,7 +362,7 @@ class BroadcastSession:
         self._forget()
         broadcaster = self._broadcaster
         policy, schedule = broadcaster.policy, self._locator.schedule()
-        check_steps(policy, schedule.steps, any_steps=broadcaster.any_steps)
+        check_steps(policy, schedule, any_steps=broadcaster.any_steps)
         mask = resolve(policy, broadcaster.target.sites, schedule, broadcaster.content)
         self.plan = Plan.of(mask)
         if self._is_compiled and broadcaster.store == "host":

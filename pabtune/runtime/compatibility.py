@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from pabtune.planning.schedules import NoiseSchedule, same_schedule
 from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.targets import Target
@@ -43,33 +44,37 @@ FEWEST_STEPS = 9
 """Below this many steps a policy that was found at more is not carried over, unless asked: nothing sensible is left of it."""
 
 
-def check_steps(policy: Policy, steps: int, *, any_steps: bool) -> None:
-    """Checks the number of denoising steps of a run against the number that a policy was found at.
+def check_steps(policy: Policy, schedule: NoiseSchedule, *, any_steps: bool) -> None:
+    """Checks the denoising steps of a run, and their noise levels, against those that a policy was found at.
 
     Args:
         policy: the policy; one that was not found by a search is for any number of steps.
-        steps: denoising steps of the run.
+        schedule: of the run.
         any_steps: carry the policy to few steps all the same.
 
     Raises:
         PolicyError: the run is of another number of steps than the policy is for, or of too few to carry it over.
     """
+    steps = schedule.steps
     if policy.steps not in (None, steps):
         raise PolicyError(
             f"policy {policy.name!r} is a run of {policy.steps} denoising steps, but this run has {steps}; call the pipeline "
             f"with num_inference_steps={policy.steps}"
         )
     found_at = policy.made_for.steps
-    if policy.made_for.fingerprint is None or found_at in (None, steps) or not (policy.rules or policy.variants):
+    if policy.made_for.fingerprint is None or found_at is None or not (policy.rules or policy.variants):
+        return
+    if same_schedule(policy.made_for, schedule):
         return
     if steps < FEWEST_STEPS <= (found_at or 0) and not any_steps:
         raise PolicyError(
             f"policy {policy.name!r} was found at {found_at} steps, and at {steps} nothing sensible is left of it; search "
             f"again with a profile of {steps} steps, or allow it with any_steps (on the command line --any-steps)"
         )
+    there = f"{steps} by noise level" if steps != found_at else "other noise levels (another scheduler or shift)"
     warnings.warn(
-        f"policy {policy.name!r} was found at {found_at} steps and is carried to {steps} by noise level; what its file says "
-        "of speed and quality was not measured there",
+        f"policy {policy.name!r} was found at {found_at} steps and is carried to {there}; what its file says of speed and "
+        "quality was not measured there",
         PabtuneWarning,
         stacklevel=2,
     )

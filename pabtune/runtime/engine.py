@@ -167,9 +167,11 @@ def warn_of_verdict(policy: Policy, content: str | None) -> None:
     verdict = evidence.get("verdict") if isinstance(evidence, Mapping) else None
     if verdict in ("reject", "undecided"):
         what = "was rejected" if verdict == "reject" else "could not be decided"
+        needed = evidence.get("prompts_needed")
+        advice = f"at least {needed} unseen prompts" if needed else "more trials or prompts, or a wider budget"
         warnings.warn(
             f"policy {policy.name!r}: its budget {evidence.get('budget', '')} {what} on unseen prompts, as its file says; "
-            "search with more trials or prompts, or a wider budget",
+            f"search with {advice}",
             PabtuneWarning,
             stacklevel=3,
         )

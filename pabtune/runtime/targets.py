@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from torch import nn
 
 from pabtune.catalog import CATALOG, Catalog
@@ -118,6 +118,11 @@ def _transformers(model: DiffusionPipeline | nn.Module, catalog: Catalog) -> dic
     """The transformers of a model by name: components with a card, or else components named `transformer…`."""
     if isinstance(model, nn.Module):
         return {"transformer": model}
+    if isinstance(model, ModularPipeline):
+        raise ModelError(
+            f"{type(model).__name__} is a ModularPipeline of diffusers, which pabtune does not support; load the model as a "
+            "DiffusionPipeline, or pass its transformer and drive that by hand"
+        )
     if not isinstance(model, DiffusionPipeline):
         raise ModelError(
             f"a diffusers pipeline or a transformer is needed, not {type(model).__name__}; pass its transformer"

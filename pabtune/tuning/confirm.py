@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import Budget, drop_statistics, judge
+from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget, drop_statistics, judge
 from pabtune.quality.fidelity import missing_db
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
@@ -144,7 +144,7 @@ def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:
 
 
 def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) -> list[Candidate]:
-    """The front of least time and most margin over the fidelity floor, the fastest first.
+    """The front of least time and most margin, the fastest first: over the fidelity floor, or without one, on the budget.
 
     A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
     faster one does not hold on unseen prompts. The preset of the floor comes last, and takes the place of what is slower:
@@ -152,8 +152,8 @@ def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) 
     """
     possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
     front: list[Candidate] = []
-    for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, _under_floor_db(each))):
-        if not front or _under_floor_db(candidate) < _under_floor_db(front[-1]):
+    for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, _shortfall(each))):
+        if not front or _shortfall(candidate) < _shortfall(front[-1]):
             front.append(candidate)
     presets = [each for each in possible if floor is not None and each.origin == f"preset {floor}"]
     if not presets:
@@ -162,10 +162,12 @@ def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) 
     return [*faster[: FINALISTS - 1], presets[0]]
 
 
-def _under_floor_db(candidate: Candidate) -> float:
-    """Mean PSNR missing to the floor; the same for all where there is none."""
+def _shortfall(candidate: Candidate) -> float:
+    """PSNR missing to the floor; where there is none, points of the score by which the budget is passed."""
     measured = candidate.outcome.measured
-    return 0.0 if measured is None or measured.under_floor_db is None else measured.under_floor_db
+    if measured is None:
+        return 0.0
+    return measured.over_budget if measured.under_floor_db is None else measured.under_floor_db
 
 
 def with_evidence(  # noqa: PLR0913, one record of everything
@@ -217,5 +219,6 @@ def evidence_of(
         "compute_fraction": round(evaluation.compute_fraction, 4),
         "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
         "prompts": len(unseen),
+        **({"prompts_needed": LEAST_ACCEPTED_PROMPTS} if len(unseen) < LEAST_ACCEPTED_PROMPTS else {}),
         "unseen": digest_prompts(unseen),
     }

@@ -212,7 +212,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     Args:
         pipeline: the model that was profiled.
         profile: of it.
-        prompts: at least 12.
+        prompts: at least 12; nothing is accepted on fewer than 36 unseen ones, which takes 54 in all.
         budget: for example `shapes>=-1.0`.
         trials: finished trials that the study has in the end.
         floor: preset that the winner must be as close to the unaccelerated video as; None = no floor; `auto` = the paper's

@@ -61,6 +61,7 @@ def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
         "--logdir", str(tmp_path / "log"), "--floor", "none", "--per-content", "--json",
     )  # fmt: skip
     assert done.document(code=1)["variants"] == {"fast": "undecided", "slow": "undecided", "still": "undecided"}
+    assert "8 unseen prompts: the variant fast will at best be undecided; accepting needs 36" in done.stderr  # fault 9
     assert set(json.loads(out.read_text())["variants"]) == {"fast", "slow", "still"}
     words = ("generate", "shapes", "--policy", str(out), "--prompt", "a red square", "--steps", "6")
     made = pabtune(*words, "--content", "fast", "--out", str(tmp_path / "v.gif"), "--json").document()

@@ -29,6 +29,9 @@ def test_wrong_models_are_refused(tmp_path) -> None:
         load_pipeline("shape")
     with pytest.raises(ModelError, match="no model_index.json"):
         load_pipeline(str(tmp_path))
+    (tmp_path / "modular_model_index.json").write_text("{}")  # fault 11
+    with pytest.raises(ModelError, match="a ModularPipeline of diffusers, which pabtune does not support"):
+        load_pipeline(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ModelError, match="not a valid JSON file"):
         load_pipeline(str(tmp_path))

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -76,6 +81,21 @@ def test_a_score_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypat
     for wrong in ("own_scores:darkness", "no_such_module:brightness"):
         with pytest.raises(BudgetError, match=f"cannot load the score '{wrong}'"):
             find_score(wrong)
+
+
+def test_a_score_in_the_current_folder_is_found_by_the_installed_command(tmp_path) -> None:
+    """Fault 11: an installed command has no current folder in its path, and the README's `my_scores.py` was not found."""
+    (tmp_path / "my_scores.py").write_text("import colorsys\ndef aesthetics(video, prompt):\n    return 50.0\n")
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('shadows the library')\n")
+    code = (
+        "import sys; from pabtune.quality.budget import find_score as f; before = list(sys.path); "
+        "print(f('my_scores:aesthetics')(__import__('numpy').zeros((1, 2, 2, 3), 'uint8'), ''), sys.path == before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.stdout == "50.0 True\n", done.stderr
 
 
 @pytest.mark.parametrize("sign", [1, -1])

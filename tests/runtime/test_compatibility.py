@@ -1,12 +1,14 @@
 import re
+import warnings
 
 import pytest
 
 import pabtune
+from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
-from pabtune.runtime.compatibility import check_fits, differences
+from pabtune.runtime.compatibility import check_fits, check_steps, differences
 from pabtune.runtime.interception import interceptions_of
 from pabtune.runtime.targets import Target
 from tests.conftest import draw
@@ -60,6 +62,18 @@ def test_configurations_are_told_apart_in_words(theirs, words) -> None:
 def test_many_differences_are_not_all_listed() -> None:
     theirs = {"transformer": {str(key): 0 for key in range(8)}}
     assert differences(theirs, {"transformer": {}}).endswith(" and 3 more")
+
+
+def test_a_policy_under_as_many_steps_of_other_noise_levels_says_so() -> None:
+    """Fault 10: another scheduler or shift is outside of where a policy was measured too."""
+    found_at = MadeFor(fingerprint="sha256:" + "0" * 64, steps=4, sigmas=(1.0, 0.75, 0.5, 0.25))
+    found = Policy(name="found", rules=(Rule(kind="spatial", range=2, window=(1, 3)),), made_for=found_at)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for sigmas in (found_at.sigmas, None):
+            check_steps(found, NoiseSchedule(steps=4, sigmas=sigmas), any_steps=False)
+    with pytest.warns(PabtuneWarning, match="at 4 steps and is carried to other noise levels"):
+        check_steps(found, NoiseSchedule(steps=4, sigmas=(1.0, 0.9, 0.8, 0.5)), any_steps=False)
 
 
 def test_a_policy_that_was_found_at_other_steps_says_so_and_few_are_refused(pipeline) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from diffusers import ModularPipeline, ModularPipelineBlocks
 from torch import nn
 
 from pabtune.catalog import CATALOG, Catalog, ModelCard
@@ -52,3 +53,11 @@ def test_a_model_without_known_sites_is_an_error(pipeline) -> None:
     pipeline.register_modules(transformer=None)
     with pytest.raises(ModelError, match="no transformer with known sites; it has text_encoder: WordEncoder"):
         Target.of(pipeline)
+
+
+def test_a_modular_pipeline_is_not_supported_and_says_what_to_do() -> None:
+    """Fault 11: `ModularPipeline` is "any diffusers pipeline" to its users."""
+    with pytest.raises(
+        ModelError, match="ModularPipeline of diffusers, which pabtune does not support; load the model as"
+    ):
+        Target.of(ModularPipeline(ModularPipelineBlocks()))

@@ -71,6 +71,21 @@ def test_the_preset_of_the_floor_takes_the_place_of_what_is_slower() -> None:
     assert len(choose_finalists([preset, *many], "pab246")) == FINALISTS
 
 
+def test_without_a_floor_the_margin_on_the_budget_stands_behind_the_fastest() -> None:
+    """Fault 9: without a floor there was one finalist, so that nothing was left when it failed on unseen prompts."""
+
+    def unbounded(number: int, time: float, over_budget: float) -> Candidate:
+        found = candidate(number, time, 0.0, over_budget=over_budget)
+        return replace(
+            found, outcome=replace(found.outcome, measured=replace(found.outcome.measured, under_floor_db=None))
+        )
+
+    fast, dominated, safe = unbounded(1, 0.5, -0.1), unbounded(2, 0.6, -0.1), unbounded(3, 0.7, -0.8)
+    assert [each.number for each in choose_finalists([safe, dominated, fast])] == [1, 3]
+    every = [unbounded(number, 0.3 + 0.1 * number, -0.1 * number) for number in range(6)]
+    assert [each.number for each in choose_finalists(every)] == list(range(FINALISTS))
+
+
 NOISE = [-0.9, 0.9] * 18
 
 
@@ -159,3 +174,4 @@ def test_the_evidence_of_a_policy_is_what_was_measured_of_it(profile, pipeline, 
     assert evidence["fidelity"]["ssim"] == pytest.approx(np.mean(measured.ssim), abs=1e-4)
     assert evidence["compute_fraction"] == pytest.approx(measured.compute_fraction, abs=1e-4)
     assert (evidence["budget"], evidence["verdict"]) == (str(request.budget), confirmation.verdict)
+    assert (evidence["prompts"], evidence["prompts_needed"]) == (len(UNSEEN), 36)  # fault 9: how many an accept needs

@@ -1,5 +1,6 @@
 """Small searches on the real classes: what is tried, what survives a kill, what wins."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import pabtune
 from pabtune.catalog import CATALOG, ModelCard
 from pabtune.catalog.card import sites_in
+from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
@@ -148,6 +150,34 @@ def test_a_variant_for_each_content_class_and_a_general_policy(profile, pipeline
         assert result.best.variants[content] == variant.best.rules
     assert result.best.rules
     assert result.best.evidence["variants"] == {name: each.best.evidence for name, each in result.variants.items()}
+
+
+MANY = sample_prompts(36, 6)
+"""Twelve captions of each class, the first six of which are searched with."""
+scored: Counter[str] = Counter()
+
+
+def breaks_slow_videos(video, prompt: str) -> float:
+    """50 in the search; later it falls with every video of a slow prompt, and rises with every still one."""
+    if prompt in {each.prompt for each in MANY[:6]}:
+        return 50.0
+    scored[prompt] += 1
+    content = next(each.content for each in MANY if each.prompt == prompt)
+    return 1000.0 + scored[prompt] * (-30.0 if content == "slow" else 30.0)
+
+
+def test_a_rejected_variant_is_not_inside_the_policy(profile, pipeline, tmp_path) -> None:
+    """Fault 8: a variant that was rejected was shipped inside a file whose top said something else."""
+    prompts = [prompt for prompt in MANY if prompt.content in ("slow", "still")]
+    unseen = [prompt for prompt in prompts if prompt not in MANY[:6]]
+    budget = Budget(score="tests.tuning.test_search:breaks_slow_videos", largest_drop=20.0)
+    result = search_variants(
+        pipeline, profile, [prompt for prompt in prompts if prompt not in unseen], unseen,
+        config(tmp_path, trials=2, floor=None, budget=budget), ("slow", "still"),
+    )  # fmt: skip
+    verdicts = {content: variant.verdict for content, variant in result.variants.items()}
+    assert (result.verdict, verdicts) == ("undecided", {"slow": "reject", "still": "undecided"})
+    assert set(result.best.variants) == set(result.best.evidence["variants"]) == {"still"}
 
 
 @pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts

@@ -1,5 +1,7 @@
 """Captions of held-out scenes, which training never saw, for profiling and evaluation."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from pabtune.models.shapes.captions import describe
@@ -7,12 +9,13 @@ from pabtune.models.shapes.world import MOTIONS, Scene, scenes
 from pabtune.records.prompts import Prompt
 
 
-def sample_prompts(count: int, seed: int) -> list[Prompt]:
+def sample_prompts(count: int, seed: int, without: Collection[str] = ()) -> list[Prompt]:
     """Samples distinct captions of held-out scenes; content classes are equally frequent, motions nearly so.
 
     Args:
         count: number of captions.
         seed: seed of the sampling.
+        without: captions that are left out.
     """
     rng = np.random.default_rng(seed)
     pools: dict[str, dict[str, list[Scene]]] = {"still": {}, "slow": {}, "fast": {}}
@@ -24,5 +27,6 @@ def sample_prompts(count: int, seed: int) -> list[Prompt]:
         motions = [motion for motion in MOTIONS if motion in pools[content]]
         candidates = pools[content][motions[rng.integers(len(motions))]]
         caption = describe(candidates[rng.integers(len(candidates))], rng)
-        prompts.setdefault(caption, Prompt(prompt=caption, content=content))
+        if caption not in without:
+            prompts.setdefault(caption, Prompt(prompt=caption, content=content))
     return list(prompts.values())
