@@ -7,7 +7,7 @@ import click
 from pabtune.cli import options
 from pabtune.cli.layout import start_processes
 from pabtune.cli.output import emit, say
-from pabtune.parallel.process import is_first, local_device, world_size
+from pabtune.parallel.process import is_first, world_size
 from pabtune.records.files import check_writable
 from pabtune.records.layouts import ParallelLayout
 
@@ -30,6 +30,7 @@ from pabtune.records.layouts import ParallelLayout
 def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str, as_json: bool) -> None:
     """Measure all-to-alls between processes; fit the latency of a message and the bytes per second that leave a process."""
     check_writable(out)
+    options.find_device(device)
     code = start_processes(gpus)
     if code is not None:
         ctx.exit(code)
@@ -41,7 +42,9 @@ def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str,
 
     with Mesh(ParallelLayout.over(world_size()), device) as mesh:
         mesh.agree({"options": (repeats, versions())})
-        interconnect = measure_interconnect(mesh, out.stem, torch.device(local_device(device)), repeats, versions())
+        interconnect = measure_interconnect(
+            mesh, out.stem, torch.device(options.find_device(device)), repeats, versions()
+        )
     if not is_first():
         return
     interconnect.save(out)

@@ -1,5 +1,6 @@
 """`pabtune cost`: compute, communication, memory and time of a policy, without running the model."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import click
 
-from pabtune.cli.options import Size, json_option
+from pabtune.cli.options import STEPS, Number, Size, json_option
 from pabtune.cli.output import emit
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.costs.memory import format_bytes
@@ -33,7 +34,7 @@ class Counts(click.ParamType):
         """Positive integers."""
         if isinstance(value, tuple):
             return value
-        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", str(value)):
+        if not re.fullmatch(r"[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){0,99}", str(value)):
             self.fail(f"{value!r} is not a list of numbers of GPUs, for example 1,2,4,8", param, ctx)
         return tuple(map(int, str(value).split(",")))
 
@@ -43,7 +44,7 @@ class Counts(click.ParamType):
 @click.option("--policy", "name", required=True, help="Preset or policy file.")
 @click.option("--content", help="Use the policy's variant for this content class.")
 @click.option("--size", type=Size(), help="Size of the video, for MODEL; default: the paper's.")
-@click.option("--steps", type=click.IntRange(min=1), help="Denoising steps, for MODEL; default: the paper's.")
+@click.option("--steps", type=STEPS, help="Denoising steps, for MODEL; default: the paper's.")
 @click.option("--text-tokens", type=int, help="Length of the prompt, for MODEL; default: the longest that it takes.")
 @click.option(
     "--gpus", type=Counts(), default="1", show_default=True, help="GPUs that share a video; several numbers: 1,2,4,8."
@@ -53,7 +54,7 @@ class Counts(click.ParamType):
     help="How temporal or spatial attention communicates; default: the cheapest layout, with or without split branches.",
 )  # fmt: skip
 @click.option(
-    "--device-tflops", type=float, help="TFLOPs per second that a GPU reaches in MODEL; latency is then predicted."
+    "--device-tflops", type=Number(), help="TFLOPs per second that a GPU reaches in MODEL; latency is then predicted."
 )
 @click.option(
     "--profile", "profile_file", type=click.Path(path_type=Path),
@@ -92,7 +93,7 @@ def command(
     interconnect = find_interconnect(link_name)
     if layout_out is not None:
         check_writable(layout_out)
-    if Path(what).suffix == ".json" or Path(what).exists():
+    if Path(what).suffix == ".json" or os.path.exists(what):
         _refuse_model_options(ctx, what)
         profile = Profile.load(what)
         policy = find_policy(name, profile.model)

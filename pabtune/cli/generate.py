@@ -64,7 +64,7 @@ def command(
         prompts += options.read_prompts(model, prompt_file, 0, 0, run.seed + len(prompts))
     if not prompts:
         raise PromptError("no prompt given: use --prompt TEXT or --prompts FILE")
-    check_writable(out)
+    check_writable(numbered(out, len(prompts) - 1, len(prompts)))
     policy.rules_for(content)
     layout = layout_options.layout(world_size() if is_launched() else None)
     plan = list(batches(prompts, layout.samples))
@@ -84,9 +84,7 @@ def command(
     from pabtune.tuning.generation import Settings
     from pabtune.tuning.layouts import layout_for
 
-    paths_by_prompt = {
-        prompt: out if len(prompts) == 1 else out.with_stem(f"{out.stem}-{i:03d}") for i, prompt in enumerate(prompts)
-    }
+    paths_by_prompt = {prompt: numbered(out, index, len(prompts)) for index, prompt in enumerate(prompts)}
     rows: list[dict[str, Any]] = []
     layout = layout_for(pipeline, layout, policy, content, run.steps)
     with (
@@ -147,6 +145,11 @@ def _generate(
             save_video(path, generation.videos[index], FRAMES_PER_SECOND)
         rows.append(row)
     return rows
+
+
+def numbered(out: Path, index: int, count: int) -> Path:
+    """The file of one of several videos; a single one is not numbered."""
+    return out if count == 1 else out.with_stem(f"{out.stem}-{index:03d}")
 
 
 def describe(row: dict[str, Any]) -> str:

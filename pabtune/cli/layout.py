@@ -1,5 +1,6 @@
 """Running a verb on several processes: the layout that the options specify, and starting the processes."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,9 @@ from pabtune.records.layouts import DECODES, SEQUENCE_PARALLELS, Axis, Decode, P
 
 ARGUMENTS = "pabtune.arguments"
 """Key under which a context keeps the arguments of its command line."""
+
+LEAST_LIMIT, PROCESSES_PER_CORE = 64, 4
+"""No machine has more GPUs, and more processes on the CPU would only wait for one another."""
 
 COMMAND = "import sys; from pabtune.cli.main import run; run(sys.argv[1:])"
 
@@ -83,10 +87,13 @@ def start_processes(gpus: int) -> int | None:
         gpus: number of processes.
 
     Raises:
-        ParallelError: a process failed.
+        ParallelError: a process failed, or there would be far more than this machine has cores.
     """
     if gpus == 1 or is_launched():
         return None
+    most = max(LEAST_LIMIT, (os.cpu_count() or 1) * PROCESSES_PER_CORE)
+    if gpus > most:
+        raise ParallelError(f"{gpus} processes are too many for this machine; up to {most} are started")
     from pabtune.parallel.launch import launch
 
     arguments = click.get_current_context().meta[ARGUMENTS]

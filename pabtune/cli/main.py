@@ -10,7 +10,7 @@ import click
 import pabtune
 from pabtune.cli.layout import ARGUMENTS
 from pabtune.parallel.process import has_launcher, is_spoken_for, report_failure
-from pabtune.records.errors import PabtuneError
+from pabtune.records.errors import PabtuneError, one_line
 
 VERB_LINES = {
     "demo": "Profile, search, generate and evaluate on the embedded model, in a few minutes.",
@@ -90,13 +90,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        click.echo(f"error: {error.format_message()}{hint}", err=True)
+        click.echo(f"error: {one_line(error.format_message() + hint)}", err=True)
         code = 2
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(f"error: {one_line(error.format_message())}", err=True)
         code = 2
     except PabtuneError as error:
-        _report(" ".join(str(error).split()))
+        _report(str(error))
         code = 2
     except Exception as error:
         if has_launcher():

@@ -1,6 +1,6 @@
 """Options that several verbs share, and their conversion to values."""
 
-import json
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
@@ -13,8 +13,15 @@ import click
 from pabtune.parallel.process import local_device
 from pabtune.planning.costs.memory import parse_bytes
 from pabtune.records.errors import ModelError, PromptError
+from pabtune.records.files import parse_json
 from pabtune.records.policies import STORES
-from pabtune.records.prompts import Prompt, load_prompts
+from pabtune.records.prompts import SEEDS, Prompt, load_prompts
+
+STEPS = click.IntRange(min=1, max=10_000)
+"""Numbers of denoising steps: more are a slip of the finger."""
+
+LARGEST_SEED = SEEDS // 2
+"""Prompts without a seed of their own get this one plus their index."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -29,7 +36,11 @@ batch_option = click.option(
     help="Prompts in one call of the pipeline; default: 4 for `shapes`, else 1.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first prompt's noise."
+    "--seed",
+    type=click.IntRange(min=0, max=LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of the first prompt's noise.",
 )
 any_steps_option = click.option(
     "--any-steps", is_flag=True, help="Carry a policy that was found at more steps to fewer than nine too."
@@ -72,14 +83,27 @@ class RunOptions:
         return pipeline, arguments
 
 
+class Number(click.ParamType):
+    """A finite number."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return float(number)
+
+
 class Size(click.ParamType):
     """A video size, `FRAMESxHEIGHTxWIDTH`."""
 
     name = "FRAMESxHEIGHTxWIDTH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Three integers: frames, height, width."""
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(value))
+        """Three integers: frames, height, width; from 1 on."""
+        match = re.fullmatch("x".join([r"([1-9][0-9]{0,4})"] * 3), str(value))
         if match is None:
             self.fail(f"{value!r} is not FRAMESxHEIGHTxWIDTH, for example 81x480x832", param, ctx)
         return tuple(map(int, match.groups()))
@@ -96,8 +120,8 @@ class KeyValue(click.ParamType):
         if not key or not equals:
             self.fail(f"{value!r} is not KEY=VALUE, for example max_sequence_length=256", param, ctx)
         try:
-            return key, json.loads(text)
-        except ValueError:
+            return key, parse_json(text, key, ModelError)
+        except ModelError:
             return key, text
 
 
@@ -129,10 +153,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in reversed(
         [
-            click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps."),
+            click.option("--steps", type=STEPS, default=30, show_default=True, help="Denoising steps."),
             seed_option,
             click.option("--size", type=Size(), help="Size of the video; default: the pipeline's own."),
-            click.option("--guidance-scale", type=float, help="Guidance scale; default: the pipeline's own."),
+            click.option("--guidance-scale", type=Number(), help="Guidance scale; default: the pipeline's own."),
             click.option("--negative-prompt", help="Prompt of the unconditional branch."),
             click.option("--image", type=ImageFile(), help="First frame, for image-to-video."),
             click.option(
@@ -234,19 +258,37 @@ def load_model(model: str, device: str, dtype: str) -> Any:
     """The pipeline on its device.
 
     Raises:
-        ModelError: there is no such model or device.
+        ModelError: there is no such model, device or precision.
     """
     import torch
     from diffusers.utils import logging
 
     from pabtune.models.registry import load_pipeline
 
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown precision {dtype!r}; known: {', '.join(DTYPES)}")
     logging.disable_progress_bar()
+    return load_pipeline(model, getattr(torch, dtype), find_device(device))
+
+
+def find_device(name: str) -> str:
+    """The device of this process.
+
+    Raises:
+        ModelError: there is no such device, or nothing can be computed on it.
+    """
+    import torch
+
+    name = local_device(name)
     try:
-        kind = torch.device(device).type
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ModelError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
-    device = local_device(device)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"no CUDA device is available for --device {device}; use --device cpu")
-    return load_pipeline(model, getattr(torch, dtype), device)
+        raise ModelError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cpu":
+        return "cpu"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type != device.type:
+        raise ModelError(f"no {device.type.upper()} device is available for --device {name}; use --device cpu")
+    if (device.index or 0) >= torch.accelerator.device_count():
+        raise ModelError(f"there is no {name}: this machine has {torch.accelerator.device_count()} of {device.type}")
+    return name

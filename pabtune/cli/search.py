@@ -11,7 +11,7 @@ from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, progress_bar, say
 from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget
 from pabtune.records.errors import ProfileError, StudyError
-from pabtune.records.files import check_writable
+from pabtune.records.files import as_file_name, check_writable
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Store
@@ -93,6 +93,7 @@ def command(
         check_writable(front_dir / "policy.json")
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
+    check_writable(logdir / "study.journal")
     from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
     from pabtune.tuning.search import search_variants
 
@@ -202,7 +203,7 @@ def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
 
     def report(content: str | None, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
         if content not in writers:
-            writers[content] = open_writer(logdir / content if content else logdir)
+            writers[content] = open_writer(logdir / as_file_name(content) if content else logdir)
         write_trial(writers[content], candidate, candidates)
         advance(len(candidates), trials)
 

@@ -113,10 +113,16 @@ def build_workload(model: str, size: tuple[int, int, int], steps: int, text_toke
         text_tokens: length of the prompt; None = the longest that the model takes.
 
     Raises:
-        ModelError: another model, or a text longer than the model takes.
+        ModelError: another model, a text longer than the model takes, or a size that it cannot have.
     """
     if model not in BUILDERS:
         raise ModelError(f"no workload is known for {model!r}; known: {', '.join(BUILDERS)}; or give a profile")
+    least, (frames, height, width) = LEAST_SIDE[model], size
+    if not (1 <= frames <= MOST_FRAMES and all(least <= side <= LARGEST_SIDE for side in (height, width))):
+        raise ModelError(
+            f"{model} takes 1 to {MOST_FRAMES} frames of {least}x{least} to {LARGEST_SIDE}x{LARGEST_SIDE} pixels, not "
+            f"{frames} of {height}x{width}"
+        )
     builder, most = BUILDERS[model]
     tokens = most if text_tokens is None else text_tokens
     if not 1 <= tokens <= most:
@@ -300,6 +306,12 @@ BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Wor
     "open-sora-plan-1.1": (_open_sora_plan, 300),
 }
 """Builder of each workload, and the most text tokens that its model takes."""
+
+LEAST_SIDE: Mapping[str, int] = {"open-sora-1.2": 8, "shapes": 1, "latte": 16, "open-sora-plan-1.1": 16}
+"""Pixels of the smallest patch that each model computes a token of."""
+
+MOST_FRAMES, LARGEST_SIDE = 1024, 8192
+"""Counting takes longer for longer videos and larger tilings: half a minute at these."""
 
 PAPER_RUNS: Mapping[str, tuple[tuple[int, int, int], int]] = {
     "open-sora-1.2": ((51, 480, 854), 30),

@@ -59,6 +59,8 @@ def export(policy: Policy, to: str, content: str | None = None) -> Export:
             losses.append(f"{rule.kind} of layers {', '.join(map(str, rule.layers))}: layers cannot be chosen")
         elif rule.range is None:
             losses.append(f"{rule.kind}: an explicit list of steps cannot be named")
+        elif rule.payload != "hold" or rule.transformer is not None:
+            losses.append(f"{rule.kind}: only the last output can be broadcast, in all transformers alike")
         elif _ATTENTION[rule.kind] in {key.split("_")[0] for key in document}:
             losses.append(f"{rule.kind}: a second rule for {_ATTENTION[rule.kind]} attention cannot be named")
         else:
@@ -73,8 +75,9 @@ def export(policy: Policy, to: str, content: str | None = None) -> Export:
 def _check_sites(policy: Policy, content: str | None) -> None:
     """Refuses two rules for one site, which no run takes either."""
     for first, second in combinations(policy.rules_for(content), 2):
-        is_shared = first.layers is None or second.layers is None or set(first.layers) & set(second.layers)
-        if first.kind == second.kind and is_shared:
+        layers_meet = first.layers is None or second.layers is None or set(first.layers) & set(second.layers)
+        transformers_meet = first.transformer == second.transformer or None in (first.transformer, second.transformer)
+        if first.kind == second.kind and layers_meet and transformers_meet:
             raise PolicyError(f"policy {policy.name!r}: two rules are for the same {first.kind} sites; it cannot run")
 
 
@@ -88,11 +91,13 @@ def _timesteps(policy: Policy, rule: Rule) -> tuple[int, int]:
     """The open interval of timesteps that holds exactly the window's steps."""
     if rule.noise_window is not None:
         return tuple(round(level * TRAINING_TIMESTEPS) for level in rule.noise_window)  # type: ignore[return-value]
-    sigmas, (start, stop) = policy.made_for.sigmas, rule.window or (0, 0)
+    sigmas = policy.made_for.sigmas
     if sigmas is None:
         raise PolicyError(
             f"policy {policy.name!r} tells its window in steps, but not its noise levels; it cannot be exported"
         )
+    first, last = min(rule.first or 0, len(sigmas)), rule.last or 0
+    start, stop = rule.window or (first, max(len(sigmas) - last, first))
     edges = [1.0, *((a + b) / 2 for a, b in zip(sigmas, sigmas[1:], strict=False)), 0.0]
     return int(edges[stop] * TRAINING_TIMESTEPS), int(np.ceil(edges[start] * TRAINING_TIMESTEPS))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
@@ -69,6 +70,11 @@ def check_writable(path: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
+
+
+def as_file_name(text: str) -> str:
+    """A text as the name of a file or folder: no separators, not too long."""
+    return re.sub(r"[^\w-]", "_", text)[:60]
 
 
 def _check_replaceable(path: Path) -> None:

@@ -31,6 +31,9 @@ from pabtune.records.upgrades import upgrade
 
 SCHEMA = "pabtune.profile/2"
 
+SETTINGS: Mapping[str, type] = {"arguments": dict, "dtype": str, "attention": str}
+"""Settings of the measured run that a search of its model takes over."""
+
 LARGEST_DIFFERENCE = 1e30
 """Of outputs that are numbers: squares of 1e15."""
 
@@ -97,6 +100,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        _check_names(self)
         _check_values(self)
 
     @property
@@ -209,17 +213,25 @@ def _check_sizes(profile: Profile) -> None:
     for name, array in profile.arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise ProfileError(f"{source}: `{name}` must hold floating point numbers, but holds {array.dtype}")
-    if len({site.name for site in profile.sites}) != s:
-        raise ProfileError(f"{source}: each of `sites` must be named once")
     for name in ("site_flops", "site_bytes", "site_int8_bytes"):
         if len(getattr(profile, name)) != s:
             raise ProfileError(f"{source}: `{name}` must have one entry for each of {s} sites")
     if profile.made_for.sigmas is not None and len(profile.made_for.sigmas) != n:
         raise ProfileError(f"{source}: {n} steps need as many noise levels, but it has {len(profile.made_for.sigmas)}")
+
+
+def _check_names(profile: Profile) -> None:
+    """Checks sites, content classes, FLOPs and settings."""
+    source = f"profile {profile.name!r}"
+    if len({site.name for site in profile.sites}) != len(profile.sites):
+        raise ProfileError(f"{source}: each of `sites` must be named once")
     if set(profile.prompts) != set(profile.contents):
         raise ProfileError(f"{source}: `prompts` must count those of {', '.join(profile.contents)}")
     if profile.total_flops < 1:
         raise ProfileError(f"{source}: a step must take some FLOPs, but `total_flops` is {profile.total_flops}")
+    for name, kind in SETTINGS.items():
+        if not isinstance(profile.made_for.settings.get(name, kind()), kind):
+            raise ProfileError(f"{source}: made_for.settings.{name} must be {'text' if kind is str else 'an object'}")
 
 
 def _check_values(profile: Profile) -> None:

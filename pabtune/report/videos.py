@@ -86,6 +86,6 @@ def is_image(path: str | Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
-    except (OSError, SyntaxError):
+    except Exception:  # noqa: BLE001, each format's reader fails in its own way
         return False
     return True

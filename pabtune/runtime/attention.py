@@ -11,7 +11,7 @@ from torch import nn
 from pabtune.libraries.diffusers_internals import attention_backend
 from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, first_line
 from pabtune.runtime.targets import Target
 
 BACKENDS: Mapping[str, str] = {"sdpa": "native", "flash": "flash", "flash3": "_flash_3"}
@@ -31,7 +31,8 @@ def use_attention(pipeline: DiffusionPipeline, kernel: str = "auto") -> str:
 
     Args:
         pipeline: the pipeline, on its device.
-        kernel: `sdpa`, `flash`, `flash3`, or `auto`: FlashAttention for pabtune's own models if it can be used.
+        kernel: `sdpa`, `flash`, `flash3`, or `auto`: FlashAttention for pabtune's own models if it can be used; or a name of
+            diffusers'.
 
     Raises:
         ModelError: the requested kernel is not installed, does not support the device or precision, or a transformer
@@ -52,9 +53,9 @@ def use_attention(pipeline: DiffusionPipeline, kernel: str = "auto") -> str:
         if not isinstance(part, ModelMixin):
             raise ModelError(f"--attention {kernel}: {type(part).__name__} does not let its attention be chosen")
         try:
-            part.set_attention_backend(BACKENDS[kernel])
+            part.set_attention_backend(BACKENDS.get(kernel, kernel))
         except (RuntimeError, ValueError, ImportError) as error:
-            raise ModelError(f"--attention {kernel}: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"--attention {kernel}: {first_line(error)}") from error
     return kernel
 
 

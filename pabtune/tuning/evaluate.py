@@ -120,11 +120,13 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     Raises:
         PromptError: no prompts.
         PolicyError: a policy does not fit the model.
-        BudgetError: the score is unknown.
+        BudgetError: the score is unknown, or fails.
     """
     target = Target.of(pipeline, catalog)
     _check_policies(target, policies, prompts, score)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
+    plan = list(batches(prompts, batch_size))
+    warm_up(pipeline, plan[0], settings, score)
     calls = {
         steps: count_flops(
             target, lambda steps=steps: generate(pipeline, [prompts[0]], replace(settings, steps=steps))
@@ -132,8 +134,6 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         for steps in {num_inference_steps, *(settings.under(policy).steps for policy in policies)}
     }
     full_flops = sum(call.total for call in calls[num_inference_steps])
-    plan = list(batches(prompts, batch_size))
-    generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
     tallies = [PolicyTally() for _ in policies]
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)
@@ -155,6 +155,17 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
             if progress:
                 progress(done * (len(policies) + 1) + turn, len(plan) * (len(policies) + 1))
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
+
+
+def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Settings, score: str) -> None:
+    """Generates a batch in a few steps and tries the score on its first video: one that fails does so before long work.
+
+    Raises:
+        BudgetError: the score fails, or returns anything but a finite number.
+    """
+    videos = generate(pipeline, batch, replace(settings, steps=WARM_UP_STEPS)).videos
+    if score != NO_SCORE:
+        find_score(score)(videos[0], batch[0].prompt)
 
 
 def _check_policies(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -13,7 +14,7 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from pabtune.libraries.diffusers_internals import execution_device
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, PabtuneError, first_line
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import FlopCount, count_flops
@@ -30,6 +31,12 @@ BATCH_SIZE = 4
 
 WARM_UP_STEPS = 4
 """Of a run that only warms up: PNDM knows no shorter one."""
+
+OWN_ARGUMENTS: Mapping[str, str] = {
+    "prompt": ", from the prompts", "generator": ", from the seeds", "num_inference_steps": ", from the steps",
+    "output_type": "", "return_dict": "",
+}  # fmt: skip
+"""Arguments of a pipeline's call that are not for users to set, and what sets them."""
 
 FRAMES_NAMES = ("num_frames", "video_length", "frames")
 """What pipelines call the number of frames."""
@@ -69,15 +76,17 @@ def count_model_flops(pipeline: DiffusionPipeline, target: Target, prompt: Promp
 
 
 def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that the pipeline's call does not take.
+    """Refuses arguments that the pipeline's call does not take, and those that pabtune sets itself.
 
     Raises:
         ModelError: names what it does take.
     """
     parameters = inspect.signature(type(pipeline).__call__).parameters
     for name in arguments:
+        if name in OWN_ARGUMENTS:
+            raise ModelError(f"the argument {name!r} is set by pabtune itself{OWN_ARGUMENTS[name]}; leave it out")
         if name not in parameters:
-            takes = ", ".join(key for key in parameters if key not in ("self", "prompt", "generator", "output_type"))
+            takes = ", ".join(key for key in parameters if key not in ("self", *OWN_ARGUMENTS))
             raise ModelError(f"{type(pipeline).__name__} takes no argument {name!r}; it takes: {takes}")
 
 
@@ -98,22 +107,44 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]
 
 
 def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: Settings) -> Generation:
-    """One call of the pipeline for all prompts."""
+    """One call of the pipeline for all prompts.
+
+    Raises:
+        ModelError: the pipeline refuses its arguments or fails, or does not return one video for each prompt.
+    """
     device = execution_device(pipeline)
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     texts = [prompt.prompt for prompt in prompts]
-    arguments = dict(settings.arguments)
-    if isinstance(arguments.get("image"), str):
-        arguments["image"] = load_image(arguments["image"])
     began = now(device)
-    frames = pipeline(
-        # Some pipelines take no lists.
-        prompt=texts if len(prompts) > 1 else texts[0],
-        num_inference_steps=settings.steps,
-        generator=generators if len(prompts) > 1 else generators[0],
-        output_type="np",
-        **arguments,
-    ).frames
-    seconds = now(device) - began
-    videos = [np.round(np.asarray(video) * 255).astype(np.uint8) for video in frames]
+    with _as_model_error(pipeline):
+        arguments = dict(settings.arguments)
+        if isinstance(arguments.get("image"), str):
+            arguments["image"] = load_image(arguments["image"])
+            began = now(device)
+        frames = pipeline(
+            # Some pipelines take no lists.
+            prompt=texts if len(prompts) > 1 else texts[0],
+            num_inference_steps=settings.steps,
+            generator=generators if len(prompts) > 1 else generators[0],
+            output_type="np",
+            **arguments,
+        ).frames
+        seconds = now(device) - began
+        videos = [np.round(np.asarray(video) * 255).astype(np.uint8) for video in frames]
+    if len(videos) != len(prompts):
+        raise ModelError(
+            f"{type(pipeline).__name__} made {len(videos)} videos for {len(prompts)} prompts; an argument asks for several, "
+            "for example num_videos_per_prompt: leave it out"
+        )
     return Generation(videos=videos, seconds=seconds)
+
+
+@contextmanager
+def _as_model_error(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Turns the exceptions of a pipeline's call into a `ModelError`: what it says when it refuses, or lacks memory."""
+    try:
+        yield
+    except PabtuneError:
+        raise
+    except Exception as error:  # noqa: BLE001, each pipeline refuses wrong arguments in its own way
+        raise ModelError(f"{type(pipeline).__name__} failed: {type(error).__name__}: {first_line(error)}") from error

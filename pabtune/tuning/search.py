@@ -30,6 +30,7 @@ from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.confirm import confirm
+from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, CALIBRATION_PROMPTS, SearchConfig, find_floor, split_prompts
@@ -65,9 +66,11 @@ def search_policy(
     Raises:
         ProfileError: the profile is of another model, or has too few steps.
         StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
+        BudgetError: the score fails, or returns anything but a finite number.
     """
     _check_search(pipeline, profile, prompts, unseen, config)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    warm_up(pipeline, prompts[:1], settings, config.budget.score)
     schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule)
     space = Space(profile, config.content, config.stores, schedules)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)

@@ -6,10 +6,12 @@ ones: a worker with nothing left to ask for waits for what others have open, and
 given up for dead and comes back finds its trial failed, and drops it.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -20,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DatabaseError
 
-from pabtune.records.errors import PabtuneError, StudyError
+from pabtune.records.errors import PabtuneError, StudyError, first_line
 from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.trials import Candidate, Outcome
@@ -30,6 +32,15 @@ from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbea
 JOURNAL_SUFFIXES = (".log", ".journal")
 RANDOM_TRIALS = 12
 """Finished trials before the sampler begins to model them."""
+
+SECRETS = (
+    re.compile(r"(://[^:/@]*:)(.*)(@)"),
+    re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)([^&]*)()", re.IGNORECASE),
+)
+"""Passwords in a URL, with what stands before and behind them: those of its user, and those in its query."""
+
+SAMPLER_SEEDS = 2**32
+"""Number of seeds of Optuna's samplers."""
 
 LOCKED_S = 60.0
 """How long a worker waits for its turn at an SQLite file."""
@@ -75,7 +86,7 @@ class SharedStudy:
         is_first = not self._study.get_trials(deepcopy=False)
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=RANDOM_TRIALS, multivariate=True, group=False, constant_liar=True,
-            seed=seed if is_first else seed + 1 + self._worker.process,
+            seed=(seed if is_first else seed + 1 + self._worker.process) % SAMPLER_SEEDS,
         )  # fmt: skip
         self._queue_first_trials()
 
@@ -245,7 +256,19 @@ def _open(storage: str, name: str) -> optuna.Study:
     except PabtuneError:
         raise
     except Exception as error:  # noqa: BLE001, every database driver has errors of its own
-        raise StudyError(f"cannot use the storage {storage!r}: {str(error).splitlines()[0]}") from error
+        shown, reason = without_secrets(storage, first_line(error))
+        message = f"cannot use the storage {shown!r}: {reason or type(error).__name__}"
+        raise StudyError(message) from (error if shown == storage else None)  # whose text has the secret too
+
+
+def without_secrets(storage: str, text: str) -> tuple[str, str]:
+    """A storage's URL with stars for its passwords, and a text about it; an empty one where it tells of them."""
+    shown, secrets = storage, []
+    for pattern in SECRETS:
+        secrets += [match[2] for match in pattern.finditer(shown)]
+        shown = pattern.sub(r"\1***\3", shown)
+    parts = {part for secret in secrets for part in re.split(r"\W+", f"{secret} {unquote(secret)}") if len(part) > 2}
+    return shown, "" if any(part in text for part in parts) else text
 
 
 def check_storage(storage: str) -> None:
