@@ -111,7 +111,7 @@ class Profile:
     @property
     def digest(self) -> str:
         """Checksum of everything but the name of the arrays' file."""
-        return digest(self._document("", _checksum(self.arrays)))
+        return digest(self._document("", checksum_of(self.arrays)))
 
     def save(self, path: str | Path) -> None:
         """Writes `path` and, beside it, the arrays as `.safetensors`; each atomically.
@@ -123,7 +123,7 @@ class Profile:
         arrays = path.with_suffix(".safetensors")
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
         write_atomically(arrays, lambda partial: save_file(contiguous, partial))
-        save_json(path, self._document(arrays.name, _checksum(self.arrays)))
+        save_json(path, self._document(arrays.name, checksum_of(self.arrays)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -142,7 +142,7 @@ class Profile:
             arrays = load_file(beside)
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ProfileError(f"{beside}: cannot read the arrays of {path}: {first_line(error)}") from error
-        if _checksum(arrays) != document["arrays"]["checksum"]:
+        if checksum_of(arrays) != document["arrays"]["checksum"]:
             raise ProfileError(f"{beside}: does not belong to {path} (other checksum); profile again")
         return cls._of(document, arrays)
 
@@ -246,7 +246,8 @@ def _check_values(profile: Profile) -> None:
         raise ProfileError(f"{source}: each of `step_seconds` must be over 0 and finite; profile again")
 
 
-def _checksum(arrays: Mapping[str, NDArray[np.float32]]) -> str:
+def checksum_of(arrays: Mapping[str, NDArray[np.float32]]) -> str:
+    """`sha256:` and the checksum of arrays, by which a profile knows its own."""
     total = sha256()
     for name in sorted(arrays):
         total.update(name.encode())
