@@ -1,4 +1,4 @@
-"""Bad input of all kinds, at random from a seed: files of policies, profiles, links, layouts, prompts and models, options, scores.
+"""Bad input of all kinds, at random from a seed: policies, profiles, links, layouts, prompts, models, options, scores.
 
 Every command must answer: with 0 where the input is still good, with 1 where the answer is no, else with exit code 2 and one
 line of at most 500 characters, without a traceback, soon. Records must refuse what their JSON Schema refuses.
@@ -26,7 +26,7 @@ import click
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from pabtune.cli.main import VERB_LINES, run
+from pabtune.cli.main import run
 from pabtune.records.errors import PabtuneError
 from pabtune.records.files import validator
 from pabtune.records.interconnects import INTERCONNECTS
@@ -90,26 +90,30 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 TEXTS = (
-    "", " ", "-1", "0", "1", "2", "3.0", "1e3", "nan", "inf", "-inf", "1e400", "1e-320", "9" * 20, "9" * 400, "9" * 5000,
-    "٣", "x" * 300, "x" * 100_000, "../" * 2000, "/dev/null", "/dev/zero", "/proc/self/mem", ".", "/", "\udcff", "\x1b[31m",
-    "meta", "cuda:99", "cpu:1", "mps", "0x0x0", "1x1x1", "٩x٩x٩", "99999x99999x99999", "2x16x16", "os:system", "sys:exit",
-    "math:pi", ":x", "a:", ".a:b", "shapes>=-1", "shapes>=-9e9", "os:system>=-1", "prompt=x", "generator=1", "return_dict=false",
-    "output_type=latent", "num_inference_steps=3", "latents=5", "guidance_scale=high", "guidance_scale=1e999", "x=" + "[" * 3000,
-    "callback_on_step_end=1", "1,2,4", "1,99999", "1," * 3000, "8GiB", "1B", "a red square", "{}", "[]", "nvlink", "steps:22",
-    "every:2", "every:9:linear:9", "postgresql://u:pass-word@h/d", "postgresql://u:pass-word@h:port/d", "sqlite:////dev/null/x",
-    "sqlite:///" + "x" * 300, "x" * 300 + ".journal", "x" * 300 + ".mp4", "x" * 250 + ".gif", "x.gif", "{folder}", "{folder}/a.json",
+    "", " ", "-1", "0", "1", "2", "3.0", "1e3", "nan", "inf", "-inf", "1e400", "1e-320", "9" * 20, "9" * 400,
+    "9" * 5000, "٣", "x" * 300, "x" * 100_000, "../" * 2000, "/dev/null", "/dev/zero", "/proc/self/mem", ".", "/",
+    "\udcff", "\x1b[31m", "meta", "cuda:99", "cpu:1", "mps", "0x0x0", "1x1x1", "٩x٩x٩", "99999x99999x99999", "2x16x16",
+    "os:system", "sys:exit", "math:pi", ":x", "a:", ".a:b", "shapes>=-1", "shapes>=-9e9", "os:system>=-1", "prompt=x",
+    "generator=1", "return_dict=false", "output_type=latent", "num_inference_steps=3", "latents=5",
+    "guidance_scale=high", "guidance_scale=1e999", "x=" + "[" * 3000, "callback_on_step_end=1", "1,2,4", "1,99999",
+    "1," * 3000, "8GiB", "1B", "a red square", "{}", "[]", "nvlink", "steps:22", "every:2", "every:9:linear:9",
+    "postgresql://u:pass-word@h/d", "postgresql://u:pass-word@h:port/d", "sqlite:////dev/null/x",
+    "sqlite:///" + "x" * 300, "x" * 300 + ".journal", "x" * 300 + ".mp4", "x" * 250 + ".gif", "x.gif", "{folder}",
+    "{folder}/a.json",
 )  # fmt: skip
 """Values of options."""
 
 SECRET = "pass-word"
 
 SCORE_BODIES = (
-    "return 50.0", "return 50", "import numpy as np; return np.float32(50)", "import numpy as np; return np.array([[50.0]])",
-    "import torch; return torch.tensor([50.0], requires_grad=True)", "return float('nan')", "return float('inf')",
-    "return None", "return 'much'", "return '50'", "return b'5'", "return [50.0]", "return {'a': 1}", "return video",
-    "import torch; return torch.ones(3)", "return 10**400", "return 1j", "raise ValueError('no\\nnot at all')", "raise SystemExit(0)",
-    "import sys; sys.exit('x' * 10000)", "1 / 0", "return missing", "raise KeyError", "video[:] = 0; return 50.0", "def f(): return f()\n    return f()",
-    "raise RuntimeError('x' * 100000)", "return object()", "return video.mean", "import numpy as np; return np.array([])", "return True",
+    "return 50.0", "return 50", "import numpy as np; return np.float32(50)",
+    "import numpy as np; return np.array([[50.0]])", "import torch; return torch.tensor([50.0], requires_grad=True)",
+    "return float('nan')", "return float('inf')", "return None", "return 'much'", "return '50'", "return b'5'",
+    "return [50.0]", "return {'a': 1}", "return video", "import torch; return torch.ones(3)", "return 10**400",
+    "return 1j", "raise ValueError('no\\nnot at all')", "raise SystemExit(0)", "import sys; sys.exit('x' * 10000)",
+    "1 / 0", "return missing", "raise KeyError", "video[:] = 0; return 50.0", "def f(): return f()\n    return f()",
+    "raise RuntimeError('x' * 100000)", "return object()", "return video.mean",
+    "import numpy as np; return np.array([])", "return True",
 )  # fmt: skip
 SCORE_FILES = (
     "def score(video, prompt):\n    {body}\n", "def score():\n    {body}\n", "score = 5\n", "def score(video, prompt:\n",
@@ -419,7 +423,9 @@ def fault_of(case: Case, given: Answer) -> str | None:
     lines = [line for line in given.stderr.splitlines() if line.strip()]
     if given.raised:
         return given.raised
-    if "Traceback" in given.stderr or (SECRET in given.stderr and "--storage" in case.words):
+    if any(word in given.stderr for word in ("Traceback", "RuntimeWarning")) or (
+        SECRET in given.stderr and "--storage" in case.words
+    ):
         return given.stderr[-3000:]
     if given.code == 2:
         good = len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) <= LONGEST_LINE and not given.stdout

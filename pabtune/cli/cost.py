@@ -178,9 +178,8 @@ def _model_lines(model: Any) -> list[str]:
         f"in the paper's convention {flops.paper_tflops:.2f} of {all_flops.paper_tflops:.2f}",
     ]
     for kind, computed in cost.computed_calls.items():
-        lines.append(
-            f"{kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, {flops.per_kind[kind]:.2f} TFLOPs"
-        )
+        tflops = f", {flops.per_kind[kind]:.2f} TFLOPs" if kind in flops.per_kind else ""
+        lines.append(f"{kind:11} {computed} computed, {cost.broadcast_calls[kind]} broadcast{tflops}")
     lines.append(f"holds at most {cost.peak_stored_bytes / GIGA:.2f} GB on all GPUs combined")
     if cost.layout.gpus > 1:
         sent, all_sent = cost.attention, full.attention
@@ -200,7 +199,7 @@ def _print_profile(profile: Profile, cost: ProfiledCost) -> None:
         f"  takes {cost.predicted_time_fraction:.1%} of the transformer's time, predicted from the profile's site times"
     )
     for kind, computed in cost.computed_calls.items():
-        click.echo(f"  {kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, per branch")
+        click.echo(f"  {kind:11} {computed} computed, {cost.broadcast_calls[kind]} broadcast, per branch")
     click.echo(f"  holds at most {format_bytes(cost.peak.stored_bytes)} per prompt, in step {cost.peak.step}")
     for line in _scaling_lines(cost.scaling):
         click.echo(f"  {line}")

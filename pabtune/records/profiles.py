@@ -211,8 +211,10 @@ def _check_sizes(profile: Profile) -> None:
     if shapes != expected:
         raise ProfileError(f"{source}: arrays must have the shapes {expected}, but have {shapes}")
     for name, array in profile.arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            raise ProfileError(f"{source}: `{name}` must hold floating point numbers, but holds {array.dtype}")
+        if array.dtype not in (np.float32, np.float64):
+            raise ProfileError(
+                f"{source}: `{name}` must hold numbers of type float32 or float64, but holds {array.dtype}"
+            )
     for name in ("site_flops", "site_bytes", "site_int8_bytes"):
         if len(getattr(profile, name)) != s:
             raise ProfileError(f"{source}: `{name}` must have one entry for each of {s} sites")

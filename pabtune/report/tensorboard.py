@@ -37,6 +37,8 @@ def open_writer(folder: Path) -> SummaryWriter:
         return SummaryWriter(folder)
     except OSError as error:
         raise FileError(f"{folder}: cannot write here: {error.strerror}") from error
+    except UnicodeError as error:
+        raise FileError(f"{str(folder)!a}: TensorBoard cannot write to a name that is not UTF-8") from error
 
 
 def write_profile(writer: SummaryWriter, profile: Profile) -> None:

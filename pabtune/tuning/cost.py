@@ -9,8 +9,10 @@ import numpy as np
 
 from pabtune.models.workloads import Workload, build_workload
 from pabtune.planning.costs.communication import NOTHING, Communication, exchanged, gathered
+from pabtune.planning.costs.compute import saved_shares
 from pabtune.planning.costs.latency import Rates, measured_rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.profiled import check_steps_of
 from pabtune.planning.costs.scaling import GIGA, Latency, Scaling, ScalingRow, communication_document, layout_choices
 from pabtune.planning.layouts import exchanging_kind
 from pabtune.planning.masks import ComputeMask, resolve
@@ -19,6 +21,7 @@ from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout, SequenceParallel
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
+from pabtune.records.sites import WHOLE_CALLS
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
 from pabtune.runtime.targets import Target
@@ -29,6 +32,9 @@ BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
 
 GUIDANCE_BRANCHES = 2
 """Number of guidance branches of every model that has a workload."""
+
+WHOLE_OUTPUTS = {"transformer": 1, "guidance": 2}
+"""Parts that the output of a call is cut into, of which one is kept: a guidance difference is as large as one branch."""
 
 OUTPUT = "output"
 TEXT_ENCODER = "text_encoder"
@@ -193,6 +199,7 @@ def predict_cost(
     workload = counted.workload
     target = counted.target.under(policy, content)
     check_fits(policy, target, content)
+    check_steps_of(policy, workload.schedule.steps)
     mask = resolve(policy, target.sites, workload.schedule, content)
     inside = mask.inside_blocks()
     sent = exchange_per_step(workload, inside, layout)
@@ -201,12 +208,15 @@ def predict_cost(
     if policy.store == "int8":
         each += workload.activation_bytes / 2 / workload.width * 4  # a scale per token
     communication = _total(each for steps in sent.values() for each in steps)
+    sizes = [
+        workload.output_bytes / WHOLE_OUTPUTS[site.kind] if site.kind in WHOLE_CALLS else each for site in mask.sites
+    ]
     return Cost(
         layout=layout,
         flops=flops,
         sent=sent,
-        stored_bytes=int((~mask.compute).any(axis=1).sum()) * each,
-        peak_stored_bytes=float(held_bytes(mask, [each] * len(mask.sites), policy.store).max()),
+        stored_bytes=float((~mask.compute).any(axis=1) @ np.array(sizes)),
+        peak_stored_bytes=float(held_bytes(mask, sizes, policy.store).max()),
         computed_calls=inside.calls(computed=True),
         broadcast_calls=inside.calls(computed=False),
         latency=None if device is None else _latency(flops, workload, layout, communication, device),
@@ -239,7 +249,8 @@ def exchange_per_step(workload: Workload, mask: ComputeMask, layout: ParallelLay
             exchanged(layout.exchange, layout.sequence, sum(int(row[step]) for row in rows), shape)
             for step in range(mask.steps)
         ]
-    return sent | {OUTPUT: [end] * mask.steps}
+    skipped = mask.calls_skipped.any(axis=0)
+    return sent | {OUTPUT: [NOTHING if skipped[step] else end for step in range(mask.steps)]}
 
 
 def best_cost(
@@ -344,14 +355,15 @@ def _latency(flops: Flops, workload: Workload, layout: ParallelLayout, sent: Com
 
 
 def _flops(counted: CountedWorkload, mask: ComputeMask) -> Flops:
-    step, steps, skipped = counted.step, mask.steps, (~mask.compute).sum(axis=1)
+    step, (inner, whole) = counted.step, saved_shares(mask)
+    saved, steps = inner.sum(axis=1), mask.steps - float(whole.sum())
     flops, scores = np.array(step.sites, dtype=float), np.array(step.site_scores, dtype=float)
-    transformer = steps * (step.total + counted.workload.padding_flops) - float(skipped @ flops)
-    unseen = 0.0 if counted.workload.sees_scores else steps * step.scores - float(skipped @ scores)
+    transformer = steps * (step.total + counted.workload.padding_flops) - float(saved @ flops)
+    unseen = 0.0 if counted.workload.sees_scores else steps * step.scores - float(saved @ scores)
     parts = sum(part.total for part in counted.parts.values())
     per_kind: dict[str, float] = {}
-    for index, site in enumerate(mask.sites):
-        computed = (steps - int(skipped[index])) * flops[index] / TERA
+    for index, site in enumerate(each for each in mask.sites if each.kind not in WHOLE_CALLS):
+        computed = (steps - saved[index]) * flops[index] / TERA
         per_kind[site.kind] = per_kind.get(site.kind, 0.0) + computed
     return Flops(
         total_tflops=(transformer + parts) / TERA,

@@ -78,6 +78,11 @@ def with_array(profile: Profile, name: str, value: float) -> dict:
     return {"arrays": arrays}
 
 
+def of_type(profile: Profile, name: str, dtype: type) -> dict:
+    """Fault 19: numbers of 16 bits overflow, and numpy warned of it."""
+    return {"arrays": {**profile.arrays, name: profile.arrays[name].astype(dtype)}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -93,6 +98,8 @@ def with_array(profile: Profile, name: str, value: float) -> dict:
         (lambda p: with_array(p, "seconds", np.nan), "`seconds` must be finite"),
         (lambda p: with_array(p, "step_seconds", 0.0), "each of `step_seconds` must be over 0"),
         (lambda p: with_array(p, "step_seconds", np.inf), "each of `step_seconds` must be over 0"),
+        (lambda p: of_type(p, "change", np.float16), "`change` must hold numbers of type float32 or float64"),
+        (lambda p: of_type(p, "seconds", np.int32), "`seconds` must hold numbers of type float32"),
     ],
 )
 def test_measurements_that_do_not_fit_one_another_are_refused(change, message) -> None:

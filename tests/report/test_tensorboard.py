@@ -71,3 +71,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write here"):
         open_writer(tmp_path / "file" / "below")
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path) -> None:
+    """Fault 21: TensorBoard encodes the name, and its error was a traceback."""
+    with pytest.raises(FileError, match="not UTF-8"):
+        open_writer(tmp_path / "\udcff")

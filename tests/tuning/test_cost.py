@@ -11,7 +11,7 @@ from pabtune.models.workloads import PAPER_RUNS
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import MODEL_PRESETS, PRESETS, find_policy
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
@@ -88,6 +88,28 @@ def test_a_skipped_block_skips_what_is_in_it() -> None:
     per_step = paper("none", 18).flops.transformer_tflops / 30
     saved = paper("none", 18).flops.transformer_tflops - found.flops.transformer_tflops
     assert saved == pytest.approx(per_step * 3 * 6 / 28, rel=0.002)
+
+
+def test_a_whole_call_that_is_broadcast_computes_and_sends_nothing() -> None:
+    """Its output is held; a guidance difference, of half that size, saves half of the call."""
+    counted, two = count_workload("shapes", (8, 24, 24), 30), ParallelLayout(sequence=2, axis="frames")
+    full, output_bytes = predict_cost(counted, PRESETS["none"], layout=two), 2 * 4 * 8 * 24 * 24 * 4
+    every_other = Policy(name="calls", rules=(Rule(kind="transformer", compute=tuple(range(0, 30, 2))),))
+    half = predict_cost(counted, every_other, layout=two)
+    assert half.flops.transformer_tflops == pytest.approx(full.flops.transformer_tflops / 2)
+    assert half.everything.wire_bytes == full.everything.wire_bytes / 2
+    assert sum(half.flops.per_kind.values()) == pytest.approx(sum(full.flops.per_kind.values()) / 2)
+    assert (half.stored_bytes, half.peak_stored_bytes) == (output_bytes, output_bytes)
+    assert half.computed_calls["transformer"] == 15
+    guidance = Policy(name="guidance", rules=(Rule(kind="guidance", compute=tuple(range(0, 30, 2))),))
+    quarter = predict_cost(counted, guidance)
+    assert quarter.flops.transformer_tflops == pytest.approx(full.flops.transformer_tflops * 3 / 4)
+    assert quarter.peak_stored_bytes == output_bytes / 2
+
+
+def test_a_run_of_fewer_steps_is_told_by_its_ratio() -> None:
+    with pytest.raises(PolicyError, match=r"a run of 15 steps, each computed in full: 50\.0% of a run of 30"):
+        predict_cost(count_workload("shapes", (8, 24, 24), 30), Policy(name="steps:15", steps=15))
 
 
 def test_memory_is_that_of_the_outputs() -> None:

@@ -17,15 +17,16 @@ def compute_fraction(mask: ComputeMask, site_flops: Sequence[int], total_flops: 
         site_flops: FLOPs of one call of each site but those of whole calls, in the mask's order.
         total_flops: FLOPs of one step of all transformers that run in it; the mean over steps.
     """
-    inner, skipped = _inside_calls(mask)
+    inner, skipped = saved_shares(mask)
     saved_flops = inner.sum(axis=1) @ np.asarray(site_flops, dtype=float) + skipped.sum() * total_flops
     return 1.0 - float(saved_flops) / (total_flops * mask.steps)
 
 
-def _inside_calls(mask: ComputeMask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What is saved inside calls that happen, (sites, steps) without rows of whole calls, and by whole calls, (steps,).
+def saved_shares(mask: ComputeMask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares of the work that are saved inside calls that happen, (sites, steps), and by whole calls, (steps,).
 
-    In shares, 0..1: a call whose guidance difference is broadcast saves half, and its sites save of the other half.
+    Rows of whole calls are left out. A call whose guidance difference is broadcast saves half, and its sites save of the
+    other half.
     """
     rows = [index for index, site in enumerate(mask.sites) if site.kind not in WHOLE_CALLS]
     skipped, halved = mask.calls_skipped, mask.halved
@@ -42,7 +43,7 @@ def predicted_seconds(mask: ComputeMask, seconds: NDArray[np.floating], step_sec
             site's median over the steps, which is robust to a busy machine.
         step_seconds: (steps,) time of each full step.
     """
-    inner, skipped = _inside_calls(mask.where_called(seconds > 0))
+    inner, skipped = saved_shares(mask.where_called(seconds > 0))
     site_seconds = np.array([np.median(row[row > 0]) if (row > 0).any() else 0.0 for row in seconds])
     # Steps take the same time but for the noise of a busy machine: a skipped one saves their mean.
     return float(np.sum(step_seconds) * (1 - skipped.mean()) - inner.sum(axis=1) @ site_seconds)

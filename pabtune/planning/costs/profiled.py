@@ -85,11 +85,7 @@ def cost_of_profile(
     """
     if policy.made_for.fingerprint not in (None, profile.made_for.fingerprint):
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of profile {profile.name!r}")
-    if policy.steps not in (None, profile.steps):
-        raise PolicyError(
-            f"policy {policy.name!r} is a run of {policy.steps} steps, each computed in full: "
-            f"{policy.steps / profile.steps:.1%} of the {profile.steps} of profile {profile.name!r}"
-        )
+    check_steps_of(policy, profile.steps)
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     units = units_of(policy, profile.sites, content)
     seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
@@ -109,6 +105,23 @@ def cost_of_profile(
         peak=_peak(profile, policy, mask),
         scaling=scaling,
     )
+
+
+def check_steps_of(policy: Policy, steps: int) -> None:
+    """Refuses a policy that is a run of another number of denoising steps: its cost is their ratio.
+
+    Args:
+        policy: the policy.
+        steps: denoising steps of the run that the cost is asked for.
+
+    Raises:
+        PolicyError: tells the ratio.
+    """
+    if policy.steps not in (None, steps):
+        raise PolicyError(
+            f"policy {policy.name!r} is a run of {policy.steps} steps, each computed in full: "
+            f"{policy.steps / steps:.1%} of a run of {steps}"
+        )
 
 
 def _peak(profile: Profile, policy: Policy, mask: ComputeMask) -> Peak:
