@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pabtune.planning.curves import ALL_CONTENTS, kind_curves, mean_of_known, mean_over_contents, rows_of
@@ -269,11 +270,13 @@ def draw_timeline(timeline: Timeline) -> Figure:
         each.spines[:].set_visible(False)
     axes.invert_yaxis()
     axes.set_xlabel("denoising step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     shown = [state for state in STATES if state != "idle" and any(state in row.states for row in timeline.rows)]
-    figure.legend(
+    legend = figure.legend(
         handles=[Patch(color=STATE_COLORS[state], label=STATE_LINES[state]) for state in shown],
         loc="outside lower left", ncols=len(shown), frameon=False, title="\n".join(lines), alignment="left",
     )  # fmt: skip
+    legend.get_title().set_parse_math(False)
     return figure
 
 

@@ -153,9 +153,11 @@ def _notes(timeline: Timeline) -> list[str]:
 def _grid(timeline: Timeline, width: int, symbols: Mapping[State, str]) -> Iterator[str]:
     """Axes and rows, in as many parts one below the other as the width makes necessary."""
     names = [name_of(timeline, row) for row in timeline.rows]
-    margin = min(max(map(len, (*names, "noise level"))), LONGEST_NAME, width // 3)
     counts = [counts_of(row) if width >= WIDTH_OF_COUNTS else "" for row in timeline.rows]
-    space = width - margin - 2 - max(map(len, counts)) - 2
+    beside = max(map(len, counts)) + 4  # with the gaps on both sides of the cells
+    longest = min(max(map(len, (*names, "noise level"))), LONGEST_NAME)
+    margin = min(longest, max(width // 3, width - beside - timeline.steps))
+    space = width - margin - beside
     cell = 2 if 2 * timeline.steps <= space else 1
     shown = timeline.steps if cell * timeline.steps <= space else max(space // TICK * TICK, TICK)
     for start in range(0, timeline.steps, shown):
