@@ -1,5 +1,6 @@
 """Figures of profiles and searches: their data first, as records without any drawing, then the drawing of these."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pabtune.planning.curves import ALL_CONTENTS, kind_curves, mean_of_known, mean_over_contents, rows_of
@@ -19,7 +19,7 @@ from pabtune.planning.windows import StableWindow, windows_of
 from pabtune.records.files import write_atomically
 from pabtune.records.profiles import Profile
 from pabtune.records.trials import Candidate
-from pabtune.report.timeline_text import STATE_LINES, counts_of, name_of, summary_lines, title_of
+from pabtune.report.timeline_text import STATE_LINES, TICK, counts_of, name_of, summary_lines, title_of
 from pabtune.tuning.results import pareto_front
 
 KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "mlp": "C3"}
@@ -270,7 +270,7 @@ def draw_timeline(timeline: Timeline) -> Figure:
         each.spines[:].set_visible(False)
     axes.invert_yaxis()
     axes.set_xlabel("denoising step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(range(0, steps, 1 if steps <= 2 * TICK else TICK * math.ceil(steps / MOST_STEPS_APART)))
     shown = [state for state in STATES if state != "idle" and any(state in row.states for row in timeline.rows)]
     legend = figure.legend(
         handles=[Patch(color=STATE_COLORS[state], label=STATE_LINES[state]) for state in shown],

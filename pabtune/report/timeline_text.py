@@ -58,7 +58,8 @@ def timeline_lines(timeline: Timeline, width: int, symbols: Mapping[State, str] 
 def title_of(timeline: Timeline) -> str:
     """The policy, its content class, and how many steps are shown."""
     content = f", content {one_line(timeline.content, LONGEST_TEXT)}" if timeline.content is not None else ""
-    return f"{one_line(timeline.policy.name, LONGEST_TEXT)}{content}, {timeline.steps} steps"
+    steps = "1 step" if timeline.steps == 1 else f"{timeline.steps} steps"
+    return f"{one_line(timeline.policy.name, LONGEST_TEXT)}{content}, {steps}"
 
 
 def name_of(timeline: Timeline, row: Row) -> str:

@@ -153,6 +153,12 @@ def test_noise_levels_and_summary_stand_around_a_timeline() -> None:
     assert "mean PSNR 41.98 dB" in legend.get_title().get_text()
 
 
+@pytest.mark.parametrize(("steps", "ticks"), [(1, [0]), (4, [0, 1, 2, 3]), (12, [0, 5, 10]), (130, range(0, 130, 10))])
+def test_ticks_are_whole_steps(steps, ticks) -> None:
+    axes = draw_timeline(timeline_of(Policy(name="none"), steps)).axes[0]
+    assert axes.get_xticks().tolist() == list(ticks)
+
+
 def test_a_name_is_no_formula(tmp_path) -> None:
     save_figure(tmp_path / "t.png", draw_timeline(timeline_of(Policy(name="$x_{$ a", made_for=MadeFor(model="$^$")))))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
