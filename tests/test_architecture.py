@@ -278,6 +278,7 @@ def test_lower_floors_need_no_torch() -> None:
 
 READ_CHECK_DRAW = """
 from pabtune import Policy, Profile
+from pabtune.planning import timelines
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
@@ -292,6 +293,7 @@ figures.draw_curves(figures.curves_data(profile))
 figures.draw_heat_map(figures.heat_map_data(profile, 'mlp'))
 figures.draw_distances(figures.distances_data(profile, 'cross'))
 figures.draw_pareto(figures.pareto_data([]))
+figures.draw_timeline(timelines.timeline_of(policy, profile=profile))
 list(space.Space(profile).first_trials())
 """
 

@@ -24,7 +24,7 @@ VERB_LINES = {
     "cost": "Predict compute, communication, memory and time of a policy, without running the model.",
     "prompts": "Sample captions for measurements.",
     "models": "List the known models.",
-    "policies": "List the known policies.",
+    "policies": "List the known policies; show what one does, step by layer.",
 }
 """One line about each verb, in the order of the help."""
 

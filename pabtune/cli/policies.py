@@ -1,15 +1,27 @@
-"""`pabtune policies`: the presets."""
+"""`pabtune policies`: the presets, and the timeline of any policy."""
+
+import shutil
+import sys
+from pathlib import Path
 
 import click
 
-from pabtune.cli.options import json_option
-from pabtune.cli.output import emit
+from pabtune.cli.options import STEPS, json_option, out_option
+from pabtune.cli.output import emit, say
+from pabtune.planning.presets import find_policy
+from pabtune.records.errors import FileError
+from pabtune.records.profiles import Profile
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
-def command(as_json: bool) -> None:
-    """List the presets. Every other policy is a file."""
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the presets, or show one policy. Every other policy is a file."""
+    if ctx.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError("--json goes behind the policy: pabtune policies show POLICY --json", ctx)
+        return
     from pabtune.planning.presets import MODEL_PRESETS, NAMED_LINES, PRESET_LINES
 
     if as_json:
@@ -25,3 +37,55 @@ def command(as_json: bool) -> None:
         click.echo(f"{name:17} {line}")
     for model, names in MODEL_PRESETS.items():
         click.echo(f"as published for {model}: {', '.join(f'{model}/{name}' for name in names)}")
+
+
+@command.command()
+@click.argument("name", metavar="POLICY")
+@click.option("--steps", type=STEPS, help="Denoising steps; default: those that the policy was made for, else 30.")
+@click.option(
+    "--profile", "profile_file", type=click.Path(path_type=Path),
+    help="Show POLICY on the sites, steps and noise levels of this profile; default: the sites that its rules name.",
+)  # fmt: skip
+@click.option("--content", help="Show the policy's variant for this content class.")
+@out_option("Also draw the timeline into this file (.png).", required=False)
+@json_option
+def show(
+    name: str, steps: int | None, profile_file: Path | None, content: str | None, out: Path | None, as_json: bool
+) -> None:
+    """Show what POLICY computes and broadcasts, step by layer. POLICY is a preset, a name like every:2:linear, or a file."""
+    from pabtune.planning.timelines import timeline_of
+    from pabtune.report.timeline_text import ASCII_SYMBOLS, SYMBOLS, timeline_lines
+
+    if out is not None:
+        _check_figure_path(out)
+    profile = None if profile_file is None else Profile.load(profile_file)
+    timeline = timeline_of(find_policy(name, profile.model if profile else None), steps, profile, content)
+    if out is not None:
+        from pabtune.report.figures import draw_timeline, save_figure
+
+        save_figure(out, draw_timeline(timeline))
+    if as_json:
+        emit(timeline.to_document())
+    else:
+        encoding = sys.stdout.encoding or "ascii"
+        symbols = SYMBOLS if _can_encode("".join(SYMBOLS.values()), encoding) else ASCII_SYMBOLS
+        for line in timeline_lines(timeline, shutil.get_terminal_size().columns, symbols):
+            click.echo(line.encode(encoding, "replace").decode(encoding))
+    if out is not None:
+        say(f"written: {out}")
+
+
+def _can_encode(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_figure_path(path: Path) -> None:
+    """Refuses early what could not be written."""
+    if path.suffix != ".png":
+        raise FileError(f"{path}: a figure must end in .png")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder {path.parent}")

@@ -108,12 +108,18 @@ class ComputeMask:
         takes_over[:, 1:] &= ~transformer_called[:, :-1]
         return replace(self, compute=self.compute | takes_over, called=rows)
 
-    def inside_blocks(self) -> "ComputeMask":
-        """The mask without rows for blocks and stacks: a site computes only where what is around it does."""
-        compute = self.compute.copy()
+    @property
+    def reached(self) -> NDArray[np.bool_]:
+        """(sites, steps): steps in which all that is around a site computes, so that the site is reached at all."""
+        reached = np.ones_like(self.compute)
         for index, above in outer_sites(self.sites).items():
             for each in above:
-                compute[index] &= self.compute[each]
+                reached[index] &= self.compute[each]
+        return reached
+
+    def inside_blocks(self) -> "ComputeMask":
+        """The mask without rows for blocks and stacks: a site computes only where what is around it does."""
+        compute = self.compute & self.reached
         rows = [index for index, site in enumerate(self.sites) if site.kind not in BLOCKS]
         called = None if self.called is None else self.called[rows]
         payloads = tuple(self.payload(index) for index in rows)
@@ -146,7 +152,7 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
         )
         if rule.payload != "hold" and not payload.slopes:
             check_history(source, payload, row.tolist())
-        served = [index for index, site in enumerate(sites) if _serves(rule, site)]
+        served = [index for index, site in enumerate(sites) if serves(rule, site)]
         _check_layers(policy.name, rule, sites)
         for index in served:
             if sites[index].name in owner:
@@ -199,7 +205,8 @@ def _put_off(sites: Sequence[Site], compute: NDArray[np.bool_], owner: Mapping[s
             is_due &= not (can_compute[step] and is_whole[step])
 
 
-def _serves(rule: Rule, site: Site) -> bool:
+def serves(rule: Rule, site: Site) -> bool:
+    """Whether a rule is for a site."""
     return (
         site.kind == rule.kind
         and (rule.layers is None or site.layer in rule.layers)
@@ -207,13 +214,13 @@ def _serves(rule: Rule, site: Site) -> bool:
     )
 
 
-def _layers(site: Site) -> range:
+def layers_of(site: Site) -> range:
     """Layers of a site; a stack has one for each of its blocks."""
     return range(site.layer, site.layer + 1 + (len(site.feeders) if site.kind == "stack" else 0))
 
 
 def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
-    layers = {layer for site in sites if site.kind == rule.kind for layer in _layers(site)}
+    layers = {layer for site in sites if site.kind == rule.kind for layer in layers_of(site)}
     if not layers:
         kinds = ", ".join(sorted({site.kind for site in sites}))
         raise PolicyError(f"policy {name!r}: the model has no {rule.kind!r} sites; it has: {kinds}")

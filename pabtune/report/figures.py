@@ -1,16 +1,25 @@
 """Figures of profiles and searches: their data first, as records without any drawing, then the drawing of these."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from pabtune.planning.curves import ALL_CONTENTS, kind_curves, mean_of_known, mean_over_contents, rows_of
+from pabtune.planning.timelines import STATES, State, Timeline
 from pabtune.planning.windows import StableWindow, windows_of
+from pabtune.records.files import write_atomically
 from pabtune.records.profiles import Profile
 from pabtune.records.trials import Candidate
+from pabtune.report.timeline_text import STATE_LINES, TICK, counts_of, name_of, summary_lines, title_of
 from pabtune.tuning.results import pareto_front
 
 KIND_COLORS = {"spatial": "C0", "temporal": "C1", "cross": "C2", "full": "C4", "mlp": "C3"}
@@ -26,6 +35,15 @@ LEAST_CHANGE = 1e-12
 
 HIGHEST_PSNR_DB = 60.0
 """Higher ones, of videos that hardly differ, are drawn like this one."""
+
+STATE_COLORS: Mapping[State, str] = {
+    "compute": "#1f4e79", "half": "#7fa8d1", "broadcast": "#f6cf9c", "inside": "#ececec", "idle": "#ffffff"
+}  # fmt: skip
+
+DPI = 144
+
+MOST_STEPS_APART = 120
+"""Most steps between which a timeline draws gaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,3 +236,64 @@ def draw_pareto(data: ParetoData) -> Figure:
         axes.grid(alpha=0.3)
     figure.suptitle("trials: squares are presets, filled = within the budget and above the fidelity floor")
     return figure
+
+
+def draw_timeline(timeline: Timeline) -> Figure:
+    """Rows of cells, one for each step, coloured by what the sites do; the noise level above, where it is known."""
+    count, steps = len(timeline.rows), timeline.steps
+    width = min(max(5.5 + 0.2 * steps, 8.5), 20)
+    lines = [line for text in summary_lines(timeline) for line in textwrap.wrap(text, int(width * 12))]
+    level_height = 0 if timeline.noise_levels is None else 0.9
+    height = 0.34 * count + level_height + 0.17 * len(lines) + 1.6
+    figure = Figure(figsize=(width, height), layout="constrained")
+    ratios = [0.34 * count + 0.1] if timeline.noise_levels is None else [level_height, 0.34 * count + 0.1]
+    *above, axes = np.atleast_1d(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
+    figure.suptitle(title_of(timeline), x=0.01, ha="left", fontweight="bold", parse_math=False)
+    if timeline.noise_levels is not None:
+        _draw_noise_levels(above[0], timeline)
+    codes = [[STATES.index(state) for state in row.states] for row in timeline.rows]
+    axes.pcolormesh(
+        np.arange(steps + 1) - 0.5,
+        np.arange(count + 1) - 0.5,
+        np.array(codes),
+        cmap=ListedColormap([STATE_COLORS[state] for state in STATES]),
+        vmin=-0.5,
+        vmax=len(STATES) - 0.5,
+        edgecolors="white" if steps <= MOST_STEPS_APART else "none",
+        linewidth=1.2 if steps <= MOST_STEPS_APART else 0,
+    )
+    axes.set_yticks(range(count), [name_of(timeline, row) for row in timeline.rows], parse_math=False)
+    counts = axes.secondary_yaxis("right")
+    counts.set_yticks(range(count), [counts_of(row) for row in timeline.rows])
+    for each in (axes, counts):
+        each.tick_params(axis="y", length=0)
+        each.spines[:].set_visible(False)
+    axes.invert_yaxis()
+    axes.set_xlabel("denoising step")
+    axes.set_xticks(range(0, steps, 1 if steps <= 2 * TICK else TICK * math.ceil(steps / MOST_STEPS_APART)))
+    shown = [state for state in STATES if state != "idle" and any(state in row.states for row in timeline.rows)]
+    legend = figure.legend(
+        handles=[Patch(color=STATE_COLORS[state], label=STATE_LINES[state]) for state in shown],
+        loc="outside lower left", ncols=len(shown), frameon=False, title="\n".join(lines), alignment="left",
+    )  # fmt: skip
+    legend.get_title().set_parse_math(False)
+    return figure
+
+
+def _draw_noise_levels(axes: Axes, timeline: Timeline) -> None:
+    """Noise level of every step, as stairs that stand above the cells."""
+    levels = timeline.noise_levels or ()
+    axes.stairs(levels, np.arange(len(levels) + 1) - 0.5, fill=True, color="#b8c4d0")
+    axes.set_ylim(0, max(1.0, *levels))
+    axes.set_ylabel("noise level\n(assumed)" if timeline.is_assumed else "noise\nlevel")
+    axes.tick_params(axis="x", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as PNG, atomically.
+
+    Raises:
+        FileError: the place cannot be written to.
+    """
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=DPI))

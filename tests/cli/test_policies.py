@@ -1,3 +1,78 @@
+import io
+import sys
+
+import pytest
+
+from tests.cli.conftest import POLICY, PROFILE
+
+
 def test_policies_lists_the_presets(pabtune) -> None:
     assert list(pabtune("policies", "--json").document()["presets"]) == ["none", "pab246", "pab357", "pab579"]
     assert "pab246" in pabtune("policies").stdout
+
+
+def test_show_prints_a_row_for_each_kind(pabtune, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = pabtune("policies", "show", "pab246", "--profile", PROFILE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert done.stdout.splitlines()[4:8] == [
+        "spatial all layers   ███████░█░█░█░█░█░█░█░█░██████  21/30 hold",
+        "temporal all layers  ██████░░█░░░█░░░█░░░█░░░██████  16/30 hold",
+        "cross all layers     ███████░░░░░█░░░░░█░░░░░██████  15/30 hold",
+        "mlp all layers       ██████████████████████████████  30/30",
+    ]
+
+
+def test_show_reads_policies_by_name_and_from_files(pabtune) -> None:
+    document = pabtune("policies", "show", POLICY, "--json").document()
+    assert document["rows"][0]["steps"]["compute"] == [0, 1, 2, 6, 11, 16, 22, 27, 29]
+    assert document["evidence"]["verdict"] == "accept"
+    named = pabtune("policies", "show", "every:2:linear", "--steps", "8", "--json").document()
+    assert named["rows"][0]["steps"] == {"compute": [0, 1, 2, 4, 6, 7], "broadcast": [3, 5]}
+
+
+def test_show_draws_a_figure(pabtune, tmp_path) -> None:
+    out = tmp_path / "shown.png"
+    done = pabtune("policies", "show", POLICY, "--out", str(out))
+    assert (done.returncode, done.stderr) == (0, f"written: {out}\n")
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "9/30 scaled" in done.stdout
+
+
+def test_show_uses_letters_where_blocks_cannot_be_printed(pabtune, monkeypatch) -> None:
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    pabtune("policies", "show", "every:2", "--steps", "6")
+    printed.seek(0)
+    assert "whole call   ######--####  5/6 hold" in printed.read()
+
+
+MISTAKES = {
+    "no such file": ("show nothing.json", "neither a policy file nor a preset"),
+    "unknown preset": ("show pab1", "neither a policy file nor a preset"),
+    "odd name": ("show every:1", "is not a number of steps"),
+    "a profile as policy": (f"show {PROFILE}", "key `schema` must be"),
+    "a policy as profile": (f"show pab246 --profile {POLICY}", "not a pabtune.profile file"),
+    "no such profile": ("show pab246 --profile none.json", "No such file"),
+    "zero steps": ("show pab246 --steps 0", "0 is not in the range"),
+    "other steps": ("show steps:22 --steps 30", "a run of 22 denoising steps, not of 30"),
+    "wrong content": ("show pab246 --content wild", "no variant for content 'wild'"),
+    "not a PNG": ("show pab246 --out T/shown.jpg", "a figure must end in .png"),
+    "no such folder": ("show pab246 --out T/none/shown.png", "there is no folder"),
+    "a folder": ("show pab246 --out T/folder.png", "is a folder"),
+    "no policy": ("show", "Missing argument 'POLICY'"),
+    "unknown command": ("draw pab246", "No such command 'draw'"),
+    "flag before the command": ("--json show pab246", "pabtune policies show POLICY --json"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_exit_with_two_and_one_line(pabtune, tmp_path, name) -> None:
+    words, message = MISTAKES[name]
+    (tmp_path / "folder.png").mkdir()
+    done = pabtune("policies", *words.replace("T/", f"{tmp_path}/").split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr

@@ -5,21 +5,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pabtune.planning.timelines import STATES, timeline_of
 from pabtune.planning.windows import windows_of
+from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.trials import Candidate
 from pabtune.report.figures import (
     HIGHEST_PSNR_DB,
     MEASURES,
+    STATE_COLORS,
     curves_data,
     distances_data,
     draw_curves,
     draw_distances,
     draw_heat_map,
     draw_pareto,
+    draw_timeline,
     heat_map_data,
     pareto_data,
+    save_figure,
 )
+from pabtune.report.timeline_text import name_of
+from tests.cli.conftest import POLICY
 from tests.planning.test_curves import two_contents
+from tests.planning.test_timelines import EVERY_KIND
 from tests.records.test_profiles import make_profile
 from tests.records.test_trials import MEASURED, outcome
 
@@ -120,3 +128,37 @@ def test_points_and_front_are_drawn() -> None:
         assert [mark.get_marker() for mark in marks] == ["o", "s", "o", "o", "o"]
         assert list(front.get_xdata()) == [0.5, 0.7, 1.0]
         assert list(front.get_ydata()) == [getattr(point, measure) for point in data.front]
+
+
+def test_a_timeline_is_drawn_cell_by_cell() -> None:
+    timeline = timeline_of(EVERY_KIND)
+    (axes,) = draw_timeline(timeline).axes
+    cells = axes.collections[0].get_array()
+    assert [[STATES[code] for code in row] for row in cells] == [list(row.states) for row in timeline.rows]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [name_of(timeline, row) for row in timeline.rows]
+    assert axes.yaxis_inverted()
+    colors = axes.collections[0].cmap.colors
+    assert [colors[code] for code in cells[0][:5]] == [
+        STATE_COLORS[state] for state in ("compute", "compute", "half", "compute", "broadcast")
+    ]
+
+
+def test_noise_levels_and_summary_stand_around_a_timeline() -> None:
+    timeline = timeline_of(Policy.load(POLICY))
+    figure = draw_timeline(timeline)
+    levels, _ = figure.axes
+    np.testing.assert_array_equal(levels.patches[0].get_data().values, timeline.noise_levels)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["computes", "broadcasts"]
+    assert "mean PSNR 41.98 dB" in legend.get_title().get_text()
+
+
+@pytest.mark.parametrize(("steps", "ticks"), [(1, [0]), (4, [0, 1, 2, 3]), (12, [0, 5, 10]), (130, range(0, 130, 10))])
+def test_ticks_are_whole_steps(steps, ticks) -> None:
+    axes = draw_timeline(timeline_of(Policy(name="none"), steps)).axes[0]
+    assert axes.get_xticks().tolist() == list(ticks)
+
+
+def test_a_name_is_no_formula(tmp_path) -> None:
+    save_figure(tmp_path / "t.png", draw_timeline(timeline_of(Policy(name="$x_{$ a", made_for=MadeFor(model="$^$")))))
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
