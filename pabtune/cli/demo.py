@@ -90,6 +90,7 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
 
 def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any) -> tuple[Any, list[Prompt]]:
     from pabtune.quality.budget import Budget
+    from pabtune.quality.floors import Floor
     from pabtune.report.tensorboard import write_trial
     from pabtune.tuning.request import SearchConfig
     from pabtune.tuning.search import search_policy
@@ -101,7 +102,7 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
     config = SearchConfig(
         budget=Budget.parse(BUDGET),
         trials=trials,
-        floor="pab246",
+        floor=Floor(preset="pab246"),
         storage=str(out / "study.journal"),
         folder=out,
         name="demo",

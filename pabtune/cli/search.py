@@ -41,8 +41,11 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 )
 @click.option(
     "--floor",
-    help="Preset whose closeness to the unaccelerated video (PSNR) the result must reach; `none` = no floor; default: "
-    "pab246 for models with spatial and temporal attention, else none.",
+    "floors",
+    multiple=True,
+    help="How close to the unaccelerated video the result must be: a preset whose PSNR it must reach, psnr>=38 (mean, dB), "
+    "worst-psnr>=32; repeat it for several; `none` = no floor; default: pab246 for models with spatial and temporal "
+    "attention, else none.",
 )
 @click.option(
     "--front",
@@ -68,7 +71,7 @@ def command(
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
-    floor: str | None,
+    floors: tuple[str, ...],
     front_dir: Path | None,
     logdir: Path | None,
     layout: ParallelLayout,
@@ -103,7 +106,7 @@ def command(
     config = SearchConfig(
         budget=parsed,
         trials=trials,
-        floor=find_floor(profile, None if floor == "none" else floor or AUTO_FLOOR),
+        floor=find_floor(profile, () if floors == ("none",) else floors or AUTO_FLOOR),
         storage=storage or str(logdir / "study.journal"),
         folder=logdir,
         name=out.stem,

@@ -5,8 +5,6 @@ frames; SSIM with an 11x11 Gaussian window (sigma 1.5), C1 = 0.01², C2 = 0.03²
 frames. torchmetrics' SSIM averages over reflected borders as well, which differs by 0.02 at 64 pixels.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
@@ -14,25 +12,6 @@ from scipy.ndimage import correlate1d
 PSNR_OF_IDENTICAL_DB = 100.0
 WINDOW = 11
 SIGMA = 1.5
-
-
-TAIL_SHARE = 0.1
-"""Share of the videos that are the worst ones."""
-
-
-def missing_db(psnrs: Sequence[float], floor: Sequence[float]) -> float:
-    """By how much videos are further from the references than those of a floor: in the mean, or in the worst tenth.
-
-    Args:
-        psnrs: PSNR of each video, in dB.
-        floor: the same of the floor's videos, of the same prompts.
-
-    Returns:
-        The larger of the two differences in dB; 0 or less = not further in either.
-    """
-    ours, theirs = np.sort(psnrs), np.sort(floor)
-    worst = max(1, round(TAIL_SHARE * len(ours)))
-    return float(max(theirs.mean() - ours.mean(), theirs[:worst].mean() - ours[:worst].mean()))
 
 
 def psnr_db(video: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

@@ -15,7 +15,8 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.units import units_of
 from pabtune.quality.budget import Budget, drop_statistics, find_score
-from pabtune.quality.fidelity import missing_db, psnr_db
+from pabtune.quality.fidelity import psnr_db
+from pabtune.quality.floors import Floor
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
@@ -72,15 +73,18 @@ class TrialRunner:
         self._batches = interleaved(prompts, settings.batch_size)
         self._count = len(prompts)
         self._baseline_scores: dict[Prompt, float] = {}
-        self._floor: dict[Prompt, float] = {}
+        self._floor, self._preset_psnrs = Floor(), dict[Prompt, float]()
 
-    def set_floor(self, policy: Policy) -> float:
-        """Makes a policy's PSNR, prompt by prompt, the floor for all candidates; returns its mean in dB."""
+    def set_floor(self, floor: Floor) -> float | None:
+        """Sets the floor for all candidates; returns the mean PSNR of its preset in dB, None without one."""
+        self._floor = floor
+        if floor.preset is None:
+            return None
         for batch in self._batches:
-            videos, _ = self._generate(policy, batch)
+            videos, _ = self._generate(PRESETS[floor.preset], batch)
             for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
-                self._floor[prompt] = psnr_db(video, reference)
-        return float(np.mean(list(self._floor.values())))
+                self._preset_psnrs[prompt] = psnr_db(video, reference)
+        return float(np.mean(list(self._preset_psnrs.values())))
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
@@ -127,7 +131,7 @@ class TrialRunner:
             )
         drops: list[float] = []
         psnrs: list[float] = []
-        held: list[tuple[float, float]] = []
+        of_preset: list[float] = []
         seconds = 0.0
         rungs = [max(1, round(share * self._count)) for share in RUNG_SHARES]
         for batch in self._batches:
@@ -139,12 +143,10 @@ class TrialRunner:
                     self._baseline_scores[prompt] = score(reference, prompt.prompt)
                 drops.append(self._baseline_scores[prompt] - score(video, prompt.prompt))
                 psnrs.append(psnr_db(video, reference))
-                held.append((self._floor.get(prompt, psnrs[-1]), psnrs[-1]))
+                of_preset += [self._preset_psnrs[prompt]] if self._preset_psnrs else []
             if len(drops) >= rungs[0]:
                 rungs = [rung for rung in rungs if rung > len(drops)]
-                if rungs and not self._is_promising(
-                    drops, [floor - psnr for floor, psnr in held], predicted, time_to_beat
-                ):
+                if rungs and not self._is_promising(drops, psnrs, of_preset, predicted, time_to_beat):
                     break
         statistics = drop_statistics(drops)
         is_complete = len(drops) == self._count
@@ -159,17 +161,23 @@ class TrialRunner:
                 drop=statistics.mean,
                 drop_upper=statistics.upper,
                 over_budget=(statistics.upper if is_complete else statistics.mean) - self._budget.largest_drop,
-                under_floor_db=missing_db(psnrs, [floor for floor, _ in held]) if self._floor else None,
+                under_floor_db=None if self._floor == Floor() else self._floor.missing_db(psnrs, of_preset),
             ),
             over_memory=over_memory,
         )
 
     def _is_promising(
-        self, drops: list[float], margins: list[float], predicted: float, time_to_beat: float | None
+        self,
+        drops: list[float],
+        psnrs: list[float],
+        of_preset: list[float],
+        predicted: float,
+        time_to_beat: float | None,
     ) -> bool:
-        if time_to_beat is not None and predicted >= time_to_beat:
+        if (time_to_beat is not None and predicted >= time_to_beat) or self._floor.is_lost(psnrs):
             return False
-        return _lower_bound(drops) <= self._budget.largest_drop and _lower_bound(margins) <= 0
+        margins = self._floor.margins(psnrs, of_preset)
+        return _lower_bound(drops) <= self._budget.largest_drop and all(_lower_bound(each) <= 0 for each in margins)
 
     def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> tuple[list[Video], float]:
         with broadcast(self._pipeline, policy, catalog=self._catalog):

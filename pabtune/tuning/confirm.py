@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget, drop_statistics, judge
-from pabtune.quality.fidelity import missing_db
+from pabtune.quality.floors import Floor
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -63,10 +63,11 @@ def confirm(
         study_name: name of the study.
         looks: how often the study has been confirmed on these prompts, this time included.
     """
-    finalists = choose_finalists(candidates, config.floor)
+    floor = config.floor or Floor()
+    finalists = choose_finalists(candidates, floor.preset)
     if not finalists:
         return Confirmation(best=None, verdict=None, evaluations=())
-    presets = [PRESETS[config.floor]] if config.floor else []
+    presets = [PRESETS[floor.preset]] if floor.preset else []
     rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
     evaluations = evaluate(
         pipeline,
@@ -78,9 +79,11 @@ def confirm(
         arguments=config.arguments,
         catalog=config.catalog,
     )
-    floor = evaluations[len(finalists)] if presets else None
+    of_preset = evaluations[len(finalists)] if presets else None
     comparisons = len(finalists) * looks
-    standings = [assess(evaluation, floor, config.budget, comparisons) for evaluation in evaluations[: len(finalists)]]
+    standings = [
+        assess(evaluation, floor, of_preset, config.budget, comparisons) for evaluation in evaluations[: len(finalists)]
+    ]
     index = find_best(standings)
     evaluation, verdict = evaluations[index], standings[index].verdict
     policy = with_evidence(finalists[index], evaluation, verdict, profile, prompts, unseen, config, study_name)
@@ -115,20 +118,23 @@ class Standing:
         return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
 
 
-def assess(evaluation: Evaluation, floor: Evaluation | None, budget: Budget, comparisons: int = 1) -> Standing:
+def assess(
+    evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget, comparisons: int = 1
+) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor.
 
     Args:
         evaluation: of the finalist.
-        floor: of the preset that it must be as close as; None = no floor.
+        floor: how close it must be.
+        of_preset: evaluation of the floor's preset; None if it has none.
         budget: on the score.
         comparisons: finalists times looks at these prompts.
     """
-    if floor is None:
-        return Standing(judge(evaluation.drops, budget, comparisons), loses_more=False)
-    closer = missing_db(evaluation.psnr_db, floor.psnr_db) <= 0
-    verdict = judge(evaluation.drops, budget, comparisons) if closer else "reject"
-    extra_drops = [drop - floor_drop for drop, floor_drop in zip(evaluation.drops, floor.drops, strict=True)]
+    is_close = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) <= 0
+    verdict = judge(evaluation.drops, budget, comparisons) if is_close else "reject"
+    if of_preset is None:
+        return Standing(verdict, loses_more=False)
+    extra_drops = [drop - other for drop, other in zip(evaluation.drops, of_preset.drops, strict=True)]
     return Standing(verdict, loses_more=drop_statistics(extra_drops).lower > 0)
 
 
@@ -143,7 +149,7 @@ def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:
     return [Policy(name=f"steps:{count}", steps=count)] if 0 < count < steps else []
 
 
-def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) -> list[Candidate]:
+def choose_finalists(candidates: Sequence[Candidate], preset: str | None = None) -> list[Candidate]:
     """The front of least time and most margin, the fastest first: over the fidelity floor, or without one, on the budget.
 
     A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
@@ -155,7 +161,7 @@ def choose_finalists(candidates: Sequence[Candidate], floor: str | None = None) 
     for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, _shortfall(each))):
         if not front or _shortfall(candidate) < _shortfall(front[-1]):
             front.append(candidate)
-    presets = [each for each in possible if floor is not None and each.origin == f"preset {floor}"]
+    presets = [each for each in possible if preset is not None and each.origin == f"preset {preset}"]
     if not presets:
         return front[:FINALISTS]
     faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]

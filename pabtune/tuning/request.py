@@ -8,6 +8,7 @@ from typing import Any
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
+from pabtune.quality.floors import Floor
 from pabtune.records.errors import StudyError
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
@@ -39,7 +40,7 @@ class SearchConfig:
     Attributes:
         budget: on the absolute score.
         trials: finished trials that the study has in the end, over all workers and runs.
-        floor: preset that candidates must be as close to the unaccelerated video as, in PSNR; None = no floor.
+        floor: how close candidates must be to the unaccelerated video; None = no floor.
         storage: journal file, or URL that Optuna takes (`sqlite:///…`, `postgresql://…`).
         folder: for reference videos.
         name: of the policy.
@@ -58,7 +59,7 @@ class SearchConfig:
 
     budget: Budget
     trials: int
-    floor: str | None
+    floor: Floor | None
     storage: str
     folder: Path
     name: str
@@ -86,12 +87,22 @@ class SearchConfig:
         return ("exact",) if self.memory is None else ("exact", "int8")
 
 
-def find_floor(profile: Profile, floor: str | None = AUTO_FLOOR) -> str | None:
-    """The preset that is the fidelity floor of a search: for `auto` the paper's, if the model has all kinds of its sites."""
-    if floor != AUTO_FLOOR:
-        return floor
-    kinds = {rule.kind for rule in PRESETS[PAPERS_FLOOR].rules}
-    return PAPERS_FLOOR if kinds <= {site.kind for site in profile.sites} else None
+def find_floor(profile: Profile, floors: str | Sequence[str] | None = AUTO_FLOOR) -> Floor | None:
+    """The fidelity floor of a search.
+
+    Args:
+        profile: of the model.
+        floors: what `Floor.parse` reads, one or several; `auto` = the paper's careful preset, if the model has all kinds of
+            its sites; none = no floor.
+
+    Raises:
+        BudgetError: one of them cannot be read.
+    """
+    texts = [floors] if isinstance(floors, str) else list(floors or ())
+    if texts == [AUTO_FLOOR]:
+        kinds = {rule.kind for rule in PRESETS[PAPERS_FLOOR].rules}
+        return Floor(preset=PAPERS_FLOOR) if kinds <= {site.kind for site in profile.sites} else None
+    return Floor.parse(*texts) if texts else None
 
 
 def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:

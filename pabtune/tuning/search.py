@@ -15,7 +15,6 @@ from diffusers import DiffusionPipeline
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
-from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ModelError, PabtuneWarning, ProfileError, StudyError
 from pabtune.records.files import digest
@@ -91,7 +90,7 @@ def search_policy(
     name = study_name(profile, config.content, request)
     study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
     if config.floor is not None:
-        study.note("floor_psnr_db", runner.set_floor(PRESETS[config.floor]))
+        study.note("floor_psnr_db", runner.set_floor(config.floor))
     study.run(runner.try_out, config.trials, on_trial)
     candidates = study.candidates()
     confirmation = confirm(pipeline, profile, candidates, prompts, unseen, config, study.name, study.count_look())
@@ -194,7 +193,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     budget: str,
     trials: int = 60,
     *,
-    floor: str | None = AUTO_FLOOR,
+    floor: str | Sequence[str] | None = AUTO_FLOOR,
     memory: int | None = None,
     store: Store | None = None,
     storage: str | None = None,
@@ -218,8 +217,9 @@ def search(  # noqa: PLR0913, the public surface names them all
         prompts: at least 12; nothing is accepted on fewer than 36 unseen ones, which takes 54 in all.
         budget: for example `shapes>=-1.0`.
         trials: finished trials that the study has in the end.
-        floor: preset that the winner must be as close to the unaccelerated video as; None = no floor; `auto` = the paper's
-            careful one, where the model has the kinds of sites that it is about.
+        floor: how close to the unaccelerated video the winner must be, one or several: a preset such as `pab246`,
+            `psnr>=38` or `worst-psnr>=32` in dB; None = no floor; `auto` = the paper's careful preset, where the model has
+            the kinds of sites that it is about.
         memory: bytes that the policy may hold at most; None = any.
         store: how outputs are kept; None = exact, or with a limit of memory what is best.
         storage: journal file or Optuna storage URL; default: a journal in `folder`.
@@ -268,8 +268,6 @@ def _check_search(
     check_storage(config.storage)
     if config.trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
-    if config.floor is not None and config.floor not in PRESETS:
-        raise StudyError(f"unknown preset {config.floor!r} as fidelity floor; presets: {', '.join(PRESETS)}")
     _check_layout(profile, config)
     target = Target.of(pipeline, config.catalog)
     if target.fingerprint() != profile.made_for.fingerprint:
@@ -313,7 +311,7 @@ def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: 
         "profile": profile.digest,
         "prompts": digest_prompts(prompts),
         "budget": str(config.budget),
-        "floor": config.floor,
+        "floor": None if config.floor is None else str(config.floor),
         "content": config.content,
         "arguments": dict(config.arguments),
         "batch_size": config.batch_size,

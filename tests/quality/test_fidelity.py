@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from pabtune.quality.fidelity import missing_db, psnr_db, ssim
+from pabtune.quality.fidelity import psnr_db, ssim
 
 RNG = np.random.default_rng(0)
 VIDEO = RNG.integers(0, 255, (4, 24, 24, 3), dtype=np.uint8)
@@ -42,19 +42,3 @@ def test_wrong_shapes_are_refused() -> None:
         psnr_db(VIDEO, VIDEO[:2])
     with pytest.raises(ValueError, match="at least 11x11"):
         ssim(VIDEO[:, :8], VIDEO[:, :8])
-
-
-@pytest.mark.parametrize(
-    ("ours", "floor", "expected"),
-    [
-        ([50.0] * 9 + [20.0], [40.0] * 10, 20.0),  # closer in the mean, but the worst is further
-        ([30.0] * 10, [40.0] * 9 + [30.0], 9.0),  # the worst are alike, but the mean is further
-        ([42.0, 41.0], [40.0, 40.0], -1.0),
-        ([40.0] * 3, [40.0] * 3, 0.0),
-        ([30.0, *[50.0] * 19], [10.0, *[45.0] * 19], -5.0 - 0.75),  # the worst tenth is two videos of twenty
-    ],
-)
-def test_what_is_missing_to_a_floor_is_missing_in_the_mean_or_in_the_worst_tenth(ours, floor, expected) -> None:
-    """Fault 27: the larger of both, whatever the order of the videos."""
-    assert missing_db(ours, floor) == pytest.approx(expected)
-    assert missing_db(ours[::-1], floor) == pytest.approx(expected)

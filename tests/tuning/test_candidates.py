@@ -3,6 +3,7 @@ import pytest
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
+from pabtune.quality.floors import Floor
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
@@ -39,13 +40,24 @@ def test_no_broadcast_costs_nothing_and_is_feasible(runner) -> None:
 def test_a_candidate_under_the_floor_is_given_up_early(runner) -> None:
     careful = Policy(name="careful", rules=(Rule(kind="cross", range=2, window=(6, 8)),))
     reckless = Policy(name="reckless", rules=tuple(Rule(kind=k, range=9, window=(1, 8)) for k in ("spatial", "mlp")))
-    floor = runner.set_floor(careful)
-    assert floor > 20
+    runner.set_floor(Floor(psnr_db=30.0))
     outcome = runner.try_out(reckless)
     assert outcome.status == "stopped early"
     assert outcome.measured.under_floor_db > 0
     assert not outcome.is_feasible
     assert runner.try_out(careful).is_feasible
+
+
+def test_a_floor_is_a_presets_psnr_or_numbers(runner) -> None:
+    assert runner.set_floor(Floor(psnr_db=30.0)) is None
+    of_preset = runner.set_floor(Floor(preset="pab246"))
+    psnr_db = runner.try_out(PRESETS["pab246"]).measured.psnr_db
+    assert (of_preset, runner.try_out(PRESETS["pab246"]).measured.under_floor_db) == (pytest.approx(psnr_db), 0.0)
+    runner.set_floor(Floor(psnr_db=round(psnr_db - 1, 6)))
+    assert runner.try_out(PRESETS["pab246"]).measured.under_floor_db == pytest.approx(-1.0, abs=1e-4)
+    runner.set_floor(Floor(worst_psnr_db=round(psnr_db + 20, 6)))
+    outcome = runner.try_out(PRESETS["pab246"])
+    assert (outcome.status, outcome.is_feasible) == ("stopped early", False)
 
 
 def test_a_slow_candidate_is_given_up_early(runner) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics
+from pabtune.quality.floors import Floor
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
@@ -87,6 +88,7 @@ def test_without_a_floor_the_margin_on_the_budget_stands_behind_the_fastest() ->
 
 
 NOISE = [-0.9, 0.9] * 18
+FLOOR = Floor(preset="pab246")
 
 
 @pytest.mark.parametrize(
@@ -101,20 +103,24 @@ NOISE = [-0.9, 0.9] * 18
     ],
 )
 def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verdict, loses_more) -> None:
-    floor = evaluation([0.0] * len(drops), 40.0)
-    found = assess(evaluation(drops, psnr_db), floor, BUDGET)
+    of_preset = evaluation([0.0] * len(drops), 40.0)
+    found = assess(evaluation(drops, psnr_db), FLOOR, of_preset, BUDGET)
     assert (found.verdict, found.loses_more) == (verdict, loses_more)
-    assert not assess(evaluation(drops, psnr_db), None, BUDGET).loses_more
+    plain = assess(evaluation(drops, psnr_db), Floor(psnr_db=40.0), None, BUDGET)
+    assert (plain.verdict, plain.loses_more) == (verdict, False)
+    assert assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET).verdict == "accept"
 
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:
     """Ranks are equal where nothing is shown; among equals the first, which is the fastest, is taken."""
-    floor = evaluation([0.0] * 36, 40.0)
-    fast, slow = (assess(evaluation([mean + noise for noise in NOISE], 41.0), floor, BUDGET) for mean in (0.1, -0.1))
+    other = evaluation([0.0] * 36, 40.0)
+    fast, slow = (
+        assess(evaluation([mean + noise for noise in NOISE], 41.0), FLOOR, other, BUDGET) for mean in (0.1, -0.1)
+    )
     assert fast.order == slow.order
-    shown = assess(evaluation([0.5 + noise for noise in NOISE], 41.0), floor, BUDGET)
+    shown = assess(evaluation([0.5 + noise for noise in NOISE], 41.0), FLOOR, other, BUDGET)
     assert find_best([fast, slow]) == 0
-    assert fast.order < shown.order < assess(evaluation([0.0] * 36, 39.0), floor, BUDGET).order
+    assert fast.order < shown.order < assess(evaluation([0.0] * 36, 39.0), FLOOR, other, BUDGET).order
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
     """The fastest looked good on the search's prompts, but is further from the reference than the floor on these."""
     preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
     fast = named("fast", RECKLESS, 0.3, -0.1)
-    request = config(tmp_path, floor="pab246")
+    request = config(tmp_path, floor=Floor(preset="pab246"))
     confirmation = confirm(pipeline, profile, [fast, preset], PROMPTS, UNSEEN, request, "study", looks=3)
     assert confirmation.verdict == "undecided"  # nine prompts are too few
     assert (confirmation.best.evidence["finalists"], confirmation.best.evidence["looks"]) == (2, 3)
@@ -154,7 +160,9 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
 
 def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
     fast = named("fast", RECKLESS, 0.3, -0.1)
-    confirmation = confirm(pipeline, profile, [fast], PROMPTS, UNSEEN, config(tmp_path, floor="pab246"), "study")
+    confirmation = confirm(
+        pipeline, profile, [fast], PROMPTS, UNSEEN, config(tmp_path, floor=Floor(preset="pab246")), "study"
+    )
     assert (confirmation.best, confirmation.verdict) == (None, "reject")
     assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246", "steps:2"]
     assert confirm(pipeline, profile, [], PROMPTS, UNSEEN, config(tmp_path), "study").verdict is None

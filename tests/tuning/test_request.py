@@ -4,14 +4,15 @@ from pathlib import Path
 import pytest
 
 from pabtune.quality.budget import Budget
-from pabtune.records.errors import StudyError
+from pabtune.quality.floors import Floor
+from pabtune.records.errors import BudgetError, StudyError
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.request import SearchConfig, find_floor, split_prompts
 
 
 def config(folder: Path, **changes) -> SearchConfig:
     standard = SearchConfig(
-        budget=Budget(score="shapes", largest_drop=60.0), trials=9, floor="pab579",
+        budget=Budget(score="shapes", largest_drop=60.0), trials=9, floor=Floor(preset="pab579"),
         storage=str(folder / "study.journal"), folder=folder, name="found", arguments={},
     )  # fmt: skip
     return replace(standard, **changes)
@@ -32,9 +33,12 @@ def test_too_few_prompts_are_refused() -> None:
 
 
 def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> None:
-    assert find_floor(profile) == "pab246"
-    assert find_floor(profile, "pab579") == "pab579"
+    assert find_floor(profile) == Floor(preset="pab246")
+    assert find_floor(profile, "pab579") == Floor(preset="pab579")
+    assert find_floor(profile, ("psnr>=38", "worst-psnr>=32")) == Floor(psnr_db=38.0, worst_psnr_db=32.0)
     assert find_floor(profile, None) is None
+    with pytest.raises(BudgetError, match="a floor is psnr>=DB"):
+        find_floor(profile, ("auto", "psnr>=38"))
     full = replace(profile, sites=tuple(replace(site, kind="full") for site in profile.sites))
     assert find_floor(full) is None
-    assert find_floor(full, "pab246") == "pab246"
+    assert find_floor(full, "pab246") == Floor(preset="pab246")

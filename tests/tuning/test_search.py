@@ -84,7 +84,6 @@ def test_the_same_request_resumes_and_another_does_not(found, profile) -> None:
     ("changes", "message"),
     [
         ({"trials": 0}, "at least 1 trial"),
-        ({"floor": "pab999"}, "unknown preset 'pab999'"),
     ],
 )
 def test_wrong_requests_are_refused(profile, pipeline, tmp_path, changes, message) -> None:
