@@ -32,9 +32,6 @@ FIRSTS = (3, 4, 5)
 FEWEST_STEPS = 9
 """With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
 
-CALIBRATION_PROMPTS = 12
-"""Most prompts whose full runs are recorded."""
-
 
 def find_schedules(
     pipeline: DiffusionPipeline,
