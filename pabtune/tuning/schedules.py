@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from diffusers import DiffusionPipeline
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.surrogate import best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
@@ -40,6 +41,7 @@ def find_schedules(
     seed: int = 0,
     shares: Sequence[float] = SCHEDULE_SHARES,
     progress: Callable[[int, int], None] | None = None,
+    catalog: Catalog = CATALOG,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -50,17 +52,18 @@ def find_schedules(
         seed: of the annealing.
         shares: computed steps over all steps.
         progress: told how many of how many numbers of steps are done.
+        catalog: what is known of transformer classes.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, catalog)
     if settings.steps < FEWEST_STEPS:
         return []
     if len(target.transformers) > 1:
         raise ModelError("schedules of whole calls are not fitted for pipelines with two transformers yet")
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
-    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings) for run in runs])
+    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings, catalog) for run in runs])
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     schedules = []
     for done, count in enumerate(counts):
@@ -92,19 +95,22 @@ def fit(
     )
 
 
-def measure_gains(pipeline: DiffusionPipeline, run: Trajectories, settings: Settings) -> dict[int, list[float]]:
+def measure_gains(
+    pipeline: DiffusionPipeline, run: Trajectories, settings: Settings, catalog: Catalog = CATALOG
+) -> dict[int, list[float]]:
     """How far an error made at a step moves the final latents, per video: the size of one over that of the other.
 
     Args:
         pipeline: the model.
         run: full runs of one batch.
         settings: how videos are generated.
+        catalog: what is known of transformer classes.
     """
     gains = {}
     for step in sorted({min(max(round(share * settings.steps), 1), settings.steps - 2) for share in PROBED}):
         computed = tuple(each for each in range(settings.steps) if each != step)
         policy, watch = Policy(name="probe", rules=(Rule(kind="transformer", compute=computed),)), LatentsWatch()
-        with broadcast(pipeline, policy):
+        with broadcast(pipeline, policy, catalog=catalog):
             generate(pipeline, run.prompts, watch.settings(settings))
         made = (watch.after[step] - run.latents[step]).flatten(1).norm(dim=1)
         final = (watch.after[-1] - run.latents[-1]).flatten(1).norm(dim=1)

@@ -1,7 +1,12 @@
 """Finding schedules of whole calls on the small pipeline."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from torch import nn
+
+from pabtune.catalog import CATALOG
+from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.surrogate import best_schedule
 from pabtune.records.errors import ModelError
 from pabtune.runtime.targets import Target
@@ -54,3 +59,25 @@ def test_the_schedule_that_is_taken_is_the_closest_of_those_that_were_fitted() -
     fitted = [fit(pipeline, target, [run], settings, each) for each in computed]
     assert len(fitted) == 2
     assert found.psnr_db + found.worst_psnr_db == max(each.psnr_db + each.worst_psnr_db for each in fitted)
+
+
+class OwnTransformer(STDiT3Transformer3DModel):
+    """A class that no built-in card is of, and whose blocks are in no list that could be guessed."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.spatial_blocks = nn.Sequential(*self.spatial_blocks)
+        self.temporal_blocks = nn.Sequential(*self.temporal_blocks)
+
+
+def test_a_class_of_ones_own_gets_schedules_by_its_card() -> None:
+    pipeline, settings = make_pipeline(), Settings(steps=12, batch_size=2)
+    plain = find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,))
+    own = OwnTransformer(**{key: value for key, value in pipeline.transformer.config.items() if key[0] != "_"}).eval()
+    own.load_state_dict(pipeline.transformer.state_dict())
+    pipeline.transformer = own
+    with pytest.raises(ModelError, match="no sites are known for OwnTransformer"):
+        find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,))
+    card = replace(CATALOG.find("STDiT3Transformer3DModel"), transformer="OwnTransformer")
+    catalog = CATALOG.with_card(card)
+    assert find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), catalog=catalog) == plain
