@@ -3,11 +3,15 @@
 import numpy as np
 
 import pabtune
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
 from pabtune.tuning.fitting import fit_factors
-from pabtune.tuning.generation import generate
+from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.schedules import fit
+from pabtune.tuning.trajectories import LatentsWatch, record_trajectories
 from tests.conftest import PROMPTS, make_pipeline
+from tests.pipelines.cases import CASES, arguments_of
 from tests.tuning.conftest import SETTINGS
 
 COMPUTED = (0, 1, 2, 4, 7)
@@ -38,3 +42,20 @@ def test_fitted_factors_are_closer_than_holding(runs) -> None:
         )
 
     assert error(results) < 0.7 * error(held)
+
+
+def test_factors_of_a_second_transformer_are_of_its_own_outputs() -> None:
+    """The run of the fitted policy is the one that was fitted, though its rule says nothing of the change."""
+    pipeline = CASES["wan-2.2"].build()
+    pipeline.set_progress_bar_config(disable=True)
+    target, settings = Target.of(pipeline), Settings(steps=12, arguments=arguments_of("wan-2.2"))
+    run = record_trajectories(pipeline, target, PROMPTS[:2], settings)
+    assert run.takeovers == {6}
+    factors, ((_, fitted),) = fit_factors(pipeline, target, [run], settings, (0, 1, 2, 6, 9, 11))
+    assert [len(each) for each in factors] == [0, 0, 0, 2, 2, 2, 0, 0, 0, 0, 1, 0]
+    rule = Rule(kind="transformer", compute=(0, 1, 2, 6, 9, 11), payload="scaled", factors=factors)
+    watch = LatentsWatch()
+    with pabtune.broadcast(pipeline, Policy(name="p", rules=(rule,))) as active:
+        generate(pipeline, run.prompts, watch.settings(settings))
+    assert active.summary()["computed_calls"]["transformer"] == 2 * 6
+    assert (watch.after[-1] - fitted).abs().max() < 1e-5

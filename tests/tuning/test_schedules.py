@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from torch import nn
 
+import pabtune
 from pabtune.catalog import CATALOG
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
 from pabtune.planning.surrogate import best_schedule
+from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
+from pabtune.records.policies import MadeFor
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import Settings
+from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.schedules import FIRSTS, find_schedules, fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from tests.conftest import PROMPTS, STEPS, make_pipeline
+from tests.pipelines.cases import CASES, arguments_of, cases
 from tests.tuning.conftest import SETTINGS
 
 
@@ -81,3 +86,37 @@ def test_a_class_of_ones_own_gets_schedules_by_its_card() -> None:
     card = replace(CATALOG.find("STDiT3Transformer3DModel"), transformer="OwnTransformer")
     catalog = CATALOG.with_card(card)
     assert find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), catalog=catalog) == plain
+
+
+REFUSED = {
+    "chronoedit-reasoning", "helios", "hunyuan-1.5", "hunyuan-framepack", "open-sora-plan-1.1",
+    "skyreels-v2-forcing-asynchronous", "skyreels-v2-forcing-long",
+}  # fmt: skip
+"""Small pipelines without schedules; `test_trajectories.py` has the reasons."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    cases(("wan-2.1", "wan-2.2", "cogvideox-dpm", "ltx"), [name for name, case in CASES.items() if case.takes_prompt]),
+)
+def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
+    """And a run under the policy is as close to the full run as the one that was fitted."""
+    pipeline, settings = CASES[name].build(), Settings(steps=12, batch_size=2, arguments=arguments_of(name))
+    pipeline.set_progress_bar_config(disable=True)
+    if name == "allegro":
+        pipeline.vae.enable_tiling()  # it decodes in no other way
+    prompts = PROMPTS[: 2 if CASES[name].takes_batches else 1]
+    if name in REFUSED:
+        with pytest.raises(ModelError, match="schedules of whole calls cannot be fitted"):
+            find_schedules(pipeline, [prompts], settings, shares=(0.5,))
+        return
+    (schedule,) = find_schedules(pipeline, [prompts], settings, shares=(0.5,))
+    assert len(schedule.computed) == 6
+    references = generate(pipeline, prompts, settings).videos
+    with pabtune.broadcast(pipeline, schedule.policy("p", MadeFor())) as active:
+        videos = generate(pipeline, prompts, settings).videos
+    steps = {record.step for record in active.records if record.computed is not None}
+    assert steps == set(schedule.computed)
+    psnrs = [psnr_db(video, reference) for video, reference in zip(videos, references, strict=True)]
+    assert np.mean(psnrs) == pytest.approx(schedule.psnr_db, abs=0.5)
