@@ -1,5 +1,6 @@
 """`pabtune profile`: measuring how a model's outputs change from step to step."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -83,8 +84,7 @@ def describe(profile: Profile) -> None:
     for content, kinds in windows_of(profile).items():
         for kind, window in kinds.items():
             steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
-            breaks = f"; but much changes at {', '.join(map(str, window.breaks))}" if window.breaks else ""
-            say(f"  {content:8} {kind:9} {window.shape:6} {steps}{breaks}")
+            say(f"  {content:8} {kind:9} {window.shape:6} {steps}{describe_breaks(window.breaks)}")
     order = " < ".join(f"{row.kind} ({row.change:.2g})" for row in ranking_of(profile))
     say(f"  change, least to most: {order}")
     medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
@@ -93,6 +93,15 @@ def describe(profile: Profile) -> None:
         f"  overhead {profile.overhead:.2f}x plain generation; "
         f"median error of sketches {profile.sketch['median_relative_error']:.1%}"
     )
+
+
+def describe_breaks(breaks: Sequence[int]) -> str:
+    """Words for steps inside a window that change more than its limit; empty without any."""
+    if not breaks:
+        return ""
+    if len(breaks) == 1:
+        return f"; but step {breaks[0]} changes much more than its neighbours"
+    return f"; but steps {', '.join(map(str, breaks))} change much more than their neighbours"
 
 
 def _median_mse(profile: Profile) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pabtune.planning.payloads import Lifetimes, Payload, check_history, lifetimes
+from pabtune.planning.payloads import Lifetimes, Payload, check_history, lifetimes, with_history
 from pabtune.planning.schedules import NoiseSchedule, carry_window, same_schedule
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
@@ -146,12 +146,12 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
     owner: dict[str, Rule] = {}
     for rule in policy.rules_for(content):
         source = f"policy {policy.name!r}: the rule for {rule.kind}"
-        row, payload = (
-            _computed_steps(source, rule, policy.made_for, schedule),
-            Payload.of(source, rule, policy.made_for, schedule),
-        )
-        if rule.payload != "hold" and not payload.slopes:
+        payload = Payload.of(source, rule, policy.made_for, schedule)
+        row = _computed_steps(source, rule, policy.made_for, schedule)
+        if same_schedule(policy.made_for, schedule):
             check_history(source, payload, row.tolist())
+        else:
+            row = np.array(with_history(payload, row.tolist()))
         served = [index for index, site in enumerate(sites) if serves(rule, site)]
         _check_layers(policy.name, rule, sites)
         for index in served:
@@ -159,7 +159,7 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
                 raise PolicyError(f"policy {policy.name!r}: two rules are for the same site {sites[index].name}")
             owner[sites[index].name] = rule
             compute[index], payloads[index] = row, payload
-    _put_off(sites, compute, owner)
+    _put_off(sites, compute, payloads, owner)
     return ComputeMask(sites=tuple(sites), compute=compute, payloads=tuple(payloads), schedule=schedule)
 
 
@@ -181,10 +181,13 @@ def outer_sites(sites: Sequence[Site]) -> dict[int, list[int]]:
     return outer
 
 
-def _put_off(sites: Sequence[Site], compute: NDArray[np.bool_], owner: Mapping[str, Rule]) -> None:
+def _put_off(
+    sites: Sequence[Site], compute: NDArray[np.bool_], payloads: Sequence[Payload], owner: Mapping[str, Rule]
+) -> None:
     """Changes rows in place: what is due while something around it broadcasts computes as soon as that computes again.
 
-    Half of an output, of a step that broadcasts the guidance difference, is not kept: what is due there stays due.
+    Half of an output, of a step that broadcasts the guidance difference, is not kept: what is due there stays due. What has
+    fewer outputs than its payload needs then is due too.
     """
     outer = outer_sites(sites)
     guidance = {site.transformer: index for index, site in enumerate(sites) if site.kind == "guidance"}
@@ -198,11 +201,12 @@ def _put_off(sites: Sequence[Site], compute: NDArray[np.bool_], owner: Mapping[s
         for each in outer[index]:
             can_compute &= compute[each]
         is_whole = compute[around] if around is not None and is_inside else np.ones_like(can_compute)
-        is_due = False
+        is_due, kept = False, 0
         for step in range(compute.shape[1]):
-            is_due |= bool(compute[index, step])
+            is_due |= bool(compute[index, step]) or kept < payloads[index].needs(step)
             compute[index, step] = is_due and can_compute[step]
-            is_due &= not (can_compute[step] and is_whole[step])
+            if compute[index, step] and is_whole[step]:
+                is_due, kept = False, kept + 1
 
 
 def serves(rule: Rule, site: Site) -> bool:
@@ -258,9 +262,16 @@ def _in_proportion(count: int, made_for: MadeFor, schedule: NoiseSchedule) -> in
     return max(1, round(count * schedule.steps / (made_for.steps or 1)))
 
 
+def _first_steps(rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> int:
+    """How many steps compute first: in proportion, but as many as the payload needs, if the rule has as many."""
+    first = rule.first or 0
+    return max(_in_proportion(first, made_for, schedule), min(first, schedule.steps, Payload(rule.payload).order))
+
+
 def _counted_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
     """So many steps in all, the first and last ones among them, the others evenly between, (steps,)."""
-    first, last, count = (_in_proportion(each or 0, made_for, schedule) for each in (rule.first, rule.last, rule.count))
+    last, count = (_in_proportion(each or 0, made_for, schedule) for each in (rule.last, rule.count))
+    first = _first_steps(rule, made_for, schedule)
     if count > schedule.steps:
         raise PolicyError(f"{source}: {count} steps are to compute, but the run has {schedule.steps}")
     compute = np.zeros(schedule.steps, dtype=bool)
@@ -314,8 +325,8 @@ def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSche
         inside = [step for step, sigma in enumerate(schedule.sigmas) if low < sigma < high]
         return (inside[0], inside[-1] + 1) if inside else (0, 0)
     if rule.first is not None:
-        first, last = (_in_proportion(ends or 0, made_for, schedule) for ends in (rule.first, rule.last))
-        return first, max(schedule.steps - last, first)
+        first = _first_steps(rule, made_for, schedule)
+        return first, max(schedule.steps - _in_proportion(rule.last or 0, made_for, schedule), first)
     start, stop = rule.window or (0, 0)
     if same_schedule(made_for, schedule):
         if stop > schedule.steps:

@@ -158,6 +158,15 @@ def check_history(source: str, payload: Payload, computed: Sequence[bool]) -> No
             return
 
 
+def with_history(payload: Payload, computed: Sequence[bool]) -> list[bool]:
+    """Per step, whether it computes: the steps given, and those before which a payload has fewer outputs than it needs."""
+    before, completed = 0, []
+    for step, computes in enumerate(computed):
+        completed.append(computes or payload.needs(step) > before)
+        before += completed[-1]
+    return completed
+
+
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
     """Which outputs of a site are kept, and for how long.

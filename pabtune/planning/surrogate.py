@@ -27,6 +27,10 @@ TAIL = 0.5
 """Weight of the worst video in the objective; the rest is the mean of all."""
 
 
+LEAST_RATE = 1e-6
+"""Where a step adds less of its output than this share of what others add, its answer to an error is not told from it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surrogate:
     """Measurements of some full runs, from which errors of schedules are computed.
@@ -36,12 +40,14 @@ class Surrogate:
         keeps: a, how much of the latents a step keeps, (steps,).
         rates: r, how much of its output a step adds, (steps,).
         gains: size of the final error over that of an error made at a step, (prompts, steps).
+        takeovers: steps in which another transformer takes over; they compute, and nothing is made from outputs before.
     """
 
     products: NDArray[np.float64]
     keeps: NDArray[np.float64]
     rates: NDArray[np.float64]
     gains: NDArray[np.float64]
+    takeovers: frozenset[int] = frozenset()
 
     @property
     def steps(self) -> int:
@@ -63,11 +69,11 @@ class Surrogate:
         """
         products = self.products.mean(axis=0)
         moves = self.moves(np.exp(np.log(self.gains).mean(axis=0)))
-        computes, error, history = set(computed), np.zeros(self.steps), []
+        computes, error, history = set(computed), np.zeros(self.steps), list[NDArray[np.float64]]()
         factors: list[tuple[float, ...]] = []
         for step in range(self.steps):
             if step in computes:
-                history.append(self._output(step, error, moves[step]))
+                history = [*self._history(step, history), self._output(step, error, moves[step])]
                 error = moves[step] * error
                 factors.append(())
             else:
@@ -89,10 +95,10 @@ class Surrogate:
             factors: of the steps that do not.
         """
         moves, computes = self.moves(self.gains), set(computed)
-        error, history = np.zeros((len(self.products), self.steps)), []
+        error, history = np.zeros((len(self.products), self.steps)), list[NDArray[np.float64]]()
         for step in range(self.steps):
             if step in computes:
-                history.append(self._output(step, error, moves[:, step, None]))
+                history = [*self._history(step, history), self._output(step, error, moves[:, step, None])]
                 error = moves[:, step, None] * error
             else:
                 served = history[-1].copy()
@@ -109,9 +115,15 @@ class Surrogate:
 
     def _output(self, step: int, error: NDArray[np.float64], move: NDArray[np.float64]) -> NDArray[np.float64]:
         """Output of a computed step, as coefficients of the full run's outputs: it answers to the error of its latents."""
-        output = np.asarray((move - self.keeps[step]) / self.rates[step] * error)
+        rate = self.rates[step]
+        adds = abs(rate) > LEAST_RATE * np.abs(self.rates).max()
+        output = np.asarray((move - self.keeps[step]) / rate * error if adds else np.zeros_like(error))
         output[..., step] += 1.0
         return output
+
+    def _history(self, step: int, history: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """Outputs that a later step may be made from, before this one computes."""
+        return [] if step in self.takeovers else history
 
 
 def solve(normal: NDArray[np.float64], right: NDArray[np.float64], ridge: float = RIDGE) -> tuple[float, ...]:
@@ -139,7 +151,7 @@ def best_schedule(
         most: most factors of a step, at most `MOST_FACTORS`.
     """
     rng, most = np.random.default_rng(seed), min(most, MOST_FACTORS)
-    fixed = {*range(first), *range(surrogate.steps - last, surrogate.steps)}
+    fixed = {*range(first), *range(surrogate.steps - last, surrogate.steps), *surrogate.takeovers}
     free = sorted(set(range(surrogate.steps)) - fixed)
     current = set(rng.choice(free, min(max(count - len(fixed), 0), len(free)), replace=False).tolist())
     known: dict[tuple[int, ...], float] = {}

@@ -93,6 +93,42 @@ def caller(rows: Mapping[str, Any], stored: dict, state: dict, conditional: int)
     return call
 
 
+def follower(calls_per_step: int, steps: int, state: dict) -> Callable[[str, Any, Any], int]:
+    """A function that notes in `state` where a transformer's call stands and whether it follows the step before.
+
+    It returns the number of samples of the call.
+    """
+    last_call: dict[tuple[str, int], tuple[int, torch.Size]] = {}
+
+    def follow(name: str, args: Any, kwargs: Any) -> int:
+        state["step"] = state["calls"] // calls_per_step % steps
+        state["ordinal"] = state["calls"] % calls_per_step
+        state["calls"] += 1
+        key = (name, state["ordinal"])
+        shape = next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        state["follows"] = last_call.get(key) == (state["step"] - 1, shape)
+        last_call[key] = (state["step"], shape)
+        return shape[0]
+
+    return follow
+
+
+@contextmanager
+def patched() -> Iterator[Callable[[torch.nn.Module, Callable[..., Any]], None]]:
+    """A function that gives a module another `forward` until the end of a `with` block."""
+    modules: list[torch.nn.Module] = []
+
+    def patch(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+        module.forward = forward
+        modules.append(module)
+
+    try:
+        yield patch
+    finally:
+        for module in modules:
+            del module.forward
+
+
 @contextmanager
 def broadcast_by_hand(
     pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_step: int, conditional: int = 0
@@ -109,57 +145,35 @@ def broadcast_by_hand(
         The number of computed calls by site name, updated during the run.
     """
     stored: dict[tuple[str, int], object] = {}
-    last_call: dict[tuple[str, int], tuple[int, torch.Size]] = {}
     computed: dict[str, int] = defaultdict(int)
     state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False, "half": False}
     rows = {site.name: row for site, row in zip(mask.sites, mask.compute, strict=True)}
-    undo = []
-    call = caller(rows, stored, state, conditional)
-    served = server(state, conditional)
+    call, served = caller(rows, stored, state, conditional), server(state, conditional)
+    follow = follower(calls_per_step, mask.steps, state)
 
-    def patch_root(name: str) -> None:
-        transformer = getattr(pipeline, name)
-        forward = transformer.forward
+    def root(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: call(forward, name, args, kwargs, follow(name, args, kwargs))
 
-        def root(*args, **kwargs):
-            state["step"] = state["calls"] // calls_per_step % mask.steps
-            state["ordinal"] = state["calls"] % calls_per_step
-            state["calls"] += 1
+    def site(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def compute_or_serve(*args, **kwargs):
             key = (name, state["ordinal"])
-            shape = next(value.shape for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-            state["follows"] = last_call.get(key) == (state["step"] - 1, shape)
-            last_call[key] = (state["step"], shape)
-            return call(forward, name, args, kwargs, shape[0])
-
-        transformer.forward = root
-        undo.append(lambda: vars(transformer).pop("forward"))
-
-    def patch_site(name: str, path: str) -> None:
-        module = getattr(pipeline, name).get_submodule(path)
-        forward = module.forward
-
-        def site(*args, **kwargs):
-            full_name = f"{name}.{path}"
-            key = (full_name, state["ordinal"])
-            if rows[full_name][state["step"]] or not state["follows"]:
-                computed[full_name] += 1
+            if rows[name][state["step"]] or not state["follows"]:
+                computed[name] += 1
                 if state["half"]:
                     return forward(*args, **kwargs)
                 stored[key] = forward(*args, **kwargs)
             return served(stored[key])
 
-        module.forward = site
-        undo.append(lambda: vars(module).pop("forward"))
+        return compute_or_serve
 
-    for site in filter(attrgetter("path"), mask.sites):
-        patch_site(site.transformer, site.path)
-    for name in dict.fromkeys(site.transformer for site in mask.sites):
-        patch_root(name)
-    try:
+    with patched() as patch:
+        for each in filter(attrgetter("path"), mask.sites):
+            module = getattr(pipeline, each.transformer).get_submodule(each.path)
+            patch(module, site(module.forward, f"{each.transformer}.{each.path}"))
+        for name in dict.fromkeys(each.transformer for each in mask.sites):
+            transformer = getattr(pipeline, name)
+            patch(transformer, root(transformer.forward, name))
         yield computed
-    finally:
-        for step in undo:
-            step()
 
 
 @contextmanager
@@ -179,12 +193,9 @@ def calls_by_hand(
     """
     outputs: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
     shapes: dict[int, Any] = {}
-    calls_made, steps_computed, undo = [0], [], []
-    names = [name for name in ("transformer", "transformer_2") if getattr(pipeline, name, None) is not None]
+    calls_made, steps_computed = [0], []
 
-    def patch(transformer: torch.nn.Module) -> None:
-        forward = transformer.forward
-
+    def patched_call(forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args, **kwargs):
             step, ordinal = divmod(calls_made[0], calls_per_step)
             calls_made[0] += 1
@@ -205,13 +216,11 @@ def calls_by_hand(
             like = shapes[ordinal]
             return type(like)(**dict(zip(like, served, strict=True))) if isinstance(like, dict) else type(like)(served)
 
-        transformer.forward = call
-        undo.append(lambda: vars(transformer).pop("forward"))
+        return call
 
-    for name in names:
-        patch(getattr(pipeline, name))
-    try:
+    with patched() as patch:
+        for name in ("transformer", "transformer_2"):
+            transformer = getattr(pipeline, name, None)
+            if transformer is not None:
+                patch(transformer, patched_call(transformer.forward))
         yield steps_computed
-    finally:
-        for step in undo:
-            step()

@@ -15,6 +15,7 @@ from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.trials import Candidate, Verdict
 from pabtune.tuning.evaluate import evaluate
+from pabtune.tuning.generation import Progress
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
 
@@ -69,16 +70,8 @@ def confirm(
         return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[floor.preset]] if floor.preset else []
     rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
-    evaluations = evaluate(
-        pipeline,
-        [*(finalist.policy for finalist in finalists), *presets, *rivals.values()],
-        unseen,
-        profile.steps,
-        score=config.budget.score,
-        batch_size=config.batch_size,
-        arguments=config.arguments,
-        catalog=config.catalog,
-    )
+    policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
+    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config)
     of_preset = evaluations[len(finalists)] if presets else None
     comparisons = len(finalists) * looks
     standings = [
@@ -97,6 +90,37 @@ def confirm(
             *evaluations[len(finalists) : len(finalists) + len(presets)],
             *(each for each in evaluations if each.policy in own_rivals),
         ),
+    )
+
+
+def evaluate_unseen(
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Policy],
+    unseen: Sequence[Prompt],
+    profile: Profile,
+    config: SearchConfig,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
+
+    Args:
+        pipeline: the model.
+        policies: what to evaluate.
+        unseen: prompts that the search never saw.
+        profile: of the model.
+        config: of the search.
+        progress: told after each call of the pipeline.
+    """
+    return evaluate(
+        pipeline,
+        policies,
+        unseen,
+        profile.steps,
+        score=config.budget.score,
+        batch_size=config.batch_size,
+        arguments=config.arguments,
+        catalog=config.catalog,
+        progress=progress,
     )
 
 

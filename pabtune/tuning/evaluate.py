@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -16,7 +17,7 @@ from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.engine import broadcast
-from pabtune.runtime.flops import computed_fraction, count_flops
+from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
@@ -84,6 +85,53 @@ class PolicyTally:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRuns:
+    """What the runs under all policies of an evaluation have in common.
+
+    Attributes:
+        pipeline: the model.
+        settings: how videos are generated.
+        score: name of the absolute score.
+        store: how outputs are kept for later steps; None = as each policy says.
+        catalog: what is known of transformer classes.
+        any_steps: carry policies that were found at more steps to fewer than nine too.
+        calls: FLOPs of each call of a full run, by its number of denoising steps.
+    """
+
+    pipeline: DiffusionPipeline
+    settings: Settings
+    score: str
+    store: Store | None
+    catalog: Catalog
+    any_steps: bool
+    calls: Mapping[int, Sequence[CallFlops]]
+
+    def add(
+        self, tally: PolicyTally, policy: Policy, batch: Sequence[Prompt], reference: Generation
+    ) -> Sequence[Video]:
+        """Generates a batch under a policy, adds it to the policy's tally, and returns its videos.
+
+        Args:
+            tally: of the policy.
+            policy: the policy.
+            batch: prompts of one content class.
+            reference: the unaccelerated videos of the batch.
+        """
+        settings, content = self.settings.under(policy), batch[0].content
+        variant = content if content in policy.variants else None
+        with broadcast(
+            self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
+        ) as run:
+            generation = generate(self.pipeline, batch, settings)
+        own, full = (sum(call.total for call in self.calls[steps]) for steps in (settings.steps, self.settings.steps))
+        computed, halved = [each.computed for each in run.records], [each.is_halved for each in run.records]
+        fraction = computed_fraction(self.calls[settings.steps], computed, halved) * own / full
+        tally.add(batch, reference, generation, self.score)
+        tally.note_calls(run.summary(), fraction, len(batch))
+        return generation.videos
+
+
 def evaluate(  # noqa: PLR0913, the public surface names them all
     pipeline: DiffusionPipeline,
     policies: Sequence[Policy],
@@ -127,34 +175,32 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
     plan = list(batches(prompts, batch_size))
     warm_up(pipeline, plan[0], settings, score)
-    calls = {
-        steps: count_flops(
-            target, lambda steps=steps: generate(pipeline, [prompts[0]], replace(settings, steps=steps))
-        ).calls
-        for steps in {num_inference_steps, *(settings.under(policy).steps for policy in policies)}
-    }
-    full_flops = sum(call.total for call in calls[num_inference_steps])
-    tallies = [PolicyTally() for _ in policies]
+    runs = PolicyRuns(
+        pipeline=pipeline, settings=settings, score=score, store=store, catalog=catalog, any_steps=any_steps,
+        calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
+    )  # fmt: skip
+    tallies, turns = [PolicyTally() for _ in policies], len(policies) + 1
     for done, batch in enumerate(plan):
         reference = generate(pipeline, batch, settings)
         if on_videos:
             on_videos("reference", batch, reference.videos)
         for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
-            content = batch[0].content if batch[0].content in policy.variants else None
-            with broadcast(pipeline, policy, content, store=store, catalog=catalog, any_steps=any_steps) as run:
-                generation = generate(pipeline, batch, settings.under(policy))
-            own = calls[settings.under(policy).steps]
-            fraction = computed_fraction(
-                own, [each.computed for each in run.records], [each.is_halved for each in run.records]
-            )
-            fraction *= sum(call.total for call in own) / full_flops
-            tally.add(batch, reference, generation, score)
-            tally.note_calls(run.summary(), fraction, len(batch))
+            videos = runs.add(tally, policy, batch, reference)
             if on_videos:
-                on_videos(policy.name, batch, generation.videos)
+                on_videos(policy.name, batch, videos)
             if progress:
-                progress(done * (len(policies) + 1) + turn, len(plan) * (len(policies) + 1))
+                progress(done * turns + turn, len(plan) * turns)
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
+
+
+def _calls_by_steps(
+    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Policy], prompt: Prompt
+) -> dict[int, Sequence[CallFlops]]:
+    """FLOPs of each call of a full run, for each number of denoising steps that is run."""
+    return {
+        steps: count_flops(target, partial(generate, pipeline, [prompt], replace(settings, steps=steps))).calls
+        for steps in {settings.steps, *(settings.under(policy).steps for policy in policies)}
+    }
 
 
 def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Settings, score: str) -> None:

@@ -1,8 +1,8 @@
 """Fitting the factors of a schedule of whole calls while it runs: they bring the next latents close to those of the full run.
 
-At a step that broadcasts, the latents that the full run had after it are known; so are the outputs that were computed last.
-The factors follow by least squares, over all videos that were fitted so far. What the network makes of earlier errors is in
-the run itself.
+At a step that broadcasts, the latents and outputs of the full run are known, and those of this run so far. The factors follow
+by least squares from the differences between the two, over all videos that were fitted so far. What the network makes of
+earlier errors is in the run itself.
 """
 
 from collections import defaultdict
@@ -73,26 +73,28 @@ class FactorFitter(Measurement):
         self, run: Trajectories, watch: LatentsWatch, computed: Sequence[int], equations: Equations, most: int
     ) -> None:
         self._run, self._watch, self._equations, self._most = run, watch, equations, most
-        self._computed = set(computed)
+        self._computed = {*computed, *run.takeovers}
         self._calls: list[dict[str, Any]] = []
         self._outputs: list[Outputs] = []
+        self._served: dict[int, Tensor] = {}
         self.factors: dict[int, tuple[float, ...]] = {}
 
     def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
         """Broadcasts the call, if its step does (see `Session`)."""
         if position.step in self._computed:
             if position.ordinal == 0:
-                self._calls = [*self._calls[-self._most :], {}]
-                self._outputs = [*self._outputs[-self._most :], {}]
+                first = (
+                    len(self._calls) if position.step in self._run.takeovers else max(len(self._calls) - self._most, 0)
+                )
+                self._calls, self._outputs = [*self._calls[first:], {}], [*self._outputs[first:], {}]
             return super().begin(position, sample)
         if position.step not in self.factors:
             self.factors[position.step] = self._fit(position.step)
-        weights = [0.0] * (len(self.factors[position.step]) + 1)
-        weights[-1] = 1.0
+        outputs = [calls[position.branch] for calls in self._calls]
+        weights = [0.0] * (len(outputs) - 1) + [1.0]
         for back, factor in enumerate(self.factors[position.step], start=1):
             weights[-back] += factor
             weights[-back - 1] -= factor
-        outputs = [calls[position.branch] for calls in self._calls[-len(weights) :]]
         return Substitute(weighted_sum(outputs, weights))
 
     def end(self, position: CallPosition, output: Any) -> None:
@@ -102,13 +104,22 @@ class FactorFitter(Measurement):
         self._outputs[-1] |= branches_of(position, output)
 
     def _fit(self, step: int) -> tuple[float, ...]:
-        """The factors of a step, from the latents before it and those that the full run had after it."""
-        run = self._run
-        mixed = [run.mixed(outputs) for outputs in self._outputs]
+        """The factors of a step: they undo the difference that the latents would have from those of the full run after it."""
+        run, latents, recurrence = self._run, self._watch.after, self._run.recurrences[step]
+        mixed = [run.mixed(outputs, step) for outputs in self._outputs]
         changes = [mixed[-back] - mixed[-back - 1] for back in range(1, len(mixed))]
-        before = self._watch.after[step - 1]
-        target = run.latents[step] - run.keeps[step] * before - run.rates[step] * mixed[-1]
-        return self._equations.add(step, [run.rates[step] * change for change in changes[: self._most]], target)
+        before = self._served.get(step - 1, mixed[-1])
+        missing = recurrence.keep * (run.latents[step - 1] - latents[step - 1])
+        missing += recurrence.rate * (run.outputs[step] - mixed[-1])
+        missing += recurrence.earlier_rate * (run.outputs[step - 1] - before)
+        if step > 1:
+            missing += recurrence.earlier_keep * (run.latents[step - 2] - latents[step - 2])
+        factors = self._equations.add(step, [recurrence.rate * change for change in changes[: self._most]], missing)
+        served = mixed[-1].clone()
+        for factor, change in zip(factors, changes, strict=False):
+            served += factor * change
+        self._served = {step: served}
+        return factors
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes (see `Measurement`)."""

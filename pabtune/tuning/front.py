@@ -15,8 +15,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.schedules import Schedule
-from pabtune.tuning.confirm import evidence_of
-from pabtune.tuning.evaluate import evaluate
+from pabtune.tuning.confirm import evaluate_unseen, evidence_of
 from pabtune.tuning.generation import Progress
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
@@ -60,17 +59,8 @@ def judge_front(
     counts = [len(schedule.computed) for schedule in schedules]
     names = [f"{config.name}-{count}of{profile.steps}" for count in counts]
     policies = [each.policy(name, profile.made_for) for each, name in zip(schedules, names, strict=True)]
-    evaluations = evaluate(
-        pipeline,
-        [*policies, *(Policy(name=f"steps:{count}", steps=count) for count in counts)],
-        unseen,
-        profile.steps,
-        score=config.budget.score,
-        batch_size=config.batch_size,
-        arguments=config.arguments,
-        catalog=config.catalog,
-        progress=progress,
-    )
+    fewer_steps = [Policy(name=f"steps:{count}", steps=count) for count in counts]
+    evaluations = evaluate_unseen(pipeline, [*policies, *fewer_steps], unseen, profile, config, progress)
     points, best_psnr = [], -np.inf
     found = list(zip(policies, evaluations[: len(policies)], evaluations[len(policies) :], strict=True))
     for policy, evaluation, fewer in reversed(found):

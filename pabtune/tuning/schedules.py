@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from diffusers import DiffusionPipeline
 
+from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.surrogate import best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
@@ -21,7 +22,7 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.fitting import fit_factors
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
-from pabtune.tuning.trajectories import LatentsWatch, Trajectories, record_trajectories, surrogate_of
+from pabtune.tuning.trajectories import NOT_FITTED, LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
 PROBED = (0.13, 0.23, 0.4, 0.7)
 """Where in a run it is measured how far an error moves the final latents."""
@@ -29,11 +30,11 @@ PROBED = (0.13, 0.23, 0.4, 0.7)
 FIRSTS = (3, 4, 5)
 """Numbers of steps that a schedule begins with; each is tried. Where step 2 was skipped, a few videos became others."""
 
+LARGEST_DOUBT = 0.7
+"""Most by which the effect of another output on the latents may differ from what was found, relative to itself."""
+
 FEWEST_STEPS = 9
 """With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
-
-CALIBRATION_PROMPTS = 12
-"""Most prompts whose full runs are recorded."""
 
 
 def find_schedules(
@@ -43,6 +44,7 @@ def find_schedules(
     seed: int = 0,
     shares: Sequence[float] = SCHEDULE_SHARES,
     progress: Callable[[int, int], None] | None = None,
+    catalog: Catalog = CATALOG,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -53,17 +55,16 @@ def find_schedules(
         seed: of the annealing.
         shares: computed steps over all steps.
         progress: told how many of how many numbers of steps are done.
+        catalog: what is known of transformer classes.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
-    target = Target.of(pipeline)
+    target = Target.of(pipeline, catalog)
     if settings.steps < FEWEST_STEPS:
         return []
-    if len(target.transformers) > 1:
-        raise ModelError("schedules of whole calls are not fitted for pipelines with two transformers yet")
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
-    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings) for run in runs])
+    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings, catalog) for run in runs])
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     schedules = []
     for done, count in enumerate(counts):
@@ -95,21 +96,40 @@ def fit(
     )
 
 
-def measure_gains(pipeline: DiffusionPipeline, run: Trajectories, settings: Settings) -> dict[int, list[float]]:
+def measure_gains(
+    pipeline: DiffusionPipeline, run: Trajectories, settings: Settings, catalog: Catalog = CATALOG
+) -> dict[int, list[float]]:
     """How far an error made at a step moves the final latents, per video: the size of one over that of the other.
 
     Args:
         pipeline: the model.
         run: full runs of one batch.
         settings: how videos are generated.
+        catalog: what is known of transformer classes.
+
+    Raises:
+        ModelError: the latents do not follow from outputs as was found.
     """
-    gains = {}
-    for step in sorted({min(max(round(share * settings.steps), 1), settings.steps - 2) for share in PROBED}):
+    gains, doubts = {}, []
+    for step in _probed_steps(run):
         computed = tuple(each for each in range(settings.steps) if each != step)
         policy, watch = Policy(name="probe", rules=(Rule(kind="transformer", compute=computed),)), LatentsWatch()
-        with broadcast(pipeline, policy):
+        with broadcast(pipeline, policy, catalog=catalog):
             generate(pipeline, run.prompts, watch.settings(settings))
-        made = (watch.after[step] - run.latents[step]).flatten(1).norm(dim=1)
-        final = (watch.after[-1] - run.latents[-1]).flatten(1).norm(dim=1)
-        gains[step] = (final / made.clamp_min(1e-12)).tolist()
+        made, final = watch.after[step] - run.latents[step], watch.after[-1] - run.latents[-1]
+        expected = run.recurrences[step].rate * (run.outputs[step - 1] - run.outputs[step])
+        doubts.append(float((made - expected).norm() / made.norm().clamp_min(1e-12)))
+        gains[step] = (final.flatten(1).norm(dim=1) / made.flatten(1).norm(dim=1).clamp_min(1e-12)).tolist()
+    if np.median(doubts) > LARGEST_DOUBT:
+        raise ModelError(
+            f"the latents of {type(pipeline).__name__} answer to outputs otherwise than was found from full runs, by "
+            f"{np.median(doubts):.0%}: {NOT_FITTED} for it"
+        )
     return gains
+
+
+def _probed_steps(run: Trajectories) -> list[int]:
+    """Steps at which gains are measured: not where a transformer takes over, which computes in any case."""
+    steps = len(run.latents)
+    possible = [step for step in range(1, steps - 1) if step not in run.takeovers]
+    return sorted({min(possible, key=lambda step: abs(step - round(share * steps))) for share in PROBED})

@@ -133,7 +133,9 @@ def schedules_of(
     schedules = load_schedules(path)
     if schedules is None:
         try:
-            schedules = find_schedules(pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule)
+            schedules = find_schedules(
+                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog
+            )
         except ModelError as error:
             warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
             schedules = []

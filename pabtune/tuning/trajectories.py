@@ -1,13 +1,19 @@
 """Recording what whole calls of the transformers put out in full runs, and how the latents follow from it.
 
 A pipeline tells its latents after each step by diffusers' `callback_on_step_end`. How its scheduler and guidance make them of
-the outputs is found by least squares, so that nothing about either need be known: x[i+1] = a x[i] + sum over branches of b y.
+the outputs is found by least squares, so that nothing about either need be known:
+
+    x[i+1] = a x[i] + b y[i] + c x[i-1] + d y[i-1], where y is the sum over branches of m y_branch.
+
+The terms of the step before are those of multistep schedulers (UniPC, DPM-Solver++). What a scheduler adds besides, such as
+noise of its own, is the same in every run of the same seed, and falls out of differences of runs.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +32,11 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Generation, Settings, generate
 
 CALLBACK = "callback_on_step_end"
+
+NOT_FITTED = "schedules of whole calls cannot be fitted"
+
+LEAST_RATE = 1e-3
+"""Steps that add less of their output than this share of what others add do not tell how branches are mixed."""
 
 LEAST_GAIN = 0.05
 """Smaller gains are taken for this: errors of rounding are not told from errors that fade."""
@@ -64,17 +75,24 @@ class CallRecorder(Measurement):
 
     Attributes:
         outputs: per step, the output of each branch's call.
+        transformers: per step, the names of the transformers that are called.
+        loops: number of denoising loops.
     """
 
     def __init__(self) -> None:
         self.outputs: list[Outputs] = []
+        self.transformers: list[set[str]] = []
+        self.loops = 0
 
     def end(self, position: CallPosition, output: Any) -> None:
         """Notes the output (see `Session`)."""
         super().end(position, output)
+        self.loops += position.is_new_loop
         while len(self.outputs) <= position.step:
             self.outputs.append({})
+            self.transformers.append(set())
         self.outputs[position.step] |= branches_of(position, output)
+        self.transformers[position.step].add(position.transformer)
 
     def site(self, index: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Computes (see `Measurement`)."""
@@ -102,11 +120,28 @@ def as_latents(outputs: Outputs, latents: Tensor) -> list[Tensor]:
             cut = part[:, : latents.shape[1]] if part.ndim == latents.ndim else part
             if cut.shape != latents.shape:
                 raise ModelError(
-                    f"the transformer puts out {tuple(part.shape)}, but the latents are {tuple(latents.shape)}: schedules of "
-                    "whole calls cannot be fitted for this pipeline"
+                    f"the transformer puts out {tuple(part.shape)}, but the latents are {tuple(latents.shape)}: {NOT_FITTED} "
+                    "for this pipeline"
                 )
             parts.append(cut.float())
     return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recurrence:
+    """How the latents after a step follow from those before it and from outputs, as weights.
+
+    Attributes:
+        keep: of the latents before the step.
+        rate: of the step's output.
+        earlier_keep: of the latents before the step before; 0 at the second step.
+        earlier_rate: of the output of the step before.
+    """
+
+    keep: float
+    rate: float
+    earlier_keep: float
+    earlier_rate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,24 +152,32 @@ class Trajectories:
         prompts: of the batch.
         latents: after each step, (prompts, …).
         outputs: per step, the output of the step's calls as guidance puts it together, (prompts, …).
-        mixture: weight of each branch in `outputs`; they sum to 1.
-        keeps: per step, how much of the latents it keeps; the first step's is 1.
-        rates: per step, how much of its output it adds; the first step's is that of the second.
+        transformers: per step, the name of the transformer that is called.
+        mixtures: weight of each branch in `outputs`, by transformer; they sum to 1.
+        recurrences: per step from the second on, how the latents follow.
+        keeps: per step, how much of the latents it keeps, without terms of the step before; the first step's is 1.
+        rates: per step, how much of its output it adds, without those terms; the first step's is that of the second.
         generation: the videos.
     """
 
     prompts: tuple[Prompt, ...]
     latents: list[Tensor]
     outputs: list[Tensor]
-    mixture: tuple[float, ...]
+    transformers: tuple[str, ...]
+    mixtures: Mapping[str, tuple[float, ...]]
+    recurrences: Mapping[int, Recurrence]
     keeps: tuple[float, ...]
     rates: tuple[float, ...]
     generation: Generation
 
-    def mixed(self, outputs: Outputs) -> Tensor:
-        """Outputs of a step's calls as guidance puts them together."""
-        parts = as_latents(outputs, self.latents[0])
-        return mix(parts, self.mixture)
+    @property
+    def takeovers(self) -> frozenset[int]:
+        """Steps in which another transformer takes over."""
+        return frozenset(step for step, (before, now) in enumerate(pairwise(self.transformers), 1) if before != now)
+
+    def mixed(self, outputs: Outputs, step: int) -> Tensor:
+        """Outputs of the calls of a step as guidance puts them together."""
+        return mix(as_latents(outputs, self.latents[0]), self.mixtures[self.transformers[step]])
 
 
 def mix(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -159,37 +202,103 @@ def record_trajectories(
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
+    name = type(pipeline).__name__
     if not tells_latents(pipeline):
-        raise ModelError(
-            f"{type(pipeline).__name__} has no {CALLBACK}: schedules of whole calls cannot be fitted for it"
-        )
+        raise ModelError(f"{name} has no {CALLBACK}: {NOT_FITTED} for it")
     recorder, watch = CallRecorder(), LatentsWatch()
     generation = record(target, recorder, partial(generate, pipeline, prompts, watch.settings(settings)))
     latents = watch.after
+    _check_run(name, recorder, latents, settings)
     parts = [as_latents(outputs, latents[0]) for outputs in recorder.outputs]
-    if len(parts) != len(latents) or len({len(each) for each in parts}) != 1:
-        raise ModelError("the pipeline does not call its transformer alike in every step: no schedules can be fitted")
-    fits = [_follow(latents[step - 1], latents[step], parts[step]) for step in range(1, len(latents))]
-    totals = np.array([branches.sum() for _, branches in fits])
-    mixture = np.median(np.array([branches for _, branches in fits]) / totals[:, None], axis=0)
-    mixture = mixture / mixture.sum()
+    transformers = tuple(each for (each,) in recorder.transformers)
+    if any(len({len(parts[step]) for step in steps}) != 1 for steps in _turns(transformers).values()):
+        raise ModelError(f"{name} does not call its transformer alike in every step: {NOT_FITTED} for it")
+    mixtures = {each: _mixture(name, latents, parts, steps) for each, steps in _turns(transformers).items()}
+    outputs = [mix(each, mixtures[transformer]) for each, transformer in zip(parts, transformers, strict=True)]
+    alone = [_follow([latents[step - 1], outputs[step]], latents[step]) for step in range(1, len(latents))]
     return Trajectories(
         prompts=tuple(prompts),
         latents=latents,
-        outputs=[mix(each, mixture.tolist()) for each in parts],
-        mixture=tuple(mixture.tolist()),
-        keeps=(1.0, *(float(kept) for kept, _ in fits)),
-        rates=(float(totals[0]), *totals.tolist()),
+        outputs=outputs,
+        transformers=transformers,
+        mixtures=mixtures,
+        recurrences={step: _recurrence(latents, outputs, step) for step in range(1, len(latents))},
+        keeps=(1.0, *(keep for keep, _ in alone)),
+        rates=(alone[0][1], *(rate for _, rate in alone)),
         generation=generation,
     )
 
 
-def _follow(before: Tensor, after: Tensor, parts: Sequence[Tensor]) -> tuple[float, np.ndarray]:
-    """How much of the latents and of each branch's output makes the latents after a step."""
-    columns = torch.stack([before.flatten(), *(part.flatten() for part in parts)], dim=1).double()
-    normal, right = (columns.T @ columns).cpu().numpy(), (columns.T @ after.flatten().double()).cpu().numpy()
-    solution = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
-    return float(solution[0]), solution[1:]
+def _check_run(name: str, recorder: CallRecorder, latents: Sequence[Tensor], settings: Settings) -> None:
+    """Refuses runs whose latents cannot follow step by step from the calls.
+
+    Raises:
+        ModelError: says why.
+    """
+    if recorder.loops > 1:
+        raise ModelError(f"{name} has {recorder.loops} denoising loops in one call: {NOT_FITTED} for it")
+    if len(recorder.outputs) != len(latents) or any(len(each) != 1 for each in recorder.transformers):
+        raise ModelError(f"{name} does not call one transformer in every step: {NOT_FITTED} for it")
+    if len(latents) != settings.steps:
+        raise ModelError(
+            f"the scheduler of {name} makes {len(latents)} steps where {settings.steps} are asked for: {NOT_FITTED} for it"
+        )
+    if not all(bool(each.isfinite().all()) for each in latents):
+        raise ModelError(f"the latents of {name} are not finite: {NOT_FITTED}")
+
+
+def _turns(transformers: Sequence[str]) -> dict[str, list[int]]:
+    """The steps of each transformer."""
+    turns: dict[str, list[int]] = {}
+    for step, name in enumerate(transformers):
+        turns.setdefault(name, []).append(step)
+    return turns
+
+
+def _mixture(
+    name: str, latents: Sequence[Tensor], parts: Sequence[Sequence[Tensor]], steps: Sequence[int]
+) -> tuple[float, ...]:
+    """Weight of each branch as guidance puts outputs together: the median over steps.
+
+    Args:
+        name: of the pipeline, for messages.
+        latents: after each step.
+        parts: per step, the output of each branch.
+        steps: steps of one transformer.
+
+    Raises:
+        ModelError: the latents do not change with the outputs.
+    """
+    count, found = len(parts[steps[0]]), []
+    for step in steps:
+        if step > 1:
+            columns = [latents[step - 1], *parts[step], latents[step - 2], *parts[step - 1]]
+            found.append(_follow(columns, latents[step])[1 : 1 + count])
+    branches = np.array(found).reshape(-1, count)
+    totals = np.abs(branches.sum(axis=1))
+    adding = totals > LEAST_RATE * totals.max(initial=0.0)
+    if not adding.any():
+        raise ModelError(f"the latents of {name} do not follow from what its transformer puts out: {NOT_FITTED} for it")
+    mixture = np.median(branches[adding] / branches[adding].sum(axis=1, keepdims=True), axis=0)
+    return tuple((mixture / mixture.sum()).tolist())
+
+
+def _recurrence(latents: Sequence[Tensor], outputs: Sequence[Tensor], step: int) -> Recurrence:
+    """How the latents after a step follow from what came before."""
+    columns = [latents[step - 1], outputs[step], outputs[step - 1]]
+    if step > 1:
+        columns.append(latents[step - 2])
+    keep, rate, earlier_rate, earlier_keep = (*_follow(columns, latents[step]), 0.0)[:4]
+    return Recurrence(keep=keep, rate=rate, earlier_keep=earlier_keep, earlier_rate=earlier_rate)
+
+
+def _follow(columns: Sequence[Tensor], after: Tensor) -> list[float]:
+    """Weights of what makes the latents after a step, by least squares; of columns that depend on others, the smallest."""
+    matrix = torch.stack([column.flatten() for column in columns], dim=1).double()
+    normal, right = (matrix.T @ matrix).cpu().numpy(), (matrix.T @ after.flatten().double()).cpu().numpy()
+    sizes = np.sqrt(np.maximum(np.diag(normal), np.finfo(np.float64).tiny))
+    solution = np.linalg.lstsq(normal / np.outer(sizes, sizes), right / sizes, rcond=1e-10)[0]
+    return (solution / sizes).tolist()
 
 
 def surrogate_of(runs: Sequence[Trajectories], gains: Sequence[Mapping[int, Sequence[float]]]) -> Surrogate:
@@ -212,4 +321,5 @@ def surrogate_of(runs: Sequence[Trajectories], gains: Sequence[Mapping[int, Sequ
         keeps=np.mean([run.keeps for run in runs], axis=0),
         rates=np.mean([run.rates for run in runs], axis=0),
         gains=np.array(curves),
+        takeovers=runs[0].takeovers,
     )

@@ -1,5 +1,6 @@
 import json
 
+from pabtune.cli.profile import describe_breaks
 from tests.cli.conftest import write_prompts
 
 
@@ -18,3 +19,9 @@ def test_profile_writes_a_profile_and_events(pabtune, tmp_path) -> None:
     assert json.loads(out.read_text())["schema"] == "pabtune.profile/2"
     assert out.with_suffix(".safetensors").exists()
     assert list((tmp_path / "log").glob("events.*"))
+
+
+def test_steps_that_change_inside_a_window_are_named_in_a_sentence() -> None:
+    assert describe_breaks(()) == ""
+    assert describe_breaks((10,)) == "; but step 10 changes much more than its neighbours"
+    assert describe_breaks((10, 14)) == "; but steps 10, 14 change much more than their neighbours"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
+from pabtune.tuning.generation import OWN_ARGUMENTS
 from tests.pipelines.parts import PROMPT, Case
 
 FILES = [
@@ -50,6 +52,13 @@ def run(
     frames = output[0] if isinstance(output, tuple) else next(iter(output.values()))
     parts = frames if isinstance(frames, list) else [frames]
     return np.concatenate([np.asarray(part).ravel() for part in parts])
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """Arguments of a call with two prompts, if the pipeline takes as many, besides those that tuning sets itself."""
+    case = CASES[name]
+    arguments = {**case.call, **(case.batch if case.takes_batches else {})}
+    return {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
 
 
 def policy(name: str) -> Policy:

@@ -4,6 +4,7 @@ import pytest
 from pabtune.planning.masks import resolve
 from pabtune.planning.payloads import Payload, gaps_of, lifetimes
 from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
@@ -123,3 +124,43 @@ def test_schedulers_that_repeat_a_timestep_are_extrapolated_from_the_last_of_eac
     rule = Rule(kind="transformer", compute=(0, 1, 3, 5), payload="scaled", factors=((), (), (0.5,), (), (0.5,), ()))
     carried = Payload.of("rule", rule, made_for, NoiseSchedule(steps=4, sigmas=(0.9, 0.9, 0.8, 0.6)))
     assert carried.weights([0, 1], 2, NoiseSchedule(steps=4, sigmas=(0.9, 0.9, 0.8, 0.6))) == (0.0, 1.0)
+
+
+def computed_steps(rules: tuple[Rule, ...], steps: int, made_for: MadeFor | None = None) -> list[list[int]]:
+    """Computed steps of a site, and of each unit around it."""
+    policy = Policy(name="p", rules=rules, made_for=made_for or MadeFor())
+    mask = resolve(policy, (SITE, *units_of(policy, (SITE,))), schedule(steps))
+    return [np.flatnonzero(row).tolist() for row in mask.compute]
+
+
+def test_a_site_that_was_put_off_computes_until_it_has_the_outputs_that_its_payload_needs() -> None:
+    """By its own row it has three before step 3, but in step 1 nothing is called: a quadratic became a line in silence."""
+    skips_step_1 = Rule(kind="transformer", compute=(0, 2, 3, 4, 5, 6, 7))
+    quadratic = Rule(kind="full", compute=(0, 1, 2, 4, 6), payload="quadratic")
+    assert computed_steps((skips_step_1, quadratic), 8)[0] == [0, 2, 3, 4, 6]
+    halves = Rule(kind="guidance", compute=(0, 3, 4, 7))
+    site, guidance = computed_steps((halves, quadratic), 8)
+    assert guidance == [0, 3, 4, 7]
+    assert site == [0, 1, 2, 3, 4, 6, 7], "halves of outputs, in steps 1, 2 and 6, are not kept"
+
+
+EVERY_THIRD = (0, 1, 2, *range(4, 50, 3))
+SCALED = Rule(
+    kind="full", compute=EVERY_THIRD, payload="scaled",
+    factors=tuple(() if step in EVERY_THIRD else (0.5, 0.2) for step in range(50)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule(kind="full", count=25, first=3, last=1, payload="quadratic"), [0, 1, 2, 5, 8, 11]),
+        (Rule(kind="full", range=3, first=2, last=1, payload="linear"), [0, 1, 4, 7, 10, 11]),
+        (Rule(kind="full", range=3, window=(3, 50), payload="quadratic"), [0, 1, 2, 3, 6, 9]),
+        (Rule(kind="full", compute=(0, 1, 2, *range(5, 50, 3)), payload="linear"), [0, 1, 3, 6, 9]),
+        (SCALED, [0, 1, 2, 3, 6, 9]),
+    ],
+)
+def test_a_rule_that_is_carried_to_fewer_steps_computes_what_its_payload_needs_first(rule, expected) -> None:
+    made_for = MadeFor(steps=50, sigmas=schedule(50).sigmas)
+    assert computed_steps((rule,), 12, made_for)[0] == expected

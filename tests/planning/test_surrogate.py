@@ -1,5 +1,6 @@
 """The surrogate against runs of a small system whose errors can be computed."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -82,3 +83,21 @@ def test_annealing_finds_the_best_of_all_schedules() -> None:
 def test_equations_without_a_change_have_no_factor() -> None:
     assert solve(np.zeros((0, 0)), np.zeros(0)) == ()
     assert solve(np.zeros((2, 2)), np.zeros(2)) == (0.0, 0.0)
+
+
+def test_a_step_that_adds_nothing_of_its_output_tells_nothing_of_it() -> None:
+    surrogate = System(-0.5).surrogate()
+    surrogate.rates[[3, STEPS - 1]] = 0.0
+    assert np.isfinite(surrogate.errors((0, 1, 3, 7), surrogate.factors((0, 1, 3, 7)))).all()
+    surrogate.rates[:] = 0.0
+    assert np.isfinite(surrogate.objective((0, 1, 3, 7)))
+
+
+def test_nothing_is_made_from_outputs_of_a_transformer_whose_turn_is_over() -> None:
+    surrogate = replace(System(-0.5).surrogate(), takeovers=frozenset({4}))
+    assert 4 in best_schedule(surrogate, 5, 2, iterations=200)
+    factors = surrogate.factors((0, 1, 4, 6))
+    assert [len(each) for each in factors] == [0, 0, 1, 1, 0, 0, 0, 1]
+    # What the first transformer put out changes nothing behind the takeover but through the error of the latents.
+    others = replace(surrogate, gains=np.where(np.arange(STEPS) < 4, 1.0, surrogate.gains))
+    assert others.factors((0, 1, 2, 3, 4, 6))[5:] == surrogate.factors((0, 1, 2, 3, 4, 6))[5:]

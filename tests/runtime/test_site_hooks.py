@@ -135,24 +135,23 @@ class GatedTransformer(nn.Module, CacheMixin):
 GATED = CATALOG.with_card(ModelCard(transformer="GatedTransformer", sites=sites_in("blocks", attn=("full", "norm"))))
 
 
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "compiled"])
 @pytest.mark.parametrize(
-    ("kind", "store"),
+    ("kind", "store", "mode"),
     [
-        ("full", "exact"),
-        ("full", "int8"),
-        ("full", "host"),
-        ("block", "exact"),
-        ("stack", "exact"),
-        ("stack", "host"),
-        ("transformer", "exact"),
-        ("transformer", "host"),
+        (kind, store, mode)
+        for kind, stores in (
+            ("full", ("exact", "int8", "host")),
+            ("block", ("exact",)),
+            ("stack", ("exact", "host")),
+            ("transformer", ("exact", "host")),
+        )
+        for store in stores
+        for mode in ("no_grad", "inference_mode", "compiled")
+        if (store, mode) != ("host", "compiled")  # a compiled model cannot fetch outputs from the host
     ],
 )
 def test_a_model_that_changes_tensors_in_place_gets_the_same_as_one_that_does_not(kind, store, mode) -> None:
     """Fault 5: `output.mul_(gate)` changed what later steps were served; so did a block that added to its input."""
-    if mode == "compiled" and store == "host":
-        pytest.skip("a compiled model cannot fetch outputs from the host")
     policy = Policy(name="thirds", rules=(Rule(kind=kind, range=3, window=(0, 9)),))
 
     def run(*, in_place: bool) -> tuple[torch.Tensor, dict[str, int]]:
