@@ -34,7 +34,7 @@ def counts(profile: str) -> dict[str, int]:
 
 
 def test_a_block_holds_as_much_as_its_largest_site(pabtune, tmp_path) -> None:
-    """The shipped model has 3 spatial and 3 temporal blocks, whose sites' outputs are all of one size."""
+    """Fault 27: the shipped model has 3 spatial and 3 temporal blocks, whose sites' outputs are all of one size."""
     steps, size = 30, Profile.load(PROFILE).site_bytes[0]
     for kind, count in (("block", 6), ("stack", 2)):
         policy = Policy(name="blocks", rules=(Rule(kind=kind, range=2, window=(1, steps)),))

@@ -32,6 +32,7 @@ def test_too_few_prompts_are_refused() -> None:
 
 
 def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> None:
+    """Fault 11: `pabtune.search` failed on Wan with a floor that the model has no sites for."""
     assert find_floor(profile) == "pab246"
     assert find_floor(profile, "pab579") == "pab579"
     assert find_floor(profile, None) is None
