@@ -261,13 +261,15 @@ def load_model(model: str, device: str, dtype: str) -> Any:
         ModelError: there is no such model, device or precision.
     """
     import torch
-    from diffusers.utils import logging
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
     from pabtune.models.registry import load_pipeline
 
     if dtype not in DTYPES:
         raise ModelError(f"unknown precision {dtype!r}; known: {', '.join(DTYPES)}")
-    logging.disable_progress_bar()
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
     return load_pipeline(model, getattr(torch, dtype), find_device(device))
 
 

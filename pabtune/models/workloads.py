@@ -113,7 +113,7 @@ def build_workload(model: str, size: tuple[int, int, int], steps: int, text_toke
         text_tokens: length of the prompt; None = the longest that the model takes.
 
     Raises:
-        ModelError: another model, a text longer than the model takes, or a size that it cannot have.
+        ModelError: another model, a text longer than the model takes, or a size or number of steps that it cannot have.
     """
     if model not in BUILDERS:
         raise ModelError(f"no workload is known for {model!r}; known: {', '.join(BUILDERS)}; or give a profile")
@@ -123,6 +123,9 @@ def build_workload(model: str, size: tuple[int, int, int], steps: int, text_toke
             f"{model} takes 1 to {MOST_FRAMES} frames of {least}x{least} to {LARGEST_SIDE}x{LARGEST_SIDE} pixels, not "
             f"{frames} of {height}x{width}"
         )
+    fewest_steps, most_steps = STEPS_OF_SCHEDULERS.get(model, (1, steps))
+    if not fewest_steps <= steps <= most_steps:
+        raise ModelError(f"the scheduler of {model} takes {fewest_steps} to {most_steps} steps, not {steps}")
     builder, most = BUILDERS[model]
     tokens = most if text_tokens is None else text_tokens
     if not 1 <= tokens <= most:
@@ -309,6 +312,10 @@ BUILDERS: Mapping[str, tuple[Callable[[tuple[int, int, int], int, int, int], Wor
 
 LEAST_SIDE: Mapping[str, int] = {"open-sora-1.2": 8, "shapes": 1, "latte": 16, "open-sora-plan-1.1": 16}
 """Pixels of the smallest patch that each model computes a token of."""
+
+STEPS_OF_SCHEDULERS: Mapping[str, tuple[int, int]] = {"latte": (1, 1000), "open-sora-plan-1.1": (4, 1000)}
+"""Fewest and most steps, where not every number will do: DDIM has 1000 training timesteps to choose from; PNDM as well, and
+begins with four steps of another kind."""
 
 MOST_FRAMES, LARGEST_SIDE = 1024, 8192
 """Counting takes longer for longer videos and larger tilings: half a minute at these."""

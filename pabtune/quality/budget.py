@@ -8,6 +8,7 @@ https://doi.org/10.1080/01621459.1978.10479993): drops are skewed, a few videos 
 import math
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,10 +124,10 @@ def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.ui
         if isinstance(value, str | bytes):
             raise TypeError
         number = float(value.item() if isinstance(value, np.ndarray) else value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001, what is returned may be of a class of the user's
         raise BudgetError(
             f"the score {name!r} must return a number, but for the prompt {_short(prompt)} it returned "
-            f"{type(value).__name__}: {_short(value)}"
+            f"{type(value).__name__}: {reprlib.repr(value)}"
         ) from error
     if not math.isfinite(number):
         raise BudgetError(
@@ -135,8 +136,8 @@ def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.ui
     return number
 
 
-def _short(value: object) -> str:
-    return one_line(repr(value), 120)
+def _short(prompt: str) -> str:
+    return one_line(repr(prompt), 120)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Choice of the attention kernel: torch's own, or FlashAttention if it is installed and the device supports it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -53,10 +55,26 @@ def use_attention(pipeline: DiffusionPipeline, kernel: str = "auto") -> str:
         if not isinstance(part, ModelMixin):
             raise ModelError(f"--attention {kernel}: {type(part).__name__} does not let its attention be chosen")
         try:
-            part.set_attention_backend(BACKENDS.get(kernel, kernel))
+            with _without_warning():
+                part.set_attention_backend(BACKENDS.get(kernel, kernel))
         except (RuntimeError, ValueError, ImportError) as error:
             raise ModelError(f"--attention {kernel}: {first_line(error)}") from error
     return kernel
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Drops what diffusers says of every choice, its own default included: that choosing is experimental."""
+    logger = logging.getLogger(ModelMixin.__module__)
+    logger.addFilter(_is_no_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_warning)
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    return "experimental feature" not in record.getMessage()
 
 
 def attention_in_use() -> str:

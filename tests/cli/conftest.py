@@ -34,6 +34,16 @@ class Done:
         assert self.returncode == code, self.stderr
         return json.loads(self.stdout)
 
+    def refusal(self) -> str:
+        """The one line that says what was wrong with the input: no document, no traceback, nothing that fills a screen."""
+        assert self.returncode == 2, self.stderr
+        assert self.stdout == ""
+        assert "Traceback" not in self.stderr
+        (line,) = [line for line in self.stderr.splitlines() if line.strip()]
+        assert line.startswith("error: ")
+        assert len(line) <= 500
+        return line
+
 
 @pytest.fixture
 def pabtune(capsys):

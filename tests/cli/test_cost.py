@@ -1,9 +1,11 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
@@ -32,7 +34,7 @@ def counts(profile: str) -> dict[str, int]:
 
 
 def test_a_block_holds_as_much_as_its_largest_site(pabtune, tmp_path) -> None:
-    """The shipped model has 3 spatial and 3 temporal blocks, whose sites' outputs are all of one size."""
+    """Fault 27: the shipped model has 3 spatial and 3 temporal blocks, whose sites' outputs are all of one size."""
     steps, size = 30, Profile.load(PROFILE).site_bytes[0]
     for kind, count in (("block", 6), ("stack", 2)):
         policy = Policy(name="blocks", rules=(Rule(kind=kind, range=2, window=(1, steps)),))
@@ -205,3 +207,39 @@ def test_there_is_no_layout_of_one_gpu_to_write(pabtune, short_profile, tmp_path
     done = pabtune("cost", short_profile, "--policy", "none", "--layout-out", str(tmp_path / "l.json"))
     assert done.returncode == 2
     assert "say how many, for example --gpus 8" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["shapes", "latte", "open-sora-1.2", "open-sora-plan-1.1"])
+@pytest.mark.parametrize(
+    "size", ["0x0x0", "0x64x64", "1x1x0", "-1x64x64", "99999x99999x99999", "1x99999x64", "٣x٦٤x٦٤", "¹x²x³", "1e3x8x8"]
+)
+def test_a_size_that_no_video_has_is_refused_at_once(pabtune, model, size) -> None:
+    """Fault 22: of no pixels, of digits of other scripts, or so large that counting never ended."""
+    began = time.monotonic()
+    pabtune("cost", model, "--policy", "none", "--size", size).refusal()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("model", "least"), [("latte", 16), ("open-sora-1.2", 8), ("open-sora-plan-1.1", 16)])
+def test_a_size_smaller_than_a_patch_is_refused(pabtune, model, least) -> None:
+    """Fault 22: the smallest video that a model computes a token of is counted."""
+    words = ("cost", model, "--policy", "none", "--steps", "4", "--text-tokens", "1", "--json", "--size")
+    for size in ("1x1x1", f"1x{least - 1}x{least}", f"1x{least}x{least - 1}"):
+        assert f"1 to 1024 frames of {least}x{least} to" in pabtune(*words, size).refusal()
+    assert pabtune(*words, f"1x{least}x{least}").document()["flops"]["total_tflops"] > 0
+
+
+@pytest.mark.parametrize("tflops", ["nan", "inf", "-inf", "1e400", "1e-320", "0", "-1", "1e308"])
+def test_a_device_that_computes_no_finite_number_of_flops_is_refused(pabtune, tflops) -> None:
+    """Fault 23: nan, infinity and what rounds to nothing gave latencies that are no times."""
+    pabtune("cost", "shapes", "--policy", "none", "--device-tflops", tflops).refusal()
+
+
+@pytest.mark.parametrize("key", ["seconds", "bytes_per_second"])
+@pytest.mark.parametrize("value", ["1e999", "-1", "1e300", "NaN", "Infinity", "true", '"1"', "[1]", "9" * 400])
+def test_a_link_that_was_never_measured_is_refused(pabtune, tmp_path, key, value) -> None:
+    """Fault 23: 1e999 was accepted."""
+    document = {**INTERCONNECTS["pcie"].to_document(), key: "VALUE"}
+    (tmp_path / "link.json").write_text(json.dumps(document).replace('"VALUE"', value))
+    words = ("cost", PROFILE, "--policy", "none", "--gpus", "1,2", "--link", str(tmp_path / "link.json"))
+    pabtune(*words).refusal()

@@ -20,7 +20,7 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
 
 @pytest.mark.filterwarnings("ignore:policy 'demo'")  # undecided on one prompt
 def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
-    """Two trials, so that the finalist is the floor itself; one prompt neither judges it nor shows a tight budget."""
+    """Fault 27: two trials, so that the finalist is the floor; one prompt neither judges it nor shows a tight budget."""
     small = {"PROFILED": 1, "SEARCHED": 1, "UNSEEN": 1, "SHOWN": 1, "BUDGET": "shapes>=-100", "SCHEDULE_SHARES": ()}
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
@@ -32,6 +32,7 @@ def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_the_demo_finds_a_policy(pabtune, tmp_path) -> None:
+    """Fault 27: exit codes 0 and 1 both passed."""
     done = pabtune("demo", "--out", str(tmp_path), "--json")
     document = done.document()
     assert document["verdict"] == "accept"

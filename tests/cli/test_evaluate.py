@@ -47,3 +47,19 @@ def test_a_name_that_says_nothing_is_refused_in_one_line(pabtune, name) -> None:
     assert done.returncode == 2
     assert name in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "score",
+    ["os:system", "os:nothing", "sys:version", "no_such_module:f", "raises:f", "leaves:f", "broken:f", ":f", "a:", ":",
+     "..a:f", ".:f", "a b:f", "raises:", "\0:f", "é" * 300 + ":f"],
+)  # fmt: skip
+def test_what_is_no_score_is_refused_in_one_line(pabtune, tmp_path, monkeypatch, score) -> None:
+    """Fault 25: any function may be named, and a module runs when it is loaded."""
+    modules = {"raises": "1 / 0", "leaves": "raise SystemExit(0)", "broken": "def f(:"}
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    prompts = write_prompts(tmp_path / "p.jsonl", 1, 5)
+    words = ("evaluate", "shapes", "--policy", "none", "--prompts", prompts, "--steps", "2")
+    assert "score" in pabtune(*words, "--score", score).refusal()

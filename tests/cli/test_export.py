@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from tests.cli.conftest import POLICY
@@ -25,3 +27,22 @@ def test_a_policy_of_which_nothing_can_be_expressed_exits_with_one(pabtune) -> N
     done = pabtune("export", "every:2", "--to", "diffusers")
     assert done.returncode == 1
     assert "not expressed: transformer" in done.stderr
+
+
+@pytest.mark.parametrize("stop", ["31", "1e3", "1e19", "1e30", "9" * 30])
+def test_a_window_beyond_the_steps_is_refused(pabtune, tmp_path, stop) -> None:
+    """Fault 20: the noise levels of steps that a schedule does not have were looked up."""
+    document = Policy(name="p", made_for=Policy.load(POLICY).made_for).to_document()
+    document["rules"] = [{"kind": "spatial", "range": 2, "window": [3, "STOP"]}]
+    (tmp_path / "p.json").write_text(json.dumps(document).replace('"STOP"', stop))
+    assert "p" in pabtune("export", str(tmp_path / "p.json"), "--to", "diffusers").refusal()
+
+
+@pytest.mark.parametrize("layers", [None, (1, 2)])
+def test_two_rules_for_one_site_are_refused(pabtune, tmp_path, layers) -> None:
+    """Fault 20: what no run takes was exported, with exit code 0."""
+    rules = (Rule(kind="spatial", range=2, window=(3, 9)), Rule(kind="spatial", range=3, window=(9, 20), layers=layers))
+    Policy(name="p", rules=rules, made_for=Policy.load(POLICY).made_for).save(tmp_path / "p.json")
+    for to in ("diffusers", "videosys"):
+        line = pabtune("export", str(tmp_path / "p.json"), "--to", to).refusal()
+        assert "two rules are for the same spatial sites" in line

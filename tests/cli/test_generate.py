@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pabtune.cli.options import LARGEST_SEED
 from tests.cli.conftest import POLICY, write_prompts
 
 
@@ -28,3 +29,61 @@ def test_generate_numbers_several_prompts(pabtune, tmp_path) -> None:
     assert [Path(row["out"]).name for row in rows] == [f"v-{index:03d}.gif" for index in range(4)]
     assert [row["seed"] for row in rows] == [0, 1, 2, 3]
     assert all(Path(row["out"]).exists() for row in rows)
+
+
+MODEL_VERBS = {
+    "generate": ("shapes", "--prompt", "red", "--out", "v.gif"),
+    "evaluate": ("shapes", "--policy", "none", "--prompts", "one.txt"),
+    "profile": ("shapes", "--prompts", "one.txt", "--out", "p.json"),
+}
+"""Verbs that run a model, and words with which they would."""
+
+
+@pytest.fixture(params=MODEL_VERBS)
+def run_with(request, pabtune, tmp_path, monkeypatch):
+    """Each verb that runs a model in turn, two steps long, with further words."""
+    (tmp_path / "one.txt").write_text("red\n")
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: pabtune(request.param, *MODEL_VERBS[request.param], "--steps", "2", *words)
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "xla", "privateuseone"])
+def test_a_device_that_nothing_can_be_computed_on_is_refused(run_with, device) -> None:
+    """Fault 23: also those that torch knows by name."""
+    assert "device" in run_with("--device", device).refusal()
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30, -1])
+def test_a_seed_beyond_64_bits_is_refused(run_with, seed) -> None:
+    """Fault 23: on the command line and in a prompt file; the prompts that follow count on from it."""
+    assert "--seed" in run_with("--seed", str(seed)).refusal()
+    Path("seeds.jsonl").write_text(f'{{"prompt": "red", "seed": {seed}}}\n')
+    assert "seeds.jsonl" in run_with("--prompts", "seeds.jsonl").refusal()
+
+
+def test_the_largest_seed_draws(pabtune, tmp_path) -> None:
+    words = ("generate", "shapes", "--prompt", "red", "--prompt", "blue", "--steps", "2", "--json")
+    for seed in (LARGEST_SEED, 0):
+        assert pabtune(*words, "--seed", str(seed), "--out", str(tmp_path / "v.gif")).document()["videos"]
+
+
+@pytest.mark.parametrize("argument", ["prompt=red", "generator=3", "output_type=pil", "num_inference_steps=9"])
+def test_arguments_that_pabtune_sets_are_refused(run_with, argument) -> None:
+    """Fault 24: `prompt` came twice, and `output_type` made what is no video."""
+    assert "is set by pabtune itself" in run_with("--pipeline-arg", argument).refusal()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["return_dict=false", "guidance_scale=red", "guidance_scale=[1, 2]", "guidance_scale=null", "latents=3",
+     'latents={"a": 1}', "callback_on_step_end=7", "self=1", "=1", "guidance_scale"],
+)  # fmt: skip
+def test_arguments_of_another_type_are_refused(run_with, argument) -> None:
+    """Fault 24: what the pipeline says when it refuses is one line."""
+    run_with("--pipeline-arg", argument).refusal()
+
+
+@pytest.mark.parametrize("words", [("--size", "1x7x7"), ("--size", "99999x99999x99999"), ("--size", "1x1x1")])
+def test_a_size_that_the_pipeline_refuses_is_refused_in_its_words(run_with, words) -> None:
+    """Fault 22: of a folder's pipeline too, and sizes that no memory holds (`test_diffusers.py`)."""
+    run_with(*words).refusal()

@@ -5,9 +5,10 @@ import signal
 import time
 from pathlib import Path
 
+import click
 import pytest
 
-from pabtune.cli.main import VERB_LINES
+from pabtune.cli.main import VERB_LINES, main
 from tests.cli.conftest import POLICY, PROFILE, start, write_prompts
 
 
@@ -61,7 +62,18 @@ def files(folder: Path) -> dict[str, str]:
     (folder / "newer.json").write_text('{"schema": "pabtune.policy/9", "name": "x", "rules": []}')
     (folder / "empty.txt").write_text("")
     (folder / "file").write_text("")
+    (folder / "one.txt").write_text("red\n")
+    write_prompts(folder / "many.txt", 54, 6)
     return {"T": str(folder), "POLICY": POLICY, "PROFILE": PROFILE}
+
+
+def words_of(command: str, folder: Path) -> list[str]:
+    """The words of a command, with the places of files for their short names."""
+    places, words = files(folder), []
+    for word in command.split():
+        key, slash, rest = word.partition("/")
+        words.append(f"{places.get(key, key)}{slash}{rest}")
+    return words
 
 
 MISTAKES = {
@@ -108,18 +120,83 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_exit_with_two_and_one_clear_line(pabtune, tmp_path, name) -> None:
     command, message = MISTAKES[name]
-    places = files(tmp_path)
-    words = []
-    for word in command.split():
-        for key, value in places.items():
-            if word == key or word.startswith(f"{key}/"):
-                word = word.replace(key, value, 1)  # noqa: PLW2901
-        words.append(word)
-    done = pabtune(*words)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    assert message in lines[0]
+    assert message in pabtune(*words_of(command, tmp_path)).refusal()
+
+
+READERS = {
+    "a policy": ("cost PROFILE --policy T/x", '{"schema": "pabtune.policy/2", "name": X, "rules": []}'),
+    "its evidence": (
+        "generate shapes --prompt red --out T/v.gif --policy T/x",
+        '{"schema": "pabtune.policy/2", "name": "x", "rules": [], "evidence": {"drop": X}}',
+    ),
+    "a profile": ("search T/x --budget shapes>=-1 --out T/o.json", '{"schema": "pabtune.profile/2", "name": X}'),
+    "a link": (
+        "cost PROFILE --policy none --link T/x",
+        '{"schema": "pabtune.link/1", "name": "x", "seconds": 1, "bytes_per_second": 1, "provenance": {"a": X}}',
+    ),
+    "a layout": (
+        "generate shapes --prompt red --out T/v.gif --layout T/x",
+        '{"schema": "pabtune.layout/1", "samples": X}',
+    ),
+    "a line of prompts": ("profile shapes --prompts T/x --out T/p.json", '{"prompt": X}'),
+    "a model": ("models --sites T", '{"_class_name": "ShapesPipeline", "transformer": X}'),
+}
+"""What reads JSON, and a file of that kind with a place for a value."""
+
+VALUES = {
+    "endless": "[" * 100_000,
+    "deep": "[" * 1000 + "]" * 1000,
+    "deep objects": '{"a": ' * 1000 + "1" + "}" * 1000,
+    "half a character": r'"\ud800"',
+    "beyond floats": "1e999",
+    "5,000 digits": "9" * 5000,
+    "no number": "NaN",
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("reader", READERS)
+def test_json_that_is_deep_endless_or_beyond_its_types_is_refused(pabtune, tmp_path, reader, value) -> None:
+    """Fault 19: recursion, lone surrogates, 1e999 and 5,000 digits were tracebacks, wherever JSON is read."""
+    command, document = READERS[reader]
+    (tmp_path / ("model_index.json" if reader == "a model" else "x")).write_text(document.replace("X", VALUES[value]))
+    assert str(tmp_path) in pabtune(*words_of(command, tmp_path)).refusal()
+
+
+WORKING = {
+    "demo": "",
+    "demo-parallel": "",
+    "profile": "shapes --steps 2 --prompts T/one.txt --out T/p.json",
+    "search": "PROFILE --budget shapes>=-1 --trials 1 --prompts T/many.txt --out T/o.json",
+    "generate": "shapes --prompt red --steps 2 --out T/v.gif",
+    "evaluate": "shapes --policy none --steps 2 --prompts T/one.txt",
+    "export": "pab246 --to diffusers",
+    "bench-links": "--out T/l.json",
+    "cost": "shapes --policy none",
+    "prompts": "shapes --count 1 --out T/p.jsonl",
+    "models": "",
+    "policies": "",
+}
+"""What each verb works with."""
+
+PARAMETERS = [
+    (verb, parameter.name)
+    for verb in VERB_LINES
+    for parameter in main.get_command(click.Context(main), verb).params
+    if not getattr(parameter, "is_flag", False)
+]
+
+
+@pytest.mark.parametrize(("verb", "name"), PARAMETERS)
+def test_a_value_of_any_length_is_answered_in_one_line(pabtune, tmp_path, verb, name) -> None:
+    """Fault 21: a wrong value was printed whole, and a name that no file can have was a traceback."""
+    (parameter,) = (each for each in main.get_command(click.Context(main), verb).params if each.name == name)
+    words, value = words_of(WORKING[verb], tmp_path), "9" * 100_000 + (".gif" if verb == "generate" else ".json")
+    if isinstance(parameter, click.Argument):
+        words[0] = value
+    elif parameter.multiple:  # a prompt that comes first is the first to be refused
+        words[1:1] = [parameter.opts[0], value]
+    else:
+        words += [parameter.opts[0], value]
+    line = pabtune(verb, *words).refusal()
+    assert "9999" in line or name in line

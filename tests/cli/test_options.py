@@ -34,5 +34,6 @@ def test_prompts_come_from_a_file_or_from_the_embedded_model(tmp_path) -> None:
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
+    """Fault 23: on the meta device nothing is computed."""
     with pytest.raises(ModelError, match="unknown device 'warp'"):
         load_model("shapes", "warp", "float32")

@@ -1,18 +1,23 @@
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
+from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.records.errors import StudyError
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.profiles import Call, Profile
+from pabtune.tuning import search
 from pabtune.tuning.request import split_prompts
 from tests.cli.conftest import write_prompts
 
 
 def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) -> None:
+    """Fault 9: repeated looks at the unseen prompts are counted and told."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 54, 6)
     words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out))
     words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
@@ -96,7 +101,7 @@ def breaks_later(video, prompt: str) -> float:
 
 
 def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, short_profile, tmp_path) -> None:
-    """Within the budget of 25 points: the second trial of the search, not its confirmation."""
+    """Fault 8: within the budget of 25 points: the second trial of the search, not its confirmation."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
     out.write_text("accepted long ago")
     done = pabtune(
@@ -107,3 +112,83 @@ def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, s
     assert (document["verdict"], document["policy"]) == ("reject", None)
     assert out.read_text() == "accepted long ago"
     assert "the rejected policy is not written" in done.stderr
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@localhost:1/x", "mysql://me:hunter2@localhost/x", "nosuchdb://me:hunter2@h/x",
+        "postgresql://me:h%75nter2@localhost:1/x", "postgresql://localhost:1/x?user=me&password=hunter2",
+        "postgresql://me:a@b:hunter2@localhost:1/x", "postgresql://me:hunter2@localhost:notaport/x",
+        "redis://:hunter2@localhost:1",
+    ],
+)  # fmt: skip
+def test_a_storage_that_fails_is_named_without_its_password(pabtune, short_profile, tmp_path, url) -> None:
+    """Fault 18: in what the driver says of it, too."""
+    done = pabtune(
+        "search", short_profile, "--budget", "shapes>=-80", "--trials", "1", "--storage", url,
+        "--out", str(tmp_path / "o.json"), "--logdir", str(tmp_path),
+    )  # fmt: skip
+    line = done.refusal()
+    assert "cannot use the storage" in line
+    assert SECRET not in line
+    assert "h%75nter2" not in line
+
+
+def fails(video, prompt: str) -> float:
+    raise ZeroDivisionError(f"no frames in {prompt}")
+
+
+def leaves(video, prompt: str) -> float:
+    raise SystemExit("bye")
+
+
+def has_no_number(video, prompt: str) -> float:
+    return float("nan")
+
+
+def test_a_score_is_tried_on_one_video_before_the_search(pabtune, short_profile, tmp_path, monkeypatch) -> None:
+    """Fault 25: the traceback came after the time that all reference videos took; now after one call of four steps."""
+    many, steps = write_prompts(tmp_path / "many.jsonl", 54, 6), []
+    call = ShapesPipeline.__call__
+
+    def counted(self, *args, num_inference_steps: int, **values):
+        steps.append(num_inference_steps)
+        return call(self, *args, num_inference_steps=num_inference_steps, **values)
+
+    monkeypatch.setattr(ShapesPipeline, "__call__", counted)
+    for score, message in (
+        ("fails", "ZeroDivisionError: no frames in"),
+        ("leaves", "SystemExit: bye"),
+        ("has_no_number", "must return a finite number, but for the prompt"),
+    ):
+        steps.clear()
+        line = pabtune(
+            "search", short_profile, "--budget", f"tests.cli.test_search:{score}>=-1", "--trials", "1", "--prompts",
+            many, "--out", str(tmp_path / "o.json"), "--logdir", str(tmp_path),
+        ).refusal()  # fmt: skip
+        assert message in line
+        assert steps == [4]
+
+
+def test_the_help_tells_the_captions_that_a_search_takes(pabtune, short_profile, tmp_path, monkeypatch) -> None:
+    """Fault 28: it said 64 where the code took 72."""
+    taken: list[tuple[int, int]] = []
+
+    def stopped(pipeline, profile, searched, unseen, *rest) -> None:
+        taken.append((len(searched), len(unseen)))
+        raise StudyError("enough")
+
+    monkeypatch.setattr(search, "search_variants", stopped)
+    words = ("search", short_profile, "--budget", "shapes>=-1", "--out", str(tmp_path / "o.json"))
+    for more in ((), ("--per-content",)):
+        assert "enough" in pabtune(*words, "--logdir", str(tmp_path), *more).refusal()
+    told = re.findall(r"default for `shapes`: (\d+) and (\d+) captions, (\d+) with --per-content", help_of(pabtune))
+    assert told == [tuple(map(str, (*taken[0], taken[1][1])))]
+
+
+def help_of(pabtune) -> str:
+    return " ".join(pabtune("search", "--help").stdout.split())

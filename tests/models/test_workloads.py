@@ -34,3 +34,15 @@ def test_longer_and_larger_videos_are_noisier_for_longer() -> None:
 def test_a_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(ModelError, match="takes 1 to 300 text tokens, not 301"):
         build_workload("open-sora-1.2", (51, 480, 854), 30, 301)
+
+
+@pytest.mark.parametrize(("model", "steps"), [("latte", 1001), ("open-sora-plan-1.1", 3), ("open-sora-plan-1.1", 1001)])
+def test_numbers_of_steps_that_a_scheduler_does_not_know_are_refused(model, steps) -> None:
+    """Fault 22: the same tracebacks as for sizes, of their schedulers."""
+    with pytest.raises(ModelError, match=f"the scheduler of {model} takes . to 1000 steps, not {steps}"):
+        build_workload(model, PAPER_RUNS[model][0], steps)
+
+
+def test_the_fewest_steps_are_counted() -> None:
+    assert build_workload("latte", PAPER_RUNS["latte"][0], 1).schedule.steps == 1
+    assert build_workload("open-sora-plan-1.1", PAPER_RUNS["open-sora-plan-1.1"][0], 4).schedule.steps == 13

@@ -61,7 +61,7 @@ def test_two_threads_around_one_transformer_do_not_meet(pipeline) -> None:
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_two_policies_on_two_pipelines_around_one_transformer(pipeline, batched) -> None:
-    """Each request may have a policy of its own; they end in another order than they began."""
+    """Fault 1: each request may have a policy of its own; they end in another order than they began."""
     other = around(pipeline.transformer, pipeline)
     rules = (Rule(kind="spatial", range=3, window=(2, STEPS)), Rule(kind="block", range=2, window=(3, STEPS)))
     second = Policy(name="second", rules=rules)
@@ -101,6 +101,7 @@ def test_a_shallow_copy_is_under_the_policy(pipeline) -> None:
 
 
 def test_the_end_of_a_copys_call_leaves_the_originals_alone(pipeline) -> None:
+    """Fault 2: it wiped what the original's running call held, which became another video."""
     with pabtune.broadcast(pipeline, pyramid()):
         expected = draw(pipeline)
         copied = copy.copy(pipeline)
@@ -115,6 +116,7 @@ def test_the_end_of_a_copys_call_leaves_the_originals_alone(pipeline) -> None:
 
 
 def test_another_pipeline_around_the_transformer_says_once_that_it_is_plain(pipeline) -> None:
+    """Fault 2: `from_pipe`, one per request, was not accelerated without a word."""
     plain = draw(pipeline)
     other = ShapesPipeline.from_pipe(pipeline)
     other.set_progress_bar_config(disable=True)
@@ -127,6 +129,7 @@ def test_another_pipeline_around_the_transformer_says_once_that_it_is_plain(pipe
 
 
 def test_a_replaced_transformer_is_said(pipeline) -> None:
+    """Fault 2: a fine-tune that was swapped in ran plain, and the summary showed the run before."""
     with pabtune.broadcast(pipeline, pyramid()):
         draw(pipeline)
         pipeline.transformer = make_transformer(seed=5)
@@ -278,7 +281,7 @@ def test_video_to_video_begins_where_its_noise_does(load) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_requests_from_several_threads(pipeline) -> None:
-    """The right videos, flat memory, right counts."""
+    """Fault 1: the right videos, flat memory, right counts."""
 
     def request(seed: int) -> bool:
         copied = copy.copy(pipeline)

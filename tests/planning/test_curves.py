@@ -43,6 +43,7 @@ def test_means_leave_out_what_is_not_known() -> None:
 
 @pytest.mark.parametrize("measure", ["mse", "change", "distance"])
 def test_a_content_class_is_averaged_alone_or_with_the_others(measure) -> None:
+    """Fault 27: windows of every class from the first class passed."""
     profile = two_contents()
     still, fast, both = (mean_over_contents(profile, measure, content) for content in ("still", "fast", None))
     np.testing.assert_allclose(still, profile.arrays[measure][0].mean(0), rtol=1e-5)

@@ -38,7 +38,7 @@ def test_noise_within_the_tolerance_does_not_split_the_window() -> None:
 
 
 def test_single_dips_in_a_high_end_are_not_stable_steps() -> None:
-    """A running median of three takes them away; with them the curve would cross its limit seven times."""
+    """Fault 27: a running median of three takes them away; with them the curve would cross its limit seven times."""
     window = find_window(np.concatenate([[0.0], np.tile([9.0, 1.0, 9.0], 4), [9.0], np.full(20, 1.0)]))
     assert (window.shape, window.start, window.stop) == ("left", 14, 34)
 
@@ -81,7 +81,7 @@ def test_no_kinds_have_no_ranking() -> None:
 
 
 def test_every_content_class_has_windows_of_its_own() -> None:
-    """A class whose outputs move in its first steps, and one whose outputs move in its last ones."""
+    """Fault 27: a class whose outputs move in its first steps, and one whose outputs move in its last ones."""
     profile = two_contents(13)
     early, late = curve((4, 10.0), (8, 1.0)), curve((8, 1.0), (4, 10.0))
     change = np.zeros_like(profile.arrays["change"])

@@ -1,10 +1,16 @@
+import math
 import os
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pabtune.quality.budget import Budget, drop_statistics, find_score, judge
 from pabtune.records.errors import BudgetError
@@ -34,6 +40,7 @@ def test_wrong_budgets_are_refused(text, message) -> None:
 
 
 def test_verdicts() -> None:
+    """Fault 9: nothing is accepted on fewer than 36 prompts; with 8 the budget was missed in 64 % of accepts."""
     rng = np.random.default_rng(0)
     assert judge(rng.normal(0.0, 1, 64), ONE) == "accept"
     assert judge(rng.normal(3.0, 1, 64), ONE) == "reject"
@@ -63,7 +70,7 @@ def test_intervals_cover_the_mean() -> None:
 
 
 def test_a_skewed_drop_at_the_border_is_seldom_accepted() -> None:
-    """A tenth of the videos breaks: plain t accepts a true drop at the border far more often than it says."""
+    """Fault 27: a tenth of the videos breaks: plain t accepts a true drop at the border far more often than it says."""
     rng = np.random.default_rng(2)
 
     def accepted() -> bool:
@@ -108,3 +115,78 @@ def test_the_bounds_lie_around_the_mean_as_corrected_for_skew(sign) -> None:
     assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=1e-3)
     assert sum(found.ci95) / 2 == pytest.approx((found.upper + found.lower) / 2)
     assert found.ci95[1] - found.ci95[0] == pytest.approx(2 * half * 1.9842 / 1.6604, rel=1e-3)
+
+
+def failing(video, prompt):
+    raise RuntimeError("no weights\nand more")
+
+
+def leaving(video, prompt):
+    raise SystemExit
+
+
+def returning(value, video, prompt):
+    return value
+
+
+class Odd:
+    """What a user's function may return: neither a number nor a text to show."""
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+RETURNED = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "nan_of_numpy": np.float32("nan"),
+    "beyond_floats": 10**400,
+    "nothing": None,
+    "text": "50",
+    "a_list": [50.0],
+    "an_array": np.ones(2),
+    "an_empty_array": np.ones(0),
+    "a_tensor": torch.ones(2),
+    "an_empty_tensor": torch.ones(0),
+    "a_nan_tensor": torch.tensor(math.nan),
+    "complex": 1j,
+    "odd": Odd(),
+    "long": "x" * 100_000,
+}
+scores = SimpleNamespace(
+    **{name: partial(returning, value) for name, value in RETURNED.items()}, failing=failing, leaving=leaving
+)
+
+
+@pytest.fixture
+def own_scores(monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_scores", scores)
+
+
+@pytest.mark.usefixtures("own_scores")
+@pytest.mark.parametrize("name", vars(scores))
+def test_a_score_that_is_no_finite_number_is_refused_with_score_and_prompt(name) -> None:
+    """Fault 25: one that raises, exits, or returns nan, infinity, None, text, an array or a tensor was a traceback."""
+    with pytest.raises(BudgetError) as caught:
+        find_score(f"own_scores:{name}")(np.zeros((1, 2, 2, 3), np.uint8), "a cat")
+    line = str(caught.value)
+    assert f"'own_scores:{name}'" in line
+    assert "'a cat'" in line
+    assert "\n" not in line
+    assert len(line) <= 480
+
+
+@pytest.mark.parametrize(
+    "value",
+    [50, 50.0, np.float16(50), np.int8(50), np.full((1, 1), 50), torch.tensor(50), torch.full((1, 1), 50.0),
+     torch.tensor(50.0, dtype=torch.bfloat16), Fraction(50), Decimal(50)],
+    ids=repr,
+)  # fmt: skip
+def test_numbers_of_any_library_are_scores(monkeypatch, value) -> None:
+    """Fault 25: those of numpy, and tensors of one element."""
+    monkeypatch.setitem(sys.modules, "own_scores", SimpleNamespace(score=partial(returning, value)))
+    found = find_score("own_scores:score")(np.zeros((1, 2, 2, 3), np.uint8), "a cat")
+    assert (type(found), found) == (float, 50.0)

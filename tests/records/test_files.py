@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pabtune.records.errors import FileError, PolicyError
-from pabtune.records.files import check_writable, digest, load_json, save_json, write_atomically
+from pabtune.records.files import check_writable, digest, load_json, parse_json, save_json, write_atomically
 
 SCHEMA = "pabtune.policy/2"
 
@@ -72,3 +72,43 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PolicyError, match="not a text file"):
         load_json(tmp_path / "binary.json", SCHEMA, PolicyError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested more than 64 deep"),
+        ("[" * 65 + "]" * 65, "nested more than 64 deep"),
+        ('{"a": ' * 65 + "1" + "}" * 65, "nested more than 64 deep"),
+        (r'{"name": "\ud800"}', r"\\ud800 alone is no character"),
+        (r'{"\udfff": 1}', r"\\udfff alone is no character"),
+        ('{"evidence": {"drop": 1e999}}', "the number 1e999 is too large"),
+        ('{"evidence": [-1e999]}', "the number -1e999 is too large"),
+        ("9" * 5000, "has more than 64 bits"),
+        (str(2**64), "has more than 64 bits"),
+        (str(-(2**63) - 1), "has more than 64 bits"),
+    ],
+)
+def test_json_beyond_our_types_is_refused_with_its_file(text: str, message: str) -> None:
+    """Fault 19: each was a traceback, of the recursion or of what came after."""
+    with pytest.raises(PolicyError, match=message) as caught:
+        parse_json(text, "p.json", PolicyError)
+    assert str(caught.value).startswith("p.json: broken JSON: ")
+    assert len(str(caught.value)) < 200
+
+
+def test_json_within_our_types_is_read() -> None:
+    assert parse_json("[" * 63 + "]" * 63, "p.json", PolicyError)
+    assert parse_json(f"[{2**64 - 1}, {-(2**63)}]", "p.json", PolicyError) == [2**64 - 1, -(2**63)]
+    assert parse_json(r'"\ud83d\ude00"', "p.json", PolicyError) == "😀"
+
+
+@pytest.mark.parametrize("key", ["name", "store", "x" * 100_000])
+def test_of_a_long_value_the_beginning_is_quoted(tmp_path: Path, key: str) -> None:
+    """Fault 21: 20 MB were printed once."""
+    path = tmp_path / "policy.json"
+    save_json(path, {"schema": SCHEMA, "name": "p", "rules": [], key: ["y" * 1_000_000]})
+    with pytest.raises(PolicyError) as caught:
+        load_json(path, SCHEMA, PolicyError)
+    assert len(str(caught.value)) <= 480
+    assert key[:40] in str(caught.value)

@@ -37,6 +37,7 @@ def test_a_kind_of_link_that_nobody_knows_is_refused() -> None:
 
 @pytest.mark.parametrize("change", [{"latency_s": -1e-6}, {"bytes_per_second": 0.0}])
 def test_an_impossible_interconnect_is_refused(change) -> None:
+    """Fault 23: infinite ones were accepted."""
     with pytest.raises(ParallelError, match="the latency must be 0 to 3600 s, and the bandwidth 1 to 1e\\+30 bytes"):
         replace(INTERCONNECTS["pcie"], **change)
 

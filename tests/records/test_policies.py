@@ -128,3 +128,39 @@ def test_a_policy_is_checked_against_its_schema_once_and_only_when_it_is_loaded(
 def test_a_policy_that_could_not_be_loaded_again_cannot_be_made(changes, message) -> None:
     with pytest.raises(PolicyError, match=message):
         replace(FULL, **changes)
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    """Fault 19: `"window": [1.0, 9.0]` and `"compute": [0, 2.0]` were tracebacks; to JSON Schema 1.0 is an integer."""
+    rules = [
+        {"kind": "spatial", "range": 2.0, "window": [1.0, 9.0], "layers": [1.0]},
+        {"kind": "mlp", "compute": [0, 2.0]},
+        {"kind": "transformer", "count": 4.0, "first": 1.0, "last": 1.0},
+    ]
+    document = {"schema": "pabtune.policy/2", "name": "p", "rules": rules, "steps": 9.0, "made_for": {"steps": 9.0}}
+    policy = Policy.from_document(document)
+    assert policy.rules == (
+        Rule(kind="spatial", range=2, window=(1, 9), layers=(1,)),
+        Rule(kind="mlp", compute=(0, 2)),
+        Rule(kind="transformer", count=4, first=1, last=1),
+    )
+    text = json.dumps([policy.to_document()[key] for key in ("rules", "steps", "made_for")])
+    assert ".0" not in text
+
+
+@pytest.mark.parametrize("value", [1.5, 1e30, "1", True, None, [1]])
+@pytest.mark.parametrize("key", ["range", "window", "compute", "layers", "count"])
+def test_what_is_no_whole_number_is_refused(key, value) -> None:
+    """Fault 19: also numbers of more than 64 bits that are written as floats."""
+    rule = {"kind": "spatial", key: [0, value] if key in ("window", "compute", "layers") else value}
+    with pytest.raises(PolicyError):
+        Policy.from_document({"schema": "pabtune.policy/2", "name": "p", "rules": [rule]})
+
+
+@pytest.mark.parametrize("made_for", [{"sigmas": [1]}, {"sigmas": [1], "steps": 1}, {"sigmas": [1, 0]}])
+def test_noise_levels_may_be_written_as_integers(made_for) -> None:
+    """Fault 19: `made_for.sigmas: [1]` was a traceback."""
+    document = {"schema": "pabtune.policy/2", "name": "p", "rules": [], "made_for": made_for}
+    assert Policy.from_document(document).made_for.sigmas == tuple(made_for["sigmas"])
+    with pytest.raises(PolicyError, match="need as many noise levels"):
+        Policy.from_document({**document, "made_for": {"sigmas": [1], "steps": 2}})

@@ -103,6 +103,7 @@ def of_type(profile: Profile, name: str, dtype: type) -> dict:
     ],
 )
 def test_measurements_that_do_not_fit_one_another_are_refused(change, message) -> None:
+    """Fault 19: lists and arrays of other sizes, and seconds that are 0, were tracebacks of predictions."""
     profile = make_profile()
     with pytest.raises(ProfileError, match=message):
         replace(profile, **change(profile))

@@ -45,6 +45,7 @@ def u_shaped():
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("content", [None, "fast"])
 def test_curves_are_the_means_of_what_was_measured(measure, content) -> None:
+    """Fault 27: figures of zeros passed."""
     profile = two_contents()
     data = curves_data(profile, content, measure)
     values = profile.arrays[measure] if content is None else profile.arrays[measure][1:]
@@ -56,6 +57,7 @@ def test_curves_are_the_means_of_what_was_measured(measure, content) -> None:
 
 
 def test_curves_and_windows_are_drawn() -> None:
+    """Fault 27: what is drawn is the data."""
     data = curves_data(u_shaped())
     assert (data.windows["spatial"].start, data.windows["spatial"].stop) == (4, 10)
     curves, bars = draw_curves(data).axes
@@ -68,6 +70,7 @@ def test_curves_and_windows_are_drawn() -> None:
 
 
 def test_a_heat_map_holds_every_layer_and_step() -> None:
+    """Fault 27: figures of zeros passed."""
     profile = u_shaped()
     data = heat_map_data(profile, "spatial")
     assert data.rows == ("spatial_blocks.0.attn",)
@@ -78,6 +81,7 @@ def test_a_heat_map_holds_every_layer_and_step() -> None:
 
 
 def test_distances_are_those_of_any_two_steps() -> None:
+    """Fault 27: figures of zeros passed."""
     profile = two_contents()
     data = distances_data(profile, "mlp")
     np.testing.assert_allclose(data.values, profile.arrays["distance"].mean((0, 1))[1], rtol=1e-5)
@@ -118,6 +122,7 @@ def test_every_trial_that_drew_videos_is_a_point() -> None:
 
 
 def test_points_and_front_are_drawn() -> None:
+    """Fault 27: what is drawn is the data."""
     data = pareto_data(TRIALS)
     for axes, measure in zip(draw_pareto(data).axes, ("drop", "psnr_db"), strict=True):
         *marks, front = axes.lines

@@ -30,8 +30,10 @@ def test_without_flash_attention_torchs_own_serves(pipeline) -> None:
     assert (draw(pipeline) == before).all()
 
 
-def test_torchs_own_can_be_asked_for(pipeline) -> None:
+def test_torchs_own_can_be_asked_for(pipeline, caplog) -> None:
+    """A search does, and its errors are one line."""
     assert use_attention(pipeline, "sdpa") == "sdpa"
+    assert not caplog.records
     assert attention_in_use() == "sdpa"
     _AttentionBackendRegistry.set_active_backend(AttentionBackendName.FLASH)
     assert attention_in_use() == "flash"

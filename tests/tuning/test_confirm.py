@@ -133,6 +133,7 @@ def test_noise_does_not_make_a_slower_finalist_win() -> None:
     ],
 )
 def test_the_best_standing_wins_and_the_first_of_equals(standings, best) -> None:
+    """Fault 27: the confirmation that takes the worst finalist passed."""
     assert find_best([Standing(verdict, loses_more) for verdict, loses_more in standings]) == best
 
 
@@ -159,6 +160,7 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
 
 
 def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
+    """Fault 8: it was returned as `.best`."""
     fast = named("fast", RECKLESS, 0.3, -0.1)
     confirmation = confirm(
         pipeline, profile, [fast], PROMPTS, UNSEEN, config(tmp_path, floor=Floor(preset="pab246")), "study"

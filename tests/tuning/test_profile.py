@@ -52,7 +52,7 @@ def test_files_round_trip(profile, tmp_path) -> None:
 
 
 def test_mse_is_the_mean_squared_difference_of_the_outputs(profile, pipeline) -> None:
-    """Measured once more by hand: the outputs of one site over the run of one prompt."""
+    """Fault 27: measured once more by hand: the outputs of one site over the run of one prompt."""
     prompt, outputs = PROMPTS[1], []
     site = profile.sites[0]
     handle = pipeline.transformer.get_submodule(site.path).register_forward_hook(

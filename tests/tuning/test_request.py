@@ -33,6 +33,7 @@ def test_too_few_prompts_are_refused() -> None:
 
 
 def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> None:
+    """Fault 11: `pabtune.search` failed on Wan with a floor that the model has no sites for."""
     assert find_floor(profile) == Floor(preset="pab246")
     assert find_floor(profile, "pab579") == Floor(preset="pab579")
     assert find_floor(profile, ("psnr>=38", "worst-psnr>=32")) == Floor(psnr_db=38.0, worst_psnr_db=32.0)

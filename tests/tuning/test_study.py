@@ -142,7 +142,7 @@ def test_candidates_are_built_once(storage, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("how", "at"), [("ask", 1), ("ask", 3), ("suggest", 3), ("try", 3)])
 def test_a_worker_killed_with_an_open_trial_leaves_the_study_whole(storage, how, at) -> None:
-    """Between asking and signing, while parameters are written, and while the trial is tried; then somebody resumes."""
+    """Fault 12: between asking and signing, while parameters are written, while it is tried; then somebody resumes."""
     dying = start(storage, 50, how, at)
     if how == "try":
         while dying.stdout.readline() not in ("open\n", ""):
@@ -162,7 +162,7 @@ def test_a_worker_killed_with_an_open_trial_leaves_the_study_whole(storage, how,
 
 
 def test_a_running_worker_takes_over_from_one_that_dies_beside_it(storage) -> None:
-    """All that is missing is open in the one that dies: the other waits for it."""
+    """Fault 12: all that is missing is open in the one that dies: the other waits for it."""
     dying = start(storage, 3, "try", 1)
     assert dying.stdout.readline() == "open\n"
     other = start(storage, 3)
@@ -179,6 +179,7 @@ def test_a_running_worker_takes_over_from_one_that_dies_beside_it(storage) -> No
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_a_dead_worker_of_another_machine_is_revived(storage, signed) -> None:
+    """Fault 12: also one that was killed before it signed."""
     study = open_study(storage)
     trial = study._study.ask(fixed_distributions=study._distributions)
     if signed:
@@ -271,6 +272,7 @@ def test_a_worker_killed_while_it_queues_leaves_all_first_trials(storage) -> Non
 
 
 def test_the_sampler_is_told_by_how_much_limits_were_passed(storage) -> None:
+    """Fault 27: constraints not told to Optuna, and a constant objective, passed."""
     study = open_study(storage)
     study.run(try_out, 4)
     trials = finished(storage)
@@ -282,6 +284,7 @@ def test_the_sampler_is_told_by_how_much_limits_were_passed(storage) -> None:
 
 
 def test_a_trial_that_is_not_known_beforehand_has_to_beat_the_best_feasible_one(storage) -> None:
+    """Fault 27: `time_to_beat` that is never passed passed."""
     given: list[float | None] = []
 
     def noting(policy: Policy, time_to_beat: float | None) -> Outcome:
@@ -297,6 +300,7 @@ def test_a_trial_that_is_not_known_beforehand_has_to_beat_the_best_feasible_one(
 
 
 def test_the_seed_decides_what_is_drawn(tmp_path) -> None:
+    """Fault 27: a seed that is ignored passed."""
     drawn = []
     for number, seed in enumerate((0, 0, 1)):
         study = open_study(str(tmp_path / f"{number}.journal"), seed=seed)

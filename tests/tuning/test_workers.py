@@ -44,6 +44,7 @@ def test_documents_give_the_same_worker_back() -> None:
 
 
 def test_a_process_of_this_machine_is_looked_at(process) -> None:
+    """Fault 12: a worker that was killed is seen to be dead."""
     worker = of(process.pid)
     assert not dead(worker, NEVER)
     assert not dead(replace(worker, started=worker.started - 1), NEVER)  # the clock was set
@@ -58,12 +59,14 @@ def test_a_process_of_this_machine_is_looked_at(process) -> None:
 
 
 def test_a_worker_of_another_machine_is_dead_when_it_is_silent_for_long() -> None:
+    """Fault 12: it was never revived."""
     foreign = replace(HERE, machine="elsewhere", process=1, token="other")
     assert not dead(foreign, NEVER)
     assert dead(foreign, NOW)
 
 
 def test_a_trial_without_a_worker_is_dead_after_a_grace() -> None:
+    """Fault 12: its worker was killed between asking and writing its name."""
     assert not dead(None, NEVER)
     assert not dead(None, replace(NOW, grace_s=1e9))
     assert dead(None, NOW)
