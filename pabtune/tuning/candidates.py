@@ -1,6 +1,9 @@
 """Trying a policy out, cheaply first: few prompts, and more while it is still promising."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import inf
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -13,21 +16,22 @@ from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.profiled import bytes_of_sites
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
-from pabtune.quality.budget import Budget, drop_statistics, find_score
+from pabtune.quality.budget import LEAST_JUDGED_PROMPTS, Budget, drop_statistics, find_score
 from pabtune.quality.fidelity import psnr_db
 from pabtune.quality.floors import Floor
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
-from pabtune.records.policies import Policy
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 from pabtune.records.trials import Measurement, Outcome
 from pabtune.runtime.engine import broadcast
-from pabtune.tuning.generation import Settings, Video, batches, generate
+from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.references import References
-from pabtune.tuning.space import Space
 
 RUNG_SHARES = (0.25, 0.5, 1.0)
 """Shares of the prompts after which a candidate must still be promising."""
@@ -36,13 +40,25 @@ DOUBT = 0.05
 """One-sided error with which a candidate is given up early."""
 
 
+Identity = tuple[tuple[Rule, ...], Store]
+"""What decides about a policy's videos."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a video of a candidate shows: drop of the score, PSNR against the unaccelerated video, seconds it took."""
+
+    drop: float
+    psnr_db: float
+    seconds: float
+
+
 class TrialRunner:
     """Tries policies out on fixed prompts.
 
     Args:
         pipeline: the model.
         profile: of that model; gives predicted times.
-        space: of policies.
         prompts: of the search.
         budget: on the score.
         settings: how videos are generated.
@@ -57,7 +73,6 @@ class TrialRunner:
         self,
         pipeline: DiffusionPipeline,
         profile: Profile,
-        space: Space,
         prompts: Sequence[Prompt],
         budget: Budget,
         settings: Settings,
@@ -68,31 +83,51 @@ class TrialRunner:
         catalog: Catalog = CATALOG,
     ) -> None:
         self._memory, self._layout, self._interconnect, self._catalog = memory, layout, interconnect, catalog
-        self._pipeline, self._profile, self._space = pipeline, profile, space
+        self._pipeline, self._profile = pipeline, profile
         self._budget, self._settings, self._references = budget, settings, references
+        self._schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
         self._batches = interleaved(prompts, settings.batch_size)
+        self._known: dict[Identity, dict[Prompt, Shown]] = {}
         self._count = len(prompts)
         self._baseline_scores: dict[Prompt, float] = {}
-        self._floor, self._preset_psnrs = Floor(), dict[Prompt, float]()
+        self._floor: Floor | None = None
+        self._preset_psnrs: dict[Prompt, float] = {}
 
     def set_floor(self, floor: Floor) -> float | None:
         """Sets the floor for all candidates; returns the mean PSNR of its preset in dB, None without one."""
         self._floor = floor
         if floor.preset is None:
             return None
+        preset = PRESETS[floor.preset]
         for batch in self._batches:
-            videos, _ = self._generate(PRESETS[floor.preset], batch)
-            for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
-                self._preset_psnrs[prompt] = psnr_db(video, reference)
+            self.remember(preset, batch, self._generate(preset, batch))
+        self._preset_psnrs = {prompt: shown.psnr_db for prompt, shown in self._known[_identity(preset)].items()}
         return float(np.mean(list(self._preset_psnrs.values())))
+
+    def remember(self, policy: Policy, batch: Sequence[Prompt], generation: Generation) -> None:
+        """Notes what videos of a policy show, which were generated for another reason: its trial need not generate them."""
+        self._known.setdefault(_identity(policy), {}).update(self._shown(batch, generation))
+
+    def shortfall(self, policy: Policy) -> float:
+        """What a remembered policy lacks on the prompts that are known of it: dB to the floor; infinite over the budget.
+
+        0 or less = it is inside of both.
+        """
+        prompts, shown = zip(*self._known[_identity(policy)].items(), strict=True)
+        measured = self._measurement(prompts, shown)
+        if measured.over_budget > 0:
+            return inf
+        return -inf if measured.under_floor_db is None else measured.under_floor_db
 
     def predicted_time(self, policy: Policy) -> float:
         """Predicted time in the transformer over that of the full run, both on as many GPUs as will share a video."""
         measured = Measured.of(self._profile, self._layout.gpus, self._catalog)
-        schedule = self._space.schedule()
         seconds, full_seconds = (
             parallel_seconds(
-                resolve(each, self._sites(each), schedule).inside_blocks(), measured, self._layout, self._interconnect
+                resolve(each, self._sites(each), self._schedule).inside_blocks(),
+                measured,
+                self._layout,
+                self._interconnect,
             )
             for each in (policy, PRESETS["none"])
         )
@@ -111,7 +146,7 @@ class TrialRunner:
         return (*self._profile.sites, *units_of(policy, self._profile.sites))
 
     def _mask(self, policy: Policy) -> ComputeMask:
-        mask = resolve(policy, self._sites(policy), self._space.schedule())
+        mask = resolve(policy, self._sites(policy), self._schedule)
         return mask.where_called(self._profile.arrays["seconds"] > 0)
 
     def try_out(self, policy: Policy, time_to_beat: float | None = None) -> Outcome:
@@ -129,69 +164,81 @@ class TrialRunner:
             return Outcome(
                 status="over memory", predicted_time=predicted, compute_fraction=fraction, over_memory=over_memory
             )
-        drops: list[float] = []
-        psnrs: list[float] = []
-        of_preset: list[float] = []
-        seconds = 0.0
+        tried: dict[Prompt, Shown] = {}
         rungs = [max(1, round(share * self._count)) for share in RUNG_SHARES]
         for batch in self._batches:
-            videos, spent = self._generate(policy, batch)
-            seconds += spent
-            for prompt, video, reference in zip(batch, videos, self._references.videos(batch), strict=True):
-                score = find_score(self._budget.score)
-                if prompt not in self._baseline_scores:
-                    self._baseline_scores[prompt] = score(reference, prompt.prompt)
-                drops.append(self._baseline_scores[prompt] - score(video, prompt.prompt))
-                psnrs.append(psnr_db(video, reference))
-                of_preset += [self._preset_psnrs[prompt]] if self._preset_psnrs else []
-            if len(drops) >= rungs[0]:
-                rungs = [rung for rung in rungs if rung > len(drops)]
-                if rungs and not self._is_promising(drops, psnrs, of_preset, predicted, time_to_beat):
+            known = self._known.get(_identity(policy), {})
+            if not set(batch) <= set(known):
+                self.remember(policy, batch, self._generate(policy, batch))
+                known = self._known[_identity(policy)]
+            tried |= {prompt: known[prompt] for prompt in batch}
+            if len(tried) >= rungs[0]:
+                rungs = [rung for rung in rungs if rung > len(tried)]
+                if rungs and not self._is_promising(tried, predicted, time_to_beat):
                     break
-        statistics = drop_statistics(drops)
-        is_complete = len(drops) == self._count
         return Outcome(
-            status="complete" if is_complete else "stopped early",
+            status="complete" if len(tried) == self._count else "stopped early",
             predicted_time=predicted,
             compute_fraction=fraction,
-            measured=Measurement(
-                prompts=len(drops),
-                seconds=seconds / len(drops),
-                psnr_db=float(np.mean(psnrs)),
-                drop=statistics.mean,
-                drop_upper=statistics.upper,
-                over_budget=(statistics.upper if is_complete else statistics.mean) - self._budget.largest_drop,
-                under_floor_db=None if self._floor == Floor() else self._floor.missing_db(psnrs, of_preset),
-            ),
+            measured=self._measurement(list(tried), list(tried.values())),
             over_memory=over_memory,
         )
 
-    def _is_promising(
-        self,
-        drops: list[float],
-        psnrs: list[float],
-        of_preset: list[float],
-        predicted: float,
-        time_to_beat: float | None,
-    ) -> bool:
-        if (time_to_beat is not None and predicted >= time_to_beat) or self._floor.is_lost(psnrs):
+    def _shown(self, batch: Sequence[Prompt], generation: Generation) -> dict[Prompt, Shown]:
+        """What each video of a batch shows beside its reference."""
+        score, shown = find_score(self._budget.score), {}
+        for prompt, video, reference in zip(batch, generation.videos, self._references.videos(batch), strict=True):
+            if prompt not in self._baseline_scores:
+                self._baseline_scores[prompt] = score(reference, prompt.prompt)
+            shown[prompt] = Shown(
+                drop=self._baseline_scores[prompt] - score(video, prompt.prompt),
+                psnr_db=psnr_db(video, reference),
+                seconds=generation.seconds / len(batch),
+            )
+        return shown
+
+    def _measurement(self, prompts: Sequence[Prompt], shown: Sequence[Shown]) -> Measurement:
+        """What videos of these prompts show together."""
+        statistics, psnrs = drop_statistics([each.drop for each in shown]), [each.psnr_db for each in shown]
+        is_judged = len(prompts) == self._count and len(prompts) >= LEAST_JUDGED_PROMPTS
+        return Measurement(
+            prompts=len(prompts),
+            seconds=float(np.mean([each.seconds for each in shown])),
+            psnr_db=float(np.mean(psnrs)),
+            drop=statistics.mean,
+            drop_upper=statistics.upper,
+            over_budget=(statistics.upper if is_judged else statistics.mean) - self._budget.largest_drop,
+            under_floor_db=None if self._floor is None else self._floor.missing_db(psnrs, self._of_preset(prompts)),
+        )
+
+    def _of_preset(self, prompts: Sequence[Prompt]) -> list[float]:
+        """PSNR of the floor's preset; empty if it has none."""
+        return [self._preset_psnrs[prompt] for prompt in prompts] if self._preset_psnrs else []
+
+    def _is_promising(self, tried: Mapping[Prompt, Shown], predicted: float, time_to_beat: float | None) -> bool:
+        psnrs, floor = [each.psnr_db for each in tried.values()], self._floor or Floor()
+        if (time_to_beat is not None and predicted >= time_to_beat) or floor.is_lost(psnrs):
             return False
-        margins = self._floor.margins(psnrs, of_preset)
+        margins = floor.margins(psnrs, self._of_preset(list(tried)))
+        drops = [each.drop for each in tried.values()]
         return _lower_bound(drops) <= self._budget.largest_drop and all(_lower_bound(each) <= 0 for each in margins)
 
-    def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> tuple[list[Video], float]:
+    def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> Generation:
         with broadcast(self._pipeline, policy, catalog=self._catalog):
-            generation = generate(self._pipeline, batch, self._settings)
-        return generation.videos, generation.seconds
+            return generate(self._pipeline, batch, self._settings)
 
 
 def interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]]:
-    """Batches of one content class each, the classes in turns, so that every rung sees all of them."""
-    by_content: dict[str, list[list[Prompt]]] = {}
-    for batch in batches(prompts, batch_size):
-        by_content.setdefault(batch[0].content, []).append(batch)
-    columns = max(len(column) for column in by_content.values())
-    return [column[row] for row in range(columns) for column in by_content.values() if row < len(column)]
+    """Batches of prompts with the content classes in turns, so that every rung, and a few prompts, are of all of them."""
+    by_content: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_content.setdefault(prompt.content, []).append(prompt)
+    ordered = [prompt for row in zip_longest(*by_content.values()) for prompt in row if prompt is not None]
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def _identity(policy: Policy) -> Identity:
+    return policy.rules, policy.store
 
 
 def _lower_bound(values: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import Progress
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
+from pabtune.tuning.videos import VideoMeter
 
 FINALISTS = 4
 """How many candidates are confirmed at most, the fastest first."""
@@ -38,7 +39,7 @@ class Confirmation:
     evaluations: tuple[Evaluation, ...]
 
 
-def confirm(
+def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     pipeline: DiffusionPipeline,
     profile: Profile,
     candidates: Sequence[Candidate],
@@ -47,6 +48,8 @@ def confirm(
     config: SearchConfig,
     study_name: str,
     looks: int = 1,
+    most: int = FINALISTS,
+    meter: VideoMeter | None = None,
 ) -> Confirmation:
     """Looks for the fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
 
@@ -63,15 +66,17 @@ def confirm(
         config: of the search.
         study_name: name of the study.
         looks: how often the study has been confirmed on these prompts, this time included.
+        most: finalists at most.
+        meter: counts the videos.
     """
     floor = config.floor or Floor()
-    finalists = choose_finalists(candidates, floor.preset)
+    finalists = choose_finalists(candidates, floor.preset, most)
     if not finalists:
         return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[floor.preset]] if floor.preset else []
     rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
     policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
-    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config)
+    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, meter=meter)
     of_preset = evaluations[len(finalists)] if presets else None
     comparisons = len(finalists) * looks
     standings = [
@@ -100,6 +105,7 @@ def evaluate_unseen(
     profile: Profile,
     config: SearchConfig,
     progress: Progress | None = None,
+    meter: VideoMeter | None = None,
 ) -> list[Evaluation]:
     """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
 
@@ -110,6 +116,7 @@ def evaluate_unseen(
         profile: of the model.
         config: of the search.
         progress: told after each call of the pipeline.
+        meter: counts the videos.
     """
     return evaluate(
         pipeline,
@@ -121,6 +128,7 @@ def evaluate_unseen(
         arguments=config.arguments,
         catalog=config.catalog,
         progress=progress,
+        meter=meter,
     )
 
 
@@ -173,7 +181,9 @@ def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:
     return [Policy(name=f"steps:{count}", steps=count)] if 0 < count < steps else []
 
 
-def choose_finalists(candidates: Sequence[Candidate], preset: str | None = None) -> list[Candidate]:
+def choose_finalists(
+    candidates: Sequence[Candidate], preset: str | None = None, most: int = FINALISTS
+) -> list[Candidate]:
     """The front of least time and most margin, the fastest first: over the fidelity floor, or without one, on the budget.
 
     A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
@@ -187,9 +197,9 @@ def choose_finalists(candidates: Sequence[Candidate], preset: str | None = None)
             front.append(candidate)
     presets = [each for each in possible if preset is not None and each.origin == f"preset {preset}"]
     if not presets:
-        return front[:FINALISTS]
+        return front[:most]
     faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
-    return [*faster[: FINALISTS - 1], presets[0]]
+    return [*faster[: most - 1], presets[0]] if most > 1 else [*faster, presets[0]][:1]
 
 
 def _shortfall(candidate: Candidate) -> float:

@@ -29,6 +29,7 @@ from pabtune.tuning.generation import (
     batches,
     generate,
 )
+from pabtune.tuning.videos import VideoMeter
 
 
 @dataclass(slots=True)
@@ -145,6 +146,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     catalog: Catalog = CATALOG,
     any_steps: bool = False,
     progress: Progress | None = None,
+    meter: VideoMeter | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluates policies against the unaccelerated model, in turns, batch by batch.
@@ -163,6 +165,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         catalog: what is known of transformer classes.
         any_steps: carry policies that were found at more steps to fewer than nine too.
         progress: told after each call of the pipeline.
+        meter: counts the videos.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
 
     Raises:
@@ -172,7 +175,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     """
     target = Target.of(pipeline, catalog)
     _check_policies(target, policies, prompts, score)
-    settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {})
+    settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
     plan = list(batches(prompts, batch_size))
     warm_up(pipeline, plan[0], settings, score)
     runs = PolicyRuns(

@@ -20,6 +20,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
+from pabtune.tuning.videos import VideoMeter
 
 Video = NDArray[np.uint8]
 """Frames of one video, (frames, height, width, 3)."""
@@ -50,11 +51,13 @@ class Settings:
         steps: denoising steps.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call; an `image` may be a file's name.
+        meter: counts the videos; None = nobody does.
     """
 
     steps: int
     batch_size: int = BATCH_SIZE
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    meter: VideoMeter | None = None
 
     def under(self, policy: Policy) -> "Settings":
         """The settings of a run under a policy, which may have a number of denoising steps of its own."""
@@ -111,7 +114,10 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
 
     Raises:
         ModelError: the pipeline refuses its arguments or fails, or does not return one video for each prompt.
+        StudyError: no more videos may be generated.
     """
+    if settings.meter is not None:
+        settings.meter.add(len(prompts), settings.steps)
     device = execution_device(pipeline)
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     texts = [prompt.prompt for prompt in prompts]

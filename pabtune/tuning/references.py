@@ -52,9 +52,13 @@ class References:
         if len(videos) == len(batch):
             return videos
         videos = generate(self._pipeline, batch, self._settings).videos
-        for path, video in zip(paths, videos, strict=True):
-            write_atomically(path, lambda partial, video=video: _save(partial, video))
+        self.keep(batch, videos)
         return videos
+
+    def keep(self, batch: Sequence[Prompt], videos: Sequence[Video]) -> None:
+        """Keeps the unaccelerated videos of a batch, which another part of a search generated."""
+        for prompt, video in zip(batch, videos, strict=True):
+            write_atomically(self._path(prompt, batch), lambda partial, video=video: _save(partial, video))
 
     def _path(self, prompt: Prompt, batch: Sequence[Prompt]) -> Path:
         # The batch is part of the name: other batch sizes round differently.

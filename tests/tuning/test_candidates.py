@@ -14,7 +14,6 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.references import References
-from pabtune.tuning.space import Space
 from tests.conftest import PROMPT, STEPS, make_pipeline
 
 PROMPTS = [Prompt(prompt=PROMPT, content=content, seed=seed) for seed in range(4) for content in ("slow", "still")]
@@ -25,7 +24,7 @@ def runner(profile, tmp_path) -> TrialRunner:
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="shapes", largest_drop=50.0)
-    return TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+    return TrialRunner(pipeline, profile, PROMPTS, budget, settings, references)
 
 
 def test_no_broadcast_costs_nothing_and_is_feasible(runner) -> None:
@@ -76,7 +75,7 @@ def test_a_candidate_over_the_limit_of_memory_is_not_run(profile, tmp_path) -> N
     target = Target.of(pipeline)
     mlp = sum(count for site, count in zip(target.sites, profile.site_bytes, strict=True) if site.kind == "mlp")
     for memory, is_possible in ((2 * mlp, True), (2 * mlp - 1, False)):
-        runner = TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references, memory)
+        runner = TrialRunner(pipeline, profile, PROMPTS, budget, settings, references, memory)
         outcome = runner.try_out(policy)
         assert outcome.is_possible == is_possible
         assert outcome.status == ("complete" if is_possible else "over memory")
@@ -100,7 +99,7 @@ def test_what_is_worth_most_on_one_gpu_is_not_on_eight(profile, tmp_path) -> Non
     )
     predicted = []
     for layout in (ONE_GPU, ParallelLayout(sequence=8)):
-        rest = (pipeline, profile, Space(profile), PROMPTS, budget, settings, references, None, layout, link)
+        rest = (pipeline, profile, PROMPTS, budget, settings, references, None, layout, link)
         predicted.append([TrialRunner(*rest).predicted_time(policy) for policy in (others, attention)])
     assert predicted[0][0] < predicted[0][1] < 1
     assert predicted[1][1] < predicted[1][0] < 1
@@ -115,7 +114,7 @@ def test_a_drop_is_what_the_score_lost(profile, tmp_path) -> None:
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="tests.tuning.test_candidates:scored", largest_drop=1e6)
-    runner = TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+    runner = TrialRunner(pipeline, profile, PROMPTS, budget, settings, references)
     policy = Policy(name="p", rules=tuple(Rule(kind=kind, range=4, window=(1, 8)) for kind in ("spatial", "mlp")))
     with broadcast(pipeline, policy):
         after = [scored(generate(pipeline, [prompt], settings).videos[0], "") for prompt in PROMPTS]
@@ -133,7 +132,7 @@ def test_a_candidate_is_feasible_if_the_bound_of_its_drop_is_within_the_budget(p
 
     def runner(largest_drop: float) -> TrialRunner:
         budget = Budget(score="tests.tuning.test_candidates:scored", largest_drop=largest_drop)
-        return TrialRunner(pipeline, profile, Space(profile), PROMPTS, budget, settings, references)
+        return TrialRunner(pipeline, profile, PROMPTS, budget, settings, references)
 
     upper = runner(1e6).try_out(policy).measured.drop_upper
     for largest_drop, is_feasible in ((upper + 1, True), (upper - 1, False)):
@@ -168,7 +167,7 @@ def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
     several = [Prompt(prompt=f"{PROMPT} {number}", content="slow", seed=number) for number in numbers]
     UNCHANGED.update(references.videos([prompt])[0].tobytes() for prompt in several)
     budget = Budget(score="tests.tuning.test_candidates:swinging", largest_drop=0.5)
-    runner = TrialRunner(pipeline, profile, Space(profile), several, budget, settings, references)
+    runner = TrialRunner(pipeline, profile, several, budget, settings, references)
     outcome = runner.try_out(Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),)))
     assert (outcome.measured.prompts, outcome.status) == (prompts, status)
     assert outcome.measured.drop > budget.largest_drop
