@@ -6,7 +6,7 @@ earlier errors is in the run itself.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from pabtune.planning.surrogate import Factors, solve
 from pabtune.runtime.listeners import Forward, Measurement, Substitute
 from pabtune.runtime.locator import CallPosition
-from pabtune.runtime.payloads import map_tensors, weighted_sum
+from pabtune.runtime.payloads import map_tensors, taken_apart, weighted_sum
 from pabtune.runtime.recorder import record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Generation, Settings, generate
@@ -77,6 +77,7 @@ class FactorFitter(Measurement):
         self._calls: list[dict[str, Any]] = []
         self._outputs: list[Outputs] = []
         self._served: dict[int, Tensor] = {}
+        self._rebuild: Callable[[tuple[Any, ...]], Any] = tuple
         self.factors: dict[int, tuple[float, ...]] = {}
 
     def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
@@ -95,12 +96,13 @@ class FactorFitter(Measurement):
         for back, factor in enumerate(self.factors[position.step], start=1):
             weights[-back] += factor
             weights[-back - 1] -= factor
-        return Substitute(weighted_sum(outputs, weights))
+        return Substitute(self._rebuild(weighted_sum(outputs, weights)))
 
     def end(self, position: CallPosition, output: Any) -> None:
         """Notes the output (see `Session`)."""
         super().end(position, output)
-        self._calls[-1][position.branch] = map_tensors(torch.clone, output)
+        self._rebuild, parts = taken_apart(output)
+        self._calls[-1][position.branch] = map_tensors(torch.clone, parts)
         self._outputs[-1] |= branches_of(position, output)
 
     def _fit(self, step: int) -> tuple[float, ...]:

@@ -98,7 +98,10 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "name",
-    cases(("wan-2.1", "wan-2.2", "cogvideox-dpm", "ltx"), [name for name, case in CASES.items() if case.takes_prompt]),
+    cases(
+        ("wan-2.1", "wan-2.2", "cogvideox-dpm", "kandinsky-5"),
+        [name for name, case in CASES.items() if case.takes_prompt],
+    ),
 )
 def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
     """And a run under the policy is as close to the full run as the one that was fitted."""
