@@ -47,7 +47,7 @@ def main() -> None:
         first, count = int(rng.integers(2, 5)), int(rng.integers(7, 25))
         inner = rng.choice(np.arange(first, STEPS - 1), size=count - first - 1, replace=False)
         computed = tuple(sorted({*range(first), *inner.tolist(), STEPS - 1}))
-        schedule = fit(pipeline, target, runs, settings, computed)
+        schedule, _ = fit(pipeline, target, runs, settings, computed)
         psnrs = []
         with broadcast(pipeline, schedule.policy("schedule", MadeFor())):
             for batch, plain in zip(others, references, strict=True):

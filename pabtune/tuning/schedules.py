@@ -5,12 +5,14 @@ their factors, and the closest to the full runs is taken. Nothing here asks for 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, isfinite, log, log2
 
 import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.surrogate import best_schedule
+from pabtune.planning.surrogate import Surrogate, best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy
@@ -20,7 +22,7 @@ from pabtune.records.schedules import Schedule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.tuning.fitting import fit_factors
-from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
 from pabtune.tuning.trajectories import NOT_FITTED, LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
@@ -37,7 +39,27 @@ FEWEST_STEPS = 9
 """With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
 
 
-def find_schedules(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewVideos:
+    """What keeps the fitting of schedules to few videos: numbers of computed steps are bisected, not tried one by one.
+
+    Attributes:
+        probed: prompts on which gains are measured.
+        candidates: schedules that are fitted for a number of computed steps.
+        on_recorded: given the full runs.
+        shortfall: what a fitted schedule, with its videos by batch, lacks of what is asked for, in dB; infinite if it has
+            lost more than closeness; 0 or less = nothing.
+        is_affordable: asked before a schedule is fitted.
+    """
+
+    probed: int
+    candidates: int
+    on_recorded: Callable[[Sequence[Trajectories]], None]
+    shortfall: Callable[[Schedule, Sequence[Generation]], float]
+    is_affordable: Callable[[], bool]
+
+
+def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     pipeline: DiffusionPipeline,
     batches: Sequence[Sequence[Prompt]],
     settings: Settings,
@@ -45,6 +67,7 @@ def find_schedules(
     shares: Sequence[float] = SCHEDULE_SHARES,
     progress: Callable[[int, int], None] | None = None,
     catalog: Catalog = CATALOG,
+    few: FewVideos | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -56,6 +79,7 @@ def find_schedules(
         shares: computed steps over all steps.
         progress: told how many of how many numbers of steps are done.
         catalog: what is known of transformer classes.
+        few: keeps it to few videos, and to the numbers of steps that matter for what is asked for; None = fits all.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
@@ -64,17 +88,70 @@ def find_schedules(
     if settings.steps < FEWEST_STEPS:
         return []
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
-    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings, catalog) for run in runs])
+    if few is not None:
+        few.on_recorded(runs)
+    surrogate = surrogate_of(runs, _gains(pipeline, runs, settings, catalog, few))
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
+    ranked = {count: _ranked(surrogate, count, seed) for count in counts}
+
+    def fit_count(count: int) -> tuple[Schedule, list[Generation]]:
+        candidates = ranked[count] if few is None else ranked[count][: few.candidates]
+        fitted = [fit(pipeline, target, runs, settings, computed) for computed in candidates]
+        return max(fitted, key=lambda each: each[0].psnr_db + each[0].worst_psnr_db)
+
+    counts = [count for count in counts if ranked[count]]
+    if few is not None:
+        return _bisect(counts, fit_count, [_predicted_db(surrogate, ranked[count][0]) for count in counts], few, progress)
     schedules = []
-    for done, count in enumerate(counts):
-        candidates = {best_schedule(surrogate, count, first, seed=seed) for first in FIRSTS if first + 1 < count}
-        fitted = [fit(pipeline, target, runs, settings, computed) for computed in sorted(candidates)]
-        if fitted:
-            schedules.append(max(fitted, key=lambda each: each.psnr_db + each.worst_psnr_db))
+    for count in counts:
+        schedules.append(fit_count(count)[0])
         if progress:
-            progress(done + 1, len(counts))
+            progress(len(schedules), len(counts))
     return schedules
+
+
+def _ranked(surrogate: Surrogate, count: int, seed: int) -> list[tuple[int, ...]]:
+    """The best schedule for each number of steps that a schedule begins with, the best by the surrogate first."""
+    found = {best_schedule(surrogate, count, first, seed=seed) for first in FIRSTS if first + 1 < count}
+    return sorted(found, key=surrogate.objective)
+
+
+def _predicted_db(surrogate: Surrogate, computed: Sequence[int]) -> float:
+    """PSNR of a schedule by the surrogate, in dB from some level that is the same for all schedules."""
+    return -10 / log(10) * surrogate.objective(computed)
+
+
+def _bisect(
+    counts: Sequence[int],
+    fit_count: Callable[[int], tuple[Schedule, list[Generation]]],
+    predicted_db: Sequence[float],
+    few: FewVideos,
+    progress: Callable[[int, int], None] | None,
+) -> list[Schedule]:
+    """Fits schedules until the fewest computed steps are found that lack nothing, or no more videos may be generated.
+
+    The next number of steps is where the surrogate, shifted to what the last schedule showed, says that nothing is lacking.
+
+    Args:
+        counts: numbers of computed steps, from the most to the fewest.
+        fit_count: fits a schedule, and returns it with its videos.
+        predicted_db: PSNR of each count by the surrogate, from some level.
+        few: says what is lacking.
+        progress: told how many of how many are fitted.
+    """
+    schedules: list[Schedule] = []
+    low, high, place = -1, len(counts), len(counts) // 2
+    while high - low > 1 and few.is_affordable():
+        schedule, generations = fit_count(counts[place])
+        schedules.append(schedule)
+        shortfall = few.shortfall(schedule, generations)
+        low, high = (place, high) if shortfall <= 0 else (low, place)
+        spare_db = [predicted_db[each] - predicted_db[place] - shortfall for each in range(low + 1, high)]
+        enough = [low + 1 + index for index, spare in enumerate(spare_db) if spare >= 0]
+        place = max(enough, default=low + 1) if isfinite(shortfall) else (low + high) // 2
+        if progress:
+            progress(len(schedules), len(schedules) + ceil(log2(max(high - low, 1))))
+    return sorted(schedules, key=lambda each: len(each.computed), reverse=True)
 
 
 def fit(
@@ -83,17 +160,35 @@ def fit(
     runs: Sequence[Trajectories],
     settings: Settings,
     computed: Sequence[int],
-) -> Schedule:
-    """A schedule with its factors, fitted and held against the full runs on the same prompts."""
+) -> tuple[Schedule, list[Generation]]:
+    """A schedule with its factors, fitted and held against the full runs on the same prompts, and its videos by batch."""
     factors, results = fit_factors(pipeline, target, runs, settings, computed)
+    generations = [generation for generation, _ in results]
     psnrs = [
         psnr_db(video, reference)
-        for run, (generation, _) in zip(runs, results, strict=True)
+        for run, generation in zip(runs, generations, strict=True)
         for video, reference in zip(generation.videos, run.generation.videos, strict=True)
     ]
-    return Schedule(
+    schedule = Schedule(
         computed=tuple(computed), factors=factors, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs))
     )
+    return schedule, generations
+
+
+def _gains(
+    pipeline: DiffusionPipeline,
+    runs: Sequence[Trajectories],
+    settings: Settings,
+    catalog: Catalog,
+    few: FewVideos | None,
+) -> list[dict[int, list[float]]]:
+    """Gains of all prompts of some runs; with few videos those of a few prompts, whose mean stands for all."""
+    if few is None:
+        return [measure_gains(pipeline, run, settings, catalog) for run in runs]
+    measured = measure_gains(pipeline, runs[0].of_first(few.probed), settings, catalog)
+    return [
+        {step: [float(np.exp(np.log(gains).mean()))] * len(run.prompts) for step, gains in measured.items()} for run in runs
+    ]
 
 
 def measure_gains(

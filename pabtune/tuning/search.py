@@ -27,16 +27,17 @@ from pabtune.records.schedules import Schedule, load_schedules, save_schedules
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
-from pabtune.tuning.candidates import TrialRunner, interleaved
-from pabtune.tuning.confirm import confirm
+from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
+from pabtune.tuning.confirm import FINALISTS, confirm
 from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.references import References, describe_argument
-from pabtune.tuning.request import AUTO_FLOOR, CALIBRATION_PROMPTS, SearchConfig, find_floor, split_prompts
+from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
-from pabtune.tuning.schedules import find_schedules
+from pabtune.tuning.schedules import PROBED, FewVideos, find_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
+from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
 
 OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
 """As `OnTrial`; told first of which content class the search is, None = all."""
@@ -68,15 +69,17 @@ def search_policy(
         BudgetError: the score fails, or returns anything but a finite number.
     """
     _check_search(pipeline, profile, prompts, unseen, config)
-    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    presets = int(config.floor is not None and config.floor.preset is not None)
+    plan = plan_videos(config.videos, len(prompts), len(unseen), presets, FINALISTS, len(PROBED))
+    prompts, unseen = first_prompts(prompts, plan.searched), first_prompts(unseen, plan.unseen)
+    asked = _request(profile, prompts, config) | {"weights": weights_digest(pipeline)}
+    meter = VideoMeter.in_folder(config.folder, _short(asked), profile.steps, config.videos, config.on_videos)
+    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
     warm_up(pipeline, prompts[:1], settings, config.budget.score)
-    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule)
-    space = Space(profile, config.content, config.stores, schedules)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = TrialRunner(
         pipeline,
         profile,
-        space,
         prompts,
         config.budget,
         settings,
@@ -86,55 +89,66 @@ def search_policy(
         config.interconnect,
         config.catalog,
     )
-    request = {**_request(profile, prompts, space, config), "weights": weights_digest(pipeline)}
+    trials = Trials(runner, references, plan, meter, presets, config)
+    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, trials.few_videos())
+    space = Space(profile, config.content, config.stores, schedules, is_frugal=config.videos is not None)
+    request = asked | {"space": [asdict(parameter) for parameter in space.parameters()]}
     name = study_name(profile, config.content, request)
     study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
     if config.floor is not None:
-        study.note("floor_psnr_db", runner.set_floor(config.floor))
-    study.run(runner.try_out, config.trials, on_trial)
-    candidates = study.candidates()
-    confirmation = confirm(pipeline, profile, candidates, prompts, unseen, config, study.name, study.count_look())
+        study.note("floor_psnr_db", trials.set_floor())
+    study.run(runner.try_out, config.trials, on_trial, trials.is_affordable)
+    candidates, looks = study.candidates(), study.count_look()
+    confirmation = confirm(
+        pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
+    )
     return SearchResult(
         study=study.name,
         candidates=tuple(candidates),
         best=confirmation.best,
         verdict=confirmation.verdict,
         evaluations=confirmation.evaluations,
+        videos=round(meter.total, 1),
     )
 
 
-def schedules_of(
+def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     pipeline: DiffusionPipeline,
     profile: Profile,
     prompts: Sequence[Prompt],
     settings: Settings,
     config: SearchConfig,
     on_schedule: Progress | None = None,
+    plan: VideoPlan | None = None,
+    few: FewVideos | None = None,
 ) -> list[Schedule]:
     """Schedules of whole calls for a search, which another run or worker may have fitted already; none if none can be.
 
     Args:
         pipeline: the model.
         profile: of it.
-        prompts: of the search; as many batches as hold `CALIBRATION_PROMPTS` are fitted on.
+        prompts: of the search.
         settings: how videos are generated.
         config: of the search.
         on_schedule: told how many of how many are fitted.
+        plan: how many of the prompts are fitted on; None = as many as are of use.
+        few: keeps it to few videos.
     """
     if not config.schedule_shares or config.batch_size < 1:
         return []
-    plan = interleaved(prompts, settings.batch_size)
-    fitted_on = plan[: max(1, CALIBRATION_PROMPTS // settings.batch_size)]
+    fitted = MOST_FITTED_PROMPTS if plan is None else plan.fitted
+    fitted_on = interleaved(first_prompts(prompts, fitted), settings.batch_size)
     request = [
         profile.digest, weights_digest(pipeline), digest_prompts(prompts), settings.batch_size, config.seed,
         describe_argument(dict(settings.arguments)), list(config.schedule_shares),
+        *([] if few is None else [config.videos, str(config.floor), str(config.budget)]),
     ]  # fmt: skip
-    path = config.folder / f"schedules-{digest(request).removeprefix('sha256:')[:16]}.json"
+    path = config.folder / f"schedules-{_short(request)}.json"
     schedules = load_schedules(path)
     if schedules is None:
         try:
             schedules = find_schedules(
-                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog
+                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few
             )
         except ModelError as error:
             warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
@@ -307,8 +321,13 @@ def _check_layout(profile: Profile, config: SearchConfig) -> None:
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
 
 
-def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: SearchConfig) -> dict[str, Any]:
-    """What decides about the outcome of a trial: the same request finds its study again, another one does not."""
+def _short(request: Any) -> str:
+    """A short name for a request."""
+    return digest(request).removeprefix("sha256:")[:16]
+
+
+def _request(profile: Profile, prompts: Sequence[Prompt], config: SearchConfig) -> dict[str, Any]:
+    """What decides, with the space, about the outcome of a trial: the same request finds its study again."""
     return {
         "profile": profile.digest,
         "prompts": digest_prompts(prompts),
@@ -320,7 +339,7 @@ def _request(profile: Profile, prompts: Sequence[Prompt], space: Space, config: 
         **(config.parallel_document() if config.layout.gpus > 1 else {}),
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
-        "space": [asdict(parameter) for parameter in space.parameters()],
+        **({"videos": config.videos} if config.videos is not None else {}),
     }
 
 

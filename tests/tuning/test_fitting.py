@@ -22,7 +22,7 @@ def test_a_fitted_policy_does_in_production_what_it_did_while_it_was_fitted(runs
     pipeline = make_pipeline()
     factors, ((generation, _),) = fit_factors(pipeline, Target.of(pipeline), runs[:1], SETTINGS, COMPUTED)
     assert [len(each) for each in factors] == [0, 0, 0, 2, 0, 2, 2, 0]
-    schedule = fit(pipeline, Target.of(pipeline), runs[:1], SETTINGS, COMPUTED)
+    schedule, _ = fit(pipeline, Target.of(pipeline), runs[:1], SETTINGS, COMPUTED)
     assert schedule.factors == factors
     with pabtune.broadcast(pipeline, schedule.policy("p", pabtune.Policy(name="x").made_for)) as active:
         again = generate(pipeline, PROMPTS[:2], SETTINGS)

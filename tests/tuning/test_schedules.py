@@ -61,7 +61,7 @@ def test_the_schedule_that_is_taken_is_the_closest_of_those_that_were_fitted() -
     run = record_trajectories(pipeline, target, PROMPTS[:2], settings)
     surrogate = surrogate_of([run], [measure_gains(pipeline, run, settings)])
     computed = {best_schedule(surrogate, 6, first) for first in FIRSTS if first < 5}
-    fitted = [fit(pipeline, target, [run], settings, each) for each in computed]
+    fitted = [fit(pipeline, target, [run], settings, each)[0] for each in computed]
     assert len(fitted) == 2
     assert found.psnr_db + found.worst_psnr_db == max(each.psnr_db + each.worst_psnr_db for each in fitted)
 
