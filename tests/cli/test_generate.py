@@ -61,6 +61,12 @@ def test_a_seed_beyond_64_bits_is_refused(run_with, seed) -> None:
     assert "seeds.jsonl" in run_with("--prompts", "seeds.jsonl").refusal()
 
 
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "1e400"])
+def test_a_guidance_scale_that_is_not_finite_is_refused(run_with, scale) -> None:
+    """Fault 23: what is no number for a device is none for a model."""
+    assert "is not a finite number" in run_with("--guidance-scale", scale).refusal()
+
+
 def test_the_largest_seed_draws(pabtune, tmp_path) -> None:
     words = ("generate", "shapes", "--prompt", "red", "--prompt", "blue", "--steps", "2", "--json")
     for seed in (LARGEST_SEED, 0):

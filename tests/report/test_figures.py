@@ -113,6 +113,7 @@ def test_the_front_joins_what_no_other_trial_beats() -> None:
 
 
 def test_every_trial_that_drew_videos_is_a_point() -> None:
+    """Fault 27: figures of zeros passed."""
     points = pareto_data(TRIALS).points
     assert [(point.predicted_time, point.drop, point.psnr_db) for point in points] == [
         (1.0, 0.0, HIGHEST_PSNR_DB), (0.7, 0.25, 40.0), (0.8, 0.0, 35.0), (0.4, 3.0, 20.0), (0.5, 1.0, 30.0),

@@ -147,7 +147,7 @@ UNSEEN = [Prompt(prompt=f"a {color} {shape} moves left", seed=9, content="slow")
 
 
 def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipeline, tmp_path) -> None:
-    """The fastest looked good on the search's prompts, but is further from the reference than the floor on these."""
+    """Fault 27: the fastest looked good on the search's prompts, but is further from the reference than the floor on these."""
     preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
     fast = named("fast", RECKLESS, 0.3, -0.1)
     request = config(tmp_path, floor=Floor(preset="pab246"))
@@ -157,6 +157,16 @@ def test_the_finalist_that_holds_on_unseen_prompts_is_confirmed(profile, pipelin
     assert confirmation.best.rules == PRESETS["pab246"].rules
     assert confirmation.best.provenance["trial"] == 7
     assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246", "steps:6"]
+
+
+def test_the_faster_of_two_that_hold_is_confirmed(profile, pipeline, tmp_path) -> None:
+    """Fault 27: the last finalist, which is always the preset of the floor, passed as the one that is confirmed."""
+    preset = replace(named("preset", PRESETS["pab579"], 0.8, 0.0), origin="preset pab579", number=7)
+    careful = named("careful", Policy(name="careful", rules=(Rule(kind="mlp", range=2, window=(6, 8)),)), 0.3, -0.1)
+    request = config(tmp_path, floor="pab579")
+    confirmation = confirm(pipeline, profile, [careful, preset], PROMPTS, UNSEEN, request, "study")
+    assert confirmation.verdict == "undecided"
+    assert confirmation.best.rules == careful.policy.rules
 
 
 def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
