@@ -13,9 +13,9 @@ from pabtune.parallel.process import is_first
 
 
 class Advance(Protocol):
-    """Moves a progress bar to `done` of `total`."""
+    """Moves a progress bar to `done` of `total`, with a note behind its title."""
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """Updates the bar."""
 
 
@@ -44,12 +44,12 @@ def progress_bar(title: str) -> Iterator[Advance]:
     progress = Progress(*columns, console=Console(stderr=True))
     task = progress.add_task(title, total=None)
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int, note: str = "") -> None:
         # Shown from the first step on, so that a refused request prints its error alone.
         if not is_first():
             return
         progress.start()
-        progress.update(task, completed=done, total=total)
+        progress.update(task, completed=done, total=total, description=f"{title}{note}")
 
     try:
         yield advance

@@ -1,6 +1,7 @@
 """`pabtune search`: finding a policy within a quality budget."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
     "--trials", type=int, default=60, show_default=True, help="Number of finished trials at which the study ends."
 )
 @click.option("--storage", help="Optuna storage URL, or a journal file; default: a journal in --logdir.")
+@click.option(
+    "--videos",
+    type=click.IntRange(min=1),
+    help="Videos that the search may generate in all, reference videos included, counted in full runs; with few of them fewer "
+    "prompts are searched with and confirmed on. Default: as many as it takes.",
+)
 @options.out_option("Policy file (.json).")
 @options.prompts_option(
     f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {options.SEARCHED} and "
@@ -68,6 +75,7 @@ def command(
     budget: str,
     trials: int,
     storage: str | None,
+    videos: int | None,
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
@@ -93,6 +101,10 @@ def command(
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
     if front_dir is not None:
+        if videos is not None:
+            raise StudyError(
+                "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
+            )
         check_writable(front_dir / "policy.json")
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
@@ -102,7 +114,6 @@ def command(
 
     contents = profile.contents if per_content else ()
     prompts = _prompts(profile.model, prompt_file, seed, options.UNSEEN_PER_CONTENT if contents else options.UNSEEN)
-    _say_what_is_too_few(prompts[1], contents)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
@@ -117,12 +128,14 @@ def command(
         arguments=profile.made_for.settings.get("arguments", {}),
         layout=layout,
         interconnect=interconnect,
+        videos=videos,
     )
+    _say_what_is_too_few(prompts, contents, config)
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
-        result = search_variants(
-            pipeline, profile, *prompts, config, contents, _reporter(logdir, trials, advance), _say_fitted
-        )
+        progress = _Progress(logdir, trials, advance)
+        config = replace(config, on_videos=progress.generated)
+        result = search_variants(pipeline, profile, *prompts, config, contents, progress.tried, _say_fitted)
     if result.best is not None:
         result.best.save(out)
     _print(result, out)
@@ -190,31 +203,44 @@ def _prompts(model: str, prompt_file: Path | None, seed: int, unseen: int) -> Pr
     return options.sample_two(options.SEARCHED, unseen, seed)
 
 
-def _say_what_is_too_few(unseen: Sequence[Prompt], contents: Sequence[str]) -> None:
+def _say_what_is_too_few(prompts: PromptSets, contents: Sequence[str], config: Any) -> None:
     """Says, before the time is spent, which results will stay undecided for want of unseen prompts."""
-    counts = {"the policy": len(unseen)}
-    counts |= {f"the variant {each}": sum(prompt.content == each for prompt in unseen) for each in contents}
-    for what, count in counts.items():
+    from pabtune.tuning.search import plan_of
+
+    limited = replace(config, videos=config.videos and config.videos // (1 + len(contents)))
+    for content in (None, *contents):
+        searched, unseen = (sum(content in (None, prompt.content) for prompt in group) for group in prompts)
+        count, what = plan_of(limited, searched, unseen).unseen, f"the variant {content}" if content else "the policy"
         if count < LEAST_ACCEPTED_PROMPTS:
             say(f"{count} unseen prompts: {what} will at best be undecided; accepting needs {LEAST_ACCEPTED_PROMPTS}")
 
 
-def _reporter(logdir: Path, trials: int, advance: Advance) -> Any:
-    from pabtune.report.tensorboard import open_writer, write_trial
+class _Progress:
+    """The search's progress bar, and its trials in TensorBoard."""
 
-    writers: dict[str | None, Any] = {}
+    def __init__(self, logdir: Path, trials: int, advance: Advance) -> None:
+        self._logdir, self._trials, self._advance = logdir, trials, advance
+        self._writers: dict[str | None, Any] = {}
+        self._done, self._videos = 0, ""
 
-    def report(content: str | None, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
-        if content not in writers:
-            writers[content] = open_writer(logdir / as_file_name(content) if content else logdir)
-        write_trial(writers[content], candidate, candidates)
-        advance(len(candidates), trials)
+    def tried(self, content: str | None, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
+        """Writes a trial to TensorBoard."""
+        from pabtune.report.tensorboard import open_writer, write_trial
 
-    return report
+        if content not in self._writers:
+            self._writers[content] = open_writer(self._logdir / as_file_name(content) if content else self._logdir)
+        write_trial(self._writers[content], candidate, candidates)
+        self._done = len(candidates)
+        self._advance(self._done, self._trials, self._videos)
+
+    def generated(self, count: float, limit: int | None) -> None:
+        """Shows how many videos were generated."""
+        self._videos = f", {count:.0f} videos" if limit is None else f", {count:.0f} of {limit} videos"
+        self._advance(self._done, self._trials, self._videos)
 
 
 def _print(result: SearchResult, out: Path) -> None:
-    say(f"study {result.study}: {len(result.candidates)} trials")
+    say(f"study {result.study}: {len(result.candidates)} trials, {result.videos:.0f} videos")
     if result.verdict is None:
         say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
         return
@@ -239,6 +265,7 @@ def _document(result: SearchResult, out: Path) -> dict[str, object]:
     return {
         "study": result.study,
         "trials": len(result.candidates),
+        "videos": result.videos,
         "verdict": result.verdict,
         "policy": str(out) if result.best else None,
         "evaluations": [evaluation.to_document() for evaluation in result.evaluations],

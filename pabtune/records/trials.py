@@ -120,6 +120,7 @@ class SearchResult:
         verdict: of the confirmation on unseen prompts; None if there was nothing to confirm.
         evaluations: of the confirmation: the winner, or what was rejected; the policy that it had to be as close as; and a
             run of fewer steps that takes as long.
+        videos: videos that were generated for it, in full runs, by all its workers and runs.
         variants: the results of content classes that were searched by themselves.
     """
 
@@ -128,4 +129,5 @@ class SearchResult:
     best: Policy | None
     verdict: Verdict | None
     evaluations: tuple[Evaluation, ...]
+    videos: float = 0.0
     variants: "Mapping[str, SearchResult]" = field(default_factory=dict)

@@ -108,6 +108,14 @@ class TrialRunner:
         """Notes what videos of a policy show, which were generated for another reason: its trial need not generate them."""
         self._known.setdefault(_identity(policy), {}).update(self._shown(batch, generation))
 
+    def forget(self, policy: Policy) -> None:
+        """Drops what was remembered of a policy."""
+        self._known.pop(_identity(policy), None)
+
+    def knows(self, policy: Policy) -> bool:
+        """Whether the trial of a policy needs no more videos."""
+        return len(self._known.get(_identity(policy), ())) == self._count
+
     def shortfall(self, policy: Policy) -> float:
         """What a remembered policy lacks on the prompts that are known of it: dB to the floor; infinite over the budget.
 
@@ -235,6 +243,11 @@ def interleaved(prompts: Sequence[Prompt], batch_size: int) -> list[list[Prompt]
         by_content.setdefault(prompt.content, []).append(prompt)
     ordered = [prompt for row in zip_longest(*by_content.values()) for prompt in row if prompt is not None]
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def first_prompts(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """So many prompts, the content classes in turns; all of them in their order if there are no more."""
+    return list(prompts) if count >= len(prompts) else interleaved(prompts, count)[0]
 
 
 def _identity(policy: Policy) -> Identity:

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.planning.presets import PRESETS
-from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget, drop_statistics, judge
+from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, LEAST_JUDGED_PROMPTS, Budget, drop_statistics, judge
 from pabtune.quality.floors import Floor
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
@@ -137,7 +137,8 @@ class Standing:
     """How a finalist came out on unseen prompts.
 
     Attributes:
-        verdict: on the budget; `reject` as well for one that is further from the unaccelerated video than the floor.
+        verdict: on the budget; `reject` as well for one that is further from the unaccelerated video than the floor, on as
+            many prompts as a verdict needs.
         loses_more: it was shown to lose more of the score than the floor, prompt by prompt.
     """
 
@@ -163,7 +164,8 @@ def assess(
         comparisons: finalists times looks at these prompts.
     """
     is_close = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) <= 0
-    verdict = judge(evaluation.drops, budget, comparisons) if is_close else "reject"
+    is_judged = len(evaluation.drops) >= LEAST_JUDGED_PROMPTS
+    verdict = judge(evaluation.drops, budget, comparisons) if is_close or not is_judged else "reject"
     if of_preset is None:
         return Standing(verdict, loses_more=False)
     extra_drops = [drop - other for drop, other in zip(evaluation.drops, of_preset.drops, strict=True)]

@@ -16,6 +16,7 @@ from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.generation import BATCH_SIZE
+from pabtune.tuning.videos import OnVideos
 
 LEAST_SEARCHED_PROMPTS = 12
 """Fewer distinct prompts cannot be searched with and confirmed on."""
@@ -25,9 +26,6 @@ AUTO_FLOOR = "auto"
 
 SCHEDULE_SHARES = (0.8, 0.7, 0.63, 0.57, 0.5, 0.45, 0.4, 0.37, 0.33, 0.3, 0.27, 0.24)
 """Computed steps over all steps, for each of which a search fits a schedule of whole calls."""
-
-CALIBRATION_PROMPTS = 12
-"""Most prompts that schedules are fitted on."""
 
 PAPERS_FLOOR = "pab246"
 """The paper's careful preset."""
@@ -53,6 +51,8 @@ class SearchConfig:
         layout: how GPUs will share a video: candidates are ranked by their predicted time on these.
         interconnect: between these GPUs.
         catalog: what is known of transformer classes.
+        videos: videos that the search may generate in all, counted in full runs; None = any number.
+        on_videos: told how many were generated.
         schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
             calls always happen.
     """
@@ -72,6 +72,8 @@ class SearchConfig:
     layout: ParallelLayout = ONE_GPU
     interconnect: Interconnect = INTERCONNECTS["nvlink"]
     catalog: Catalog = CATALOG
+    videos: int | None = None
+    on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
 
     def parallel_document(self) -> dict[str, Any]:

@@ -101,7 +101,9 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
 
     counts = [count for count in counts if ranked[count]]
     if few is not None:
-        return _bisect(counts, fit_count, [_predicted_db(surrogate, ranked[count][0]) for count in counts], few, progress)
+        return _bisect(
+            counts, fit_count, [_predicted_db(surrogate, ranked[count][0]) for count in counts], few, progress
+        )
     schedules = []
     for count in counts:
         schedules.append(fit_count(count)[0])
@@ -187,7 +189,8 @@ def _gains(
         return [measure_gains(pipeline, run, settings, catalog) for run in runs]
     measured = measure_gains(pipeline, runs[0].of_first(few.probed), settings, catalog)
     return [
-        {step: [float(np.exp(np.log(gains).mean()))] * len(run.prompts) for step, gains in measured.items()} for run in runs
+        {step: [float(np.exp(np.log(gains).mean()))] * len(run.prompts) for step, gains in measured.items()}
+        for run in runs
     ]
 
 

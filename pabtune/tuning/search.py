@@ -31,6 +31,7 @@ from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.confirm import FINALISTS, confirm
 from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
+from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
@@ -69,8 +70,7 @@ def search_policy(
         BudgetError: the score fails, or returns anything but a finite number.
     """
     _check_search(pipeline, profile, prompts, unseen, config)
-    presets = int(config.floor is not None and config.floor.preset is not None)
-    plan = plan_videos(config.videos, len(prompts), len(unseen), presets, FINALISTS, len(PROBED))
+    plan = plan_of(config, len(prompts), len(unseen))
     prompts, unseen = first_prompts(prompts, plan.searched), first_prompts(unseen, plan.unseen)
     asked = _request(profile, prompts, config) | {"weights": weights_digest(pipeline)}
     meter = VideoMeter.in_folder(config.folder, _short(asked), profile.steps, config.videos, config.on_videos)
@@ -89,15 +89,15 @@ def search_policy(
         config.interconnect,
         config.catalog,
     )
-    trials = Trials(runner, references, plan, meter, presets, config)
-    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, trials.few_videos())
+    limits = VideoLimits(runner, references, plan, meter, config.floor)
+    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
     space = Space(profile, config.content, config.stores, schedules, is_frugal=config.videos is not None)
     request = asked | {"space": [asdict(parameter) for parameter in space.parameters()]}
     name = study_name(profile, config.content, request)
     study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
     if config.floor is not None:
-        study.note("floor_psnr_db", trials.set_floor())
-    study.run(runner.try_out, config.trials, on_trial, trials.is_affordable)
+        study.note("floor_psnr_db", limits.set_floor())
+    study.run(runner.try_out, config.trials, on_trial, limits.can_try)
     candidates, looks = study.candidates(), study.count_look()
     confirmation = confirm(
         pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
@@ -110,6 +110,21 @@ def search_policy(
         evaluations=confirmation.evaluations,
         videos=round(meter.total, 1),
     )
+
+
+def plan_of(config: SearchConfig, searched: int, unseen: int) -> VideoPlan:
+    """What a search spends its videos on.
+
+    Args:
+        config: of the search.
+        searched: prompts to search with.
+        unseen: prompts to confirm on.
+
+    Raises:
+        StudyError: it may generate too few for any search.
+    """
+    presets = int(config.floor is not None and config.floor.preset is not None)
+    return plan_videos(config.videos, searched, unseen, presets, FINALISTS, len(PROBED))
 
 
 def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
@@ -193,13 +208,16 @@ def search_variants(
         )
         return search_policy(pipeline, profile, searched, confirmed, config, report, on_schedule)
 
+    if config.videos is not None:
+        config = replace(config, videos=config.videos // (1 + len(contents)))
     general = search_one(config)
     # Variants are of one policy, which keeps all outputs in one way.
     store = general.best.store if general.best is not None else config.store
     variants = {content: search_one(replace(config, content=content, store=store)) for content in contents}
     winners = {content: result.best for content, result in variants.items() if result.best is not None}
     best = combine(config.name, general.best, winners) if general.best is not None and contents else general.best
-    return replace(general, best=best, variants=variants)
+    videos = general.videos + sum(result.videos for result in variants.values())
+    return replace(general, best=best, variants=variants, videos=videos)
 
 
 def search(  # noqa: PLR0913, the public surface names them all
@@ -221,6 +239,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     arguments: Mapping[str, Any] | None = None,
     per_content: bool = False,
     catalog: Catalog = CATALOG,
+    videos: int | None = None,
     on_trial: OnVariantTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -247,6 +266,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
         per_content: search a variant for each content class too.
         catalog: what is known of transformer classes.
+        videos: videos that the search may generate in all, reference videos included, counted in full runs; None = any
+            number. With few of them fewer prompts are searched with and confirmed on.
         on_trial: told of every trial.
 
     Raises:
@@ -269,6 +290,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         interconnect=interconnect,
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
         catalog=catalog,
+        videos=videos,
     )
     contents = profile.contents if per_content else ()
     return search_variants(pipeline, profile, searched, unseen, config, contents, on_trial)

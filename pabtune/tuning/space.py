@@ -54,6 +54,7 @@ class Space:
         content: the content class to make suggestions for; None = all.
         stores: ways of keeping outputs that may be chosen.
         schedules: schedules of whole calls that may be chosen, from the most computed steps to the fewest.
+        is_frugal: whether trials are few: what is tried first is what is known already, the fastest first.
 
     Raises:
         ProfileError: the profile has too few steps.
@@ -65,6 +66,8 @@ class Space:
         content: str | None = None,
         stores: tuple[Store, ...] = ("exact",),
         schedules: Sequence[Schedule] = (),
+        *,
+        is_frugal: bool = False,
     ) -> None:
         if profile.steps < LEAST_STEPS:
             raise ProfileError(
@@ -80,6 +83,7 @@ class Space:
         self._middle = profile.steps // 2
         self._stores = stores
         self._schedules = tuple(schedules)
+        self._is_frugal = is_frugal
 
     def parameters(self) -> list[Parameter]:
         """All parameters; every combination of values is a policy."""
@@ -121,9 +125,12 @@ class Space:
 
     def first_trials(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What to try first, with its origin: no broadcast, the presets, what the profile suggests."""
-        yield "no broadcast", self._values({}, "window")
-        for index, schedule in enumerate(self._schedules, start=1):
+        if not self._is_frugal:
+            yield "no broadcast", self._values({}, "window")
+        for index, schedule in reversed([*enumerate(self._schedules, start=1)]):
             yield f"{len(schedule.computed)} whole calls", {**self._values({}, "window"), SCHEDULE: index}
+        if self._is_frugal and self._schedules:
+            return
         for name, preset in PRESETS.items():
             if preset.rules:
                 yield f"preset {name}", self._of_preset(preset)

@@ -115,19 +115,26 @@ class SharedStudy:
                 self._finished[trial.number] = Candidate(
                     number=trial.number,
                     origin=trial.user_attrs.get("origin", "sampler"),
-                    policy=self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}"),
+                    policy=self._policy(trial),
                     parameters=dict(trial.params),
                     outcome=Outcome.from_document(trial.user_attrs["outcome"]),
                 )
         return [self._finished[number] for number in sorted(self._finished)]
 
-    def run(self, try_out: TryOut, trials: int, on_trial: OnTrial | None = None) -> None:
+    def run(
+        self,
+        try_out: TryOut,
+        trials: int,
+        on_trial: OnTrial | None = None,
+        can_try: Callable[[Policy], bool] | None = None,
+    ) -> None:
         """Works on the study until it has so many finished trials.
 
         Args:
             try_out: tries a policy.
             trials: finished trials in the end, over all workers and runs.
             on_trial: told of every trial.
+            can_try: whether a policy may still be tried; the first that may not ends this worker's part.
         """
         while True:
             self._free_trials_of_the_dead()
@@ -141,6 +148,9 @@ class SharedStudy:
                 continue
             if self._is_surplus(trial, trials):
                 self._give_back(self._frozen(trial.number))
+            elif can_try is not None and not can_try(self._policy(trial)):
+                self._give_back(self._frozen(trial.number))
+                return
             elif self._try(trial, try_out):
                 candidates = self.candidates()
                 if on_trial is not None:
@@ -156,9 +166,12 @@ class SharedStudy:
             return None
         return trial
 
+    def _policy(self, trial: optuna.Trial | FrozenTrial) -> Policy:
+        return self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}")
+
     def _try(self, trial: optuna.Trial, try_out: TryOut) -> bool:
         """Tries a trial that was asked for, and tells its outcome; False if others gave this worker up meanwhile."""
-        policy = self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}")
+        policy = self._policy(trial)
         times = [each.outcome.predicted_time for each in self.candidates() if each.outcome.is_feasible]
         time_to_beat = None if "origin" in trial.user_attrs else min(times, default=None)
         try:
