@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pabtune.libraries.torch_internals import raise_recompile_limits, storage_bytes
+from pabtune.models.guidance import Role
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
 from pabtune.records.sites import WHOLE_CALLS
 from pabtune.runtime.compatibility import check_steps
-from pabtune.runtime.guidance import check_guided, conditional_part, difference_of
+from pabtune.runtime.guidance import (
+    GuidanceBranches,
+    conditional_part,
+    difference_between,
+    difference_of,
+    put_together,
+)
 from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
-from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
+from pabtune.runtime.payloads import Kept, copied, taken_apart
 from pabtune.runtime.plans import Branch, CallRecord, Plan
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
@@ -124,6 +131,8 @@ class BroadcastSession:
         self.plan: Plan | None = None
         self._active: Sequence[int] = ()
         self._halved: Halved | None = None
+        self._role: Role = "other"
+        self._guidance = GuidanceBranches(broadcaster.policy.name, broadcaster.target, broadcaster.differences)
         self._clear_counts()
 
     @property
@@ -170,10 +179,11 @@ class BroadcastSession:
             # No outputs of the previous step, or of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = step, shape
-        substitute = self._substitute(position, branch)
-        if substitute is not None:
-            return substitute
-        self._halved = self._begin_guidance(position, branch, sample)
+        self._role = self._guidance.role(position, sample)
+        instead = self._substitute(position, branch) or self._begin_guidance(position, branch, sample)
+        if isinstance(instead, Substitute):
+            return instead
+        self._halved, is_apart = instead, self._broadcasts_guidance(transformer, step)
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
         fetching_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
@@ -184,8 +194,8 @@ class BroadcastSession:
                 hook.outputs, hook.is_ready = self._served_inside(index, history, step)
                 if not hook.is_ready:
                     fetching_hooks.add(id(hook))
-            elif self._halved is not None:
-                hook.mode, hook.outputs = COMPUTE, ()  # half of an output is not kept
+            elif self._halved is not None or (history and is_apart):
+                hook.mode, hook.outputs = COMPUTE, ()  # one branch alone is not kept
             else:
                 held = plan.held[step][index]
                 hook.mode, hook.outputs = (KEEP if held else COMPUTE), ()
@@ -238,63 +248,81 @@ class BroadcastSession:
 
     def finish(self) -> None:
         """Frees the session's outputs; counts stay readable (see `Session`)."""
+        is_complete = self.plan is not None and bool(self.records) and self.records[-1].step == self.plan.mask.steps - 1
         self._forget()
         if self._broadcaster.target.pipeline is not None:
             self._broadcaster.ongoing.pop(id(self), None)
-
-    def _served(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
-        """What a site serves at a step, one for each of its calls in a forward, and whether it is out of the store already.
-
-        Outputs are combined here and not in the hooks, so that a compiled graph does not depend on the weights.
-        """
-        assert self.plan is not None
-        if self.plan.mask.payload(index).kind == "hold":
-            return history[-1].outputs, False
-        weights = self.plan.mask.weights(index, [kept.step for kept in history], step)
-        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
-        used = [[store.unpack(each) for each in kept.outputs] for kept in history[-len(weights) :]]
-        return tuple(weighted_sum(outputs, weights) for outputs in zip(*used, strict=True)), True
-
-    def _unpacked(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[Any, ...]:
-        """What a site serves at a step, out of the store."""
-        outputs, is_ready = self._served(index, history, step)
-        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
-        return outputs if is_ready else tuple(store.unpack(each) for each in outputs)
+        self._guidance.finish(is_complete=is_complete)
 
     def _served_inside(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
         """What a site inside a call serves: for a halved call, the conditional half (see `_served`)."""
+        assert self.plan is not None
+        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
         if self._halved is None:
-            return self._served(index, history, step)
+            return self.plan.served(index, history, step, store)
         half = self._halved.half
-        return tuple(conditional_part(each, half) for each in self._unpacked(index, history, step)), True
+        return tuple(conditional_part(each, half) for each in self.plan.unpacked(index, history, step, store)), True
 
-    def _begin_guidance(self, position: CallPosition, branch: Branch, sample: Tensor) -> Halved | None:
-        """What is left of a call in which the guidance difference is broadcast; None if all of it computes.
+    def _broadcasts_guidance(self, transformer: str, step: int) -> bool:
+        """Whether the guidance difference is broadcast in a step; what computes inside of its calls then is not kept."""
+        index = self._guidance.sites.get(transformer)
+        return index is not None and self.plan is not None and not self.plan.computes[step][index]
 
-        Raises:
-            PolicyError: the call has no guidance branches.
-        """
-        index = self._broadcaster.differences.get(position.transformer)
-        if index is None or self.plan is None:
+    def _begin_guidance(self, position: CallPosition, branch: Branch, sample: Tensor) -> Substitute | Halved | None:
+        """What is left of a call in which the guidance difference is broadcast; None if all of it computes."""
+        index = self._guidance.sites.get(position.transformer)
+        if index is None or self.plan is None or self._role in ("conditional", "other"):
             return None
-        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, sample)
+        conditional = None
+        if self._role == "unconditional":
+            conditional = self._guidance.conditional(position, branch.shape)
+            branch.come_after(index, is_second=conditional is not None)
         history, step = branch.stored.get(index, ()), position.step
         if self.plan.computes[step][index] or not history:
             branch.trim(index, max(self.plan.held[step][index] - 1, 0))
             return None
-        return Halved(half, len(sample), self._unpacked(index, history, step)[0])
+        (parts,) = self.plan.unpacked(index, history, step, self._broadcaster.stores[position.transformer])
+        if self._role == "both":
+            return Halved(self._guidance.half(position), len(sample), parts)
+        branch.broadcast[index] += 1
+        self._guidance.release(position)
+        return self._skip(position, branch, parts if conditional is None else put_together(parts, conditional))
 
     def _end_guidance(self, position: CallPosition, branch: Branch, output: Any) -> bool:
         """Keeps the guidance difference of a call if later steps need it; returns whether its size was noted."""
-        index = self._broadcaster.differences.get(position.transformer)
-        if index is None or self.plan is None:
+        index = self._guidance.sites.get(position.transformer)
+        if index is None or self.plan is None or self._role == "other":
+            return False
+        branch.rebuild, parts = taken_apart(output)
+        if self._role == "conditional":
+            self._guidance.wait(position, branch.shape, parts)
             return False
         if self._halved is not None:
             branch.broadcast[index] += 1
             branch.trim(index, self.plan.held[position.step][index])
             return False
-        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, None)
-        return self._keep_unit(index, position, branch, difference_of(output, half))
+        if self._role == "both":
+            return self._keep_unit(index, position, branch, difference_of(parts, self._guidance.half(position)))
+        conditional = self._guidance.conditional(position, branch.shape)
+        self._guidance.release(position)
+        difference = copied(parts) if conditional is None else difference_between(parts, conditional)
+        return self._keep_unit(index, position, branch, difference)
+
+    def _skip(self, position: CallPosition, branch: Branch, parts: tuple[Any, ...]) -> Substitute:
+        """Puts these parts of an output in the place of a call that does not happen."""
+        assert self.plan is not None
+        whole_call, held = self._broadcaster.whole_calls.get(position.transformer), self.plan.held[position.step]
+        if whole_call is not None and self.plan.computes[position.step][whole_call] and held[whole_call]:
+            packed = self._broadcaster.stores[position.transformer].pack(parts)
+            branch.keep(whole_call, (packed,), held[whole_call])
+        for each in tuple(branch.stored):
+            branch.trim(each, held[each])
+        if self._role == "conditional":
+            self._guidance.wait(position, branch.shape, parts)
+        self.records.append(
+            CallRecord(transformer=position.transformer, step=position.step, branch=position.branch, computed=None)
+        )
+        return Substitute(branch.rebuild(parts))
 
     def _keep_unit(self, index: int, position: CallPosition, branch: Branch, parts: tuple[Any, ...]) -> bool:
         """Keeps what a call put out if later steps need it; returns whether its size was noted."""
@@ -319,18 +347,9 @@ class BroadcastSession:
             return None
         if not history:
             return None
-        outputs, is_ready = self._served(index, history, step)
-        if is_ready:
-            output = outputs[0]
-        else:  # the pipeline may change what it gets
-            output = copied(self._broadcaster.stores[position.transformer].unpack(outputs[0]))
         branch.broadcast[index] += 1
-        for each in tuple(branch.stored):
-            branch.trim(each, self.plan.held[step][each])
-        self.records.append(
-            CallRecord(transformer=position.transformer, step=step, branch=position.branch, computed=None)
-        )
-        return Substitute(branch.rebuild(output))
+        store = self._broadcaster.stores[position.transformer]
+        return self._skip(position, branch, self.plan.unpacked(index, history, step, store)[0])
 
     def _end_whole_call(self, position: CallPosition, branch: Branch, output: Any) -> bool:
         """Keeps the output of a whole call if later steps need it; returns whether its size was noted."""
@@ -393,5 +412,6 @@ class BroadcastSession:
         self._broadcaster.stores[transformer].clear()
 
     def _forget(self) -> None:
+        self._guidance.forget()
         for branch in self.branches.values():
             branch.forget()
