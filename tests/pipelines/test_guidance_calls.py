@@ -17,6 +17,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
 from pabtune.testing.oracle import broadcast_by_hand
+from tests.conftest import draw
 from tests.pipelines.cases import CASES, COUNTED, abort, cases, run, transformers_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "error::pabtune.records.errors.PabtuneWarning")
@@ -258,6 +259,23 @@ def test_what_is_held_is_foreseen(name, payload, load) -> None:
     assert 0 < session.ledger.most_bytes <= session.predicted_bytes().max()
 
 
+def test_what_is_not_needed_any_more_is_freed_at_once(load) -> None:
+    """After each step: two differences while the first of two broadcasts is to come, none after the second."""
+    pipeline, held, waiting = load("wan-2.1"), [], []
+
+    def note(_pipeline, _step, _timestep, _tensors) -> dict:
+        held.append(active.stored_bytes)
+        waiting.append(len(active._broadcaster.latest._whole_calls._guidance._waiting))
+        return {}
+
+    rule = Rule(kind="guidance", compute=(0, 1, 2, 3), payload="linear")
+    size = run(pipeline, "wan-2.1", output_type="latent").nbytes
+    with pabtune.broadcast(pipeline, Policy(name="last", rules=(rule,))) as active:
+        run(pipeline, "wan-2.1", callback_on_step_end=note)
+    assert held == [0, 0, size, 2 * size, 2 * size, 0]
+    assert waiting == [0] * 6
+
+
 @pytest.mark.parametrize("store", ["int8", "host"])
 def test_other_stores(store, load) -> None:
     pipeline = load("wan-2.1")
@@ -294,3 +312,31 @@ def test_the_share_that_computes_is_counted_by_calls(load) -> None:
     )  # fmt: skip
     steps = steps_of("wan-2.1")
     assert found.compute_fraction == pytest.approx(1 - 2 / (2 * steps), abs=0.01)
+
+
+def test_in_one_call_or_two_it_is_the_same(pipeline) -> None:
+    """One mask for both: the embedded model can guide either way."""
+    rules = (
+        Rule(kind="guidance", range=3, window=(1, 6)), Rule(kind="transformer", compute=(0, 1, 2, 3, 4)),
+        Rule(kind="spatial", compute=(0, 1, 3, 5), payload="linear"),
+    )  # fmt: skip
+    with pabtune.broadcast(pipeline, Policy(name="both ways", rules=rules)) as active:
+        together = draw(pipeline, num_inference_steps=6, batched_guidance=True)
+        counts = active.summary()["broadcast_calls"]["guidance"]
+        apart = draw(pipeline, num_inference_steps=6, batched_guidance=False)
+    assert active.summary()["broadcast_calls"]["guidance"] == counts > 0
+    assert np.abs(together - apart).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_frames_at_steps_of_their_own(load) -> None:
+    """Calls that repeat a step compute; runs are alike and leave nothing."""
+    name = "skyreels-v2-forcing-asynchronous"
+    pipeline = load(name)
+    plain = run(pipeline, name)
+    with pabtune.broadcast(pipeline, guidance(name)) as active:
+        first = run(pipeline, name)
+        assert np.isfinite(first).all()
+        assert (run(pipeline, name) == first).all()
+        assert active.stored_bytes == 0
+    assert (run(pipeline, name) == plain).all()
