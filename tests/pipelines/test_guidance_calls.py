@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 
 import pabtune
 from pabtune.catalog import CATALOG, find_card
@@ -84,6 +85,20 @@ def test_it_equals_broadcasting_by_hand(name, policy, load) -> None:
     broadcast = [record for record in skipped if policy is guidance or record.step != 3]
     assert active.summary()["broadcast_calls"]["guidance"] == len(broadcast) > 0
     assert (run(pipeline, name) == plain).all()
+
+
+def test_schedulers_of_second_order(load) -> None:
+    """Each stage is a step of its own."""
+    pipeline = load("wan-2.1")
+    pipeline.scheduler = FlowMatchHeunDiscreteScheduler()
+    plain, policy = run(pipeline, "wan-2.1"), mixture("wan-2.1")
+    mask = mask_of(pipeline, policy)
+    assert mask.steps == 2 * steps_of("wan-2.1") - 1
+    with broadcast_by_hand(pipeline, mask, 2, shares_call=False):
+        expected = run(pipeline, "wan-2.1")
+    with pabtune.broadcast(pipeline, policy):
+        assert (run(pipeline, "wan-2.1") == expected).all()
+    assert (expected != plain).any()
 
 
 @pytest.mark.parametrize("payload", ["linear", "quadratic", "scaled"])

@@ -18,6 +18,7 @@ from pabtune.runtime.targets import Target
 from pabtune.testing import check_card
 from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
 from tests.pipelines import minimax
+from tests.pipelines.cases import Aborted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 6
@@ -109,6 +110,24 @@ def test_a_conditional_call_that_is_broadcast_comes_first_all_the_same() -> None
     happened = [(each.step, each.branch) for each in run.records if each.computed is not None]
     assert (2, "cond") not in happened
     assert (2, "uncond") in happened
+
+
+def test_an_output_that_waits_is_freed_if_the_run_is_stopped() -> None:
+    transformer, calls = minimax.transformer(), []
+
+    def stop(*_) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise Aborted
+
+    policy = Policy(name="guidance", rules=(Rule(kind="guidance", range=2, window=(2, STEPS)),))
+    handle = transformer.register_forward_hook(stop)
+    with pabtune.broadcast(transformer, policy) as run:
+        with pytest.raises(Aborted):
+            drive(transformer)
+        handle.remove()
+        assert run.stored_bytes == 0
+        assert not run._broadcaster.latest._whole_calls._guidance._waiting
 
 
 def test_its_card_is_true() -> None:
