@@ -178,9 +178,10 @@ def _model_lines(model: Any) -> list[str]:
         f"in the paper's convention {flops.paper_tflops:.2f} of {all_flops.paper_tflops:.2f}",
     ]
     for kind, computed in cost.computed_calls.items():
-        lines.append(
-            f"{kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast, {flops.per_kind[kind]:.2f} TFLOPs"
-        )
+        own = (
+            f", {flops.per_kind[kind]:.2f} TFLOPs" if kind in flops.per_kind else ""
+        )  # whole calls have none of their own
+        lines.append(f"{kind:8} {computed} computed, {cost.broadcast_calls[kind]} broadcast{own}")
     lines.append(f"holds at most {cost.peak_stored_bytes / GIGA:.2f} GB on all GPUs combined")
     if cost.layout.gpus > 1:
         sent, all_sent = cost.attention, full.attention

@@ -66,7 +66,7 @@ class GuidanceBranches:
         guided, calls = None, 1.0
         if call is not None and self._target.pipeline is not None:
             guided = is_guided(card, call.pipeline, call.arguments)
-            calls = calls_per_step(card, call.pipeline, call.arguments)
+            calls = calls_per_step(card, call.pipeline, call.arguments) if name is None else 1.0
         if guided is False and self._has_guidance:
             return "other"  # guidance was turned off during the run
         if guided is False:
