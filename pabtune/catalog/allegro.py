@@ -1,11 +1,12 @@
 """Allegro: arXiv 2410.15458, https://github.com/rhymes-ai/Allegro. Class as in diffusers 0.42."""
 
-from pabtune.catalog.card import Cut, ModelCard, TokenSplit, WhenArgument, argument_cuts, sites_in
+from pabtune.catalog.card import Cut, Guidance, ModelCard, TokenSplit, WhenArgument, argument_cuts, sites_in
 
 ALLEGRO = ModelCard(
     transformer="AllegroTransformer3DModel",
     # Cross-attention reads the hidden states without a norm; `norm2` feeds the MLP.
     sites=sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff=("mlp", "norm2")),
+    guidance=Guidance(conditional="last"),
     split=TokenSplit(
         cuts=(
             *argument_cuts("transformer_blocks.0", "hidden_states"),

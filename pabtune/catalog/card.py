@@ -124,10 +124,13 @@ class Guidance:
         order: order of the calls.
         when: rule for the number of calls per step, from public properties of the pipeline and the arguments of its call;
             None = one call per step.
+        conditional: which branch is the conditional one where the pipeline does not name its calls: which half of a batched
+            call, or which of two calls; None = the class has no branches, or all of its pipelines name their calls.
     """
 
     order: Order = "batched"
     when: ByProperties | ByCount | ByArguments | None = None
+    conditional: Literal["first", "last"] | None = None
 
     def __post_init__(self) -> None:
         if (self.order == "batched") != (self.when is None):

@@ -4,7 +4,7 @@ CogVideoX: arXiv 2408.06072, https://github.com/zai-org/CogVideo. ConsisID: arXi
 https://github.com/PKU-YuanGroup/ConsisID. Classes as in diffusers 0.42.
 """
 
-from pabtune.catalog.card import ModelCard, SitePattern, TokenSplit, argument_cuts, sites_in
+from pabtune.catalog.card import Guidance, ModelCard, SitePattern, TokenSplit, argument_cuts, sites_in
 
 SITES = sites_in("transformer_blocks", attn1=("full", "norm1.norm"), ff=("mlp", "norm2.norm"))
 SPLIT = TokenSplit(
@@ -15,10 +15,13 @@ SPLIT = TokenSplit(
     text_first=True,
 )
 
-COGVIDEOX = ModelCard(transformer="CogVideoXTransformer3DModel", sites=SITES, split=SPLIT)
+COGVIDEOX = ModelCard(
+    transformer="CogVideoXTransformer3DModel", sites=SITES, guidance=Guidance(conditional="last"), split=SPLIT
+)
 CONSISID = ModelCard(
     transformer="ConsisIDTransformer3DModel",
     # Attention to the face, if the model has it, lies between blocks, in a separate list.
     sites=(*SITES, SitePattern(blocks="perceiver_cross_attention", child="", kind="cross", optional=True)),
+    guidance=Guidance(conditional="last"),
     split=SPLIT,
 )

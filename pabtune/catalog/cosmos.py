@@ -21,7 +21,9 @@ PER_TOKEN = ("embedded_timestep", "temb")
 COSMOS = ModelCard(
     transformer="CosmosTransformer3DModel",
     sites=sites_in("transformer_blocks", attn1="full", attn2="cross", ff="mlp"),
-    guidance=Guidance(order="interleaved", when=ByProperties(names=("do_classifier_free_guidance",))),
+    guidance=Guidance(
+        order="interleaved", when=ByProperties(names=("do_classifier_free_guidance",)), conditional="first"
+    ),
     split=TokenSplit(
         cuts=(
             *rotary_cuts("rope", dim=0),

@@ -39,6 +39,7 @@ TRUE_GUIDANCE = Guidance(
         above=1,
         given=(("negative_prompt",), ("negative_prompt_embeds", "negative_pooled_prompt_embeds")),
     ),
+    conditional="first",
 )
 
 HUNYUAN_VIDEO = ModelCard(
@@ -63,7 +64,7 @@ HUNYUAN_FRAMEPACK = ModelCard(
 HUNYUAN_VIDEO_15 = ModelCard(
     transformer="HunyuanVideo15Transformer3DModel",
     sites=DUAL_SITES,
-    guidance=Guidance(order="sequential", when=ByCount(attribute="guider.num_conditions")),
+    guidance=Guidance(order="sequential", when=ByCount(attribute="guider.num_conditions"), conditional="first"),
     split=TokenSplit(
         cuts=(*rotary_cuts("rope", dim=0), *argument_cuts("transformer_blocks.0", "hidden_states")), has_local_mask=True
     ),

@@ -21,7 +21,7 @@ KANDINSKY_5 = ModelCard(
         cross_attention=("cross", "cross_attention_norm"),
         feed_forward=("mlp", "feed_forward_norm"),
     ),
-    guidance=Guidance(order="sequential", when=ByProperties(names=("guidance_scale",), above=1)),
+    guidance=Guidance(order="sequential", when=ByProperties(names=("guidance_scale",), above=1), conditional="first"),
     split=TokenSplit(
         cuts=(
             *argument_cuts("visual_transformer_blocks.0", "visual_embed"),

@@ -12,6 +12,7 @@ from pabtune.catalog.card import ByProperties, Cut, Guidance, ModelCard, TokenSp
 LTX_VIDEO = ModelCard(
     transformer="LTXVideoTransformer3DModel",
     sites=sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff=("mlp", "norm2")),
+    guidance=Guidance(conditional="last"),
     split=TokenSplit(
         cuts=(
             *rotary_cuts("rope", dim=1),

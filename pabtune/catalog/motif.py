@@ -24,5 +24,5 @@ MOTIF_VIDEO = ModelCard(
             cross_attn="cross",
         ),
     ),
-    guidance=Guidance(order="interleaved", when=ByCount(attribute="guider.num_conditions")),
+    guidance=Guidance(order="interleaved", when=ByCount(attribute="guider.num_conditions"), conditional="first"),
 )

@@ -4,9 +4,10 @@ Its attention is linear. Its MLP convolves over frames and takes the output of i
 feeder.
 """
 
-from pabtune.catalog.card import ModelCard, sites_in
+from pabtune.catalog.card import Guidance, ModelCard, sites_in
 
 SANA_VIDEO = ModelCard(
     transformer="SanaVideoTransformer3DModel",
     sites=sites_in("transformer_blocks", attn1=("full", "norm1"), attn2="cross", ff="mlp"),
+    guidance=Guidance(conditional="last"),
 )

@@ -3,7 +3,7 @@
 Open-Sora: arXiv 2412.20404, https://github.com/hpcaitech/Open-Sora (v1.2); class from pabtune (`models/stdit3.py`).
 """
 
-from pabtune.catalog.card import FrameSplit, ModelCard, sites_in
+from pabtune.catalog.card import FrameSplit, Guidance, ModelCard, sites_in
 
 STDIT3 = ModelCard(
     transformer="STDiT3Transformer3DModel",
@@ -11,5 +11,6 @@ STDIT3 = ModelCard(
         *sites_in("spatial_blocks", attn=("spatial", "norm1"), cross_attn="cross", mlp=("mlp", "norm2")),
         *sites_in("temporal_blocks", attn=("temporal", "norm1"), cross_attn="cross", mlp=("mlp", "norm2")),
     ),
+    guidance=Guidance(conditional="first"),
     split=FrameSplit(axes=("frames", "tokens")),
 )

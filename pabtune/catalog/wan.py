@@ -17,7 +17,7 @@ from pabtune.catalog.card import (
 )
 
 SITES = sites_in("blocks", attn1=("full", "norm1"), attn2=("cross", "norm2"), ffn=("mlp", "norm3"))
-GUIDANCE = Guidance(order="sequential", when=ByProperties(names=("do_classifier_free_guidance",)))
+GUIDANCE = Guidance(order="sequential", when=ByProperties(names=("do_classifier_free_guidance",)), conditional="first")
 
 WAN = ModelCard(
     transformer="WanTransformer3DModel", sites=SITES, guidance=GUIDANCE, split=TokenSplit(from_diffusers=True)

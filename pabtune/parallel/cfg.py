@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pabtune.catalog import ModelCard
-from pabtune.libraries.diffusers_internals import CacheContextReader, StatefulHook
+from pabtune.libraries.diffusers_internals import CacheContextReader
 from pabtune.libraries.torch_internals import UnsupportedByCompiler, tree_leaves, tree_map_only
 from pabtune.models.guidance import calls_per_step
 from pabtune.parallel.batch import gather_samples, take_samples
 from pabtune.parallel.collectives import OUTPUT, Communicator
 from pabtune.parallel.sharded_model import bind_arguments
 from pabtune.records.errors import ParallelError
+from pabtune.runtime.interception import ParallelHook
 from pabtune.runtime.locator import Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call
 
@@ -68,7 +69,7 @@ class OutputShapes:
         return self._specs[key]
 
 
-class CfgHook(StatefulHook):
+class CfgHook(ParallelHook):
     """Outermost hook on a transformer: computes this process' guidance branch and returns both.
 
     It observes the pipeline's calls: each has a locator of its own, which tells the first call of a step from the second.
@@ -86,6 +87,7 @@ class CfgHook(StatefulHook):
         self._shapes = OutputShapes(branches)
         self._locator = Locator(lambda: None)
         self._first: Any = None
+        self.shares_branches = branches.size > 1
 
     def begin_call(self, call: PipelineCall) -> None:
         """Resets the state at the start of a pipeline call (see `CallObserver`); a stopped call leaves nothing behind."""

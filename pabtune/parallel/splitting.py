@@ -21,7 +21,7 @@ from pabtune.parallel.spatial_temporal import split_axis
 from pabtune.parallel.token_parallel import split_tokens
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, Axis, SequenceParallel
-from pabtune.runtime.interception import PARALLEL_HOOK
+from pabtune.runtime.interception import BATCH_HOOK
 from pabtune.runtime.targets import Target
 
 
@@ -62,7 +62,7 @@ def split(
                 plan = find_plan(transformer, type(model).__name__, catalog)
                 _split_sequence(sharded, transformer, axis, plan, target.maps[name])
             if mesh.layout.samples > 1:
-                sharded.hook(transformer, BatchHook(sharded.samples), f"{PARALLEL_HOOK}_batch")
+                sharded.hook(transformer, BatchHook(sharded.samples), BATCH_HOOK)
             cfg = CfgHook(sharded.branches, name, target.maps[name].card)
             sharded.hook(transformer, cfg)
             if target.pipeline is not None:

@@ -18,11 +18,11 @@ from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
 from pabtune.records.sites import WHOLE_CALLS
 from pabtune.runtime.compatibility import check_steps
-from pabtune.runtime.guidance import check_guided, conditional_part, difference_of
+from pabtune.runtime.guidance import conditional_part
 from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
-from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
+from pabtune.runtime.payloads import Kept
 from pabtune.runtime.plans import Branch, CallRecord, Plan
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
@@ -37,6 +37,7 @@ from pabtune.runtime.site_hooks import (
 )  # fmt: skip
 from pabtune.runtime.stores import STORES
 from pabtune.runtime.targets import Target
+from pabtune.runtime.whole_calls import WholeCalls
 
 
 class Broadcaster:
@@ -52,8 +53,6 @@ class Broadcaster:
 
     Attributes:
         indices: indices of the sites inside each transformer.
-        whole_calls: index of the site for whole calls of a transformer, where the policy has one.
-        differences: index of the site for the guidance difference of a transformer, where the policy has one.
         ongoing: sessions of the pipeline calls in progress, by id.
         latest: session of the call that began last; None before the first.
     """
@@ -70,8 +69,6 @@ class Broadcaster:
         self.indices = {
             name: [index for index, site in inner if site.transformer == name] for name in target.transformers
         }
-        self.whole_calls = {site.transformer: index for index, site in sites if site.kind == "transformer"}
-        self.differences = {site.transformer: index for index, site in sites if site.kind == "guidance"}
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: BroadcastSession | None = None
         self._restore_limits: list[Callable[[], None]] = []
@@ -124,6 +121,7 @@ class BroadcastSession:
         self.plan: Plan | None = None
         self._active: Sequence[int] = ()
         self._halved: Halved | None = None
+        self._whole_calls = WholeCalls(broadcaster.policy.name, broadcaster.target, broadcaster.stores)
         self._clear_counts()
 
     @property
@@ -170,10 +168,11 @@ class BroadcastSession:
             # No outputs of the previous step, or of another shape: this call computes everything.
             branch.stored.clear()
         branch.step, branch.shape = step, shape
-        substitute = self._substitute(position, branch)
-        if substitute is not None:
-            return substitute
-        self._halved = self._begin_guidance(position, branch, sample)
+        instead = self._whole_calls.begin(plan, position, branch, sample)
+        if isinstance(instead, Substitute):
+            self.records.append(CallRecord(transformer=transformer, step=step, branch=position.branch, computed=None))
+            return instead
+        self._halved, is_one_branch = instead, self._whole_calls.is_one_branch(plan, transformer, step)
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
         fetching_hooks, self._active = set(), self._broadcaster.indices[transformer]
         for index in self._active:
@@ -184,8 +183,8 @@ class BroadcastSession:
                 hook.outputs, hook.is_ready = self._served_inside(index, history, step)
                 if not hook.is_ready:
                     fetching_hooks.add(id(hook))
-            elif self._halved is not None:
-                hook.mode, hook.outputs = COMPUTE, ()  # half of an output is not kept
+            elif self._halved is not None or (history and is_one_branch):
+                hook.mode, hook.outputs = COMPUTE, ()  # one branch alone is not kept
             else:
                 held = plan.held[step][index]
                 hook.mode, hook.outputs = (KEEP if held else COMPUTE), ()
@@ -202,7 +201,11 @@ class BroadcastSession:
         transformer, step = position.transformer, position.step
         branch, computed = self.branches[transformer, position.branch], set()
         assert self.plan is not None
-        is_metered = self._end_whole_call(position, branch, output) | self._end_guidance(position, branch, output)
+        is_metered, store = False, self._broadcaster.stores[transformer]
+        for index, outputs in self._whole_calls.end(self.plan, position, branch, output).items():
+            if self.ledger.limit is not None:
+                self.ledger.note_size((transformer, position.branch), index, store.nbytes(tensors_of(outputs)))
+                is_metered = True
         for index in self._broadcaster.indices[transformer]:
             hook, held = self._broadcaster.hooks[index], self.plan.held[step][index]
             if hook.calls:
@@ -215,8 +218,8 @@ class BroadcastSession:
                     self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
                     is_metered = True
             branch.trim(index, held)
-        if transformer in self._broadcaster.whole_calls:
-            computed.add(self._broadcaster.whole_calls[transformer])
+        if transformer in self._whole_calls.sites:
+            computed.add(self._whole_calls.sites[transformer])
         self.records.append(
             CallRecord(
                 transformer=transformer,
@@ -238,107 +241,20 @@ class BroadcastSession:
 
     def finish(self) -> None:
         """Frees the session's outputs; counts stay readable (see `Session`)."""
+        is_complete = self.plan is not None and bool(self.records) and self.records[-1].step == self.plan.mask.steps - 1
         self._forget()
         if self._broadcaster.target.pipeline is not None:
             self._broadcaster.ongoing.pop(id(self), None)
-
-    def _served(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
-        """What a site serves at a step, one for each of its calls in a forward, and whether it is out of the store already.
-
-        Outputs are combined here and not in the hooks, so that a compiled graph does not depend on the weights.
-        """
-        assert self.plan is not None
-        if self.plan.mask.payload(index).kind == "hold":
-            return history[-1].outputs, False
-        weights = self.plan.mask.weights(index, [kept.step for kept in history], step)
-        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
-        used = [[store.unpack(each) for each in kept.outputs] for kept in history[-len(weights) :]]
-        return tuple(weighted_sum(outputs, weights) for outputs in zip(*used, strict=True)), True
-
-    def _unpacked(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[Any, ...]:
-        """What a site serves at a step, out of the store."""
-        outputs, is_ready = self._served(index, history, step)
-        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
-        return outputs if is_ready else tuple(store.unpack(each) for each in outputs)
+        self._whole_calls.finish(is_complete=is_complete)
 
     def _served_inside(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
-        """What a site inside a call serves: for a halved call, the conditional half (see `_served`)."""
-        if self._halved is None:
-            return self._served(index, history, step)
-        half = self._halved.half
-        return tuple(conditional_part(each, half) for each in self._unpacked(index, history, step)), True
-
-    def _begin_guidance(self, position: CallPosition, branch: Branch, sample: Tensor) -> Halved | None:
-        """What is left of a call in which the guidance difference is broadcast; None if all of it computes.
-
-        Raises:
-            PolicyError: the call has no guidance branches.
-        """
-        index = self._broadcaster.differences.get(position.transformer)
-        if index is None or self.plan is None:
-            return None
-        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, sample)
-        history, step = branch.stored.get(index, ()), position.step
-        if self.plan.computes[step][index] or not history:
-            branch.trim(index, max(self.plan.held[step][index] - 1, 0))
-            return None
-        return Halved(half, len(sample), self._unpacked(index, history, step)[0])
-
-    def _end_guidance(self, position: CallPosition, branch: Branch, output: Any) -> bool:
-        """Keeps the guidance difference of a call if later steps need it; returns whether its size was noted."""
-        index = self._broadcaster.differences.get(position.transformer)
-        if index is None or self.plan is None:
-            return False
-        if self._halved is not None:
-            branch.broadcast[index] += 1
-            branch.trim(index, self.plan.held[position.step][index])
-            return False
-        half = check_guided(self._broadcaster.policy.name, self._broadcaster.target, position, None)
-        return self._keep_unit(index, position, branch, difference_of(output, half))
-
-    def _keep_unit(self, index: int, position: CallPosition, branch: Branch, parts: tuple[Any, ...]) -> bool:
-        """Keeps what a call put out if later steps need it; returns whether its size was noted."""
+        """What a site inside a call serves: for a halved call, the conditional half (see `Plan.served`)."""
         assert self.plan is not None
-        branch.computed[index] += 1
-        held, store = self.plan.held[position.step][index], self._broadcaster.stores[position.transformer]
-        if held:
-            branch.keep(index, (store.pack(parts),), held)
-        if self.ledger.limit is None:
-            return False
-        self.ledger.note_size((position.transformer, position.branch), index, store.nbytes(tensors_of(parts)))
-        return True
-
-    def _substitute(self, position: CallPosition, branch: Branch) -> Substitute | None:
-        """The output of a whole call that is broadcast; None if the call has to happen."""
-        index = self._broadcaster.whole_calls.get(position.transformer)
-        if index is None or self.plan is None:
-            return None
-        history, step = branch.stored.get(index, ()), position.step
-        if self.plan.computes[step][index]:
-            branch.trim(index, max(self.plan.held[step][index] - 1, 0))
-            return None
-        if not history:
-            return None
-        outputs, is_ready = self._served(index, history, step)
-        if is_ready:
-            output = outputs[0]
-        else:  # the pipeline may change what it gets
-            output = copied(self._broadcaster.stores[position.transformer].unpack(outputs[0]))
-        branch.broadcast[index] += 1
-        for each in tuple(branch.stored):
-            branch.trim(each, self.plan.held[step][each])
-        self.records.append(
-            CallRecord(transformer=position.transformer, step=step, branch=position.branch, computed=None)
-        )
-        return Substitute(branch.rebuild(output))
-
-    def _end_whole_call(self, position: CallPosition, branch: Branch, output: Any) -> bool:
-        """Keeps the output of a whole call if later steps need it; returns whether its size was noted."""
-        index = self._broadcaster.whole_calls.get(position.transformer)
-        if index is None or self.plan is None:
-            return False
-        branch.rebuild, parts = taken_apart(output)
-        return self._keep_unit(index, position, branch, copied(parts))
+        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
+        if self._halved is None:
+            return self.plan.served(index, history, step, store)
+        half = self._halved.half
+        return tuple(conditional_part(each, half) for each in self.plan.unpacked(index, history, step, store)), True
 
     def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
         """Outputs that a site keeps, cloned if the next replay of a CUDA graph would overwrite them."""
@@ -393,5 +309,6 @@ class BroadcastSession:
         self._broadcaster.stores[transformer].clear()
 
     def _forget(self) -> None:
+        self._whole_calls.forget()
         for branch in self.branches.values():
             branch.forget()

@@ -20,7 +20,6 @@ from pabtune.libraries.diffusers_internals import (
     find_hook,
     hook_names,
     invalidate_registries,
-    registry_of,
 )
 from pabtune.libraries.torch_internals import call_module, compiled_call, set_compiled_call, unwrap_compiled
 from pabtune.records.errors import ModelError, PabtuneWarning
@@ -35,6 +34,19 @@ HOOKS = "pabtune_listener"
 
 PARALLEL_HOOK = "pabtune_parallel"
 """Name of the hooks that split a transformer over processes; its sites then process a part of the video."""
+
+BATCH_HOOK = f"{PARALLEL_HOOK}_batch"
+"""Name of the hooks that split the samples of a call over processes."""
+
+
+class ParallelHook(StatefulHook):
+    """Base of the outermost hooks of transformers that are split over processes.
+
+    Attributes:
+        shares_branches: whether processes compute different guidance branches.
+    """
+
+    shares_branches = False
 
 
 class RootHook(StatefulHook):
@@ -319,9 +331,15 @@ def interceptions_of(transformer: nn.Module) -> list[Interception]:
     return [hook.interception for hook in hooks if isinstance(hook, RootHook)]
 
 
-def is_split(transformer: nn.Module) -> bool:
-    """Whether a transformer is split over processes."""
-    return registry_of(transformer) is not None and find_hook(transformer, PARALLEL_HOOK) is not None
+def shares_branches(transformer: nn.Module) -> bool:
+    """Whether processes compute different guidance branches of a transformer's calls."""
+    hook = find_hook(transformer, PARALLEL_HOOK)
+    return isinstance(hook, ParallelHook) and hook.shares_branches
+
+
+def shares_samples(transformer: nn.Module) -> bool:
+    """Whether processes compute different samples of a transformer's calls."""
+    return find_hook(transformer, BATCH_HOOK) is not None
 
 
 def detach_from(model: DiffusionPipeline | nn.Module) -> None:
@@ -339,6 +357,6 @@ def detach_from(model: DiffusionPipeline | nn.Module) -> None:
 
 
 __all__ = [
-    "PARALLEL_HOOK", "CallInterceptor", "CallPosition", "Interception", "RootHook", "copy_without_pabtune",
-    "detach_from", "interceptions_of", "is_split",
+    "BATCH_HOOK", "PARALLEL_HOOK", "CallInterceptor", "CallPosition", "Interception", "ParallelHook", "RootHook",
+    "copy_without_pabtune", "detach_from", "interceptions_of", "shares_branches", "shares_samples",
 ]  # fmt: skip

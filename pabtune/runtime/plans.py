@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pabtune.planning.masks import ComputeMask
-from pabtune.runtime.payloads import Kept
+from pabtune.runtime.payloads import Kept, weighted_sum
+from pabtune.runtime.stores import OutputStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,30 @@ class Plan:
         keeps = (tuple(count > 0 for count in column) for column in self.held)
         return len(set(zip(self.computes, keeps, strict=True)))
 
+    def served(
+        self, index: int, history: tuple[Kept, ...], step: int, store: OutputStore
+    ) -> tuple[tuple[Any, ...], bool]:
+        """What a site serves at a step, one for each of its calls in a forward, and whether it is out of the store already.
+
+        Outputs are combined here and not in the hooks, so that a compiled graph does not depend on the weights.
+
+        Args:
+            index: of the site.
+            history: its stored outputs.
+            step: the step that is served.
+            store: where they are.
+        """
+        if self.mask.payload(index).kind == "hold":
+            return history[-1].outputs, False
+        weights = self.mask.weights(index, [kept.step for kept in history], step)
+        used = [[store.unpack(each) for each in kept.outputs] for kept in history[-len(weights) :]]
+        return tuple(weighted_sum(outputs, weights) for outputs in zip(*used, strict=True)), True
+
+    def unpacked(self, index: int, history: tuple[Kept, ...], step: int, store: OutputStore) -> tuple[Any, ...]:
+        """What a site serves at a step, out of the store; the pipeline may change it (see `served`)."""
+        outputs, is_ready = self.served(index, history, step, store)
+        return outputs if is_ready else tuple(store.unpack(each) for each in outputs)
+
     @classmethod
     def of(cls, mask: ComputeMask) -> "Plan":
         """The plan of a compute mask."""
@@ -46,6 +71,7 @@ class Branch:
         shape: shape of the first tensor of that call.
         stored: stored outputs by site index, in the order of their steps.
         rebuild: makes the transformer's output of its tensors.
+        follows_conditional: of an unconditional branch, whether the conditional one comes before it in a step.
         computed: calls of each site that computed.
         broadcast: calls of each site that were served by a broadcast.
     """
@@ -54,6 +80,7 @@ class Branch:
     shape: tuple[int, ...] = ()
     stored: dict[int, tuple[Kept, ...]] = field(default_factory=dict)
     rebuild: Callable[[Any], Any] = tuple
+    follows_conditional: bool = False
     computed: Counter[int] = field(default_factory=Counter)
     broadcast: Counter[int] = field(default_factory=Counter)
 
@@ -67,6 +94,17 @@ class Branch:
         history = self.stored.pop(index, ())
         if count and history:
             self.stored[index] = history[-count:]
+
+    def come_after(self, index: int, *, is_second: bool) -> None:
+        """Notes whether the conditional branch was called first in this step; a guidance difference of another kind is freed.
+
+        Args:
+            index: site of the guidance difference.
+            is_second: whether it was.
+        """
+        if is_second != self.follows_conditional:
+            self.follows_conditional = is_second
+            self.trim(index, 0)
 
     def forget(self) -> None:
         """Frees the stored outputs; the next call computes everything."""
@@ -82,8 +120,9 @@ class CallRecord:
         transformer: name of the transformer in the pipeline.
         step: denoising step.
         branch: guidance branch.
-        computed: indices of the sites that computed; None if the whole call was broadcast, and did not happen.
-        is_halved: whether the guidance difference was broadcast, and the conditional half of the samples computed.
+        computed: indices of the sites that computed; None if the call did not happen: all of it was broadcast, or put
+            together from the conditional one's output.
+        is_halved: whether the guidance difference was broadcast inside the call, and half of its samples computed.
     """
 
     transformer: str

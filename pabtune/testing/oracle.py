@@ -7,6 +7,7 @@ the site itself.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -61,36 +62,99 @@ def half_of(kept: object, half: int) -> object:
     return kept.chunk(2)[half]  # type: ignore[attr-defined]
 
 
-def server(state: dict, conditional: int) -> Callable[[object], object]:
-    """A function that serves a kept output: all of it, or its conditional half."""
-    return lambda kept: half_of(kept, conditional) if state["half"] else kept
+def call_with_part(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    count: int,
+    part: Callable[[Any, int], Any],
+) -> Any:
+    """Calls with a part of each argument; `count` samples are in the call."""
+    return forward(*[part(each, count) for each in args], **{key: part(each, count) for key, each in kwargs.items()})
 
 
-def caller(rows: Mapping[str, Any], stored: dict, state: dict, conditional: int) -> Callable[..., Any]:
-    """A function that makes a transformer's call: all of it, its conditional half, or none."""
+def parts_of(output: Any) -> list[Any]:
+    """Tensors of a transformer's output."""
+    return list(output.values() if isinstance(output, dict) else output)
 
-    def call(forward: Callable[..., Any], name: str, args: Any, kwargs: Any, count: int) -> Any:
-        step, ordinal, difference = state["step"], state["ordinal"], f"{name}/guidance"
-        if name in rows and not rows[name][step] and state["follows"]:
-            return tuple(part.clone() for part in stored[name, ordinal])
-        state["half"] = difference in rows and not rows[difference][step] and state["follows"]
-        if state["half"]:
-            mine = slice(conditional * count // 2, (conditional + 1) * count // 2)
-            args = [part_of(each, mine, count) for each in args]
-            kwargs = {key: part_of(each, mine, count) for key, each in kwargs.items()}
-            (cond,) = forward(*args, **kwargs)
-            both = [cond, cond + stored[difference, ordinal]]
-            output = (torch.cat(both if conditional == 0 else both[::-1]),)
+
+def made_like(output: Any, parts: Sequence[Any]) -> Any:
+    """An output of the same type with copies of these tensors."""
+    parts = [part.clone() for part in parts]
+    return type(output)(**dict(zip(output, parts, strict=True))) if isinstance(output, dict) else type(output)(parts)
+
+
+class CallsByHand:
+    """Makes a transformer's calls: all of a call, its conditional half, or none.
+
+    Args:
+        rows: steps in which each site computes, by name.
+        conditional: which half of the samples of a call is conditional, or which call of a step.
+        shares_call: whether both guidance branches are in the first call of a step.
+
+    Attributes:
+        is_alone: whether the guidance difference is broadcast in this step; what computes is not stored.
+        is_half: whether half of the call's samples compute.
+    """
+
+    def __init__(self, rows: Mapping[str, Any], conditional: int, *, shares_call: bool) -> None:
+        self._rows, self._conditional, self._shares_call = rows, conditional, shares_call
+        self._stored: dict[tuple[str, int], Any] = {}
+        self._conditional_parts: list[Any] = []
+        self._like: Any = None
+        self.is_alone = self.is_half = False
+
+    def call(self, forward: Callable[..., Any], name: str, ordinal: int, *, step: int, follows: bool) -> Any:
+        """The output of a call, by a forward that gets a function which takes its part of an argument."""
+        rows, key, difference = self._rows, (name, ordinal), f"{name}/guidance"
+        has_unconditional = ordinal == (0 if self._shares_call else 1 - self._conditional)
+        self.is_alone = difference in rows and not rows[difference][step] and follows
+        self.is_half = self.is_alone and self._shares_call and ordinal == 0
+        is_broadcast = name in rows and not rows[name][step] and follows
+        if is_broadcast:
+            self._like, parts = self._stored[key]
+        elif self.is_alone and has_unconditional:
+            parts = self._put_together(forward, self._stored[difference, ordinal])
         else:
-            output = forward(*args, **kwargs)
-            if difference in rows:
-                halves = output[0].chunk(2)
-                stored[difference, ordinal] = halves[1 - conditional] - halves[conditional]
-        if name in rows:
-            stored[name, ordinal] = tuple(part.clone() for part in output)
+            self._like = forward(lambda value, _count: value)
+            parts = parts_of(self._like)
+            if has_unconditional:
+                self._stored[difference, ordinal] = self._differences(parts)
+        output = made_like(self._like, parts)
+        if not is_broadcast:
+            self._stored[key] = output, parts_of(made_like(output, parts))
+        if ordinal == self._conditional:
+            self._conditional_parts = parts_of(made_like(output, parts))
         return output
 
-    return call
+    def served(self, kept: object) -> object:
+        """A kept output of a site: all of it, or its conditional half."""
+        return half_of(kept, self._conditional) if self.is_half else kept
+
+    def _put_together(self, forward: Callable[..., Any], kept: list[Any]) -> list[Any]:
+        if not self._shares_call:
+            return kept if self._conditional == 1 else self._sums(kept, self._conditional_parts)
+        conditional = self._conditional
+
+        def part(value: object, count: int) -> object:
+            return part_of(value, slice(conditional * count // 2, (conditional + 1) * count // 2), count)
+
+        self._like = forward(part)
+        first = parts_of(self._like)
+        halves = zip(first, self._sums(kept, first), strict=True)
+        return [torch.cat(each if conditional == 0 else each[::-1]) for each in halves]
+
+    def _differences(self, parts: list[Any]) -> list[Any]:
+        if self._shares_call:
+            halves = [part.chunk(2) for part in parts if len(part) % 2 == 0]
+            return [each[1 - self._conditional] - each[self._conditional] for each in halves]
+        if self._conditional == 1:
+            return [part.clone() for part in parts]
+        return [part - first for part, first in zip(parts, self._conditional_parts, strict=True)]
+
+    @staticmethod
+    def _sums(kept: list[Any], first: list[Any]) -> list[Any]:
+        return [part + difference for part, difference in zip(first, kept, strict=True)]
 
 
 def follower(calls_per_step: int, steps: int, state: dict) -> Callable[[str, Any, Any], int]:
@@ -131,7 +195,12 @@ def patched() -> Iterator[Callable[[torch.nn.Module, Callable[..., Any]], None]]
 
 @contextmanager
 def broadcast_by_hand(
-    pipeline: DiffusionPipeline, mask: ComputeMask, calls_per_step: int, conditional: int = 0
+    pipeline: DiffusionPipeline,
+    mask: ComputeMask,
+    calls_per_step: int,
+    conditional: int = 0,
+    *,
+    shares_call: bool = True,
 ) -> Iterator[dict[str, int]]:
     """Patches a pipeline's sites to follow a compute mask inside a `with` block.
 
@@ -139,30 +208,35 @@ def broadcast_by_hand(
         pipeline: the pipeline, or any object with its transformers as attributes.
         mask: the compute mask.
         calls_per_step: transformer calls per denoising step.
-        conditional: which half of the samples of a call is conditional, 0 or 1, for masks with a guidance difference.
+        conditional: for masks with a guidance difference, which half of the samples of a call is conditional, or which call.
+        shares_call: whether both guidance branches are in the first call of a step.
 
     Yields:
         The number of computed calls by site name, updated during the run.
     """
     stored: dict[tuple[str, int], object] = {}
     computed: dict[str, int] = defaultdict(int)
-    state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False, "half": False}
+    state = {"calls": 0, "step": 0, "ordinal": 0, "follows": False}
     rows = {site.name: row for site, row in zip(mask.sites, mask.compute, strict=True)}
-    call, served = caller(rows, stored, state, conditional), server(state, conditional)
+    calls = CallsByHand(rows, conditional, shares_call=shares_call)
     follow = follower(calls_per_step, mask.steps, state)
 
     def root(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: call(forward, name, args, kwargs, follow(name, args, kwargs))
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inner = partial(call_with_part, forward, args, kwargs, follow(name, args, kwargs))
+            return calls.call(inner, name, state["ordinal"], step=state["step"], follows=state["follows"])
+
+        return call
 
     def site(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def compute_or_serve(*args, **kwargs):
+        def compute_or_serve(*args: Any, **kwargs: Any) -> Any:
             key = (name, state["ordinal"])
             if rows[name][state["step"]] or not state["follows"]:
                 computed[name] += 1
-                if state["half"]:
+                if calls.is_alone:
                     return forward(*args, **kwargs)
                 stored[key] = forward(*args, **kwargs)
-            return served(stored[key])
+            return calls.served(stored[key])
 
         return compute_or_serve
 

@@ -165,8 +165,9 @@ class TrialRunner:
             time_to_beat: predicted time of the best candidate so far; a slower one is given up after the first rung.
         """
         over_memory, predicted = self.over_memory(policy), self.predicted_time(policy)
+        profile = self._profile
         fraction = compute_fraction(
-            self._mask(policy).inside_blocks(), self._profile.site_flops, self._profile.total_flops
+            self._mask(policy).inside_blocks(), profile.site_flops, profile.total_flops, profile.call.samples
         )
         if over_memory is not None and over_memory > 0:
             return Outcome(

@@ -9,7 +9,7 @@ import numpy as np
 
 from pabtune.models.workloads import Workload, build_workload
 from pabtune.planning.costs.communication import NOTHING, Communication, exchanged, gathered
-from pabtune.planning.costs.compute import saved_shares
+from pabtune.planning.costs.compute import shares_saved
 from pabtune.planning.costs.latency import Rates, measured_rates, predicted_latency
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.profiled import check_steps_of
@@ -19,9 +19,9 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.records.errors import ProfileError
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout, SequenceParallel
-from pabtune.records.policies import Policy
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
-from pabtune.records.sites import WHOLE_CALLS
+from pabtune.records.sites import WHOLE_CALLS, Site
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.flops import FlopCount, count_call_on_meta, count_on_meta
 from pabtune.runtime.targets import Target
@@ -32,9 +32,6 @@ BYTES = {"exact": 2.0, "host": 2.0, "int8": 1.0}
 
 GUIDANCE_BRANCHES = 2
 """Number of guidance branches of every model that has a workload."""
-
-WHOLE_OUTPUTS = {"transformer": 1, "guidance": 2}
-"""Parts that the output of a call is cut into, of which one is kept: a guidance difference is as large as one branch."""
 
 OUTPUT = "output"
 TEXT_ENCODER = "text_encoder"
@@ -204,23 +201,27 @@ def predict_cost(
     inside = mask.inside_blocks()
     sent = exchange_per_step(workload, inside, layout)
     flops = _flops(counted, inside)
-    each = workload.activation_bytes / 2 * BYTES[policy.store]
-    if policy.store == "int8":
-        each += workload.activation_bytes / 2 / workload.width * 4  # a scale per token
+    sizes = [_output_bytes(workload, site, policy.store) for site in mask.sites]
     communication = _total(each for steps in sent.values() for each in steps)
-    sizes = [
-        workload.output_bytes / WHOLE_OUTPUTS[site.kind] if site.kind in WHOLE_CALLS else each for site in mask.sites
-    ]
     return Cost(
         layout=layout,
         flops=flops,
         sent=sent,
-        stored_bytes=float((~mask.compute).any(axis=1) @ np.array(sizes)),
+        stored_bytes=float(mask.broadcasts.any(axis=1) @ np.array(sizes)),
         peak_stored_bytes=float(held_bytes(mask, sizes, policy.store).max()),
         computed_calls=inside.calls(computed=True),
         broadcast_calls=inside.calls(computed=False),
         latency=None if device is None else _latency(flops, workload, layout, communication, device),
     )
+
+
+def _output_bytes(workload: Workload, site: Site, store: Store) -> float:
+    """Bytes of one output of a site as stored, for both branches; of a guidance difference, for one."""
+    if site.kind in WHOLE_CALLS:
+        narrowed = workload.output_bytes / (4 if store == "int8" else 1)  # the network returns 32 bits
+        return narrowed / (GUIDANCE_BRANCHES if site.kind == "guidance" else 1)
+    each = workload.activation_bytes / 2 * BYTES[store]
+    return each + (workload.activation_bytes / 2 / workload.width * 4 if store == "int8" else 0)  # a scale per token
 
 
 def exchange_per_step(workload: Workload, mask: ComputeMask, layout: ParallelLayout) -> dict[str, list[Communication]]:
@@ -241,16 +242,21 @@ def exchange_per_step(workload: Workload, mask: ComputeMask, layout: ParallelLay
     end = gathered(layout.sequence, 1, length, round(output_bytes * shared / length))
     if layout.branches > 1:
         end += gathered(layout.branches, 1, layout.branches, round(workload.output_bytes * shared))
+    half = gathered(layout.sequence, 1, length, round(output_bytes / GUIDANCE_BRANCHES / length))
+    skipped, halved = mask.calls_skipped, mask.halved
     if layout.sequence > 1:
         kind = exchanging_kind(layout)
-        rows = [row for site, row in zip(mask.sites, mask.compute, strict=True) if site.kind == kind]
-        shape = workload.video(layout.branches).attention(layout.axis or "frames")
+        rows = [index for index, site in enumerate(mask.sites) if site.kind == kind]
+        shapes = [
+            workload.video(parts).attention(layout.axis or "frames") for parts in (layout.branches, GUIDANCE_BRANCHES)
+        ]
+        calls, is_half = (mask.compute & ~skipped)[rows].sum(axis=0), halved[rows].any(axis=0)
         sent[kind] = [
-            exchanged(layout.exchange, layout.sequence, sum(int(row[step]) for row in rows), shape)
+            exchanged(layout.exchange, layout.sequence, int(calls[step]), shapes[int(is_half[step])])
             for step in range(mask.steps)
         ]
-    skipped = mask.calls_skipped.any(axis=0)
-    return sent | {OUTPUT: [NOTHING if skipped[step] else end for step in range(mask.steps)]}
+    ends = [NOTHING if skipped[:, step].any() else half if halved[:, step].any() else end for step in range(mask.steps)]
+    return sent | {OUTPUT: ends}
 
 
 def best_cost(
@@ -312,7 +318,9 @@ def cost_of_model(
         PolicyError: the policy does not fit the model, or the video is too short for all of the numbers.
     """
     workload = counted.workload
-    choices = layout_choices(gpus, method, workload.axes, GUIDANCE_BRANCHES, workload.frames)
+    # A guidance difference needs both branches on one GPU.
+    branches = 1 if any(rule.kind == "guidance" for rule in policy.rules_for(content)) else GUIDANCE_BRANCHES
+    choices = layout_choices(gpus, method, workload.axes, branches, workload.frames)
     costs = tuple(best_cost(counted, policy, content, options, device) for options in choices.options)
     return ModelCost(
         costs=costs,
@@ -355,15 +363,16 @@ def _latency(flops: Flops, workload: Workload, layout: ParallelLayout, sent: Com
 
 
 def _flops(counted: CountedWorkload, mask: ComputeMask) -> Flops:
-    step, (inner, whole) = counted.step, saved_shares(mask)
-    saved, steps = inner.sum(axis=1), mask.steps - float(whole.sum())
+    step, steps = counted.step, mask.steps
+    inner, whole = shares_saved(mask, GUIDANCE_BRANCHES)
+    skipped, whole_steps = inner.sum(axis=1), steps - float(whole.sum())
     flops, scores = np.array(step.sites, dtype=float), np.array(step.site_scores, dtype=float)
-    transformer = steps * (step.total + counted.workload.padding_flops) - float(saved @ flops)
-    unseen = 0.0 if counted.workload.sees_scores else steps * step.scores - float(saved @ scores)
+    transformer = whole_steps * (step.total + counted.workload.padding_flops) - float(skipped @ flops)
+    unseen = 0.0 if counted.workload.sees_scores else whole_steps * step.scores - float(skipped @ scores)
     parts = sum(part.total for part in counted.parts.values())
     per_kind: dict[str, float] = {}
-    for index, site in enumerate(each for each in mask.sites if each.kind not in WHOLE_CALLS):
-        computed = (steps - saved[index]) * flops[index] / TERA
+    for index, site in enumerate(site for site in mask.sites if site.kind not in WHOLE_CALLS):
+        computed = (whole_steps - float(skipped[index])) * flops[index] / TERA
         per_kind[site.kind] = per_kind.get(site.kind, 0.0) + computed
     return Flops(
         total_tflops=(transformer + parts) / TERA,

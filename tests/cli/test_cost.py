@@ -65,6 +65,15 @@ def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     assert sent / full == pytest.approx(17 / 30, rel=0.01)
 
 
+def test_whole_calls_and_guidance_differences_are_counted(pabtune, tmp_path) -> None:
+    told = pabtune("cost", "open-sora-1.2", "--policy", "every:2").stdout
+    assert re.search(r"transformer \d+ computed, \d+ broadcast\n", told)
+    rule = Rule(kind="guidance", range=2, window=(1, 30))
+    Policy(name="guidance", rules=(rule,)).save(tmp_path / "guidance.json")
+    told = pabtune("cost", "open-sora-1.2", "--policy", str(tmp_path / "guidance.json")).stdout
+    assert re.search(r"guidance \d+ computed, \d+ broadcast\n", told)
+
+
 def test_a_device_model_tells_latency_and_how_it_scales(pabtune) -> None:
     words = (
         "cost",

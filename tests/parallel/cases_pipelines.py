@@ -16,7 +16,7 @@ from pabtune.parallel.decoding import TiledDecode, pixels_per_latent, split_deco
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
-from pabtune.records.errors import ParallelError
+from pabtune.records.errors import ParallelError, PolicyError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout
 from pabtune.records.rules import Rule
 from pabtune.records.sites import BLOCKS
@@ -121,6 +121,39 @@ def blocks(mesh: Mesh) -> list[dict]:
             used = pabtune.Policy(name=kind, rules=rules)
             row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [], **how)
             rows.append({"name": name, **row})
+    return rows
+
+
+IN_TURNS = ["wan-2.1", "kandinsky-5", "hunyuan-true-cfg"]
+"""Guidance branches in calls of their own."""
+IN_ONE_CALL = ["cogvideox-ddim", "ltx", "open-sora-1.2"]
+
+
+def guidance(mesh: Mesh, names: Sequence[str]) -> list[dict]:
+    """Guidance differences, where the sequence is split."""
+    rows = []
+    for name in names:
+        window = (1, CASES[name].call["num_inference_steps"])
+        rules = (Rule(kind="guidance", range=2, window=window), *policy(name).rules)
+        for used in (NONE, pabtune.Policy(name="alone", rules=rules[:1]), pabtune.Policy(name="mixed", rules=rules)):
+            row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [])
+            rows.append({"name": name, **row})
+    return rows
+
+
+def guidance_apart(whole: Mesh) -> list[dict]:
+    """What is said where processes share the branches, or the samples of a call with both."""
+    rows = []
+    for name, how in (("wan-2.1", {"branches": 2}), ("latte", {"branches": 2}), ("latte", {"samples": 2})):
+        pipeline = loaded(name)
+        sharded = split(pipeline, Mesh(ParallelLayout.over(whole.layout.gpus, **how), DEVICE))
+        rule = Rule(kind="guidance", range=2, window=(1, CASES[name].call["num_inference_steps"]))
+        with pabtune.broadcast(pipeline, pabtune.Policy(name="apart", rules=(rule,))):
+            try:
+                run(pipeline, name)
+            except PolicyError as problem:
+                rows.append({"said": str(problem), "messages": sum(sharded.traffic.messages.values())})
+        sharded.remove()
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.parallel.cases_pipelines import IN_ONE_CALL, IN_TURNS
 from tests.parallel.conftest import check
 
 
@@ -29,3 +30,31 @@ def test_what_cannot_be_shared_is_said_by_every_process(together) -> None:
         assert "does not use torch's attention kernel; its work cannot be split" in said["sana-video"]
         for name in ("wan-2.1", "latte"):
             assert "a call must have a multiple of 2 samples, but has 1: is guidance on" in said[name]
+
+
+@pytest.mark.parametrize(
+    "names", [("wan-2.1", "cogvideox-ddim"), pytest.param((*IN_TURNS, *IN_ONE_CALL), marks=pytest.mark.slow)]
+)
+def test_guidance_differences_of_a_split_sequence(names, together) -> None:
+    """A call that does not happen sends nothing; half a call sends as many messages, with half of what is in them."""
+    for rows in together(2, "guidance", names):
+        check(rows)
+        for name in names:
+            plain, alone, mixed = (row for row in rows if row["name"] == name)
+            happened, skipped = len(plain["calls"]), alone["broadcast"]
+            assert mixed["broadcast"] > skipped > 0
+            if name in IN_TURNS:
+                assert len(alone["calls"]) == happened - skipped
+                shares = [alone["sent"][0] / plain["sent"][0], alone["sent"][1] / plain["sent"][1]]
+                assert shares == pytest.approx([1 - skipped / happened] * 2, rel=0.05)
+            else:
+                assert (len(alone["calls"]), alone["sent"][0]) == (happened, plain["sent"][0])
+                assert alone["sent"][1] / plain["sent"][1] == pytest.approx(1 - skipped / happened / 2, rel=0.05)
+
+
+def test_guidance_differences_of_shared_branches_are_refused_before_anything_is_sent(together) -> None:
+    for rows in together(2, "guidance_apart"):
+        assert len(rows) == 3
+        for row in rows:
+            assert "its branches are on different processes; split the sequence alone" in row["said"]
+            assert row["messages"] == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pabtune.planning.costs.compute import compute_fraction
+from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
@@ -40,3 +41,14 @@ def test_half_a_call_saves_half_and_its_sites_half_of_theirs() -> None:
     halved, broadcast = 3, np.array([1.0, 0.5, 0.5])  # site: step 1 in full, steps 2 and 5 in half
     expected = 1 - (halved * 50 + broadcast.sum() * 40) / 600
     assert compute_fraction(mask, [40], 100) == pytest.approx(expected)
+
+
+def test_of_four_branches_one_is_saved() -> None:
+    mask = mask_of(Rule(kind="guidance", compute=(0, 1, 4)))
+    assert compute_fraction(mask, [40], 100, branches=4) == pytest.approx(1 - 3 * 25 / 600)
+
+
+def test_a_difference_is_held_by_one_of_the_calls() -> None:
+    mask = mask_of(Rule(kind="guidance", compute=(0, 1, 4)))
+    for calls in (1, 2):
+        assert held_bytes(mask, [100, 8], calls=calls).tolist() == [0, 8, 8, 8, 8, 8]

@@ -11,7 +11,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
-from pabtune.tuning.candidates import TrialRunner, interleaved
+from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.references import References
 from tests.conftest import PROMPT, STEPS, make_pipeline
@@ -174,4 +174,6 @@ def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
 
 
 def test_every_rung_sees_all_content_classes() -> None:
-    assert [batch[0].content for batch in interleaved(PROMPTS, 2)] == ["slow", "still", "slow", "still"]
+    assert [[prompt.content for prompt in batch] for batch in interleaved(PROMPTS, 3)][0] == ["slow", "still", "slow"]
+    assert [prompt.content for prompt in first_prompts(PROMPTS, 4)] == ["slow", "still", "slow", "still"]
+    assert first_prompts(PROMPTS, 99) == list(PROMPTS)

@@ -199,3 +199,18 @@ def test_the_count_on_meta_is_torchs_own_on_the_real_module() -> None:
     assert count.total == mode.get_total_flops()
     assert len(count.sites) == len(target.sites)
     assert 0 < count.scores == sum(count.site_scores) < count.total
+
+
+def test_whole_calls_and_guidance_differences_of_a_published_model() -> None:
+    counted = count_workload("open-sora-1.2", PAPER_SIZE, 30, 12)
+    layout = ParallelLayout.over(2, axis="frames")
+    full = predict_cost(counted, PRESETS["none"], layout=layout)
+    output = counted.workload.output_bytes
+    for kind, share, held in (("transformer", 1.0, output), ("guidance", 0.5, output / 2)):
+        policy = Policy(name=kind, rules=(Rule(kind=kind, range=2, window=(1, 30)),))
+        found = predict_cost(counted, policy, layout=layout)
+        left = 1 - share * found.broadcast_calls[kind] / 30
+        assert found.flops.transformer_tflops == pytest.approx(full.flops.transformer_tflops * left)
+        assert sum(found.flops.per_kind.values()) == pytest.approx(sum(full.flops.per_kind.values()) * left)
+        assert found.everything.wire_bytes == pytest.approx(full.everything.wire_bytes * left, rel=1e-6)
+        assert found.peak_stored_bytes == pytest.approx(held)

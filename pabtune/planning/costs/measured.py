@@ -40,6 +40,7 @@ class Measured:
         axes: axes that can be split.
         branches: number of guidance branches that can be split: 2; 1 without guidance or with interleaved branches.
         calls: calls of the transformer in a step: one, or one for each branch.
+        samples: guidance branches of a step, whether they share a call or not.
         frames: number of latent frames, if they can be split; 0 = unknown.
     """
 
@@ -49,7 +50,13 @@ class Measured:
     axes: tuple[Axis, ...] = ("frames",)
     branches: int = 2
     calls: int = 1
+    samples: int = 2
     frames: int = 0
+
+    @property
+    def is_call_per_branch(self) -> bool:
+        """Whether each guidance branch has a call of its own."""
+        return self.calls == self.samples
 
     @classmethod
     def of(cls, profile: Profile, gpus: int = 1, catalog: Catalog = CATALOG) -> Self:
@@ -71,6 +78,7 @@ class Measured:
             axes=_axes(profile, gpus, card),
             branches=_branches(profile, card),
             calls=profile.call.per_step,
+            samples=profile.call.samples,
             frames=_frames(profile, card),
         )
 
@@ -140,11 +148,17 @@ def sent_for(mask: ComputeMask, measured: Measured, layout: ParallelLayout) -> C
     if exchanging not in kinds:
         raise PolicyError(f"a model with {', '.join(dict.fromkeys(kinds))} has no {exchanging} attention to split")
     sent, calls = NOTHING, 1 if layout.branches > 1 else measured.calls
-    computed = mask.where_called(measured.seconds > 0).computes
+    called = mask.where_called(measured.seconds > 0)
+    computed, halved = called.computes & ~called.calls_skipped, called.halved
+    # Where the guidance difference is broadcast, a call less happens, or one has less samples.
+    fewer = calls - 1 if measured.is_call_per_branch else calls
+    smaller = 1.0 if measured.is_call_per_branch else 1 - 1 / measured.samples
     # Rows of whole calls come last, and exchange nothing by themselves.
-    for kind, row, size in zip(kinds, computed, measured.site_bytes, strict=False):
+    for kind, row, half, size in zip(kinds, computed, halved, measured.site_bytes, strict=False):
         if kind == exchanging:
-            sent += _sent_by_site(layout, int(row.sum()) * calls, size / max(layout.branches, measured.calls))
+            each = size / max(layout.branches, measured.calls)
+            sent += _sent_by_site(layout, int((row & ~half).sum()) * calls, each)
+            sent += _sent_by_site(layout, int((row & half).sum()) * fewer, each * smaller)
     return sent
 
 
@@ -152,7 +166,8 @@ def outputs_sent(mask: ComputeMask, measured: Measured, layout: ParallelLayout) 
     """Communication of gathering outputs over a run: the number of messages; their bytes are not known."""
     calls = 1 if layout.branches > 1 else measured.calls
     messages = (calls if layout.sequence > 1 else 0) + (1 if layout.branches > 1 else 0)
-    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=messages * mask.called_steps)
+    skipped = int(mask.halved.any(axis=0).sum()) if measured.is_call_per_branch and layout.sequence > 1 else 0
+    return Communication(paper_bytes=0.0, wire_bytes=0.0, messages=messages * mask.called_steps - skipped)
 
 
 def _sent_by_site(layout: ParallelLayout, calls: int, hidden_bytes: float) -> Communication:
@@ -176,7 +191,7 @@ def parallel_seconds(
     """
     if layout.sequence > 1 and layout.axis is None:
         return min(parallel_seconds(mask, measured, layout.along(axis), interconnect) for axis in measured.axes)
-    alone = predicted_seconds(mask, measured.seconds, measured.step_seconds)
+    alone = predicted_seconds(mask, measured.seconds, measured.step_seconds, measured.samples)
     share = busiest_share(layout, measured.frames if layout.axis == "frames" else 0)
     sent = sent_for(mask, measured, layout) + outputs_sent(mask, measured, layout)
     return predicted_latency(alone, 0.0, share, sent, interconnect)

@@ -30,6 +30,7 @@ def held_bytes(
         site_bytes: bytes of one output of each site as stored, for all branches, in the mask's order.
         store: how outputs are kept; with `host` the device holds a few at a time.
         calls: calls of the transformer in a step, with equally many branches each; 1 gives an upper bound for several.
+            Guidance differences are taken to be held in all of them: one branch alone holds them.
     """
     sizes = np.asarray(site_bytes, dtype=float)
     if store == "host":
@@ -42,8 +43,11 @@ def held_bytes(
     before[:, 1:] = after[:, :-1]
     # While a call goes on, what it computes is added to what it still serves from; what it does not need later was freed.
     during = np.where(mask.broadcasts, np.maximum(before, after), after)
-    in_call, sizes_before, sizes_behind = (sizes @ counts for counts in (np.maximum(during, keeps), before, after))
-    return np.asarray((in_call + (calls - 1) * np.maximum(sizes_before, sizes_behind)) / calls)
+    is_difference = np.array([site.kind == "guidance" for site in mask.sites], dtype=bool)
+    shared = np.where(is_difference, 0.0, sizes)
+    in_call, sizes_before, sizes_behind = (shared @ counts for counts in (np.maximum(during, keeps), before, after))
+    differences = (sizes - shared) @ np.maximum(during, keeps)
+    return np.asarray((in_call + (calls - 1) * np.maximum(sizes_before, sizes_behind)) / calls + differences)
 
 
 def parse_bytes(text: str) -> int:

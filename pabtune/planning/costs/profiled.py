@@ -81,11 +81,18 @@ def cost_of_profile(
         interconnect: interconnect between the GPUs.
 
     Raises:
-        PolicyError: the policy was made for another model, or the time on several GPUs cannot be predicted.
+        PolicyError: the policy was made for another model, or has a rule for guidance where the profile has none, or the
+            time on several GPUs cannot be predicted.
     """
     if policy.made_for.fingerprint not in (None, profile.made_for.fingerprint):
         raise PolicyError(f"policy {policy.name!r} was made for another model than that of profile {profile.name!r}")
     check_steps_of(policy, profile.steps)
+    branches, has_guidance = profile.call.samples, any(rule.kind == "guidance" for rule in policy.rules_for(content))
+    if has_guidance and branches < 2:
+        raise PolicyError(
+            f"policy {policy.name!r} has a rule for guidance, but profile {profile.name!r} was made without guidance; profile "
+            "with guidance on, or leave the rule out"
+        )
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     units = units_of(policy, profile.sites, content)
     seconds, step_seconds = profile.arrays["seconds"], profile.arrays["step_seconds"]
@@ -94,12 +101,13 @@ def cost_of_profile(
     scaling = None
     if tuple(gpus) != (1,):
         measured = Measured.of(profile, max(gpus))
-        choices = layout_choices(gpus, method, measured.axes, measured.branches, measured.frames)
+        shared = 1 if has_guidance else measured.branches  # a guidance difference needs both branches on one GPU
+        choices = layout_choices(gpus, method, measured.axes, shared, measured.frames)
         scaling = _scaling(inside, measured, choices, interconnect)
     return ProfiledCost(
         policy=policy.name,
-        compute_fraction=compute_fraction(inside, profile.site_flops, profile.total_flops),
-        predicted_time_fraction=predicted_seconds(inside, seconds, step_seconds) / float(step_seconds.sum()),
+        compute_fraction=compute_fraction(inside, profile.site_flops, profile.total_flops, branches),
+        predicted_time_fraction=predicted_seconds(inside, seconds, step_seconds, branches) / float(step_seconds.sum()),
         computed_calls=inside.calls(computed=True),
         broadcast_calls=inside.calls(computed=False),
         peak=_peak(profile, policy, mask),
@@ -142,6 +150,8 @@ def bytes_of_sites(profile: Profile, sites: Sequence[Site], store: Store) -> lis
     for site in sites[len(sizes) :]:
         if site.kind == "transformer":
             sizes.append(_bytes_of_call(profile, store))
+        elif site.kind == "guidance":  # as large as the output of one branch
+            sizes.append(_bytes_of_call(profile, store) / profile.call.samples)
         else:  # the residual of a block or stack is as large as an output of its sites
             sizes.append(max(_sizes_in(site, profile.sites, profile.bytes_kept(store)), default=0))
     return sizes

@@ -190,3 +190,18 @@ def test_frames_are_those_of_the_latents() -> None:
     call = Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
     assert Measured.of(replace(profile_of("LatteTransformer3DModel"), call=call)).frames == 8
     assert Measured.of(replace(profile_of("WanTransformer3DModel"), call=call)).frames == 0
+
+
+@pytest.mark.parametrize(("calls", "messages", "share"), [(1, 1.0, 0.5), (2, 0.5, 0.5)])
+def test_a_guidance_difference_sends_what_one_branch_sends(calls, messages, share) -> None:
+    """In one call it sends as many messages of half the size, in calls of their own half as many."""
+    layout, measured = ParallelLayout.over(4, axis="frames"), replace(MEASURED, calls=calls)
+    sites = (*SITES, Site(path="", kind="guidance", layer=0))
+    compute = np.ones((len(sites), STEPS), dtype=bool)
+    full = ComputeMask(sites=sites, compute=compute)
+    halved = replace(full, compute=np.vstack([compute[:-1], np.arange(STEPS) == 0]))
+    plain, found = sent_for(full, measured, layout), sent_for(halved, measured, layout)
+    assert found.messages / plain.messages == pytest.approx((1 + (STEPS - 1) * messages) / STEPS)
+    assert found.wire_bytes / plain.wire_bytes == pytest.approx((1 + (STEPS - 1) * share) / STEPS)
+    gathers = outputs_sent(full, measured, layout).messages - outputs_sent(halved, measured, layout).messages
+    assert gathers == (STEPS - 1 if calls == 2 else 0)

@@ -1,8 +1,10 @@
+import math
 from dataclasses import replace
 
 import pytest
 
 from pabtune.planning.costs.profiled import ProfiledCost, cost_of_profile
+from pabtune.records.errors import PolicyError
 from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -45,3 +47,14 @@ def test_branches_in_calls_of_their_own_hold_less_than_both_at_once() -> None:
     for calls, expected in ((1, 1500), (2, (1500 + 1000) / 2)):
         peak = cost(replace(profile, call=replace(profile.call, per_step=calls)), policy).peak
         assert (peak.stored_bytes, peak.step) == (expected, 1)
+
+
+def test_a_guidance_difference_is_as_large_as_the_output_of_one_branch() -> None:
+    policy = Policy(name="p", rules=(Rule(kind="guidance", range=2, window=(1, 4)),))
+    profile = make_profile(4)
+    profile = replace(profile, call=replace(profile.call, samples=2))
+    found = cost(profile, policy)
+    assert found.peak.stored_bytes == math.prod(profile.call.shape) * 4
+    assert found.compute_fraction == pytest.approx(1 - found.broadcast_calls["guidance"] / 2 / 4)
+    with pytest.raises(PolicyError, match="was made without guidance"):
+        cost(replace(profile, call=replace(profile.call, samples=1)), policy)
