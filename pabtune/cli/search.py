@@ -235,6 +235,8 @@ class _Progress:
 
     def generated(self, count: float, limit: int | None) -> None:
         """Shows how many videos were generated."""
+        if count < 1:  # the warm-up: a request that is refused right after it prints its error alone
+            return
         self._videos = f", {count:.0f} videos" if limit is None else f", {count:.0f} of {limit} videos"
         self._advance(self._done, self._trials, self._videos)
 

@@ -70,7 +70,8 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
         meter: counts the videos.
     """
     floor = config.floor or Floor()
-    finalists = choose_finalists(candidates, floor.preset, most)
+    is_limited = meter is not None and meter.limit is not None  # the preset is evaluated anyway, but not as a finalist
+    finalists = choose_finalists(candidates, None if is_limited else floor.preset, most)
     if not finalists:
         return Confirmation(best=None, verdict=None, evaluations=())
     presets = [PRESETS[floor.preset]] if floor.preset else []
@@ -201,7 +202,7 @@ def choose_finalists(
     if not presets:
         return front[:most]
     faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
-    return [*faster[: most - 1], presets[0]] if most > 1 else [*faster, presets[0]][:1]
+    return [*faster[: most - 1], presets[0]]
 
 
 def _shortfall(candidate: Candidate) -> float:

@@ -12,7 +12,7 @@ from pabtune.records.schedules import Schedule
 from pabtune.tuning.candidates import TrialRunner
 from pabtune.tuning.generation import Generation
 from pabtune.tuning.references import References
-from pabtune.tuning.schedules import FewVideos
+from pabtune.tuning.schedules import FIRSTS, PROBED, PROBED_ONCE, FewVideos
 from pabtune.tuning.trajectories import Trajectories
 from pabtune.tuning.videos import VideoMeter, VideoPlan
 
@@ -46,8 +46,8 @@ class VideoLimits:
         if self._meter.limit is None:
             return None
         return FewVideos(
-            probed=self._plan.probed,
-            candidates=self._plan.candidates,
+            probed=PROBED if self._plan.is_wide else PROBED_ONCE,
+            candidates=self._candidates,
             on_recorded=self._note_recorded,
             shortfall=self._shortfall,
             is_affordable=self._can_fit,
@@ -67,13 +67,18 @@ class VideoLimits:
 
     def _can_fit(self) -> bool:
         """Whether fitting another number of steps, and its trial, leave enough for confirmation."""
-        needed = self._plan.fitted * self._plan.candidates + (0 if self._is_exact else self._plan.searched)
+        needed = self._plan.fitted * self._candidates + (0 if self._is_exact else self._plan.searched)
         return self._meter.left is None or self._meter.left >= needed + self._confirmation
+
+    @property
+    def _candidates(self) -> int:
+        """Schedules that are fitted for a number of computed steps."""
+        return len(FIRSTS) if self._plan.is_wide else 1
 
     @property
     def _is_exact(self) -> bool:
         """Whether the run that fits a schedule is its run under the policy: with several batches factors still change."""
-        return len(self._runs) == 1 and self._plan.fitted == self._plan.searched and self._plan.candidates == 1
+        return len(self._runs) == 1 and self._plan.fitted == self._plan.searched and self._candidates == 1
 
     def _note_recorded(self, runs: Sequence[Trajectories]) -> None:
         """Recorded runs are the references of trials, and the trial of the policy that broadcasts nothing."""

@@ -26,8 +26,11 @@ from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
 from pabtune.tuning.trajectories import NOT_FITTED, LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
-PROBED = (0.13, 0.23, 0.4, 0.7)
-"""Where in a run it is measured how far an error moves the final latents."""
+PROBED = (0.13, 0.4)
+"""Where in a run it is measured how far an error moves the final latents. Later probes made schedules worse (docs/log.md)."""
+
+PROBED_ONCE = (0.23,)
+"""The same where videos are few."""
 
 FIRSTS = (3, 4, 5)
 """Numbers of steps that a schedule begins with; each is tried. Where step 2 was skipped, a few videos became others."""
@@ -44,7 +47,7 @@ class FewVideos:
     """What keeps the fitting of schedules to few videos: numbers of computed steps are bisected, not tried one by one.
 
     Attributes:
-        probed: prompts on which gains are measured.
+        probed: where in a run gains are measured.
         candidates: schedules that are fitted for a number of computed steps.
         on_recorded: given the full runs.
         shortfall: what a fitted schedule, with its videos by batch, lacks of what is asked for, in dB; infinite if it has
@@ -52,7 +55,7 @@ class FewVideos:
         is_affordable: asked before a schedule is fitted.
     """
 
-    probed: int
+    probed: Sequence[float]
     candidates: int
     on_recorded: Callable[[Sequence[Trajectories]], None]
     shortfall: Callable[[Schedule, Sequence[Generation]], float]
@@ -90,7 +93,8 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
-    surrogate = surrogate_of(runs, _gains(pipeline, runs, settings, catalog, few))
+    probed = PROBED if few is None else few.probed
+    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings, catalog, probed) for run in runs])
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     ranked = {count: _ranked(surrogate, count, seed) for count in counts}
 
@@ -177,25 +181,12 @@ def fit(
     return schedule, generations
 
 
-def _gains(
-    pipeline: DiffusionPipeline,
-    runs: Sequence[Trajectories],
-    settings: Settings,
-    catalog: Catalog,
-    few: FewVideos | None,
-) -> list[dict[int, list[float]]]:
-    """Gains of all prompts of some runs; with few videos those of a few prompts, whose mean stands for all."""
-    if few is None:
-        return [measure_gains(pipeline, run, settings, catalog) for run in runs]
-    measured = measure_gains(pipeline, runs[0].of_first(few.probed), settings, catalog)
-    return [
-        {step: [float(np.exp(np.log(gains).mean()))] * len(run.prompts) for step, gains in measured.items()}
-        for run in runs
-    ]
-
-
 def measure_gains(
-    pipeline: DiffusionPipeline, run: Trajectories, settings: Settings, catalog: Catalog = CATALOG
+    pipeline: DiffusionPipeline,
+    run: Trajectories,
+    settings: Settings,
+    catalog: Catalog = CATALOG,
+    probed: Sequence[float] = PROBED,
 ) -> dict[int, list[float]]:
     """How far an error made at a step moves the final latents, per video: the size of one over that of the other.
 
@@ -204,12 +195,13 @@ def measure_gains(
         run: full runs of one batch.
         settings: how videos are generated.
         catalog: what is known of transformer classes.
+        probed: where in the run they are measured, 0..1.
 
     Raises:
         ModelError: the latents do not follow from outputs as was found.
     """
     gains, doubts = {}, []
-    for step in _probed_steps(run):
+    for step in _probed_steps(run, probed):
         computed = tuple(each for each in range(settings.steps) if each != step)
         policy, watch = Policy(name="probe", rules=(Rule(kind="transformer", compute=computed),)), LatentsWatch()
         with broadcast(pipeline, policy, catalog=catalog):
@@ -226,8 +218,8 @@ def measure_gains(
     return gains
 
 
-def _probed_steps(run: Trajectories) -> list[int]:
+def _probed_steps(run: Trajectories, probed: Sequence[float]) -> list[int]:
     """Steps at which gains are measured: not where a transformer takes over, which computes in any case."""
     steps = len(run.latents)
     possible = [step for step in range(1, steps - 1) if step not in run.takeovers]
-    return sorted({min(possible, key=lambda step: abs(step - round(share * steps))) for share in PROBED})
+    return sorted({min(possible, key=lambda step: abs(step - round(share * steps))) for share in probed})

@@ -35,7 +35,7 @@ from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
-from pabtune.tuning.schedules import PROBED, FewVideos, find_schedules
+from pabtune.tuning.schedules import FewVideos, find_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
@@ -102,13 +102,14 @@ def search_policy(
     confirmation = confirm(
         pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
     )
+    best, videos = confirmation.best, round(meter.total, 1)
     return SearchResult(
         study=study.name,
         candidates=tuple(candidates),
-        best=confirmation.best,
+        best=None if best is None else replace(best, provenance={**best.provenance, "videos": videos}),
         verdict=confirmation.verdict,
         evaluations=confirmation.evaluations,
-        videos=round(meter.total, 1),
+        videos=videos,
     )
 
 
@@ -124,7 +125,7 @@ def plan_of(config: SearchConfig, searched: int, unseen: int) -> VideoPlan:
         StudyError: it may generate too few for any search.
     """
     presets = int(config.floor is not None and config.floor.preset is not None)
-    return plan_videos(config.videos, searched, unseen, presets, FINALISTS, len(PROBED))
+    return plan_videos(config.videos, searched, unseen, presets, FINALISTS)
 
 
 def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it

@@ -8,7 +8,8 @@ given up for dead and comes back finds its trial failed, and drops it.
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -263,9 +264,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 def _open(storage: str, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with _as_study_error(storage):
         opened = _open_storage(storage)
         return optuna.create_study(study_name=name, storage=opened, direction="minimize", load_if_exists=True)
+
+
+@contextmanager
+def _as_study_error(storage: str) -> Iterator[None]:
+    """Turns what a storage raises into a `StudyError`, without the passwords of its URL."""
+    try:
+        yield
     except PabtuneError:
         raise
     except Exception as error:  # noqa: BLE001, every database driver has errors of its own
@@ -285,11 +293,16 @@ def without_secrets(storage: str, text: str) -> tuple[str, str]:
 
 
 def check_storage(storage: str) -> None:
-    """Refuses what is no storage, before long work.
+    """Refuses what is no storage, or cannot be opened, before long work.
 
     Raises:
-        StudyError: neither a URL nor a journal file.
+        StudyError: neither a URL nor a journal file, or it cannot be opened.
     """
+    with _as_study_error(storage):
+        optuna.storages.get_storage(_open_storage(storage))
+
+
+def _check_name(storage: str) -> None:
     if "://" in storage or storage.endswith(JOURNAL_SUFFIXES):
         return
     raise StudyError(
@@ -298,7 +311,7 @@ def check_storage(storage: str) -> None:
 
 
 def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
-    check_storage(storage)
+    _check_name(storage)
     if storage.startswith("sqlite:///"):
         check_writable(Path(storage.removeprefix("sqlite:///")))
         return _open_sqlite(storage)

@@ -175,16 +175,6 @@ class Trajectories:
         """Steps in which another transformer takes over."""
         return frozenset(step for step, (before, now) in enumerate(pairwise(self.transformers), 1) if before != now)
 
-    def of_first(self, count: int) -> "Trajectories":
-        """The same of the first prompts alone, with the recurrences of all."""
-        return replace(
-            self,
-            prompts=self.prompts[:count],
-            latents=[latents[:count] for latents in self.latents],
-            outputs=[output[:count] for output in self.outputs],
-            generation=replace(self.generation, videos=self.generation.videos[:count]),
-        )
-
     def mixed(self, outputs: Outputs, step: int) -> Tensor:
         """Outputs of the calls of a step as guidance puts them together."""
         return mix(as_latents(outputs, self.latents[0]), self.mixtures[self.transformers[step]])

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS
@@ -20,11 +21,11 @@ MOST_FITTED_PROMPTS = 12
 LEAST_PROMPTS = 2
 """Fewest prompts that are fitted on, and that are confirmed on, under a limit."""
 
-CONFIRMED_SHARE = 0.4
-"""Share of the videos that confirmation may take."""
+MANY_VIDEOS, WIDE_VIDEOS = 200, 600
+"""From so many videos on confirmation may take half of them; and several schedules are fitted for each number of steps."""
 
-WIDE_VIDEOS = 200
-"""From this many videos on, several schedules are tried for each number of computed steps."""
+CONFIRMED_SHARE, CONFIRMED_SHARE_OF_MANY = 0.4, 0.5
+"""Share of the videos that confirmation may take, of few and of many."""
 
 RIVAL = 0.5
 """Videos that a run of fewer steps beside a finalist takes, for each prompt; its number of steps is not known before."""
@@ -94,12 +95,12 @@ class VideoMeter:
         Raises:
             StudyError: more than may be generated.
         """
-        count = prompts * steps / self.steps
-        if self.limit is not None and self.total + count > self.limit + 1e-6:
+        videos = prompts * steps / self.steps
+        if self.limit is not None and self.total + videos > self.limit + 1e-6:
             raise StudyError(
                 f"{self.total:.0f} of {self.limit} videos are generated, and the search is not at its end; allow more videos"
             )
-        self.generated += count
+        self.generated += videos
         if self.path is not None:
             text = json.dumps({"videos": self.generated})
             write_atomically(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
@@ -122,29 +123,23 @@ class VideoPlan:
         fitted: prompts that schedules are fitted on.
         searched: prompts that trials are measured on.
         unseen: prompts that finalists are confirmed on.
-        probed: prompts on which gains are measured.
-        candidates: most schedules that are fitted for a number of computed steps.
-        bisects: whether numbers of computed steps are bisected, rather than tried one by one.
         finalists: most candidates that are confirmed.
+        is_wide: whether there is enough for several schedules for each number of computed steps.
     """
 
     fitted: int
     searched: int
     unseen: int
-    probed: int
-    candidates: int
-    bisects: bool
     finalists: int
+    is_wide: bool
 
-    def confirmation(self, presets: int, finalists: int | None = None) -> float:
-        """Videos that a confirmation takes at most.
+    def confirmation(self, presets: int) -> float:
+        """Videos that a confirmation takes at most, beside so many presets (0 or 1)."""
+        return self.unseen * _per_unseen(self.finalists, presets) + COUNTED_FLOPS
 
-        Args:
-            presets: presets that are evaluated beside the finalists, 0 or 1.
-            finalists: candidates that are confirmed; None = as many as may be.
-        """
-        count = self.finalists if finalists is None else finalists
-        return self.unseen * _per_unseen(count, presets) + COUNTED_FLOPS
+    def least(self, presets: int) -> float:
+        """Videos of a search that fits two schedules and tries none out: warm-up, full runs, probes, fits, confirmation."""
+        return 1 + self.fitted * (4 + presets) + self.confirmation(presets)
 
 
 def _per_unseen(finalists: int, presets: int) -> float:
@@ -152,7 +147,7 @@ def _per_unseen(finalists: int, presets: int) -> float:
     return 1.25 + finalists * (1 + RIVAL) + presets
 
 
-def plan_videos(limit: int | None, searched: int, unseen: int, presets: int, finalists: int, probes: int) -> VideoPlan:
+def plan_videos(limit: int | None, searched: int, unseen: int, presets: int, finalists: int) -> VideoPlan:
     """What a search with so many videos does.
 
     Args:
@@ -161,45 +156,35 @@ def plan_videos(limit: int | None, searched: int, unseen: int, presets: int, fin
         unseen: prompts to confirm on.
         presets: presets of the floor, 0 or 1.
         finalists: most candidates that are confirmed where videos do not matter.
-        probes: steps at which gains are measured.
 
     Raises:
         StudyError: too few videos for any search.
     """
     if limit is None:
         fitted = min(MOST_FITTED_PROMPTS, searched)
-        return VideoPlan(
-            fitted=fitted, searched=searched, unseen=unseen, probed=fitted, candidates=3, bisects=False, finalists=finalists
-        )  # fmt: skip
-    fitted = min(MOST_FITTED_PROMPTS, searched, max(LEAST_PROMPTS, limit // 10))
-    is_wide = limit >= WIDE_VIDEOS
-    for count in (finalists, 2, 1) if is_wide else (1,):
-        confirmed = min(unseen, int((CONFIRMED_SHARE * limit - COUNTED_FLOPS) / _per_unseen(count, presets)))
-        if confirmed >= min(LEAST_ACCEPTED_PROMPTS, unseen):
-            break
-    plan = VideoPlan(
-        fitted=fitted, searched=fitted, unseen=confirmed, probed=min(fitted, 4) if is_wide else 1,
-        candidates=3 if is_wide else 1, bisects=True, finalists=count,
-    )  # fmt: skip
-    least = _least(fitted, presets, probes, plan)
-    if confirmed < LEAST_PROMPTS or least > limit:
-        raise StudyError(f"{limit} videos are too few for a search; it needs at least {least_videos(presets, probes)}")
+        return VideoPlan(fitted=fitted, searched=searched, unseen=unseen, finalists=finalists, is_wide=True)
+    plan = _limited(limit, searched, unseen, presets, finalists)
+    if not _is_enough(plan, limit, presets):
+        least = next(
+            each for each in count(limit) if _is_enough(_limited(each, searched, unseen, presets, 1), each, presets)
+        )
+        raise StudyError(f"{limit} videos are too few for a search; it needs at least {least}")
     return plan
 
 
-def _least(fitted: int, presets: int, probes: int, plan: VideoPlan) -> float:
-    """Videos of a search that fits two schedules and tries none out."""
-    return 1 + fitted * (3 + presets) + probes * plan.probed + plan.confirmation(presets)
+def _limited(limit: int, searched: int, unseen: int, presets: int, finalists: int) -> VideoPlan:
+    """The plan for a limit, whether or not that is enough; as many finalists as leave enough unseen prompts to accept one."""
+    fitted = min(MOST_FITTED_PROMPTS, searched, max(LEAST_PROMPTS, limit // 10))
+    share = CONFIRMED_SHARE if limit < MANY_VIDEOS else CONFIRMED_SHARE_OF_MANY
+    confirmed = 0
+    for most in (finalists, 2, 1):
+        confirmed = min(unseen, int((share * limit - COUNTED_FLOPS) / _per_unseen(most, presets)))
+        if confirmed >= min(LEAST_ACCEPTED_PROMPTS, unseen):
+            break
+    return VideoPlan(
+        fitted=fitted, searched=fitted, unseen=confirmed, finalists=most, is_wide=limit >= WIDE_VIDEOS
+    )  # fmt: skip
 
 
-def least_videos(presets: int, probes: int) -> int:
-    """The fewest videos that a search can do with."""
-    for limit in range(1, WIDE_VIDEOS):
-        confirmed = int((CONFIRMED_SHARE * limit - COUNTED_FLOPS) / _per_unseen(1, presets))
-        plan = VideoPlan(
-            fitted=max(LEAST_PROMPTS, limit // 10), searched=0, unseen=confirmed, probed=1, candidates=1, bisects=True,
-            finalists=1,
-        )  # fmt: skip
-        if confirmed >= LEAST_PROMPTS and _least(plan.fitted, presets, probes, plan) <= limit:
-            return limit
-    return WIDE_VIDEOS
+def _is_enough(plan: VideoPlan, limit: int, presets: int) -> bool:
+    return plan.unseen >= LEAST_PROMPTS and plan.least(presets) <= limit

@@ -45,6 +45,24 @@ def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp
     assert "predicted_on" not in json.loads(out.read_text())["evidence"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--videos", "3"), "3 videos are too few for a search; it needs at least"),
+        (("--videos", "0"), "'--videos'"),
+        (("--videos", "90", "--front", "points"), "--front judges every point"),
+        (("--floor", "psnr>38"), "a floor is psnr>=DB"),
+        (("--floor", "none", "--floor", "psnr>=38"), "a floor is psnr>=DB"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(pabtune, short_profile, tmp_path, words, told) -> None:
+    done = pabtune("search", short_profile, "--budget", "shapes>=-80", "--out", str(tmp_path / "o.json"), *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert told in line
+    assert not (tmp_path / "o.json").exists()
+
+
 def test_branches_are_split_only_where_there_are_two(pabtune, short_profile, tmp_path) -> None:
     profile = Profile.load(short_profile)
     arrays = {name: array[:, :1] if array.ndim > 2 else array for name, array in profile.arrays.items()}

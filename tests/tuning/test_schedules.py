@@ -1,6 +1,8 @@
 """Finding schedules of whole calls on the small pipeline."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from pabtune.planning.surrogate import best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import MadeFor
+from pabtune.records.schedules import Schedule
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.schedules import FIRSTS, find_schedules, fit, measure_gains
+from pabtune.tuning.schedules import FIRSTS, FewVideos, _bisect, find_schedules, fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from tests.conftest import PROMPTS, STEPS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of, cases
@@ -123,3 +126,51 @@ def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
     assert steps == set(schedule.computed)
     psnrs = [psnr_db(video, reference) for video, reference in zip(videos, references, strict=True)]
     assert np.mean(psnrs) == pytest.approx(schedule.psnr_db, abs=0.5)
+
+
+def schedule_of(count: int) -> Schedule:
+    return Schedule(computed=tuple(range(count)), factors=(), psnr_db=0.0, worst_psnr_db=0.0)
+
+
+def bisected(shortfalls: Mapping[int, float], predicted_db: Sequence[float], most: int = 99) -> list[int]:
+    """The numbers of computed steps that are fitted, in their order, where a number lacks so much."""
+    fitted: list[int] = []
+
+    def fit_count(count: int) -> tuple[Schedule, list]:
+        fitted.append(count)
+        return schedule_of(count), []
+
+    few = FewVideos(
+        probed=(),
+        candidates=1,
+        on_recorded=lambda runs: None,
+        shortfall=lambda schedule, generations: shortfalls[len(schedule.computed)],
+        is_affordable=lambda: len(fitted) < most,
+    )
+    schedules = _bisect(list(shortfalls), fit_count, predicted_db, few, None)
+    assert [len(each.computed) for each in schedules] == sorted(fitted, reverse=True)
+    return fitted
+
+
+def test_the_fewest_steps_that_lack_nothing_are_found_where_the_surrogate_says() -> None:
+    """Counts 9 and above are good; a surrogate that is right by dB needs three fits, whatever level it starts from."""
+    shortfalls = {count: 2.0 * (8.5 - count) for count in range(24, 3, -2)}
+    right = [-shortfall + 30 for shortfall in shortfalls.values()]
+    fitted = bisected(shortfalls, right)
+    assert {10, 8} <= set(fitted)
+    assert len(fitted) <= 3
+    assert {10, 8} <= set(bisected(shortfalls, [0.0] * len(shortfalls)))
+
+
+def test_without_a_floor_or_over_the_budget_the_middle_is_tried() -> None:
+    shortfalls = {count: -inf if count > 10 else inf for count in range(24, 3, -1)}
+    fitted = bisected(shortfalls, [0.0] * len(shortfalls))
+    assert {11, 10} <= set(fitted)
+    assert len(fitted) <= 5
+
+
+def test_bisecting_ends_when_no_more_videos_may_be_generated() -> None:
+    shortfalls = {count: 2.0 * (8.5 - count) for count in range(24, 3, -2)}
+    assert len(bisected(shortfalls, [0.0] * len(shortfalls), most=2)) == 2
+    assert bisected(shortfalls, [0.0] * len(shortfalls), most=0) == []
+    assert bisected({24: 1.0}, [0.0]) == [24]

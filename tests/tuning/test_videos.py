@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from pabtune.records.errors import StudyError
+from pabtune.tuning.videos import VideoMeter, plan_videos
+
+
+def test_a_run_of_fewer_steps_counts_by_its_share(tmp_path) -> None:
+    told = []
+    meter = VideoMeter(steps=30, limit=5, on_videos=lambda count, limit: told.append((count, limit)))
+    meter.add(4, 30)
+    meter.add(1, 15)
+    assert (meter.total, meter.left, told) == (4.5, 0.5, [(4.0, 5), (4.5, 5)])
+    with pytest.raises(StudyError, match="4 of 5 videos are generated, and the search is not at its end"):
+        meter.add(1, 30)
+    assert meter.total == 4.5
+    unlimited = VideoMeter(steps=30)
+    unlimited.add(1000, 30)
+    assert (unlimited.total, unlimited.left) == (1000.0, None)
+
+
+def test_videos_of_earlier_runs_and_other_processes_count(tmp_path) -> None:
+    """A search that was killed goes on with what is left, not anew."""
+    first = VideoMeter.in_folder(tmp_path / "log", "abc", 30, 10)
+    first.add(4, 30)
+    earlier = next((tmp_path / "log").glob("videos-abc-*.json"))
+    earlier.rename(earlier.with_name("videos-abc-other-host-7.json"))
+    (tmp_path / "log" / "videos-abc-host-8.json").write_text("cut off by a full dis")
+    (tmp_path / "log" / "videos-other-host-7.json").write_text(json.dumps({"videos": 99}))
+    second = VideoMeter.in_folder(tmp_path / "log", "abc", 30, 10)
+    assert (second.total, second.left) == (4.0, 6.0)
+    second.add(6, 30)
+    with pytest.raises(StudyError, match="10 of 10 videos"):
+        second.add(1, 1)
+
+
+@pytest.mark.parametrize("limit", [24, 30, 40, 64, 100, 199, 200, 400, 1000, 5000])
+@pytest.mark.parametrize("presets", [0, 1])
+def test_a_plan_fits_into_its_videos(limit, presets) -> None:
+    plan = plan_videos(limit, 24, 72, presets, finalists=4)
+    assert plan.least(presets) <= limit
+    assert plan.confirmation(presets) <= 0.5 * limit + 1
+    assert 2 <= plan.fitted == plan.searched <= 12
+    assert 2 <= plan.unseen <= 72
+    more = plan_videos(limit + 50, 24, 72, presets, finalists=4)
+    assert (more.fitted, more.finalists * more.unseen) >= (plan.fitted, plan.finalists * plan.unseen)
+
+
+def test_enough_unseen_prompts_to_accept_one_come_before_more_finalists() -> None:
+    assert plan_videos(400, 24, 72, 1, finalists=4).finalists == 2
+    assert plan_videos(400, 24, 72, 1, finalists=4).unseen >= 36
+    assert plan_videos(3000, 24, 72, 1, finalists=4).finalists == 4
+    assert plan_videos(None, 24, 72, 1, finalists=4).finalists == 4
+    assert plan_videos(None, 24, 72, 1, finalists=4).searched == 24
+
+
+@pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 19), (3, 1, 24), (23, 1, 24)])
+def test_too_few_videos_are_refused_with_how_many_are_needed(limit, presets, least) -> None:
+    with pytest.raises(StudyError, match=f"{limit} videos are too few for a search; it needs at least {least}"):
+        plan_videos(limit, 24, 72, presets, finalists=4)
+    plan_videos(least, 24, 72, presets, finalists=4)
