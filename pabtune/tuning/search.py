@@ -91,7 +91,10 @@ def search_policy(
     )
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
-    space = Space(profile, config.content, config.stores, schedules, is_frugal=config.videos is not None)
+    space = Space(
+        profile, config.content, config.stores, schedules,
+        has_guidance=_has_guidance(profile, config), is_frugal=config.videos is not None,
+    )  # fmt: skip
     request = asked | {"space": [asdict(parameter) for parameter in space.parameters()]}
     name = study_name(profile, config.content, request)
     study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
@@ -342,6 +345,15 @@ def _check_layout(profile: Profile, config: SearchConfig) -> None:
         )
     if config.layout.branches > measured.branches:
         raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+
+
+def _has_guidance(profile: Profile, config: SearchConfig) -> bool:
+    """Whether guidance differences may be broadcast: there are branches that can be told, on one GPU."""
+    card = config.catalog.find(profile.made_for.model or "")
+    is_told = any("uncond" in branch for branch in profile.branches) or (
+        card is not None and card.guidance.conditional is not None
+    )
+    return is_told and profile.call.samples > 1 and config.layout.branches == 1
 
 
 def _short(request: Any) -> str:

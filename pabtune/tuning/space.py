@@ -1,7 +1,7 @@
 """The space of policies that is searched: parameters by name, and the way to a policy and back.
 
-A schedule of whole calls; per kind of site a broadcast range and a window; for MLPs a run of layers too; and what ranges count
-from. Knows what a profile suggests; knows nothing of trials.
+A schedule of whole calls; per kind of site, for guidance differences and for a stack of blocks a broadcast range and a window;
+for MLPs and stacks a run of layers too; and what ranges count from. Knows what a profile suggests; knows nothing of trials.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,16 @@ from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.rules import Anchor, Rule
 from pabtune.records.schedules import Schedule
-from pabtune.records.sites import Kind
+from pabtune.records.sites import UNITS, Kind
 
 LARGEST_RANGE = 9
 """Largest broadcast range that is tried: the largest of the paper's presets."""
 
 SUGGESTED_CHANGES = (0.002, 0.003, 0.005, 0.01)
 """A suggestion takes, per kind, the largest range over whose steps the outputs move less than this (relative squared)."""
+
+LAYERED: tuple[Kind, ...] = ("mlp", "stack")
+"""Kinds of which a run of layers follows the rule."""
 
 SCHEDULE = "schedule"
 """Parameter that chooses a schedule of whole calls; 0 = every call happens."""
@@ -54,6 +57,7 @@ class Space:
         content: the content class to make suggestions for; None = all.
         stores: ways of keeping outputs that may be chosen.
         schedules: schedules of whole calls that may be chosen, from the most computed steps to the fewest.
+        has_guidance: whether guidance differences may be broadcast.
         is_frugal: whether trials are few: what is tried first is what is known already, the fastest first.
 
     Raises:
@@ -67,6 +71,7 @@ class Space:
         stores: tuple[Store, ...] = ("exact",),
         schedules: Sequence[Schedule] = (),
         *,
+        has_guidance: bool = False,
         is_frugal: bool = False,
     ) -> None:
         if profile.steps < LEAST_STEPS:
@@ -77,8 +82,14 @@ class Space:
         self._profile = profile
         self._content = content
         self._kinds: list[Kind] = list(dict.fromkeys(site.kind for site in profile.sites))
+        if has_guidance:
+            self._kinds.append("guidance")
+        if any(site.block for site in profile.sites):
+            self._kinds.append("stack")
         self._layers = {
-            kind: 1 + max(site.layer for site in profile.sites if site.kind == kind) for kind in self._kinds
+            kind: 1 + max(site.layer for site in profile.sites if site.kind == kind or (kind == "stack" and site.block))
+            for kind in LAYERED
+            if kind in self._kinds
         }
         self._middle = profile.steps // 2
         self._stores = stores
@@ -97,9 +108,9 @@ class Space:
             parameters.append(Parameter(name=f"{kind}.range", low=1, high=min(LARGEST_RANGE, steps - 1)))
             parameters.append(Parameter(name=f"{kind}.start", low=1, high=middle))
             parameters.append(Parameter(name=f"{kind}.stop", low=middle + 1, high=steps))
-            if kind == "mlp":
-                parameters.append(Parameter(name="mlp.first_layer", low=0, high=self._layers[kind] - 1))
-                parameters.append(Parameter(name="mlp.layers", low=1, high=self._layers[kind]))
+            if kind in LAYERED:
+                parameters.append(Parameter(name=f"{kind}.first_layer", low=0, high=self._layers[kind] - 1))
+                parameters.append(Parameter(name=f"{kind}.layers", low=1, high=self._layers[kind]))
         return parameters
 
     def policy(self, parameters: Parameters, name: str) -> Policy:
@@ -113,10 +124,10 @@ class Space:
             if n == 1:
                 continue
             layers = None
-            if kind == "mlp":
-                first, count = int(parameters["mlp.first_layer"]), int(parameters["mlp.layers"])
-                chosen = tuple(range(first, min(first + count, self._layers[kind])))
-                layers = chosen if len(chosen) < self._layers[kind] else None
+            if kind in LAYERED:
+                first, count = int(parameters[f"{kind}.first_layer"]), int(parameters[f"{kind}.layers"])
+                run = tuple(range(first, min(first + count, self._layers[kind])))
+                layers = run if len(run) < self._layers[kind] else None
             window = (int(parameters[f"{kind}.start"]), int(parameters[f"{kind}.stop"]))
             anchor: Anchor = "start" if parameters["anchor"] == "start" else "window"
             rules.append(Rule(kind=kind, range=n, window=window, layers=layers, anchor=anchor))
@@ -157,8 +168,8 @@ class Space:
             values[f"{kind}.range"] = min(n, LARGEST_RANGE, steps - 1)
             values[f"{kind}.start"] = int(np.clip(start, 1, middle))
             values[f"{kind}.stop"] = int(np.clip(stop, middle + 1, steps))
-            if kind == "mlp":
-                values |= {"mlp.first_layer": 0, "mlp.layers": self._layers[kind]}
+            if kind in LAYERED:
+                values |= {f"{kind}.first_layer": 0, f"{kind}.layers": self._layers[kind]}
         return values
 
     def _of_preset(self, preset: Policy) -> dict[str, Any]:
@@ -176,7 +187,7 @@ class Space:
         windows = windows_of(profile)[self._content or ALL_CONTENTS]
         distance_snn = mean_over_contents(profile, "distance", self._content)
         rules = {}
-        for kind in self._kinds:
+        for kind in (each for each in self._kinds if each not in UNITS):
             window = windows[kind]
             if window.start is None or window.stop is None:
                 continue

@@ -163,7 +163,7 @@ def test_the_faster_of_two_that_hold_is_confirmed(profile, pipeline, tmp_path) -
     """Fault 27: the last finalist, which is always the preset of the floor, passed as the one that is confirmed."""
     preset = replace(named("preset", PRESETS["pab579"], 0.8, 0.0), origin="preset pab579", number=7)
     careful = named("careful", Policy(name="careful", rules=(Rule(kind="mlp", range=2, window=(6, 8)),)), 0.3, -0.1)
-    request = config(tmp_path, floor="pab579")
+    request = config(tmp_path, floor=Floor(preset="pab579"))
     confirmation = confirm(pipeline, profile, [careful, preset], PROMPTS, UNSEEN, request, "study")
     assert confirmation.verdict == "undecided"
     assert confirmation.best.rules == careful.policy.rules

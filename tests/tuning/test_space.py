@@ -5,22 +5,26 @@ import pytest
 
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
+from pabtune.planning.units import units_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.profiles import Profile
 from pabtune.tuning.space import SUGGESTED_CHANGES, Space
 from tests.conftest import STEPS
 
 
-def test_every_corner_of_the_space_is_a_policy(profile) -> None:
-    space = Space(profile)
+@pytest.mark.parametrize("has_guidance", [False, True])
+def test_every_corner_of_the_space_is_a_policy(profile, has_guidance) -> None:
+    space = Space(profile, has_guidance=has_guidance)
     rng = np.random.default_rng(0)
     parameters = space.parameters()
     for _ in range(200):
         values = {
             p.name: str(rng.choice(p.choices)) if p.choices else int(rng.choice([p.low, p.high])) for p in parameters
         }
-        mask = resolve(space.policy(values, "corner"), profile.sites, space.schedule())
+        policy = space.policy(values, "corner")
+        mask = resolve(policy, (*profile.sites, *units_of(policy, profile.sites)), space.schedule())
         assert mask.compute[:, 0].all()
+        assert {"guidance", "stack"} & {site.kind for site in mask.sites} <= {"stack", *(["guidance"] * has_guidance)}
 
 
 def test_first_trials_are_valid_and_hold_the_presets_exactly(profile) -> None:
