@@ -213,7 +213,7 @@ def _step(command: Sequence[str], log: Path) -> str:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it printed nothing"]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise VbenchError(
-            f"{' '.join(command[2:6])} failed with exit code {done.returncode}; all of it is in {log}: {reason}"
+            f"{' '.join((Path(command[0]).name, *command[1:4], command[-1]))} failed with exit code {done.returncode}; all of it is in {log}: {reason}"
         )
     return done.stdout
 

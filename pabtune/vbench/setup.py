@@ -6,7 +6,7 @@ from pathlib import Path
 from shutil import copyfile
 
 from pabtune.records.errors import FileError, VbenchError
-from pabtune.records.files import write_atomically
+from pabtune.records.files import check_writable, write_atomically
 from pabtune.vbench.dimensions import Dimension
 from pabtune.vbench.environment import (
     VOCABULARY,
@@ -59,8 +59,10 @@ def set_up(
     lock = environment.lock()
     installed = lock is None or lock.pins != pins_digest()
     if installed:
+        interpreter = find_python(python)
+        check_writable(environment.lock_path)
         say(f"installing VBench and its packages into {environment.home / 'venv'}: minutes, and at least 2 GB")
-        install(environment, find_python(python))
+        install(environment, interpreter)
     else:
         update_packages(environment)
     _copy_vocabulary(environment)

@@ -4,12 +4,11 @@ All lie in one folder, under the names that VBench 0.1.5 looks for. Licences are
 """
 
 import hashlib
-import shutil
-import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from pabtune.records.errors import FileError, VbenchError, first_line
@@ -173,19 +172,29 @@ def download(file: WeightFile, folder: Path) -> None:
 
 
 def _download_to(file: WeightFile, path: Path) -> None:
-    try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, path.open("wb") as target:
-            length = answer.headers.get("Content-Length")
-            shutil.copyfileobj(answer, target, CHUNK_BYTES)
-    except urllib.error.URLError as error:
-        raise VbenchError(f"{file.url}: cannot be downloaded: {first_line(error)}") from error
-    if length is not None and path.stat().st_size != int(length):
-        raise VbenchError(f"{file.url}: the download broke off at {path.stat().st_size} of {length} bytes")
+    with path.open("wb") as target:
+        for block in _blocks(file.url):
+            target.write(block)
     if file.member:
         _unpack(file, path)
     actual = sha256_of(path)
     if not actual.startswith(file.sha256):
         raise VbenchError(f"{file.url}: has the checksum {actual}, but must have {file.sha256}")
+
+
+def _blocks(url: str) -> Iterator[bytes]:
+    """What is at a URL, piece by piece; errors of the network are told from those of the disk here."""
+    length, received = None, 0
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            length = answer.headers.get("Content-Length")
+            while block := answer.read(CHUNK_BYTES):
+                received += len(block)
+                yield block
+    except (OSError, HTTPException) as error:
+        raise VbenchError(f"{url}: cannot be downloaded: {first_line(error)}") from error
+    if length is not None and received != int(length):
+        raise VbenchError(f"{url}: the download broke off at {received} of {length} bytes")
 
 
 def _unpack(file: WeightFile, path: Path) -> None:

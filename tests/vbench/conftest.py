@@ -1,7 +1,7 @@
 """A stand-in for the installed VBench: the environment is a real one, the runner is the real one, only the package is not.
 
-Its one dimension reads the value of a video from the video file, or misbehaves as that file says. What the real package does is
-checked by `tests/vbench/test_real.py`.
+Its dimensions read the value of a video from the video file, or misbehave as that file says. What the real package does
+is checked by `tests/vbench/test_real.py`.
 """
 
 import json
