@@ -78,9 +78,14 @@ def doctor(home: Path | None, names: tuple[str, ...], as_json: bool) -> None:
     diagnoses = examine(environment, find_dimensions(names or DIMENSIONS))
     for diagnosis in diagnoses:
         name, network = diagnosis.dimension.name, diagnosis.dimension.network
-        say(f"{name:24} {'can run' if diagnosis.can_run else 'cannot run'} (network: {network})")
+        say(f"{name:24} {'can run' if diagnosis.can_run else 'cannot run'}; its network: {network}")
         for reason in diagnosis.reasons:
             say(f"    {reason}")
+    files = {problem.file: problem for diagnosis in diagnoses for problem in diagnosis.files}
+    if files:
+        say("files to be placed by hand, or by `pabtune vbench setup` where there is a network:")
+    for problem in files.values():
+        say(f"    {problem}")
     able = sum(diagnosis.can_run for diagnosis in diagnoses)
     say(f"{able} of {len(diagnoses)} dimensions can run in {environment.home}")
     if as_json:

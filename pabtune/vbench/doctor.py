@@ -15,7 +15,10 @@ OTHER_PINS = "VBench is installed with other versions than this pabtune pins; ru
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileProblem:
-    """A weight file that is missing or wrong: what is wrong, where it comes from, and where it belongs."""
+    """A weight file that is missing or wrong: what is wrong, where it comes from, and where it belongs.
+
+    As text it is all of it in a line.
+    """
 
     file: str
     problem: str
@@ -50,8 +53,8 @@ class Diagnosis:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What is in the way, in words."""
-        return (*([self.packages] if self.packages else []), *(str(problem) for problem in self.files))
+        """What is in the way, in short; of files see `files`."""
+        return (*([self.packages] if self.packages else []), *(f"{each.file} {each.problem}" for each in self.files))
 
     def to_document(self) -> dict[str, Any]:
         """What `pabtune vbench doctor --json` prints of a dimension."""

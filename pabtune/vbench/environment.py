@@ -180,11 +180,14 @@ def install(environment: Environment, python: str) -> None:
         raise FileError(f"{environment.home}: cannot write here: {error.strerror}") from error
     pip = (str(environment.python), "-I", "-m", "pip")
     pins = ("--constraint", str(files("pabtune.vbench") / "pins.txt"))
-    _step((python, "-I", "-m", "venv", "--clear", str(environment.home / "venv")), log)
+    _step(
+        "making the virtual environment", (python, "-I", "-m", "venv", "--clear", str(environment.home / "venv")), log
+    )
     # setuptools first: packages of 2021 import what it no longer brings. torch first: the newest of it is not asked for.
-    _step((*pip, "install", *pins, "setuptools", "wheel", "torch", "torchvision"), log)
-    _step((*pip, "install", *pins, "vbench"), log)
-    version = _step((str(environment.python), "-I", "-c", "import platform; print(platform.python_version())"), log)
+    _step("installing torch", (*pip, "install", *pins, "setuptools", "wheel", "torch", "torchvision"), log)
+    _step("installing vbench", (*pip, "install", *pins, "vbench"), log)
+    ask = (str(environment.python), "-I", "-c", "import platform; print(platform.python_version())")
+    version = _step("asking for the version of Python", ask, log)
     environment.save_lock(
         Lock(
             python=version.strip(),
@@ -197,12 +200,13 @@ def install(environment: Environment, python: str) -> None:
 
 def _packages(environment: Environment, log: Path) -> dict[str, str]:
     """Installed packages and their versions."""
-    listing = json.loads(_step((str(environment.python), "-I", "-m", "pip", "list", "--format", "json"), log))
+    ask = (str(environment.python), "-I", "-m", "pip", "list", "--format", "json")
+    listing = json.loads(_step("listing the packages", ask, log))
     return {package["name"].lower(): package["version"] for package in listing}
 
 
-def _step(command: Sequence[str], log: Path) -> str:
-    """Runs a command, with its words in the log; returns what it prints."""
+def _step(what: str, command: Sequence[str], log: Path) -> str:
+    """Runs a command, which does `what`, with its words in the log; returns what it prints."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         with log.open("a", encoding="utf-8") as file:
@@ -212,9 +216,7 @@ def _step(command: Sequence[str], log: Path) -> str:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it printed nothing"]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise VbenchError(
-            f"{' '.join((Path(command[0]).name, *command[1:4], command[-1]))} failed with exit code {done.returncode}; all of it is in {log}: {reason}"
-        )
+        raise VbenchError(f"{what} failed with exit code {done.returncode}; all of it is in {log}: {reason}")
     return done.stdout
 
 

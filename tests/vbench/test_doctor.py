@@ -23,7 +23,8 @@ def test_on_an_empty_folder_every_dimension_says_what_to_do(tmp_path) -> None:
     assert len(found) == 16
     assert not any(each.can_run for each in found.values())
     assert found["temporal_flickering"].reasons == (NOT_INSTALLED,)
-    reason = found["dynamic_degree"].reasons[1]
+    assert found["dynamic_degree"].reasons[1] == "raft_model/models/raft-things.pth is missing"
+    reason = str(found["dynamic_degree"].files[0])
     path = tmp_path / "weights" / "raft_model" / "models" / "raft-things.pth"
     assert reason.startswith(f"{path} is missing: about 21 MB from https://")
     assert "(in it: models/raft-things.pth), sha256 fcfa4125d641" in reason

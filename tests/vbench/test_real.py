@@ -72,7 +72,7 @@ def clips(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("clips")
     prompts = folder / "prompts.txt"
     prompts.write_text(
-        "a red square moves slowly to the left\na blue cross bounces quickly\na green ring stays still\n"
+        "a red square moves slowly to the left\na blue cross bounces quickly\na green circle stays still\n"
     )
     words = ("--prompts", str(prompts), "--steps", "12", "--out", str(folder / "videos" / "v.mp4"))
     assert call("generate", "shapes", *words) == 0
