@@ -8,8 +8,9 @@ from pabtune.records.errors import VbenchError
 from pabtune.vbench.aggregate import SCALES, can_total, group_score, points, total_score
 
 # Total, quality and semantic score, then the 16 dimensions in the tables' order, in percent.
-# From Table 1 of FlashVideo (https://arxiv.org/abs/2502.05179), which repeats VBench's leaderboard, and from the README of
-# AccVideo (https://github.com/aejion/AccVideo): rows whose printed dimensions give the printed scores.
+# From Table 1 of FlashVideo (https://arxiv.org/abs/2502.05179), which repeats VBench's leaderboard (read in the copy of
+# deep-diver/ai-paper-reviewer), and from the README of AccVideo (https://github.com/aejion/AccVideo): rows whose printed
+# dimensions give the printed scores. FlashVideo's row at 8 fps prints 82.10 as semantic score; its dimensions give 82.20.
 PUBLISHED = {
     "CogVideoX-1.5": "82.17 82.78 79.76"
     " 96.87 97.35 98.88 98.31 50.93 62.79 65.02 87.47 69.65 97.20 87.55 80.25 52.91 24.89 25.19 27.30",
