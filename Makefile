@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: venv demo demo-parallel test test-slow test-gpu check format bench paper models train clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench paper models train clean
 
 venv: $(STAMP)
 
@@ -30,6 +30,10 @@ test-slow: venv
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m "gpu or multi_gpu" -rs
+
+# Installs VBench from PyPI into out/vbench: 2 GB, minutes; later runs use what is there.
+test-vbench: venv
+	$(BIN)/python -m pytest -m vbench -rs
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "pabtune"
 FLOORS = {
-    "records": 0, "catalog": 0, "planning": 1, "quality": 2, "libraries": 2, "models": 2, "runtime": 3, "parallel": 3,
-    "testing": 3, "tuning": 4, "report": 5, "cli": 6,
+    "records": 0, "catalog": 0, "planning": 1, "quality": 2, "vbench": 2, "libraries": 2, "models": 2, "runtime": 3,
+    "parallel": 3, "testing": 3, "tuning": 4, "report": 5, "cli": 6,
 }  # fmt: skip
 OWNERS = {
     "optuna": {"tuning/study.py"},
@@ -44,6 +44,7 @@ OWNERS_OF_PRIVATE_NAMES: Mapping[str, str] = {
 ENVIRONMENT: Mapping[str, str] = {
     "parallel/process.py": "says who this process is, from the variables of its launcher",
     "parallel/launch.py": "passes the environment to child processes, and restores what torch's launcher changes in it",
+    "vbench/runner.py": "runs in another interpreter, whose libraries read where their files are",
 }
 """Files that may read environment variables, and why."""
 

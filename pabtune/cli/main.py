@@ -19,6 +19,7 @@ VERB_LINES = {
     "search": "Find the fastest policy within a quality budget.",
     "generate": "Generate videos, with or without a policy.",
     "evaluate": "Measure speed, fidelity and score of policies.",
+    "vbench": "Score videos with VBench, in an environment of its own.",
     "export": "Write a policy as another library's configuration.",
     "bench-links": "Measure the interconnect between processes.",
     "cost": "Predict compute, communication, memory and time of a policy, without running the model.",

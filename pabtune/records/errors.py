@@ -65,6 +65,10 @@ class FileError(PabtuneError):
     """A file that cannot be read or written."""
 
 
+class VbenchError(PabtuneError):
+    """VBench, its environment, its files or its scores: what is missing or wrong."""
+
+
 class StudyError(PabtuneError):
     """A study that does not fit the search that wants to continue it."""
 
