@@ -101,7 +101,7 @@ def search_policy(
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
-    candidates, looks = study.candidates(), study.count_look()
+    candidates, looks = study.candidates(), study.count_look(digest_prompts(unseen))
     confirmation = confirm(
         pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
     )
