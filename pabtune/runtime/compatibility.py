@@ -90,8 +90,8 @@ def _warn_of_few_steps(policy: Policy, steps: int, *, any_steps: bool) -> None:
     is_preset = policy.made_for.fingerprint is None and any(rule.noise_window is not None for rule in policy.rules)
     if is_preset and steps < FEWEST_PRESET_STEPS and not any_steps:
         warnings.warn(
-            f"policy {policy.name!r} broadcasts between noise levels that were published for runs of 30 steps and more; what it "
-            f"costs in quality at {steps} steps was never measured",
+            f"policy {policy.name!r} broadcasts between noise levels that were published for runs of 30 steps and more; what "
+            f"it costs in quality at {steps} steps was never measured",
             PabtuneWarning,
             stacklevel=3,
         )
