@@ -90,6 +90,11 @@ def search_policy(
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
+    if not study.candidates():
+        raise StudyError(
+            f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and what is left does "
+            "not pay for a trial and its confirmation; allow more"
+        )
     candidates, looks = study.candidates(), study.count_look(digest_prompts(unseen))
     confirmation = confirm(
         pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
