@@ -92,7 +92,7 @@ def search_policy(
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
     if not study.candidates():
         raise StudyError(
-            f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and what is left does "
+            f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
             "not pay for a trial and its confirmation; allow more"
         )
     candidates, looks = study.candidates(), study.count_look(digest_prompts(unseen))
