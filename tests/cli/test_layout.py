@@ -13,7 +13,7 @@ from pabtune.records.layouts import ParallelLayout
 from tests.cli.conftest import call
 from tests.pipelines.cases import CASES
 
-DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "6", "--prompt", "a red square rises slowly")
+DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "8", "--prompt", "a red square rises slowly")
 
 
 def test_two_processes_make_the_same_file_whoever_starts_them(pabtune, tmp_path) -> None:
