@@ -1,7 +1,9 @@
 """Which measure sees which damage: does it fall with every grade?
 
-Videos of the embedded model are damaged in grades (`pabtune/testing/damages.py`), made in fewer steps, and made with outputs
-that are used for too long. A measure sees a damage if its mean over the videos falls with every grade:
+Videos of the embedded model are damaged in grades (`pabtune/testing/damages.py`), made in fewer steps, and made with
+outputs that are used for too long. Printed are the means per grade, the undamaged one first (of measures that grow with
+the distance, the negative), whether they fall with every grade, and from which grade on they have fallen by more than
+two standard errors:
 
     python benchmarks/measures.py --out out/measures
 
@@ -18,6 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +46,9 @@ SHEET_FACTOR = 6
 SHEET_PROMPTS = 3
 
 FEWER_STEPS = (24, 20, 16, 12, 8, 6)
+CLEARLY = 2.0
+"""Standard errors that a mean must have fallen by to count as seen."""
+
 CACHED_TOO_LONG = (2, 4, 8, 16)
 """Broadcast ranges of all attention and MLPs, between the second step and the last."""
 
@@ -128,19 +134,42 @@ def falls(means: Sequence[float]) -> bool:
     return all(before > after for before, after in zip(means, means[1:], strict=False))
 
 
-def means_of(grades: Grades, figure: Figure) -> list[float]:
-    """Mean over the videos per grade, the undamaged first."""
-    return [
-        float(
-            np.mean(
-                [
-                    figure(video, reference, prompt.prompt)
-                    for video, reference, prompt in zip(videos, grades.videos[0], grades.prompts, strict=True)
-                ]
-            )
-        )
-        for videos in grades.videos
-    ]
+def values_of(grades: Grades, figure: Figure) -> NDArray[np.float64]:
+    """Figures per grade and video, the undamaged grade first."""
+    return np.array(
+        [
+            [
+                figure(video, reference, prompt.prompt)
+                for video, reference, prompt in zip(videos, grades.videos[0], grades.prompts, strict=True)
+            ]
+            for videos in grades.videos
+        ]
+    )
+
+
+def seen_from(grades: Grades, values: NDArray[np.float64]) -> float | None:
+    """The least amount from which on the mean has fallen by more than its standard error, times `CLEARLY`."""
+    drops = values[0] - values[1:]
+    is_clear = drops.mean(1) > CLEARLY * drops.std(1, ddof=1) / drops.shape[1] ** 0.5
+    unclear = np.flatnonzero(~is_clear)
+    first = int(unclear[-1]) + 1 if len(unclear) else 0
+    return grades.amounts[first] if first < len(grades.amounts) else None
+
+
+def document_of(grades: dict[str, Grades], measures: dict[str, Figure], prompts: int) -> dict[str, Any]:
+    """The benchmark's document: means per damage and measure, whether they fall, and from which amount on they have."""
+    document: dict[str, Any] = {"prompts": prompts, "measures": list(measures), "damages": {}, "versions": versions()}
+    for name, each in grades.items():
+        values = {measure: values_of(each, figure) for measure, figure in measures.items()}
+        means = {measure: [float(mean) for mean in rows.mean(1)] for measure, rows in values.items()}
+        document["damages"][name] = {
+            "amounts": list(each.amounts),
+            "unit": each.unit,
+            "means": means,
+            "falls": {measure: falls(row) for measure, row in means.items()},
+            "seen_from": {measure: seen_from(each, rows) for measure, rows in values.items()},
+        }
+    return document
 
 
 def print_table(document: dict[str, Any]) -> None:
@@ -150,11 +179,13 @@ def print_table(document: dict[str, Any]) -> None:
         table.add_column(column)
     for damage, row in document["damages"].items():
         cells = [
-            ("yes " if row["falls"][name] else "NO ") + " ".join(f"{mean:.3g}" for mean in row["means"][name])
+            ("falls " if row["falls"][name] else "DOES NOT FALL ")
+            + " ".join(f"{mean:.3g}" for mean in row["means"][name])
+            + ("" if row["seen_from"][name] is None else f"; seen from {row['seen_from'][name]:g}")
             for name in names
         ]
         table.add_row(f"{damage}\n{' '.join(f'{each:g}' for each in row['amounts'])} {row['unit']}", *cells)
-    Console(stderr=True, width=200).print(table)
+    Console(stderr=True, width=220).print(table)
 
 
 def save_sheets(folder: Path, grades: dict[str, Grades]) -> None:
@@ -171,20 +202,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the contact sheets and the document")
     options = parser.parse_args()
     grades, measures = all_grades(options.prompts), figures()
-    document: dict[str, Any] = {
-        "prompts": options.prompts,
-        "measures": list(measures),
-        "damages": {},
-        "versions": versions(),
-    }
-    for name, each in grades.items():
-        means = {measure: means_of(each, figure) for measure, figure in measures.items()}
-        document["damages"][name] = {
-            "amounts": list(each.amounts),
-            "unit": each.unit,
-            "means": means,
-            "falls": {measure: falls(values) for measure, values in means.items()},
-        }
+    document = document_of(grades, measures, options.prompts)
     print_table(document)
     if options.out is not None:
         save_sheets(options.out, grades)
