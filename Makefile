@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench paper models train clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench measures paper models train clean
 
 venv: $(STAMP)
 
@@ -47,6 +47,9 @@ format: venv
 bench: venv
 	$(BIN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
 	$(BIN)/python benchmarks/engine.py --out benchmarks/results/engine.json
+
+measures: venv
+	$(BIN)/python benchmarks/measures.py --out out/measures
 
 paper: venv
 	$(BIN)/python benchmarks/paper.py --docs docs/paper.md

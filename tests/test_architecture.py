@@ -25,6 +25,7 @@ OWNERS = {
     "torch.utils.tensorboard": {"report/tensorboard.py"},
     "matplotlib": {"report/figures.py"},
     "imageio": {"report/videos.py"},
+    "imageio_ffmpeg": {"quality/ffmpeg.py"},
     "PIL": {"report/videos.py"},
     "jsonschema": {"records/files.py"},
     "huggingface_hub": {"records/hub.py", "models/published.py"},

@@ -9,6 +9,7 @@ from rich.table import Table
 from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.presets import find_policy
+from pabtune.quality.measures import MEASURES
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Store
 
@@ -25,6 +26,20 @@ PROMPTS = 24
 @click.option(
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    type=click.Choice(list(MEASURES)),
+    help="Fidelity beside PSNR and SSIM; repeat for several. "
+    + "; ".join(f"{n}: {m.says}" for n, m in MEASURES.items())
+    + ".",
+)
+@click.option(
+    "--through-codec",
+    is_flag=True,
+    help="Measure fidelity of H.264 videos, as the papers do, not of raw frames; the score sees raw frames.",
+)
 @options.batch_option
 @options.store_option("as the policy says")
 @options.any_steps_option
@@ -35,6 +50,8 @@ def command(
     names: tuple[str, ...],
     prompt_file: Path | None,
     score: str | None,
+    measures: tuple[str, ...],
+    through_codec: bool,
     batch_size: int | None,
     store: Store | None,
     any_steps: bool,
@@ -55,12 +72,16 @@ def command(
             prompts,
             run.steps,
             score=score or ("shapes" if model == "shapes" else "none"),
+            measures=tuple(dict.fromkeys(measures)),
+            through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
             store=store,
             any_steps=any_steps,
             progress=advance,
         )
+    for remark in remarks(evaluations[0]):
+        say(remark)
     if as_json:
         emit({"policies": [evaluation.to_document() for evaluation in evaluations]})
         say(f"{len(prompts)} prompts, {run.steps} steps")
@@ -68,11 +89,23 @@ def command(
     print_table(evaluations)
 
 
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What was done to the frames before they were measured."""
+    found = [
+        f"{figure}: frames were enlarged {measured.enlarged} times, pixel by pixel"
+        for figure, measured in evaluation.measures.items()
+        if measured.enlarged > 1
+    ]
+    return found + ([f"fidelity through a codec: {evaluation.codec}"] if evaluation.codec is not None else [])
+
+
 def print_table(evaluations: list[Evaluation]) -> None:
     """Prints speed, fidelity and score of each policy as a table."""
     table = Table(title=f"{len(evaluations[0].psnr_db)} prompts, against the unaccelerated video of the same seed")
-    for column in ("policy", "compute", "measured speed", "PSNR dB", "worst", "SSIM", "score", "drop"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
+    measures = tuple(evaluations[0].measures)
+    columns = ("policy", "compute", "measured speed", "PSNR dB", "worst", "SSIM", *measures, "score", "drop")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column == "policy" else "right")
     for evaluation in evaluations:
         row = evaluation.to_document()
         table.add_row(
@@ -82,6 +115,7 @@ def print_table(evaluations: list[Evaluation]) -> None:
             f"{row['fidelity']['psnr_db']:.2f}",
             f"{row['fidelity']['worst_psnr_db']:.2f}",
             f"{row['fidelity']['ssim']:.4f}",
+            *(f"{row['fidelity'][figure]:.4g}" for figure in measures),
             *([f"{row['score']['policy']:.2f}", f"{row['score']['drop']:+.2f}"] if row["score"] else ["-", "-"]),
         )
     Console(stderr=True).print(table)

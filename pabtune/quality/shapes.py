@@ -2,10 +2,11 @@
 
 In the spirit of VBench (https://arxiv.org/abs/2311.17982), with two groups of equal weight, whose parts lie in 0..1:
 *content* (is the right thing there: presence, shape, colour, background, motion), a geometric mean, so that one wrong part
-cannot hide behind four right ones; and *picture* (smooth motion, steady subject, no flicker, whole, clean), a plain mean.
-The score is 100 times the geometric mean of the groups. A frozen clip loses its motion, a clean and wrong clip its
-content, and the clean part measures the distance to an ideal drawing of what was seen, so noise costs as much as blur.
-Rendered clips score 99.
+cannot hide behind four right ones; and *picture* (smooth motion, steady subject, no flicker, whole, clean, sharp), a plain
+mean. The score is 100 times the geometric mean of the groups. A frozen clip loses its motion, a clean and wrong clip its
+content, a faded one its colour; the clean part measures the distance to an ideal drawing of what was seen, so noise costs as
+much as blur, and the sharp part how strong the outline is: blur weakens it, ringing and noise strengthen it, both cost.
+Rendered clips score 99. `benchmarks/measures.py` shows which damage costs how much.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from pabtune.models.shapes.captions import parse
 from pabtune.models.shapes.world import COLORS, RADII, SHAPES, Scene, backdrop, coverage, kinematics
@@ -20,6 +22,12 @@ from pabtune.quality.shapes_vision import RADIUS_PER_SQRT_AREA, Sighting, hue_di
 
 LEAST_PART = 0.02
 """A part of the content counts as this at least, so that the mean of several clips is not ruled by one zero."""
+
+SOLID = 0.8
+"""Least share of colour of a pixel that belongs to the shape as a whole, not to its outline."""
+
+LEAST_BEND = 0.14
+"""Least Laplacian of an ideal drawing's coverage on the outline; inside and outside it is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +57,7 @@ def score_clip(clip: NDArray[np.uint8], prompt: str) -> ShapesScore:
     requested, seen = parse(prompt), look(clip)
     if seen.shape is None:
         parts = dict.fromkeys(("presence", "shape", "color", "background", "motion"), 0.0)
-        picture = dict.fromkeys(("smooth", "steady", "flicker_free", "whole", "clean"), 0.0)
+        picture = dict.fromkeys(("smooth", "steady", "flicker_free", "whole", "clean", "sharp"), 0.0)
         return ShapesScore(score=0.0, content=parts, picture=picture, is_right=False)
     content, picture = _content(requested, seen, clip), _picture(seen, clip)
     right = float(np.exp(np.mean(np.log(np.maximum(list(content.values()), LEAST_PART)))))
@@ -69,12 +77,11 @@ def _content(requested: Scene, seen: Sighting, clip: NDArray[np.uint8]) -> dict[
     background = requested.background or seen.background
     outside = seen.cover < 0.05
     error = abs(clip.astype(float) - backdrop(background)).mean(-1)
-    color_error = hue_distance(seen.color_rgb, COLORS[requested.color]) if requested.color else 0.0
     return {
         "presence": _presence(requested, seen),
         # The margin over the best other shape decides, the fit itself weighs.
         "shape": _sigmoid((seen.shape_fit[shape] - others) / 0.02) * min(1.0, seen.shape_fit[shape] / 0.9),
-        "color": _bell(color_error / 25),
+        "color": _color(requested.color, seen, clip) if requested.color else 1.0,
         "background": _decay(float(error[outside].mean()) / 30 if outside.any() else 10.0),
         "motion": _bell(_motion_error(requested, seen)),
     }
@@ -93,15 +100,56 @@ def _picture(seen: Sighting, clip: NDArray[np.uint8]) -> dict[str, float]:
         "flicker_free": _decay(float(flicker[outside].mean()) / 20) if outside.any() else 0.0,
         "whole": seen.largest_part,
         "clean": _decay(float(abs(clip - _ideal(seen)).mean()) / 15),
+        "sharp": _sharpness(seen, clip),
     }
+
+
+def _color(name: str, seen: Sighting, clip: NDArray[np.uint8]) -> float:
+    """How well hue and strength of the colour fit; strength is the distance from grey, of the median of solid pixels."""
+    hue = hue_distance(seen.color_rgb, COLORS[name])
+    solid = clip[seen.cover > SOLID]
+    if not len(solid):
+        return _bell(hue / 25)
+    strength, target = (
+        float(np.linalg.norm(color - color.mean()))
+        for color in (np.median(solid, axis=0), np.array(COLORS[name], dtype=float))
+    )
+    return _bell(hue / 25) * _bell(np.log(max(strength, 1e-6) / target) / 0.5)
+
+
+def _sharpness(seen: Sighting, clip: NDArray[np.uint8]) -> float:
+    """How well the strength of the outline fits that of an ideal drawing; 1 = neither softer nor harder.
+
+    Strength is the root mean square of the Laplacian of the share of colour, over the pixels where the drawing's is large.
+    """
+    behind, ideal = backdrop(seen.background), _ideal_coverage(seen)
+    direction = seen.color_rgb - behind
+    share = ((clip - behind) * direction).sum(-1) / np.maximum(np.square(direction).sum(-1), 1.0)
+    expected, actual = (np.square(_laplacian(each)) for each in (ideal, share))
+    outline = binary_dilation(expected > LEAST_BEND**2, np.ones((1, 3, 3)))
+    if not outline.any():
+        return 0.0
+    ratio = float(actual[outline].mean() / expected[outline].mean())
+    return _bell(0.5 * np.log(max(ratio, 1e-6)) / 0.3)
+
+
+def _laplacian(images: NDArray) -> NDArray:
+    """Of each of several images, (frames, height, width), without the border."""
+    neighbours = images[:, :-2, 1:-1] + images[:, 2:, 1:-1] + images[:, 1:-1, :-2] + images[:, 1:-1, 2:]
+    return neighbours - 4 * images[:, 1:-1, 1:-1]
+
+
+def _ideal_coverage(seen: Sighting) -> NDArray:
+    """Coverage of a perfect drawing of what was seen."""
+    shape = seen.shape or next(iter(SHAPES))
+    radius = RADIUS_PER_SQRT_AREA[shape] * float(np.sqrt(np.median(seen.areas)))
+    _, angles = kinematics(seen.motion or "still", seen.speed)
+    return coverage(shape, radius, seen.centers, angles)
 
 
 def _ideal(seen: Sighting) -> NDArray:
     """A perfect drawing of what was seen."""
-    shape = seen.shape or next(iter(SHAPES))
-    radius = RADIUS_PER_SQRT_AREA[shape] * float(np.sqrt(np.median(seen.areas)))
-    _, angles = kinematics(seen.motion or "still", seen.speed)
-    cover = coverage(shape, radius, seen.centers, angles)[..., None]
+    cover = _ideal_coverage(seen)[..., None]
     return cover * seen.color_rgb + (1 - cover) * backdrop(seen.background)
 
 

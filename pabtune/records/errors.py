@@ -61,6 +61,10 @@ class BudgetError(PabtuneError):
     """A budget that cannot be read or checked."""
 
 
+class MeasureError(PabtuneError):
+    """A measure of fidelity that cannot be taken here, and what it lacks."""
+
+
 class FileError(PabtuneError):
     """A file that cannot be read or written."""
 

@@ -1,8 +1,28 @@
 """An evaluation: gains and costs of a policy on some prompts, against the unaccelerated model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A measure of fidelity that was asked for, of the videos of one policy.
+
+    Attributes:
+        values: per prompt, against the unaccelerated video.
+        is_higher_better: whether larger values are closer.
+        enlarged: the factor that frames were enlarged by for it, pixel by pixel; 1 = they were not.
+    """
+
+    values: tuple[float, ...]
+    is_higher_better: bool
+    enlarged: int = 1
+
+    @property
+    def worst(self) -> float:
+        """The value that is furthest from the unaccelerated video."""
+        return min(self.values) if self.is_higher_better else max(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +42,8 @@ class Evaluation:
         computed_calls: per kind, per video, all branches.
         broadcast_calls: per kind, per video, all branches.
         most_stored_bytes: held at most while one batch ran.
+        measures: further measures of fidelity, by what their figures are called.
+        codec: what all videos went through before their fidelity was measured; None = raw frames were compared.
     """
 
     policy: str
@@ -36,6 +58,8 @@ class Evaluation:
     computed_calls: Mapping[str, int]
     broadcast_calls: Mapping[str, int]
     most_stored_bytes: int
+    measures: Mapping[str, Measured] = field(default_factory=dict)
+    codec: str | None = None
 
     @property
     def speedup(self) -> float:
@@ -54,11 +78,7 @@ class Evaluation:
             "compute_fraction": self.compute_fraction,
             "latency_s": self.latency_s,
             "speedup": self.speedup,
-            "fidelity": {
-                "psnr_db": _mean(self.psnr_db),
-                "worst_psnr_db": min(self.psnr_db),
-                "ssim": _mean(self.ssim),
-            },
+            "fidelity": self._fidelity(),
             "score": {
                 "name": self.score_name,
                 "baseline": _mean(self.baseline_scores),
@@ -72,6 +92,18 @@ class Evaluation:
             "most_stored_bytes": self.most_stored_bytes,
             "prompts": len(self.psnr_db),
         }
+
+    def _fidelity(self) -> dict[str, Any]:
+        figures: dict[str, Any] = {
+            "psnr_db": _mean(self.psnr_db),
+            "worst_psnr_db": min(self.psnr_db),
+            "ssim": _mean(self.ssim),
+        }
+        for name, measured in self.measures.items():
+            figures |= {name: _mean(measured.values), f"worst_{name}": measured.worst}
+            if measured.enlarged > 1:
+                figures[f"{name}_enlarged"] = measured.enlarged
+        return figures | ({"codec": self.codec} if self.codec is not None else {})
 
 
 def _mean(values: tuple[float, ...]) -> float:

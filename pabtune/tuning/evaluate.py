@@ -1,7 +1,7 @@
 """Evaluation: the same prompts, seeds and noise with and without policies."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,9 +10,11 @@ from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.quality.budget import NO_SCORE, find_score
+from pabtune.quality.codec import DESCRIPTION, load_codec
 from pabtune.quality.fidelity import psnr_db, ssim
+from pabtune.quality.measures import MEASURES, Compare, load_measures
 from pabtune.records.errors import PromptError
-from pabtune.records.evaluations import Evaluation
+from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
@@ -32,10 +34,34 @@ from pabtune.tuning.generation import (
 from pabtune.tuning.videos import VideoMeter
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How videos are compared with their references.
+
+    Attributes:
+        measures: those beside PSNR and SSIM, by name, ready to be taken.
+        codec: what both videos go through first; None = raw frames are compared.
+    """
+
+    measures: Mapping[str, Compare] = field(default_factory=dict)
+    codec: Callable[[Video], Video] | None = None
+
+    @classmethod
+    def load(cls, names: Sequence[str], through_codec: bool) -> "Comparison":
+        """Finds what the measures need.
+
+        Raises:
+            MeasureError: a measure is unknown, or lacks something.
+        """
+        return cls(measures=load_measures(names), codec=load_codec() if through_codec else None)
+
+
 @dataclass(slots=True)
 class PolicyTally:
     """What is added up for one policy, prompt by prompt and batch by batch."""
 
+    comparison: Comparison = field(default_factory=Comparison)
+    measured: dict[str, Measured] = field(default_factory=dict)
     seconds: float = 0.0
     baseline_seconds: float = 0.0
     compute: float = 0.0
@@ -53,11 +79,24 @@ class PolicyTally:
         self.baseline_seconds += before.seconds
         self.seconds += after.seconds
         for prompt, reference, video in zip(batch, before.videos, after.videos, strict=True):
-            self.psnr_db.append(psnr_db(video, reference))
-            self.ssim.append(ssim(video, reference))
+            self._compare(video, reference)
             if score != NO_SCORE:
                 self.baseline_scores.append(find_score(score)(reference, prompt.prompt))
                 self.scores.append(find_score(score)(video, prompt.prompt))
+
+    def _compare(self, video: Video, reference: Video) -> None:
+        if self.comparison.codec is not None:
+            video, reference = self.comparison.codec(video), self.comparison.codec(reference)
+        self.psnr_db.append(psnr_db(video, reference))
+        self.ssim.append(ssim(video, reference))
+        for name, compare in self.comparison.measures.items():
+            measure = MEASURES[name]
+            before = self.measured[measure.figure].values if measure.figure in self.measured else ()
+            self.measured[measure.figure] = Measured(
+                values=(*before, compare(video, reference)),
+                is_higher_better=measure.is_higher_better,
+                enlarged=measure.enlarged(*video.shape[1:3]),
+            )
 
     def note_calls(self, summary: Mapping[str, Any], fraction: float, prompts: int) -> None:
         """Adds the calls of one batch, and the fraction of FLOPs that they computed."""
@@ -83,6 +122,8 @@ class PolicyTally:
             computed_calls={kind: round(calls / self.calls) for kind, calls in self.computed.items()},
             broadcast_calls={kind: round(calls / self.calls) for kind, calls in self.broadcast.items()},
             most_stored_bytes=self.most_stored_bytes,
+            measures=dict(self.measured),
+            codec=DESCRIPTION if self.comparison.codec is not None else None,
         )
 
 
@@ -140,6 +181,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     num_inference_steps: int = 30,
     *,
     score: str = "shapes",
+    measures: Sequence[str] = (),
+    through_codec: bool = False,
     batch_size: int = BATCH_SIZE,
     arguments: Mapping[str, Any] | None = None,
     store: Store | None = None,
@@ -159,6 +202,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
         score: name of the absolute score, `module:function`, or `none`.
+        measures: measures of fidelity beside PSNR and SSIM: `vmaf`, `temporal`, `lpips`.
+        through_codec: encode and decode both videos before fidelity is measured, as the papers do; the score sees raw frames.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         store: how outputs are kept for later steps; None = as each policy says.
@@ -172,7 +217,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         PromptError: no prompts.
         PolicyError: a policy does not fit the model.
         BudgetError: the score is unknown, or fails.
+        MeasureError: a measure is unknown, or lacks something.
     """
+    comparison = Comparison.load(measures, through_codec)
     target = _checked_target(pipeline, policies, prompts, score, catalog)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
     plan = list(batches(prompts, batch_size))
@@ -181,18 +228,24 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         pipeline=pipeline, settings=settings, score=score, store=store, catalog=catalog, any_steps=any_steps,
         calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
     )  # fmt: skip
-    tallies, turns = [PolicyTally() for _ in policies], len(policies) + 1
-    for done, batch in enumerate(plan):
-        reference = generate(pipeline, batch, settings)
+    tallies = [PolicyTally(comparison=comparison) for _ in policies]
+    for done, (policy, tally, batch, videos) in enumerate(_in_turns(runs, policies, tallies, plan), start=1):
         if on_videos:
-            on_videos("reference", batch, reference.videos)
-        for turn, (policy, tally) in enumerate(zip(policies, tallies, strict=True), start=2):
-            videos = runs.add(tally, policy, batch, reference)
-            if on_videos:
-                on_videos(policy.name, batch, videos)
-            if progress:
-                progress(done * turns + turn, len(plan) * turns)
+            on_videos(policy, batch, videos)
+        if tally and progress:
+            progress(done, len(plan) * (len(policies) + 1))
     return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
+
+
+def _in_turns(
+    runs: PolicyRuns, policies: Sequence[Policy], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
+) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
+    """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
+    for batch in plan:
+        reference = generate(runs.pipeline, batch, runs.settings)
+        yield "reference", None, batch, reference.videos
+        for policy, tally in zip(policies, tallies, strict=True):
+            yield policy.name, tally, batch, runs.add(tally, policy, batch, reference)
 
 
 def _calls_by_steps(

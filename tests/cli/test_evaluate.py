@@ -26,6 +26,40 @@ def test_evaluate_draws_a_table(pabtune, tmp_path) -> None:
     assert "PSNR dB" in done.stderr
 
 
+def test_further_measures_are_told_with_what_was_done_to_the_frames(pabtune, tmp_path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2, 5)
+    words = (
+        "evaluate",
+        "shapes",
+        "--policy",
+        "pab246",
+        "--prompts",
+        prompts,
+        "--steps",
+        "3",
+        "--any-steps",
+        "--measure",
+        "vmaf",
+    )
+    done = pabtune(*words, "--measure", "temporal", "--through-codec", "--json")
+    fidelity = done.document()["policies"][0]["fidelity"]
+    assert set(fidelity) == {
+        "psnr_db", "worst_psnr_db", "ssim", "vmaf", "worst_vmaf", "vmaf_enlarged", "temporal_error",
+        "worst_temporal_error", "codec",
+    }  # fmt: skip
+    assert "vmaf: frames were enlarged 8 times, pixel by pixel" in done.stderr
+    assert "fidelity through a codec: H.264, rate factor 23" in done.stderr
+    assert "vmaf" in pabtune(*words).stderr
+
+
+def test_a_measure_that_is_not_at_hand_is_refused_in_one_line(pabtune, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    done = pabtune("evaluate", "shapes", "--policy", "none", "--measure", "lpips")
+    assert done.returncode == 2
+    assert "LPIPS is not at hand" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_fewer_steps_and_every_second_step_are_policies_by_name(pabtune, tmp_path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 1, 5)
     names = ["steps:10", "every:2", "every:2:linear:0.7", "every:3:quadratic"]

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from pabtune.models.shapes.captions import describe
 from pabtune.models.shapes.world import COLORS, FRAMES, Scene, all_scenes, render
 from pabtune.quality.shapes import score_clip
+from pabtune.testing.damages import DAMAGES
 
 SCENES = list(all_scenes())
 
@@ -110,6 +111,17 @@ def noisy() -> np.ndarray:
     return clip_of(clip() + np.random.default_rng(0).normal(0, 12, clip().shape))
 
 
+def faded() -> np.ndarray:
+    gray = clip().mean(-1, keepdims=True)
+    return clip_of(gray + 0.5 * (clip() - gray))
+
+
+def ringing() -> np.ndarray:
+    """The outline as a careless sharpening leaves it, nothing else."""
+    smooth = gaussian_filter(clip().astype(float), (0, 1, 1, 0))
+    return clip_of(clip() + 0.8 * (clip() - smooth))
+
+
 HARMS = {
     "presence": lambda: clip(size="small"),
     "shape": lambda: clip(shape="circle"),
@@ -121,6 +133,7 @@ HARMS = {
     "flicker_free": flickering,
     "whole": in_pieces,
     "clean": noisy,
+    "sharp": lambda: clip_of(gaussian_filter(clip().astype(float), (0, 0.7, 0.7, 0))),
 }
 
 
@@ -132,5 +145,31 @@ def test_each_part_of_the_score_sees_its_own_harm(part) -> None:
     assert {**bad.content, **bad.picture}[part] < 0.8
     for score in (good, bad):
         content = np.prod([max(each, 0.02) for each in score.content.values()]) ** (1 / 5)
-        picture = sum(score.picture.values()) / 5
+        picture = sum(score.picture.values()) / 6
         assert score.score == pytest.approx(100 * (content * picture) ** 0.5)
+
+
+@pytest.mark.parametrize(("part", "harm"), [("color", faded), ("sharp", ringing)])
+def test_a_part_sees_harm_in_either_direction(part, harm) -> None:
+    """A colour of the right hue that faded; an outline that is too hard. Before, neither cost anything."""
+    score = score_clip(harm(), describe(SCENE, np.random.default_rng(0)))
+    assert {**score.content, **score.picture}[part] < 0.7
+    assert score.score < score_clip(clip(), describe(SCENE, np.random.default_rng(0))).score - 2
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_every_grade_of_a_damage_costs(name) -> None:
+    """What people see, the score sees: the more of it, the more it costs."""
+    damage = DAMAGES[name]
+    scenes = [SCENES[index] for index in np.random.default_rng(2).choice(len(SCENES), 24, replace=False)]
+    scenes = [scene for scene in scenes if not (damage.needs_motion and scene.motion == "still")]
+    clips = [render(scene, np.random.default_rng(at)) for at, scene in enumerate(scenes)]
+    prompts = [describe(scene, np.random.default_rng(at)) for at, scene in enumerate(scenes)]
+    means = [float(np.mean([score_clip(*each).score for each in zip(clips, prompts, strict=True)]))]
+    for amount in damage.amounts:
+        harmed = [
+            damage.apply(video, amount, other, at)
+            for at, (video, other) in enumerate(zip(clips, clips[7:] + clips[:7], strict=True))
+        ]
+        means.append(float(np.mean([score_clip(*each).score for each in zip(harmed, prompts, strict=True)])))
+    assert all(before > after for before, after in zip(means, means[1:], strict=False)), means

@@ -6,8 +6,10 @@ import pabtune
 from pabtune.catalog import CATALOG, ModelCard
 from pabtune.catalog.card import sites_in
 from pabtune.planning.presets import PRESETS
+from pabtune.quality.codec import DESCRIPTION, load_codec
 from pabtune.quality.fidelity import psnr_db, ssim
-from pabtune.records.errors import BudgetError, PolicyError, PromptError
+from pabtune.quality.measures import load_measures
+from pabtune.records.errors import BudgetError, MeasureError, PolicyError, PromptError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.tuning.evaluate import evaluate
@@ -63,6 +65,8 @@ def test_wrong_requests_are_refused(pipeline) -> None:
         evaluate(pipeline, [pyramid()], [], STEPS)
     with pytest.raises(BudgetError, match="unknown score 'beauty'"):
         evaluate(pipeline, [pyramid()], PROMPTS, STEPS, score="beauty")
+    with pytest.raises(MeasureError, match="unknown measure 'beauty'"):
+        evaluate(pipeline, [pyramid()], PROMPTS, STEPS, measures=["beauty"])
     with pytest.raises(PolicyError, match="no 'full' sites"):
         evaluate(pipeline, [Policy(name="p", rules=(Rule(kind="full", range=2, window=(1, 2)),))], PROMPTS, STEPS)
 
@@ -110,3 +114,26 @@ def test_times_are_those_without_and_with_the_policy(pipeline) -> None:
     assert found.baseline_latency_s >= 0.32
     assert found.baseline_latency_s - found.latency_s > 0.1
     assert found.speedup == found.baseline_latency_s / found.latency_s
+
+
+def test_further_measures_are_those_of_the_videos_raw_or_through_the_codec(pipeline) -> None:
+    videos: dict[str, list] = {}
+    raw, coded = (
+        evaluate(
+            pipeline, [pyramid()], PROMPTS[:2], STEPS, batch_size=2, measures=["temporal", "vmaf"], through_codec=through,
+            on_videos=lambda name, batch, made: videos.setdefault(name, []).extend(made),
+        )[0]
+        for through in (False, True)
+    )  # fmt: skip
+    plain, fast = videos["reference"][:2], videos["pyramid"][:2]
+    for found, codec in ((raw, lambda video: video), (coded, load_codec())):
+        pairs = [(codec(video), codec(reference)) for video, reference in zip(fast, plain, strict=True)]
+        assert found.psnr_db == tuple(psnr_db(*pair) for pair in pairs)
+        assert found.ssim == tuple(ssim(*pair) for pair in pairs)
+        for name, figure in (("temporal", "temporal_error"), ("vmaf", "vmaf")):
+            compare = load_measures([name])[name]
+            assert found.measures[figure].values == tuple(compare(*pair) for pair in pairs)
+    assert raw.scores == coded.scores
+    assert (raw.codec, coded.codec) == (None, DESCRIPTION)
+    assert raw.psnr_db != coded.psnr_db
+    assert {figure: found.enlarged for figure, found in raw.measures.items()} == {"temporal_error": 1, "vmaf": 8}
