@@ -12,7 +12,7 @@ from pabtune.records.schedules import Schedule
 from pabtune.tuning.candidates import TrialRunner
 from pabtune.tuning.generation import Generation
 from pabtune.tuning.references import References
-from pabtune.tuning.schedules import FIRSTS, PROBED, PROBED_ONCE, FewVideos
+from pabtune.tuning.schedules import FIRSTS, PROBED_ONCE, PROBED_TWICE, FewVideos
 from pabtune.tuning.trajectories import Trajectories
 from pabtune.tuning.videos import VideoMeter, VideoPlan
 
@@ -46,7 +46,7 @@ class VideoLimits:
         if self._meter.limit is None:
             return None
         return FewVideos(
-            probed=PROBED if self._plan.is_wide else PROBED_ONCE,
+            probed=PROBED_TWICE if self._plan.is_wide else PROBED_ONCE,
             candidates=self._candidates,
             on_recorded=self._note_recorded,
             shortfall=self._shortfall,

@@ -26,11 +26,14 @@ from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
 from pabtune.tuning.trajectories import NOT_FITTED, LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
-PROBED = (0.13, 0.4)
-"""Where in a run it is measured how far an error moves the final latents. Later probes made schedules worse (docs/log.md)."""
+PROBED = (0.13, 0.23, 0.4, 0.7)
+"""Where in a run it is measured how far an error moves the final latents.
 
-PROBED_ONCE = (0.23,)
-"""The same where videos are few."""
+Every other one, and all of them, make two surrogates, whose schedules are both tried: either is better at times (docs/log.md).
+"""
+
+PROBED_TWICE, PROBED_ONCE = (0.13, 0.4), (0.23,)
+"""The same where videos are limited, and where they are few."""
 
 FIRSTS = (3, 4, 5)
 """Numbers of steps that a schedule begins with; each is tried. Where step 2 was skipped, a few videos became others."""
@@ -94,9 +97,12 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     if few is not None:
         few.on_recorded(runs)
     probed = PROBED if few is None else few.probed
-    surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings, catalog, probed) for run in runs])
+    gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
+    surrogates = [surrogate_of(runs, gains)]
+    if few is None:
+        surrogates.append(surrogate_of(runs, [{place: each[place] for place in sorted(each)[::2]} for each in gains]))
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
-    ranked = {count: _ranked(surrogate, count, seed) for count in counts}
+    ranked = {count: _ranked(surrogates, count, seed) for count in counts}
 
     def fit_count(count: int) -> tuple[Schedule, list[Generation]]:
         candidates = ranked[count] if few is None else ranked[count][: few.candidates]
@@ -106,7 +112,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     counts = [count for count in counts if ranked[count]]
     if few is not None:
         return _bisect(
-            counts, fit_count, [_predicted_db(surrogate, ranked[count][0]) for count in counts], few, progress
+            counts, fit_count, [_predicted_db(surrogates[0], ranked[count][0]) for count in counts], few, progress
         )
     schedules = []
     for count in counts:
@@ -116,10 +122,15 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     return schedules
 
 
-def _ranked(surrogate: Surrogate, count: int, seed: int) -> list[tuple[int, ...]]:
-    """The best schedule for each number of steps that a schedule begins with, the best by the surrogate first."""
-    found = {best_schedule(surrogate, count, first, seed=seed) for first in FIRSTS if first + 1 < count}
-    return sorted(found, key=surrogate.objective)
+def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[tuple[int, ...]]:
+    """The best schedules by each surrogate and number of steps to begin with, the best by the first surrogate first."""
+    found = {
+        best_schedule(surrogate, count, first, seed=seed)
+        for surrogate in surrogates
+        for first in FIRSTS
+        if first + 1 < count
+    }
+    return sorted(found, key=surrogates[0].objective)
 
 
 def _predicted_db(surrogate: Surrogate, computed: Sequence[int]) -> float:
