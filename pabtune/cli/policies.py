@@ -10,6 +10,8 @@ from pabtune.cli.options import STEPS, json_option, out_option
 from pabtune.cli.output import emit, say
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import FileError
+from pabtune.records.files import check_writable
+from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 
 
@@ -73,6 +75,25 @@ def show(
             click.echo(line.encode(encoding, "replace").decode(encoding))
     if out is not None:
         say(f"written: {out}")
+
+
+@command.command()
+@click.argument("first", metavar="FIRST", type=click.Path(path_type=Path))
+@click.argument("second", metavar="SECOND", type=click.Path(path_type=Path))
+@click.option(
+    "--compute", "count", type=STEPS, required=True, help="Steps that are to compute, between those of the two."
+)
+@out_option("Policy file (.json).")
+def between(first: Path, second: Path, count: int, out: Path) -> None:
+    """Make a policy between FIRST and SECOND, two files of one front: a dial for servers. Nothing is measured of it."""
+    from pabtune.planning.dial import between as policy_between
+
+    check_writable(out)
+    policy = policy_between(Policy.load(first), Policy.load(second), count)
+    policy.save(out)
+    say(
+        f"policy {policy.name} -> {out}, unmeasured; see what it costs in quality: pabtune evaluate MODEL --policy {out}"
+    )
 
 
 def _can_encode(text: str, encoding: str) -> bool:

@@ -44,6 +44,10 @@ FEWEST_STEPS = 9
 """Below this many steps a policy that was found at more is not carried over, unless asked: nothing sensible is left of it."""
 
 
+FEWEST_PRESET_STEPS = 8
+"""Below this many steps a preset says that it was not published for such runs."""
+
+
 def check_steps(policy: Policy, schedule: NoiseSchedule, *, any_steps: bool) -> None:
     """Checks the denoising steps of a run, and their noise levels, against those that a policy was found at.
 
@@ -62,6 +66,7 @@ def check_steps(policy: Policy, schedule: NoiseSchedule, *, any_steps: bool) -> 
             f"with num_inference_steps={policy.steps}"
         )
     found_at = policy.made_for.steps
+    _warn_of_few_steps(policy, steps, any_steps=any_steps)
     if policy.made_for.fingerprint is None or found_at is None or not (policy.rules or policy.variants):
         return
     if same_schedule(policy.made_for, schedule):
@@ -78,6 +83,18 @@ def check_steps(policy: Policy, schedule: NoiseSchedule, *, any_steps: bool) -> 
         PabtuneWarning,
         stacklevel=2,
     )
+
+
+def _warn_of_few_steps(policy: Policy, steps: int, *, any_steps: bool) -> None:
+    """Says that a preset meets a run of fewer steps than any it was published for."""
+    is_preset = policy.made_for.fingerprint is None and any(rule.noise_window is not None for rule in policy.rules)
+    if is_preset and steps < FEWEST_PRESET_STEPS and not any_steps:
+        warnings.warn(
+            f"policy {policy.name!r} broadcasts between noise levels that were published for runs of 30 steps and more; what "
+            f"it costs in quality at {steps} steps was never measured",
+            PabtuneWarning,
+            stacklevel=3,
+        )
 
 
 def differences(theirs: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, Any]]) -> str:

@@ -233,7 +233,7 @@ class TrialRunner:
         return _lower_bound(drops) <= self._budget.largest_drop and all(_lower_bound(each) <= 0 for each in margins)
 
     def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> Generation:
-        with broadcast(self._pipeline, policy, catalog=self._catalog):
+        with broadcast(self._pipeline, policy, catalog=self._catalog, any_steps=True):
             return generate(self._pipeline, batch, self._settings)
 
 

@@ -65,7 +65,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
         unseen: prompts that it never saw.
         config: of the search.
         study_name: name of the study.
-        looks: how often the study has been confirmed on these prompts, this time included.
+        looks: how often studies of this storage have been confirmed on these prompts, this time included.
         most: finalists at most.
         meter: counts the videos.
     """

@@ -173,8 +173,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         PolicyError: a policy does not fit the model.
         BudgetError: the score is unknown, or fails.
     """
-    target = Target.of(pipeline, catalog)
-    _check_policies(target, policies, prompts, score)
+    target = _checked_target(pipeline, policies, prompts, score, catalog)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
     plan = list(batches(prompts, batch_size))
     warm_up(pipeline, plan[0], settings, score)
@@ -217,7 +216,11 @@ def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Sett
         find_score(score)(videos[0], batch[0].prompt)
 
 
-def _check_policies(target: Target, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str) -> None:
+def _checked_target(
+    pipeline: DiffusionPipeline, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str, catalog: Catalog
+) -> Target:
+    """The pipeline's transformers, which all policies fit."""
+    target = Target.of(pipeline, catalog)
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
     if score != NO_SCORE:
@@ -225,3 +228,4 @@ def _check_policies(target: Target, policies: Sequence[Policy], prompts: Sequenc
     for policy in policies:
         for content in (None, *policy.variants):
             check_fits(policy, target.under(policy, content), content)
+    return target

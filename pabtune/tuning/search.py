@@ -77,18 +77,7 @@ def search_policy(
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
     warm_up(pipeline, prompts[:1], settings, config.budget.score)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    runner = TrialRunner(
-        pipeline,
-        profile,
-        prompts,
-        config.budget,
-        settings,
-        references,
-        config.memory,
-        config.layout,
-        config.interconnect,
-        config.catalog,
-    )
+    runner = _trial_runner(pipeline, profile, prompts, settings, references, config)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
     space = Space(
@@ -101,7 +90,12 @@ def search_policy(
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
-    candidates, looks = study.candidates(), study.count_look()
+    if not study.candidates():
+        raise StudyError(
+            f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
+            "not pay for a trial and its confirmation; allow more"
+        )
+    candidates, looks = study.candidates(), study.count_look(digest_prompts(unseen))
     confirmation = confirm(
         pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
     )
@@ -114,6 +108,20 @@ def search_policy(
         evaluations=confirmation.evaluations,
         videos=videos,
     )
+
+
+def _trial_runner(
+    pipeline: DiffusionPipeline,
+    profile: Profile,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    references: References,
+    config: SearchConfig,
+) -> TrialRunner:
+    return TrialRunner(
+        pipeline, profile, prompts, config.budget, settings, references, config.memory, config.layout, config.interconnect,
+        config.catalog,
+    )  # fmt: skip
 
 
 def plan_of(config: SearchConfig, searched: int, unseen: int) -> VideoPlan:

@@ -82,7 +82,7 @@ class SharedStudy:
         self._worker = Worker.here()
         self._watch = Watch(self._worker, self._patience)
         self._finished: dict[int, Candidate] = {}
-        self._study = _open(storage, name)
+        self._study, self._storage = _open(storage, name)
         self._study.set_user_attr("request", dict(request or {}))
         is_first = not self._study.get_trials(deepcopy=False)
         self._study.sampler = sampler_of(seed if is_first else seed + 1 + self._worker.process)
@@ -99,11 +99,20 @@ class SharedStudy:
         self._study.set_user_attr(key, value)
 
     @holding_interrupts()
-    def count_look(self) -> int:
-        """Counts a look at the unseen prompts, and returns how many there have been, this one included."""
+    def count_look(self, unseen: str) -> int:
+        """Counts a look at unseen prompts; returns how many the studies of this storage have had, this one included.
+
+        Args:
+            unseen: digest of the prompts.
+        """
         looks = int(self._study.user_attrs.get("looks", 0)) + 1
         self._study.set_user_attr("looks", looks)
-        return looks
+        self._study.set_user_attr("unseen", unseen)
+        summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
+        others = [
+            each for each in summaries if each.study_name != self.name and each.user_attrs.get("unseen") == unseen
+        ]
+        return looks + sum(int(each.user_attrs.get("looks", 0)) for each in others)
 
     @holding_interrupts()
     def candidates(self) -> list[Candidate]:
@@ -271,11 +280,13 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return IntDistribution(parameter.low, parameter.high)
 
 
-def _open(storage: str, name: str) -> optuna.Study:
+def _open(storage: str, name: str) -> tuple[optuna.Study, optuna.storages.BaseStorage | str]:
+    """The study of a name, and the storage that it is in."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _as_study_error(storage):
         opened = _open_storage(storage)
-        return optuna.create_study(study_name=name, storage=opened, direction="minimize", load_if_exists=True)
+        study = optuna.create_study(study_name=name, storage=opened, direction="minimize", load_if_exists=True)
+    return study, opened
 
 
 @contextmanager

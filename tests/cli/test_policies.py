@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import POLICY, PROFILE
+from pabtune.records.policies import Policy
+from tests.cli.conftest import POLICY, PROFILE, ROOT
 
 
 def test_policies_lists_the_presets(pabtune) -> None:
@@ -76,3 +77,21 @@ def test_mistakes_exit_with_two_and_one_line(pabtune, tmp_path, name) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+
+
+def test_a_policy_between_two_of_the_shipped_front(pabtune, tmp_path) -> None:
+    front = ROOT / "policies" / "shapes-30steps-front"
+    ends = [str(front / f"shapes-30steps-{count}of30.json") for count in (12, 15)]
+    done = pabtune("policies", "between", *ends, "--compute", "13", "--out", str(tmp_path / "p.json"))
+    assert done.returncode == 0
+    assert "unmeasured" in done.stderr
+    (rule,) = Policy.load(tmp_path / "p.json").rules
+    assert len(rule.compute) == 13
+    for words, told in (
+        ((*ends, "--compute", "20"), "20 computed steps are not between the 12"),
+        ((ends[0], str(tmp_path / "no.json"), "--compute", "13"), "no.json"),
+        ((*ends, "--compute", "0"), "--compute"),
+    ):
+        refused = pabtune("policies", "between", *words, "--out", str(tmp_path / "q.json"))
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert told in refused.stderr

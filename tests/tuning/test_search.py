@@ -278,3 +278,21 @@ def test_a_search_goes_on_with_the_videos_that_are_left(longer_profile, full_run
     result = search_policy(make_pipeline(), longer_profile, SEARCHED, UNSEEN, request)
     assert before < sum(full_runs) <= 40
     assert result.videos == pytest.approx(sum(full_runs), abs=0.06)
+
+
+def test_too_few_videos_that_a_stopped_run_left_are_said(longer_profile, tmp_path) -> None:
+    """Stopped while it fitted: the recorded runs are lost, and 30 videos do not pay for them twice."""
+    told = []
+
+    def stop(count, limit) -> None:
+        told.append(count)
+        if count > 12 > told[-2]:
+            raise KeyboardInterrupt
+
+    request = config(tmp_path, trials=40, videos=30, floor=None, batch_size=4, on_videos=stop)
+    with pytest.raises(KeyboardInterrupt):
+        search_policy(make_pipeline(), longer_profile, SEARCHED, UNSEEN, request)
+    for path in tmp_path.glob("videos-*.json"):
+        path.rename(path.with_name(path.name.rsplit("-", 1)[0] + "-1.json"))  # the process that is gone
+    with pytest.raises(StudyError, match="of 30 videos are generated, some by a run that was stopped"):
+        search_policy(make_pipeline(), longer_profile, SEARCHED, UNSEEN, request)

@@ -375,3 +375,13 @@ def test_an_interrupt_while_the_storage_is_written_loses_nothing(tmp_path, monke
     states = [trial.state for trial in look_into(storage).get_trials()]
     assert states.count(TrialState.COMPLETE) == 15
     assert TrialState.RUNNING not in states
+
+
+@pytest.mark.parametrize("storage", ["{}/study.journal", "sqlite:///{}/study.db"])
+def test_looks_at_unseen_prompts_are_counted_over_the_studies_of_a_storage(tmp_path, storage) -> None:
+    """Fault 9: whoever changes the budget or a seed starts a new study, and looked at the same prompts for the first time."""
+    storage, space = storage.format(tmp_path), Space(make_profile(12))
+    first, second = (SharedStudy(storage, name, space, "p") for name in ("first", "second"))
+    assert [first.count_look("a"), first.count_look("a"), second.count_look("a")] == [1, 2, 3]
+    assert SharedStudy(storage, "third", space, "p").count_look("b") == 1
+    assert SharedStudy(storage, "first", space, "p").count_look("a") == 4
