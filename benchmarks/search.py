@@ -18,7 +18,7 @@ parameters: it is told `penalized` times, and the anchor of ranges is drawn at r
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +48,7 @@ from pabtune.tuning.schedules import find_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import RANDOM_TRIALS, TryOut, distributions_of, sampler_of
 
+SHIPPED = Path(__file__).parents[1] / "profiles" / "shapes-30steps.json"
 BUDGET, FLOOR = "shapes>=-1.0", "pab246"
 PROMPTS, BATCH = 4, 2
 SPACES: Mapping[str, tuple[int, ...]] = {
@@ -108,7 +109,7 @@ def compare(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]
         times: of each sampler, by seed.
 
     Returns:
-        For each sampler `median`, `least` and `most`; `rank`, 1 = the fastest, mean over seeds; `p_faster`, the one-sided
+        For each sampler `median`, `least` and `most`; `rank`, 1 = the fastest, mean over seeds; `p_equal`, the two-sided
         probability that equal samplers differ as much as this one and the present one (Mann and Whitney 1947).
     """
     ranks = np.mean(rankdata(np.array(list(times.values())).round(9), axis=0), axis=1)
@@ -118,7 +119,7 @@ def compare(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]
             "least": float(np.min(values)),
             "most": float(np.max(values)),
             "rank": float(rank),
-            "p_faster": float(mannwhitneyu(values, times[PRESENT], alternative="less").pvalue),
+            "p_equal": float(mannwhitneyu(values, times[PRESENT]).pvalue),
         }
         for (name, values), rank in zip(times.items(), ranks, strict=True)
     }
@@ -155,42 +156,41 @@ def run_search(sampler: BaseSampler, space: Space, try_out: TryOut, limit: int) 
     return trials
 
 
-def compare_samplers(name: str, space: Space, runner: TrialRunner, seeds: int) -> dict[str, Any]:
-    """Searches a space with every sampler and seed."""
-    counts = SPACES[name]
+def compare_samplers(name: str, space: Space, runner: TrialRunner, seeds: int) -> Iterator[dict[str, Any]]:
+    """Searches a space with every sampler and seed; gives what is known after each seed."""
+    counts, began = SPACES[name], time.monotonic()
     searches: dict[tuple[str, int], list[Tried]] = {}
-    began = time.monotonic()
     for seed in range(seeds):
         for sampler, create in SAMPLERS.items():
             searches[sampler, seed] = trials = run_search(create(seed), space, runner.try_out, counts[-1])
             reached = " ".join(f"{best_time(trials, videos):.4f}" for videos in counts)
             click.echo(f"{name}, {sampler}, seed {seed}: {len(trials)} trials, {trials[-1].videos} videos: {reached}")
-    reached = {
-        videos: compare(
-            {
-                sampler: [best_time(searches[sampler, seed], videos) for seed in range(seeds)]
-                for sampler in SAMPLERS
-            }
-        )
-        for videos in counts
-    }  # fmt: skip
-    first = [each for each in searches[PRESENT, 0] if each.is_queued]
+        first = [each for each in searches[PRESENT, 0] if each.is_queued]
+        yield {
+            "parameters": len(space.parameters()),
+            "seconds": round(time.monotonic() - began),
+            "seeds": seed + 1,
+            "first_trials": {"videos": first[-1].videos, "time": best_time(first, first[-1].videos)},
+            "after_videos": {videos: compare(_reached(searches, videos)) for videos in counts},
+            "searches": [
+                {
+                    "sampler": sampler,
+                    "seed": number,
+                    "trials": len(trials),
+                    "feasible": sum(each.time is not None for each in trials),
+                    "ask_ms": round(1000 * float(np.median([each.ask_s for each in trials if not each.is_queued])), 1),
+                    "times": [round(best_time(trials, videos), 6) for videos in counts],
+                }
+                for (sampler, number), trials in searches.items()
+            ],
+        }
+
+
+def _reached(searches: Mapping[tuple[str, int], Sequence[Tried]], videos: int) -> dict[str, list[float]]:
+    """Best times after so many videos of each sampler, by seed."""
     return {
-        "parameters": len(space.parameters()),
-        "seconds": round(time.monotonic() - began),
-        "first_trials": {"videos": first[-1].videos, "time": best_time(first, first[-1].videos)},
-        "after_videos": reached,
-        "searches": [
-            {
-                "sampler": sampler,
-                "seed": seed,
-                "trials": len(trials),
-                "feasible": sum(each.time is not None for each in trials),
-                "ask_ms": round(1000 * float(np.median([each.ask_s for each in trials if not each.is_queued])), 1),
-                "times": [round(best_time(trials, videos), 6) for videos in counts],
-            }
-            for (sampler, seed), trials in searches.items()
-        ],
+        name: [best_time(trials, videos) for (sampler, _), trials in searches.items() if sampler == name]
+        for name in SAMPLERS
     }
 
 
@@ -206,6 +206,15 @@ def table(result: Mapping[str, Any]) -> list[str]:
     return [*lines, f"the first trials alone: {first['time']:.3f} after {first['videos']} videos"]
 
 
+def profile_of(pipeline: DiffusionPipeline, steps: int) -> Profile:
+    """The shipped profile, which gives all runs the same times; for another number of steps one that is measured now."""
+    shipped = Profile.load(SHIPPED)
+    if shipped.steps == steps:
+        return shipped
+    prompts = read_prompts("shapes", None, PROMPTS, sample_seed=1)
+    return pabtune.profile(pipeline, prompts, steps, name="search", model="shapes")
+
+
 def space_of(
     name: str, pipeline: DiffusionPipeline, profile: Profile, prompts: Sequence[Prompt], settings: Settings
 ) -> Space:
@@ -213,6 +222,21 @@ def space_of(
     is_fitted = name == "with schedules"
     schedules = find_schedules(pipeline, interleaved(prompts, settings.batch_size), settings) if is_fitted else []
     return Space(profile, schedules=schedules, has_guidance=True)
+
+
+def save(out: Path, name: str, result: Mapping[str, Any], steps: int) -> None:
+    """Writes what is known of a space; the file keeps what it has of the other one."""
+    others = json.loads(out.read_text())["spaces"] if out.exists() else {}
+    document = {
+        "command": f"python benchmarks/search.py --steps {steps} --seeds {result['seeds']} --out {out}",
+        "steps": steps,
+        "prompts": PROMPTS,
+        "budget": BUDGET,
+        "floor": FLOOR,
+        "spaces": others | {name: result},
+        "versions": versions() | {name: version(name) for name in ("optuna", "cmaes")},
+    }
+    save_json(out, document)
 
 
 @click.command()
@@ -230,30 +254,17 @@ def main(steps: int, seeds: int, names: Sequence[str], folder: Path, out: Path |
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     pipeline, settings = load_pipeline("shapes"), Settings(steps=steps, batch_size=BATCH)
-    profiled = read_prompts("shapes", None, PROMPTS, sample_seed=1)
     searched = read_prompts("shapes", None, PROMPTS, sample_seed=2, seed=100)
-    profile = pabtune.profile(pipeline, profiled, steps, name="search", model="shapes")
+    profile = profile_of(pipeline, steps)
     references = References(folder, pipeline, settings, profile.made_for)
     runner = TrialRunner(pipeline, profile, searched, Budget.parse(BUDGET), settings, references)
     runner.set_floor(Floor(preset=FLOOR))
-    results = {
-        name: compare_samplers(name, space_of(name, pipeline, profile, searched, settings), runner, seeds)
-        for name in names
-    }
-    for name, result in results.items():
+    for name in names:
+        space = space_of(name, pipeline, profile, searched, settings)
+        for result in compare_samplers(name, space, runner, seeds):
+            if out is not None:
+                save(out, name, result, steps)
         click.echo("\n".join([f"\n{name}, {result['parameters']} parameters", *table(result)]))
-    if out is not None:
-        others = json.loads(out.read_text())["spaces"] if out.exists() else {}
-        document = {
-            "command": f"python benchmarks/search.py --steps {steps} --seeds {seeds} --out {out}",
-            "steps": steps,
-            "prompts": PROMPTS,
-            "budget": BUDGET,
-            "floor": FLOOR,
-            "spaces": others | results,
-            "versions": versions() | {name: version(name) for name in ("optuna", "cmaes")},
-        }
-        save_json(out, document)
 
 
 if __name__ == "__main__":
