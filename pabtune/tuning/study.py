@@ -78,17 +78,14 @@ class SharedStudy:
         request: Mapping[str, Any] | None = None, patience: Patience | None = None,
     ) -> None:  # fmt: skip
         self._space, self._prefix, self._patience = space, prefix, patience or Patience()
-        self._distributions = {parameter.name: _distribution(parameter) for parameter in space.parameters()}
+        self._distributions = distributions_of(space)
         self._worker = Worker.here()
         self._watch = Watch(self._worker, self._patience)
         self._finished: dict[int, Candidate] = {}
         self._study, self._storage = _open(storage, name)
         self._study.set_user_attr("request", dict(request or {}))
         is_first = not self._study.get_trials(deepcopy=False)
-        self._study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=RANDOM_TRIALS, multivariate=True, group=False, constant_liar=True,
-            seed=(seed if is_first else seed + 1 + self._worker.process) % SAMPLER_SEEDS,
-        )  # fmt: skip
+        self._study.sampler = sampler_of(seed if is_first else seed + 1 + self._worker.process)
         self._queue_first_trials()
 
     @property
@@ -263,6 +260,18 @@ def _sign_of_life(trial: FrozenTrial) -> SignOfLife:
     return SignOfLife(
         worker=None if worker is None else Worker.from_document(worker), heartbeat=trial.user_attrs.get("heartbeat", 0)
     )
+
+
+def sampler_of(seed: int) -> optuna.samplers.TPESampler:
+    """The sampler of a search; `benchmarks/search.py` holds it against others."""
+    return optuna.samplers.TPESampler(
+        n_startup_trials=RANDOM_TRIALS, multivariate=True, group=False, constant_liar=True, seed=seed % SAMPLER_SEEDS
+    )
+
+
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    """The parameters of a space in Optuna's words, by name."""
+    return {parameter.name: _distribution(parameter) for parameter in space.parameters()}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
