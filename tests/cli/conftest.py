@@ -18,6 +18,7 @@ from pabtune.records.prompts import save_prompts
 
 ROOT = Path(__file__).parent.parent.parent
 POLICY = str(ROOT / "policies" / "shapes-30steps.json")
+FRONT_POLICY = str(ROOT / "policies" / "shapes-30steps-front" / "shapes-30steps-12of30.json")
 PROFILE = str(ROOT / "profiles" / "shapes-30steps.json")
 
 

@@ -25,7 +25,7 @@ from pabtune.report.figures import (
     save_figure,
 )
 from pabtune.report.timeline_text import name_of
-from tests.cli.conftest import POLICY
+from tests.cli.conftest import FRONT_POLICY
 from tests.planning.test_curves import two_contents
 from tests.planning.test_timelines import EVERY_KIND
 from tests.records.test_profiles import make_profile
@@ -150,13 +150,14 @@ def test_a_timeline_is_drawn_cell_by_cell() -> None:
 
 
 def test_noise_levels_and_summary_stand_around_a_timeline() -> None:
-    timeline = timeline_of(Policy.load(POLICY))
+    policy = Policy.load(FRONT_POLICY)
+    timeline = timeline_of(policy)
     figure = draw_timeline(timeline)
     levels, _ = figure.axes
     np.testing.assert_array_equal(levels.patches[0].get_data().values, timeline.noise_levels)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["computes", "broadcasts"]
-    assert "mean PSNR 41.98 dB" in legend.get_title().get_text()
+    assert f"mean PSNR {policy.evidence['fidelity']['psnr_db']:.2f} dB" in legend.get_title().get_text()
 
 
 @pytest.mark.parametrize(("steps", "ticks"), [(1, [0]), (4, [0, 1, 2, 3]), (12, [0, 5, 10]), (130, range(0, 130, 10))])
