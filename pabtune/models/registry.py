@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pabtune.models.open_sora import OpenSoraPipeline
 from pabtune.models.open_sora_plan import LatteT2VTransformer3DModel, OpenSoraPlanPipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.stdit3 import STDiT3Transformer3DModel
-from pabtune.records.errors import ModelError, PabtuneError, first_line
+from pabtune.records.errors import ModelError, as_error
 
 LATTE_CONFIG: Mapping[str, Any] = {
     "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28,
@@ -71,7 +70,7 @@ def load_pipeline(model: str, dtype: torch.dtype = torch.float32, device: str = 
         return _assemble(model, dtype, device)
     location = _locate(model)
     pipeline_class = PIPELINES.get(_index(model)["_class_name"], DiffusionPipeline)
-    with _as_model_error(model):
+    with as_error(ModelError, f"cannot load {model!r}"):
         pipeline = pipeline_class.from_pretrained(location, dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
@@ -81,7 +80,7 @@ def _assemble(model: str, dtype: torch.dtype, device: str) -> DiffusionPipeline:
     from pabtune.models.open_sora.published import load_open_sora
     from pabtune.models.open_sora_plan.published import load_open_sora_plan
 
-    with _as_model_error(model):
+    with as_error(ModelError, f"cannot load {model!r}"):
         pipeline = {OPEN_SORA: load_open_sora, OPEN_SORA_PLAN: load_open_sora_plan}[model](dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
@@ -115,7 +114,7 @@ def transformers_on_meta(model: str) -> dict[str, nn.Module]:
     for name, entry in _index(model).items():
         if not name.startswith("transformer") or not isinstance(entry, list) or entry[1:] == [None]:
             continue
-        with _as_model_error(model), torch.device("meta"):
+        with as_error(ModelError, f"cannot load {model!r}"), torch.device("meta"):
             transformer_class = _transformer_class(location, name, entry)
             config = transformer_class.load_config(location, subfolder=name)
             transformers[name] = transformer_class.from_config(config)
@@ -165,20 +164,9 @@ def _locate(model: str) -> str:
 def _index(model: str) -> dict[str, Any]:
     """Class and components of a pipeline, as listed in its `model_index.json`."""
     location = _locate(model)
-    with _as_model_error(model):
+    with as_error(ModelError, f"cannot load {model!r}"):
         index = DiffusionPipeline.load_config(location)
         class_name = index.get("_class_name")
     if not isinstance(class_name, str):
         raise ModelError(f"{location}/model_index.json: not a diffusers pipeline: it names no class")
     return index
-
-
-@contextmanager
-def _as_model_error(model: str) -> Iterator[None]:
-    """Turns the exceptions of diffusers, and of the classes that it makes of a model's files, into a `ModelError`."""
-    try:
-        yield
-    except PabtuneError:
-        raise
-    except Exception as error:  # noqa: BLE001, each class refuses wrong values in its own way
-        raise ModelError(f"cannot load {model!r}: {first_line(error)}") from error

@@ -163,6 +163,22 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
     return ComputeMask(sites=tuple(sites), compute=compute, payloads=tuple(payloads), schedule=schedule)
 
 
+def without_idle_rules(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule) -> Policy:
+    """The policy without its general rules that never broadcast: what they would leave out is left out around them.
+
+    Args:
+        policy: the policy.
+        sites: of the model, with the units that the policy names.
+        schedule: of the run.
+
+    Raises:
+        PolicyError: as `resolve`.
+    """
+    mask = resolve(policy, sites, schedule)
+    busy = [site for site, row in zip(mask.sites, mask.broadcasts & mask.reached, strict=True) if row.any()]
+    return replace(policy, rules=tuple(rule for rule in policy.rules if any(serves(rule, site) for site in busy)))
+
+
 def outer_sites(sites: Sequence[Site]) -> dict[int, list[int]]:
     """For each site by index, the sites that it is inside of: its transformer, its block or stack."""
     transformers = {site.transformer: index for index, site in enumerate(sites) if site.kind == "transformer"}

@@ -1,5 +1,8 @@
 """Errors in a user's input. Every message says what must hold, what came, and what to do, in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST = 480
 """Most characters of a message: of a longer one, which quotes what came, the middle is left out."""
 
@@ -35,6 +38,17 @@ class PabtuneError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+@contextmanager
+def as_error(kind: type[PabtuneError], what: str) -> Iterator[None]:
+    """Turns any exception of other people's code into an error of a kind: what went wrong, its type and its first line."""
+    try:
+        yield
+    except PabtuneError:
+        raise
+    except Exception as error:  # noqa: BLE001, each class refuses wrong values in its own way
+        raise kind(f"{what}: {type(error).__name__}: {first_line(error)}") from error
 
 
 class PabtuneWarning(UserWarning):

@@ -6,7 +6,10 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from pabtune.planning.masks import without_idle_rules
 from pabtune.planning.presets import PRESETS
+from pabtune.planning.schedules import NoiseSchedule
+from pabtune.planning.units import units_of
 from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, LEAST_JUDGED_PROMPTS, Budget, drop_statistics, judge
 from pabtune.quality.floors import Floor
 from pabtune.records.evaluations import Evaluation
@@ -224,10 +227,12 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     study_name: str,
 ) -> Policy:
     """The finalist's policy with what was measured on unseen prompts, and how it was found."""
+    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
+    sites = (*profile.sites, *units_of(finalist.policy, profile.sites))
     predicted = {**config.parallel_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
     evidence = evidence_of(evaluation, verdict, profile, unseen, config.budget)
     return replace(
-        finalist.policy,
+        without_idle_rules(finalist.policy, sites, schedule),
         name=config.name,
         evidence={**evidence, **({"predicted_on": predicted} if config.layout.gpus > 1 else {})},
         provenance={

@@ -192,9 +192,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     meter: VideoMeter | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
 ) -> list[Evaluation]:
-    """Evaluates policies against the unaccelerated model, in turns, batch by batch.
-
-    A policy with variants uses the one for a prompt's content class, where it has it.
+    """Evaluates policies against the unaccelerated model, in turns, batch by batch; variants on their class's prompts.
 
     Args:
         pipeline: the model.

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -14,7 +13,7 @@ from diffusers.utils import load_image
 from numpy.typing import NDArray
 
 from pabtune.libraries.diffusers_internals import execution_device
-from pabtune.records.errors import ModelError, PabtuneError, first_line
+from pabtune.records.errors import ModelError, as_error
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.flops import FlopCount, count_flops
@@ -122,7 +121,7 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     texts = [prompt.prompt for prompt in prompts]
     began = now(device)
-    with _as_model_error(pipeline):
+    with as_error(ModelError, f"{type(pipeline).__name__} failed"):
         arguments = dict(settings.arguments)
         if isinstance(arguments.get("image"), str):
             arguments["image"] = load_image(arguments["image"])
@@ -143,14 +142,3 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
             "for example num_videos_per_prompt: leave it out"
         )
     return Generation(videos=videos, seconds=seconds)
-
-
-@contextmanager
-def _as_model_error(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Turns the exceptions of a pipeline's call into a `ModelError`: what it says when it refuses, or lacks memory."""
-    try:
-        yield
-    except PabtuneError:
-        raise
-    except Exception as error:  # noqa: BLE001, each pipeline refuses wrong arguments in its own way
-        raise ModelError(f"{type(pipeline).__name__} failed: {type(error).__name__}: {first_line(error)}") from error

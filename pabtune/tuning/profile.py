@@ -99,16 +99,13 @@ def profile(  # noqa: PLR0913, the public surface names them all
         tally.add(batch, recorder.recording())
         if plain is not None:
             tally.note_overhead(plain.seconds, generation.seconds)
-        for prompt, video in zip(batch, generation.videos, strict=True):
-            if on_video:
-                on_video(ProfiledVideo(prompt=prompt, video=video))
+        for prompt, video in zip(batch, generation.videos, strict=True) if on_video else ():
+            on_video(ProfiledVideo(prompt=prompt, video=video))
         if progress:
             progress(done + 1, len(plan))
     made_for = describe_run(pipeline, target, settings, generation.videos[0])
-    provenance = {
-        "prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, "weights": weights_digest(pipeline),
-        **versions(),
-    }  # fmt: skip
+    provenance = {"prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, **versions()}
+    provenance["weights"] = weights_digest(pipeline)
     return tally.profile(name, model, made_for, target.sites, flops, provenance)
 
 

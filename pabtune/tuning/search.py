@@ -80,13 +80,7 @@ def search_policy(
     runner = _trial_runner(pipeline, profile, prompts, settings, references, config)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
-    space = Space(
-        profile, config.content, config.stores, schedules,
-        has_guidance=_has_guidance(profile, config), is_frugal=config.videos is not None,
-    )  # fmt: skip
-    request = asked | {"space": [asdict(parameter) for parameter in space.parameters()]}
-    name = study_name(profile, config.content, request)
-    study = SharedStudy(config.storage, name, space, config.name, config.seed, request)
+    study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
@@ -108,6 +102,19 @@ def search_policy(
         evaluations=confirmation.evaluations,
         videos=videos,
     )
+
+
+def _open_study(
+    profile: Profile, schedules: Sequence[Schedule], asked: Mapping[str, Any], config: SearchConfig
+) -> SharedStudy:
+    """The study of what is asked for, over the space of policies around the fitted schedules."""
+    space = Space(
+        profile, config.content, config.stores, schedules,
+        has_guidance=_has_guidance(profile, config), is_frugal=config.videos is not None,
+    )  # fmt: skip
+    request = {**asked, "space": [asdict(parameter) for parameter in space.parameters()]}
+    name = study_name(profile, config.content, request)
+    return SharedStudy(config.storage, name, space, config.name, config.seed, request)
 
 
 def _trial_runner(

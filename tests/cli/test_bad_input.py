@@ -1,8 +1,8 @@
 """Fault 18 to 26: bad input of all kinds, at random, is answered with one line (`benchmarks/bad_input.py`)."""
 
 import pytest
-
-from benchmarks.bad_input import Answer, Case, cases, fault_of, find_faults
+from bad_cases import Case, cases
+from bad_input import Answer, fault_of, find_faults
 
 
 def test_sixty_bad_inputs_are_answered_in_one_line() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.masks import ComputeMask, resolve, without_idle_rules
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
@@ -172,3 +172,25 @@ def test_rules_are_those_of_the_content_class() -> None:
     for content, broadcast in ((None, 2), ("still", 4)):
         mask = resolve(policy, SITES, NoiseSchedule(steps=5), content)
         assert mask.calls(computed=False)["mlp"] == 3 * broadcast
+
+
+def test_rules_that_never_broadcast_are_dropped_and_change_nothing() -> None:
+    """A range inside of whole calls is due whenever they compute: it broadcasts nothing that they do not leave out."""
+    whole = Rule(kind="transformer", compute=(0, 1, 4, 8))
+    idle, busy = Rule(kind="cross", range=2, window=(2, 12)), Rule(kind="mlp", compute=(0, 4))
+    sites = (
+        Site(transformer="transformer", path="", kind="transformer", layer=0),
+        *(Site(transformer="transformer", path=f"b.{kind}", kind=kind, layer=0) for kind in ("cross", "mlp")),
+    )
+    policy, schedule = Policy(name="p", rules=(whole, idle, busy)), NoiseSchedule(steps=12)
+    found = without_idle_rules(policy, sites, schedule)
+    assert found.rules == (whole, busy)
+    before, after = (resolve(each, sites, schedule) for each in (policy, found))
+    assert (before.compute & before.reached == after.compute & after.reached).all()
+    assert without_idle_rules(found, sites, schedule) == found
+    assert (
+        without_idle_rules(
+            Policy(name="none", rules=(Rule(kind="mlp", range=1, window=(0, 9)),)), sites, schedule
+        ).rules
+        == ()
+    )
