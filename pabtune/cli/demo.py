@@ -1,6 +1,7 @@
 """`pabtune demo`: profile, search, generate and evaluate on the embedded model."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
+from pabtune.records.splits import Split
 
 BUDGET = "shapes>=-2.0"
-"""Wider than for production: with few prompts the bounds on the drop are wide."""
+"""Wider than for production: a verdict on half of it takes twice the prompts."""
 
 TRIALS = 24
 SCHEDULE_SHARES = (0.63, 0.5, 0.45, 0.4)
 """Computed steps over all steps, for each of which the demo fits a schedule of whole calls."""
 
-PROFILED, SEARCHED, UNSEEN, SHOWN = 6, 12, 36, 3
-"""Numbers of prompts, small enough for the demo to take minutes on two cores."""
+PROFILED, TUNED, VALIDATED, TESTED, SHOWN = 6, 12, 24, 240, 3
+"""Numbers of prompts, small enough for the demo to take minutes on two cores; the verdict stops when it is clear."""
 
 
 @click.command()
@@ -53,16 +55,17 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     pipeline = options.load_model("shapes", "cpu", "float32")
     writer = open_writer(out / "tensorboard")
     profile = _profile(pipeline, out, writer)
-    result, unseen = _search(pipeline, profile, out, trials, writer)
+    result, prompts = _search(pipeline, profile, out, trials, writer)
     writer.close()
     if result.best is None:
         say("   no policy was found within the budget, or none held it on unseen prompts; try more --trials")
         return {"verdict": result.verdict, "out": str(out), "trials": len(result.candidates)}
     result.best.save(out / "policy.json")
-    _generate(pipeline, result.best, unseen[:SHOWN], out)
+    _generate(pipeline, result.best, prompts.test[:SHOWN], out)
     document = {
         "verdict": result.verdict,
         "trials": len(result.candidates),
+        "judgement": None if result.judgement is None else result.judgement.to_document(),
         "policies": [evaluation.to_document() for evaluation in result.evaluations],
         "speedup": result.evaluations[0].speedup,
         "rules": result.best.to_document()["rules"],
@@ -78,7 +81,7 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
     from pabtune.report.tensorboard import write_profile
 
     say("1. profile: how much does each kind of layer change from step to step?")
-    prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1)
+    prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1, part="tune")
     with progress_bar("profile") as advance:
         profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
     profile.save(out / "profile.json")
@@ -88,7 +91,7 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
     return profile
 
 
-def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any) -> tuple[Any, list[Prompt]]:
+def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any) -> tuple[Any, Split]:
     from pabtune.quality.budget import Budget
     from pabtune.quality.floors import Floor
     from pabtune.report.tensorboard import write_trial
@@ -98,7 +101,7 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
     say(
         f"\n2. search: the fastest policy within the budget {BUDGET}, at least as close to the original as the paper's pab246"
     )
-    searched, unseen = options.sample_two(SEARCHED, UNSEEN)
+    prompts = options.sample_split(TUNED, VALIDATED, TESTED)
     config = SearchConfig(
         budget=Budget.parse(BUDGET),
         trials=trials,
@@ -115,10 +118,10 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
             write_trial(writer, candidate, candidates)
             advance(len(candidates), trials)
 
-        return search_policy(pipeline, profile, searched, unseen, config, report), unseen
+        return search_policy(pipeline, profile, prompts, config, report), prompts
 
 
-def _generate(pipeline: Any, policy: Policy, prompts: list[Prompt], out: Path) -> None:
+def _generate(pipeline: Any, policy: Policy, prompts: Sequence[Prompt], out: Path) -> None:
     import pabtune
     from pabtune.report.videos import contact_sheet, save_picture, save_video
     from pabtune.tuning.generation import Settings, generate
@@ -148,7 +151,7 @@ def conclude(document: dict[str, Any], out: Path) -> None:
         )
     if any(row["fidelity"]["psnr_db"] >= best_row["fidelity"]["psnr_db"] for row in rivals):
         say("\n   fewer steps are as close in the same time: more --trials may find better")
-    say(f"\n   verdict on the budget {BUDGET}: {document['verdict']}")
+    say(f"\n   verdict on the budget {BUDGET}: {document['verdict']}{_reasons(document['judgement'])}")
     say("   rules: " + "; ".join(_rule_in_words(rule) for rule in document["rules"]))
     say(f"""
    {out}/policy.json        ship this: pabtune generate shapes --policy {out}/policy.json …
@@ -157,6 +160,16 @@ def conclude(document: dict[str, Any], out: Path) -> None:
    {out}/video-0.mp4        a video made with it
    {out}/profile.json       the measurements; more: tensorboard --logdir {out}/tensorboard
 """)
+
+
+def _reasons(judgement: dict[str, Any] | None) -> str:
+    if judgement is None:
+        return ""
+    low, high = judgement["ci95"] or (float("nan"),) * 2
+    return (
+        f", on {judgement['prompts']} further prompts: mean drop {judgement['mean_drop']:+.2f} ({low:+.2f} to {high:+.2f}), "
+        f"{judgement['broken_share']:.1%} of the videos lose much more"
+    )
 
 
 def _rule_in_words(rule: dict[str, Any]) -> str:

@@ -1,17 +1,28 @@
 """`pabtune evaluate`: speed, fidelity and score of policies."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from pabtune.cli import options
-from pabtune.cli.output import emit, progress_bar, say
+from pabtune.cli.output import emit, print_judgement, progress_bar, say
 from pabtune.planning.presets import find_policy
+from pabtune.quality.budget import Budget
+from pabtune.quality.floors import HIGHEST_DB, Floor
 from pabtune.quality.measures import MEASURES
+from pabtune.quality.verdict import look_error
+from pabtune.records.errors import BudgetError, PromptError
 from pabtune.records.evaluations import Evaluation
-from pabtune.records.policies import Store
+from pabtune.records.policies import Policy, Store
+from pabtune.records.prompts import Prompt
+from pabtune.records.splits import split_of
+from pabtune.records.verdicts import Judgement
 
 PROMPTS = 24
 """Captions of the embedded model where the user names no file."""
@@ -21,8 +32,17 @@ PROMPTS = 24
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
 @options.prompts_option(
-    f"Prompts to generate; default for `shapes`: {PROMPTS} captions that no search draws by itself."
+    f"Prompts to generate; default for `shapes`: {PROMPTS} captions that no search sees, with --budget at most "
+    f"{options.TESTED}. Under a policy that a search found only those to test with count for the verdict."
 )
+@click.option(
+    "--budget",
+    "budget_text",
+    help="For example 'shapes>=-1.0': says of each policy whether it holds this budget, after as many prompts as that takes. "
+    "Exit code 1: one does not.",
+)
+@options.largest_loss_option
+@click.option("--worst-psnr", type=options.Number(), help="A video that is further away counts as broken, in dB.")
 @click.option(
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
@@ -45,10 +65,15 @@ PROMPTS = 24
 @options.any_steps_option
 @options.run_options
 @options.json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     names: tuple[str, ...],
     prompt_file: Path | None,
+    budget_text: str | None,
+    largest_loss: float,
+    worst_psnr: float | None,
     score: str | None,
     measures: tuple[str, ...],
     through_codec: bool,
@@ -60,8 +85,10 @@ def command(
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name, model) for name in names]
-    others = options.captions_of_searches() if prompt_file is None and model == "shapes" else ()
-    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed, without=others)
+    bar = None if budget_text is None else Bar.of(budget_text, largest_loss, worst_psnr, len(policies))
+    if bar is not None and score not in (None, bar.budget.score):
+        raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
+    prompts = _prompts(model, prompt_file, run.seed, policies, bar)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -71,7 +98,7 @@ def command(
             policies,
             prompts,
             run.steps,
-            score=score or ("shapes" if model == "shapes" else "none"),
+            score=bar.budget.score if bar else score or ("shapes" if model == "shapes" else "none"),
             measures=tuple(dict.fromkeys(measures)),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
@@ -79,14 +106,66 @@ def command(
             store=store,
             any_steps=any_steps,
             progress=advance,
+            is_enough=None if bar is None else bar.is_clear,
+            repeat=bar is not None,
         )
     for remark in remarks(evaluations[0]):
         say(remark)
+    judgements = None if bar is None else bar.judgements(evaluations)
     if as_json:
-        emit({"policies": [evaluation.to_document() for evaluation in evaluations]})
-        say(f"{len(prompts)} prompts, {run.steps} steps")
-        return
-    print_table(evaluations)
+        emit({"policies": [_document(*row) for row in zip(evaluations, judgements or repeat(None), strict=False)]})
+        say(f"{len(evaluations[0].psnr_db)} prompts, {run.steps} steps")
+    else:
+        print_table(evaluations)
+    for policy, judgement in zip(policies, judgements or (), strict=False):
+        print_judgement(judgement, f"{policy.name}: ")
+    if any(judgement.verdict == "reject" for judgement in judgements or ()):
+        ctx.exit(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What policies are judged by: the budget, and how wrong the verdict on each of them may be."""
+
+    budget: Budget
+    floor: Floor
+    error: float
+
+    @classmethod
+    def of(cls, text: str, largest_loss: float, worst_psnr: float | None, policies: int) -> "Bar":
+        """From options; policies that are judged on the same prompts share the error."""
+        floor = Floor() if worst_psnr is None else Floor.parse(f"worst-psnr>={worst_psnr:g}")
+        return cls(budget=Budget.parse(text, largest_loss), floor=floor, error=look_error(1) / policies)
+
+    def judgements(self, evaluations: Sequence[Evaluation], *, is_final: bool = True) -> list[Judgement]:
+        """Of each policy."""
+        from pabtune.tuning.judging import judgement_of
+
+        return [judgement_of(each, self.budget, self.error, self.floor, is_final=is_final) for each in evaluations]
+
+    def is_clear(self, evaluations: Sequence[Evaluation]) -> bool:
+        """Whether no policy is undecided any more."""
+        return all(each.verdict != "undecided" for each in self.judgements(evaluations, is_final=False))
+
+
+def _prompts(
+    model: str, prompt_file: Path | None, seed: int, policies: Sequence[Policy], bar: Bar | None
+) -> list[Prompt]:
+    count = PROMPTS if bar is None else options.TESTED
+    prompts = options.read_prompts(model, prompt_file, count, sample_seed=4, seed=seed, part="test")
+    if bar is None or not any("judged_on" in policy.provenance for policy in policies):
+        return prompts
+    unseen = [prompt for prompt in prompts if split_of(prompt.prompt) == "test"]
+    if not unseen:
+        raise PromptError("none of the prompts is to test with; a verdict on what a search may have seen is none")
+    if len(unseen) < len(prompts):
+        say(f"{len(prompts) - len(unseen)} of {len(prompts)} prompts are to tune on or to validate with, and are left out")
+    return unseen
+
+
+def _document(evaluation: Evaluation, judgement: Judgement | None) -> dict[str, Any]:
+    document = evaluation.to_document()
+    return document if judgement is None else {**document, "judgement": judgement.to_document()}
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
@@ -96,6 +175,11 @@ def remarks(evaluation: Evaluation) -> list[str]:
         for figure, measured in evaluation.measures.items()
         if measured.enlarged > 1
     ]
+    if evaluation.repeated is not None:
+        again, what = evaluation.repeated, "identical videos"
+        if again.psnr_db < HIGHEST_DB:
+            what = f"PSNR {again.psnr_db:.1f} dB, score changes of up to {again.score_change:.2f} points"
+        found.append(f"the unaccelerated model twice: {what}")
     return found + ([f"fidelity through a codec: {evaluation.codec}"] if evaluation.codec is not None else [])
 
 

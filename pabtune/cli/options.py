@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -12,10 +12,12 @@ import click
 
 from pabtune.parallel.process import local_device
 from pabtune.planning.costs.memory import parse_bytes
+from pabtune.quality.budget import LARGEST_LOSS
 from pabtune.records.errors import ModelError, PromptError
 from pabtune.records.files import parse_json
 from pabtune.records.policies import STORES
 from pabtune.records.prompts import SEEDS, Prompt, load_prompts
+from pabtune.records.splits import Part, Split
 
 STEPS = click.IntRange(min=1, max=10_000)
 """Numbers of denoising steps: more are a slip of the finger."""
@@ -25,9 +27,9 @@ LARGEST_SEED = SEEDS // 2
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-SEARCHED, UNSEEN, UNSEEN_PER_CONTENT = 24, 72, 108
-"""Captions of the embedded model to search with, to confirm on, and to confirm a variant for each of its three content
-classes on (36 each, the fewest that anything is accepted on), where the user names no file."""
+TUNED, VALIDATED, TESTED, TESTED_PER_CONTENT = 24, 24, 648, 1440
+"""Captions of the embedded model to tune on, to validate with, and to test with at most, where the user names no file; the
+last for all of its three content classes together. Verdicts stop at what they need, about 330 with a budget of 1 point."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 batch_option = click.option(
@@ -202,6 +204,15 @@ memory_option = click.option(
 )
 
 
+largest_loss_option = click.option(
+    "--largest-loss",
+    type=Number(),
+    default=LARGEST_LOSS,
+    show_default=True,
+    help="Points that one video can lose at most. The verdict relies on it: with less, fewer prompts are needed.",
+)
+
+
 def store_option(default: str) -> Callable[..., Any]:
     """The option `--store`."""
     return click.option(
@@ -220,14 +231,17 @@ def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
 
 
 def read_prompts(
-    model: str,
-    prompt_file: Path | None,
-    count: int,
-    sample_seed: int,
-    seed: int = 0,
-    without: Collection[str] = (),
+    model: str, prompt_file: Path | None, count: int, sample_seed: int, seed: int = 0, part: Part | None = None
 ) -> list[Prompt]:
-    """Prompts from a file, or without one, sampled captions of the embedded model, those in `without` left out.
+    """Prompts from a file, or without one, sampled captions of the embedded model.
+
+    Args:
+        model: name of the model.
+        prompt_file: the file; None = captions.
+        count: number of captions.
+        sample_seed: which captions.
+        seed: of the first prompt's noise, where the file names none.
+        part: of the split that captions are taken from; None = any. What stands in a file is not left out.
 
     Raises:
         PromptError: the file is broken, or missing for a model without captions of its own.
@@ -238,20 +252,18 @@ def read_prompts(
         raise PromptError(f"{model!r} needs prompts: --prompts FILE, one prompt per line or JSON lines")
     from pabtune.models.shapes.prompts import sample_prompts
 
-    sampled = sample_prompts(count, sample_seed, without)
+    sampled = sample_prompts(count, sample_seed, part)
     return [Prompt(prompt=each.prompt, content=each.content, seed=seed + i) for i, each in enumerate(sampled)]
 
 
-def sample_two(searched: int, unseen: int, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
-    """Captions of the embedded model to search with, and others with different seeds to confirm on."""
-    first = read_prompts("shapes", None, searched, sample_seed=2, seed=seed)
-    texts = {prompt.prompt for prompt in first}
-    return first, read_prompts("shapes", None, unseen, sample_seed=3, seed=seed + 10_000, without=texts)
-
-
-def captions_of_searches() -> set[str]:
-    """Captions that searches on the embedded model draw by themselves; whoever evaluates their policies leaves them out."""
-    return {prompt.prompt for group in sample_two(SEARCHED, UNSEEN_PER_CONTENT) for prompt in group}
+def sample_split(tuned: int, validated: int, tested: int, seed: int = 0) -> Split:
+    """Captions of the embedded model, so many of each part, whose noise differs."""
+    counts: Mapping[Part, int] = {"tune": tuned, "validate": validated, "test": tested}
+    parts = {
+        part: tuple(read_prompts("shapes", None, count, sample_seed=2, seed=seed + 10_000 * index, part=part))
+        for index, (part, count) in enumerate(counts.items())
+    }
+    return Split(tune=parts["tune"], validate=parts["validate"], test=parts["test"])
 
 
 def load_model(model: str, device: str, dtype: str) -> Any:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pabtune.parallel.process import is_first
+from pabtune.records.verdicts import Judgement
 
 
 class Advance(Protocol):
@@ -56,3 +57,15 @@ def progress_bar(title: str) -> Iterator[Advance]:
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def print_judgement(judgement: Judgement, label: str) -> None:
+    """Prints a verdict and what it rests on, with a line for each content class."""
+    low, high = judgement.interval
+    say(f"{label}{judgement}")
+    say(
+        f"  mean drop {judgement.mean:+.2f} ({low:+.2f} to {high:+.2f}), broken videos {judgement.broken:.1%}, "
+        f"doubt {judgement.doubt:.2g} (accepts at {judgement.error:.2g})"
+    )
+    for content, own in judgement.classes.items():
+        say(f"  {content}: {own}, mean drop {own.mean:+.2f}, broken {own.broken:.1%}")

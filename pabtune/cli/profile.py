@@ -42,7 +42,7 @@ def command(
     if run.steps < 2:
         raise ProfileError(f"a profile needs at least 2 steps, but got --steps {run.steps}")
     check_writable(out)
-    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=1, seed=run.seed)
+    prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=1, seed=run.seed, part="tune")
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video
     from pabtune.tuning.profile import ProfiledVideo

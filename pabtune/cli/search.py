@@ -9,24 +9,23 @@ import click
 
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
-from pabtune.cli.output import Advance, emit, progress_bar, say
-from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, Budget
+from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
+from pabtune.quality.budget import Budget
+from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
 from pabtune.records.files import as_file_name, check_writable
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt
+from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
-
-PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
-"""Prompts to search with, and prompts to confirm on."""
 
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
+@options.largest_loss_option
 @click.option(
     "--trials", type=int, default=60, show_default=True, help="Number of finished trials at which the study ends."
 )
@@ -39,9 +38,9 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 )
 @options.out_option("Policy file (.json).")
 @options.prompts_option(
-    f"Prompts: a third to search with, the rest to confirm on; default for `shapes`: {options.SEARCHED} and "
-    f"{options.UNSEEN} captions, {options.UNSEEN_PER_CONTENT} with --per-content. Nothing is accepted on fewer than "
-    f"{LEAST_ACCEPTED_PROMPTS} unseen prompts, of each content class for its variant."
+    f"Prompts; a hash of its text says whether one is to tune on, to validate or to test with, a quarter, 15 % and 60 % of "
+    f"them. Default for `shapes`: {options.TUNED}, {options.VALIDATED} and at most {options.TESTED} captions, "
+    f"{options.TESTED_PER_CONTENT} with --per-content. The verdict takes as many to test with as it needs."
 )
 @click.option(
     "--per-content", is_flag=True, help="Also search a variant for each content class, with a study of its own."
@@ -73,6 +72,7 @@ def command(
     ctx: click.Context,
     profile_file: Path,
     budget: str,
+    largest_loss: float,
     trials: int,
     storage: str | None,
     videos: int | None,
@@ -96,7 +96,7 @@ def command(
     The same command resumes a stopped study; several processes with one --storage share it. Exit code 1: no policy was
     shown to hold the budget on unseen prompts.
     """
-    parsed = Budget.parse(budget)
+    parsed = Budget.parse(budget, largest_loss)
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
@@ -113,7 +113,7 @@ def command(
     from pabtune.tuning.search import search_variants
 
     contents = profile.contents if per_content else ()
-    prompts = _prompts(profile.model, prompt_file, seed, options.UNSEEN_PER_CONTENT if contents else options.UNSEEN)
+    prompts = _prompts(profile.model, prompt_file, seed, options.TESTED_PER_CONTENT if contents else options.TESTED)
     config = SearchConfig(
         budget=parsed,
         trials=trials,
@@ -130,16 +130,16 @@ def command(
         interconnect=interconnect,
         videos=videos,
     )
-    _say_what_is_too_few(prompts, contents, config)
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
-        progress = _Progress(logdir, trials, advance)
+        progress = _Progress(logdir, trials, advance, _what_is_too_few(prompts, contents, config))
         config = replace(config, on_videos=progress.generated)
-        result = search_variants(pipeline, profile, *prompts, config, contents, progress.tried, _say_fitted)
+        result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if result.best is not None:
         result.best.save(out)
     _print(result, out)
-    front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, front_dir)
+    error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
+    front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
     if as_json:
         emit({**_document(result, out), **({} if front_dir is None else {"front": front})})
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
@@ -147,7 +147,7 @@ def command(
 
 
 def _save_front(
-    pipeline: Any, profile: Profile, prompts: PromptSets, config: Any, folder: Path
+    pipeline: Any, profile: Profile, prompts: Split, config: Any, error: float, folder: Path
 ) -> list[dict[str, Any]]:
     """Judges the schedules of the search on unseen prompts, writes the useful ones, and returns a row for each."""
     from pabtune.tuning.front import judge_front
@@ -155,22 +155,23 @@ def _save_front(
     from pabtune.tuning.search import schedules_of
 
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
-    schedules = schedules_of(pipeline, profile, prompts[0], settings, config)
+    schedules = schedules_of(pipeline, profile, prompts.tune, settings, config)
     with progress_bar("front") as advance:
-        points = judge_front(pipeline, profile, schedules, prompts[1], config, advance)
+        points = judge_front(pipeline, profile, schedules, prompts, config, error, advance)
     rows = []
     for point in points:
-        row, fewer = point.evaluation.to_document(), point.fewer_steps.to_document()
+        row, compared, fewer = (each.to_document() for each in (point.evaluation, point.compared, point.fewer_steps))
         path = folder / f"{point.policy.name}.json"
         say(
             f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, PSNR "
-            f"{row['fidelity']['psnr_db']:.2f} dB (worst {row['fidelity']['worst_psnr_db']:.2f}); fewer steps: "
-            f"{fewer['speedup']:.2f}x, {fewer['fidelity']['psnr_db']:.2f} dB ({fewer['fidelity']['worst_psnr_db']:.2f})"
+            f"{row['fidelity']['psnr_db']:.2f} dB (worst of {row['prompts']} {row['fidelity']['worst_psnr_db']:.2f}), "
+            f"{point.policy.evidence['verdict']}; on {compared['prompts']} prompts {compared['fidelity']['psnr_db']:.2f} dB, "
+            f"fewer steps {fewer['fidelity']['psnr_db']:.2f} dB at {fewer['speedup']:.2f}x"
             + ("" if point.is_useful else "; not useful, not written")
         )
         if point.is_useful:
             point.policy.save(path)
-        rows.append({**row, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
+        rows.append({**row, "compared": compared, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
     return rows
 
 
@@ -195,31 +196,35 @@ def _load_model(profile: Profile, device: str) -> Any:
     return pipeline
 
 
-def _prompts(model: str, prompt_file: Path | None, seed: int, unseen: int) -> PromptSets:
-    from pabtune.tuning.request import split_prompts
-
+def _prompts(model: str, prompt_file: Path | None, seed: int, tested: int) -> Split:
     if prompt_file is not None or model != "shapes":
         return split_prompts(options.read_prompts(model, prompt_file, 0, 0, seed))
-    return options.sample_two(options.SEARCHED, unseen, seed)
+    return options.sample_split(options.TUNED, options.VALIDATED, tested, seed)
 
 
-def _say_what_is_too_few(prompts: PromptSets, contents: Sequence[str], config: Any) -> None:
-    """Says, before the time is spent, which results will stay undecided for want of unseen prompts."""
-    from pabtune.tuning.search import plan_of
-
-    limited = replace(config, videos=config.videos and config.videos // (1 + len(contents)))
+def _what_is_too_few(prompts: Split, contents: Sequence[str], config: Any) -> list[str]:
+    """Which results will stay undecided for want of unseen prompts."""
+    needed = least_prompts(config.budget)
+    if needed is None:
+        return [f"a budget of {config.budget} is accepted only if the policy is shown to gain points"]
+    limited, remarks = None if config.videos is None else config.videos // (1 + len(contents)), []
     for content in (None, *contents):
-        searched, unseen = (sum(content in (None, prompt.content) for prompt in group) for group in prompts)
-        count, what = plan_of(limited, searched, unseen).unseen, f"the variant {content}" if content else "the policy"
-        if count < LEAST_ACCEPTED_PROMPTS:
-            say(f"{count} unseen prompts: {what} will at best be undecided; accepting needs {LEAST_ACCEPTED_PROMPTS}")
+        own, what = (
+            (prompts, "the policy") if content is None else (prompts.of_content(content), f"the variant {content}")
+        )
+        count = len(own.test) if limited is None else min(len(own.test), limited)
+        if count < needed:
+            remarks.append(
+                f"{count} prompts to test with: {what} will at best be undecided; accepting needs at least {needed}"
+            )
+    return remarks
 
 
 class _Progress:
-    """The search's progress bar, and its trials in TensorBoard."""
+    """The search's progress bar, and its trials in TensorBoard; remarks are printed once it is under way."""
 
-    def __init__(self, logdir: Path, trials: int, advance: Advance) -> None:
-        self._logdir, self._trials, self._advance = logdir, trials, advance
+    def __init__(self, logdir: Path, trials: int, advance: Advance, remarks: list[str]) -> None:
+        self._logdir, self._trials, self._advance, self._remarks = logdir, trials, advance, remarks
         self._writers: dict[str | None, Any] = {}
         self._done, self._videos = 0, ""
 
@@ -237,6 +242,8 @@ class _Progress:
         """Shows how many videos were generated."""
         if count < 1:  # the warm-up: a request that is refused right after it prints its error alone
             return
+        while self._remarks:
+            say(self._remarks.pop(0))
         self._videos = f", {count:.0f} videos" if limit is None else f", {count:.0f} of {limit} videos"
         self._advance(self._done, self._trials, self._videos)
 
@@ -254,12 +261,17 @@ def _print(result: SearchResult, out: Path) -> None:
             f"PSNR {fidelity['psnr_db']:.2f} dB (worst {fidelity['worst_psnr_db']:.2f}), "
             f"score drop {row['score']['drop']:+.2f}"
         )
-    say(f"verdict on {len(result.evaluations[0].psnr_db)} unseen prompts: {result.verdict}")
+    if result.judgement is None:
+        say(f"verdict: {result.verdict}, where finalists were compared")
+    else:
+        print_judgement(result.judgement, "verdict: ")
     for content, variant in result.variants.items():
         say(f"  variant {content}: {variant.verdict or 'nothing found'}")
     if result.best is None:
         say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
     else:
+        if not result.best.rules:
+            say("prompts of other classes are computed whole: what was found for all of them was not accepted")
         say(f"policy -> {out}")
 
 
@@ -269,7 +281,9 @@ def _document(result: SearchResult, out: Path) -> dict[str, object]:
         "trials": len(result.candidates),
         "videos": result.videos,
         "verdict": result.verdict,
+        "judgement": None if result.judgement is None else result.judgement.to_document(),
         "policy": str(out) if result.best else None,
         "evaluations": [evaluation.to_document() for evaluation in result.evaluations],
+        "judged": None if result.judged is None else result.judged.to_document(),
         "variants": {content: variant.verdict for content, variant in result.variants.items()},
     }

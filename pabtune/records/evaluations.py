@@ -1,7 +1,7 @@
 """An evaluation: gains and costs of a policy on some prompts, against the unaccelerated model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -26,6 +26,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """How far videos of one model are from themselves, generated twice: the nondeterminism of the machine.
+
+    Attributes:
+        psnr_db: of the video that differs most; 100 = all are identical.
+        score_change: largest change of the score, in points.
+    """
+
+    psnr_db: float
+    score_change: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Speed, fidelity and absolute quality of one policy: three numbers that are never merged.
 
@@ -44,6 +57,9 @@ class Evaluation:
         most_stored_bytes: held at most while one batch ran.
         measures: further measures of fidelity, by what their figures are called.
         codec: what all videos went through before their fidelity was measured; None = raw frames were compared.
+        prompts: prompt of each video.
+        contents: content class of each video.
+        repeated: how far the unaccelerated model is from itself, called twice; None = it was not tried.
     """
 
     policy: str
@@ -60,6 +76,9 @@ class Evaluation:
     most_stored_bytes: int
     measures: Mapping[str, Measured] = field(default_factory=dict)
     codec: str | None = None
+    prompts: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    repeated: "Repeated | None" = None
 
     @property
     def speedup(self) -> float:
@@ -91,6 +110,7 @@ class Evaluation:
             "broadcast_calls": dict(self.broadcast_calls),
             "most_stored_bytes": self.most_stored_bytes,
             "prompts": len(self.psnr_db),
+            **({} if self.repeated is None else {"repeated": asdict(self.repeated)}),
         }
 
     def _fidelity(self) -> dict[str, Any]:

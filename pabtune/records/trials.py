@@ -6,9 +6,7 @@ from typing import Any, Literal, Self
 
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
-
-Verdict = Literal["accept", "reject", "undecided"]
-"""On a budget: shown to hold, shown not to hold, or neither."""
+from pabtune.records.verdicts import Judgement, Verdict
 
 Status = Literal["complete", "stopped early", "over memory"]
 """How a trial ended: all prompts were drawn; some were, until it was not promising any more; none, as memory would not do."""
@@ -117,9 +115,11 @@ class SearchResult:
         candidates: all finished trials.
         best: the winner with its evidence; None if nothing was found inside the budget on the search's prompts, or if
             unseen prompts showed that what was found is not inside it.
-        verdict: of the confirmation on unseen prompts; None if there was nothing to confirm.
-        evaluations: of the confirmation: the winner, or what was rejected; the policy that it had to be as close as; and a
-            run of fewer steps that takes as long.
+        verdict: on the finalist that was judged last; None if there was nothing to confirm.
+        evaluations: on the prompts that finalists were compared on, in turns: the winner, or what was rejected; the policy
+            that it had to be as close as; and a run of fewer steps that takes as long.
+        judgement: what the verdict rests on; None if nothing was judged on prompts of its own.
+        judged: evaluation on these prompts.
         videos: videos that were generated for it, in full runs, by all its workers and runs.
         variants: the results of content classes that were searched by themselves.
     """
@@ -129,5 +129,7 @@ class SearchResult:
     best: Policy | None
     verdict: Verdict | None
     evaluations: tuple[Evaluation, ...]
+    judgement: Judgement | None = None
+    judged: Evaluation | None = None
     videos: float = 0.0
     variants: "Mapping[str, SearchResult]" = field(default_factory=dict)

@@ -1,8 +1,11 @@
-"""Confirming what won on the search's prompts, on prompts that the search never saw."""
+"""Confirming what won on the search's prompts: finalists are compared on other prompts, and one is judged on further ones.
 
-from collections.abc import Sequence
+The verdict is on prompts that nothing was chosen on. A finalist that is rejected there gives way to the next one, which pays
+for the second look with a smaller error.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -10,21 +13,27 @@ from pabtune.planning.masks import without_idle_rules
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
-from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, LEAST_JUDGED_PROMPTS, Budget, drop_statistics, judge
+from pabtune.quality.budget import LEAST_JUDGED_PROMPTS, Budget, drop_statistics
 from pabtune.quality.floors import Floor
+from pabtune.quality.verdict import judge, look_error
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
-from pabtune.records.trials import Candidate, Verdict
-from pabtune.tuning.evaluate import evaluate
-from pabtune.tuning.generation import Progress
+from pabtune.records.splits import Split
+from pabtune.records.trials import Candidate
+from pabtune.records.verdicts import Judgement, Verdict
+from pabtune.tuning.candidates import first_prompts
+from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.videos import VideoMeter
+from pabtune.tuning.videos import BEFORE_VERDICT, PER_JUDGED, VideoMeter
 
 FINALISTS = 4
-"""How many candidates are confirmed at most, the fastest first."""
+"""How many candidates are compared at most, the fastest first."""
+
+MOST_JUDGED = 2
+"""How many of them are judged at most: with each look at the same prompts an accept takes more of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,42 +42,45 @@ class Confirmation:
 
     Attributes:
         best: the winner with its evidence; None if there was nothing to confirm, or all of it was rejected.
-        verdict: on the finalist that came out best; None if there was none.
-        evaluations: of that finalist, of the floor, and of a run of fewer steps in its time.
+        verdict: on the finalist that was judged last; None if there was none.
+        evaluations: of that finalist, of the floor, and of a run of fewer steps in its time, where finalists were compared.
+        judgement: what the verdict rests on; None if no finalist got as far.
+        judged: evaluation that the judgement is on.
     """
 
-    best: Policy | None
-    verdict: Verdict | None
-    evaluations: tuple[Evaluation, ...]
+    best: Policy | None = None
+    verdict: Verdict | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    judgement: Judgement | None = None
+    judged: Evaluation | None = None
 
 
 def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     pipeline: DiffusionPipeline,
     profile: Profile,
     candidates: Sequence[Candidate],
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
     study_name: str,
-    looks: int = 1,
+    count_look: Callable[[], int] = lambda: 1,
     most: int = FINALISTS,
     meter: VideoMeter | None = None,
 ) -> Confirmation:
-    """Looks for the fastest candidate that holds the budget on unseen prompts and is no worse there than the floor.
+    """Compares finalists on prompts that the search never saw, then judges the best of them on prompts that none of it saw.
 
-    All finalists are measured in turns, on the same prompts. If none holds the budget for certain, the first that is not
-    rejected is the best, as undecided; if all are rejected there is none. Bounds are corrected for the number of finalists and
-    of looks: whoever looks often enough at the same prompts finds something that seems to hold.
+    The best is the fastest that is not shown to lose more than the budget, and is no worse than the floor. If it is
+    rejected, the next one is judged. If none is accepted, the last one that was judged is the best if it is undecided; else
+    there is none.
 
     Args:
         pipeline: the model.
         profile: of it.
         candidates: finished trials.
         prompts: of the search.
-        unseen: prompts that it never saw.
         config: of the search.
         study_name: name of the study.
-        looks: how often studies of this storage have been confirmed on these prompts, this time included.
+        count_look: counts a look at the prompts of the verdict; returns how many policies have been judged on them by all
+            studies of this storage, this one included.
         most: finalists at most.
         meter: counts the videos.
     """
@@ -76,88 +88,78 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     is_limited = meter is not None and meter.limit is not None  # the preset is evaluated anyway, but not as a finalist
     finalists = choose_finalists(candidates, None if is_limited else floor.preset, most)
     if not finalists:
-        return Confirmation(best=None, verdict=None, evaluations=())
+        return Confirmation()
     presets = [PRESETS[floor.preset]] if floor.preset else []
     rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
     policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
-    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, meter=meter)
-    of_preset = evaluations[len(finalists)] if presets else None
-    comparisons = len(finalists) * looks
-    standings = [
-        assess(evaluation, floor, of_preset, config.budget, comparisons) for evaluation in evaluations[: len(finalists)]
-    ]
-    index = find_best(standings)
-    evaluation, verdict = evaluations[index], standings[index].verdict
-    policy = with_evidence(finalists[index], evaluation, verdict, profile, prompts, unseen, config, study_name)
-    policy = replace(policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": looks})
-    own_rivals = [rival.name for rival in fewer_steps(finalists[index], profile.steps)]
-    return Confirmation(
-        best=None if verdict == "reject" else policy,
-        verdict=verdict,
-        evaluations=(
-            evaluation,
-            *evaluations[len(finalists) : len(finalists) + len(presets)],
-            *(each for each in evaluations if each.policy in own_rivals),
-        ),
-    )
+    compared = evaluate_unseen(pipeline, policies, prompts.validate, profile, config, meter=meter)
+    of_preset = compared[len(finalists)] if presets else None
+    standings = [assess(each, floor, of_preset, config.budget) for each in compared[: len(finalists)]]
+    order = sorted(range(len(finalists)), key=lambda index: standings[index].order)
+    confirmation = Confirmation()
+    for index in order[:MOST_JUDGED]:
+        finalist, standing = finalists[index], standings[index]
+        rival_names = [rival.name for rival in fewer_steps(finalist, profile.steps)]
+        evaluations = (
+            compared[index],
+            *compared[len(finalists) : len(finalists) + len(presets)],
+            *(each for each in compared if each.policy in rival_names),
+        )
+        if standing.is_rejected:
+            return confirmation if confirmation.judged else Confirmation(verdict="reject", evaluations=evaluations)
+        look = count_look()
+        judgement, judged = judge_policy(
+            pipeline,
+            finalist.policy,
+            _affordable(prompts.test, meter),
+            profile,
+            config,
+            look_error(look),
+            meter,
+        )
+        policy = with_evidence(finalist, judged, judgement, profile, prompts, config, study_name)
+        policy = replace(policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": look})
+        confirmation = Confirmation(
+            best=None if judgement.verdict == "reject" else policy,
+            verdict=judgement.verdict,
+            evaluations=evaluations,
+            judgement=judgement,
+            judged=judged,
+        )
+        if judgement.verdict != "reject":
+            break
+    return confirmation
 
 
-def evaluate_unseen(
-    pipeline: DiffusionPipeline,
-    policies: Sequence[Policy],
-    unseen: Sequence[Prompt],
-    profile: Profile,
-    config: SearchConfig,
-    progress: Progress | None = None,
-    meter: VideoMeter | None = None,
-) -> list[Evaluation]:
-    """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
-
-    Args:
-        pipeline: the model.
-        policies: what to evaluate.
-        unseen: prompts that the search never saw.
-        profile: of the model.
-        config: of the search.
-        progress: told after each call of the pipeline.
-        meter: counts the videos.
-    """
-    return evaluate(
-        pipeline,
-        policies,
-        unseen,
-        profile.steps,
-        score=config.budget.score,
-        batch_size=config.batch_size,
-        arguments=config.arguments,
-        catalog=config.catalog,
-        progress=progress,
-        meter=meter,
-    )
+def _affordable(unseen: Sequence[Prompt], meter: VideoMeter | None) -> Sequence[Prompt]:
+    """Prompts that a limit of videos allows to judge on, at least one."""
+    if meter is None or meter.left is None:
+        return unseen
+    return first_prompts(unseen, max(1, int((meter.left - BEFORE_VERDICT) / PER_JUDGED)))
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a finalist came out on unseen prompts.
+    """How a finalist came out beside the others.
 
     Attributes:
-        verdict: on the budget; `reject` as well for one that is further from the unaccelerated video than the floor, on as
-            many prompts as a verdict needs.
+        is_rejected: it was shown to pass the budget, or is further from the unaccelerated video than the floor, on as many
+            prompts as that needs.
+        is_over: its mean drop is over the budget, which need not be more than chance.
         loses_more: it was shown to lose more of the score than the floor, prompt by prompt.
     """
 
-    verdict: Verdict
+    is_rejected: bool
+    is_over: bool
     loses_more: bool
 
     @property
-    def order(self) -> tuple[int, bool]:
+    def order(self) -> tuple[bool, bool, bool]:
         """Smaller is better. Among equals the faster finalist, which comes first, wins."""
-        return ["accept", "undecided", "reject"].index(self.verdict), self.loses_more
+        return self.is_rejected, self.is_over, self.loses_more
 
 
-def assess(
-    evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget, comparisons: int = 1
-) -> Standing:
+def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor.
 
     Args:
@@ -165,20 +167,19 @@ def assess(
         floor: how close it must be.
         of_preset: evaluation of the floor's preset; None if it has none.
         budget: on the score.
-        comparisons: finalists times looks at these prompts.
     """
-    is_close = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) <= 0
-    is_judged = len(evaluation.drops) >= LEAST_JUDGED_PROMPTS
-    verdict = judge(evaluation.drops, budget, comparisons) if is_close or not is_judged else "reject"
-    if of_preset is None:
-        return Standing(verdict, loses_more=False)
-    extra_drops = [drop - other for drop, other in zip(evaluation.drops, of_preset.drops, strict=True)]
-    return Standing(verdict, loses_more=drop_statistics(extra_drops).lower > 0)
-
-
-def find_best(standings: Sequence[Standing]) -> int:
-    """Index of the best standing, the first of equals: a difference that was not shown does not make a slower one win."""
-    return min(range(len(standings)), key=lambda index: standings[index].order)
+    drops = evaluation.drops
+    is_far = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) > 0
+    is_far &= len(drops) >= LEAST_JUDGED_PROMPTS
+    loses_more = False
+    if of_preset is not None:
+        extra_drops = [drop - other for drop, other in zip(drops, of_preset.drops, strict=True)]
+        loses_more = drop_statistics(extra_drops).lower > 0
+    return Standing(
+        is_rejected=is_far or judge(drops, budget, is_final=False).verdict == "reject",
+        is_over=sum(drops) / len(drops) > budget.largest_drop,
+        loses_more=loses_more,
+    )
 
 
 def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:
@@ -192,20 +193,26 @@ def choose_finalists(
 ) -> list[Candidate]:
     """The front of least time and most margin, the fastest first: over the fidelity floor, or without one, on the budget.
 
-    A candidate that was given up only because another was faster may stand on it: it is the one to fall back on when the
-    faster one does not hold on unseen prompts. The preset of the floor comes last, and takes the place of what is slower:
-    it holds the floor by being it.
+    Of a longer front the fastest, the one with the most margin, and others evenly between them: neighbours of the fastest
+    fail where it fails. A candidate that was given up only because another was faster may stand on it. The preset of the
+    floor comes last, and takes the place of what is slower: it holds the floor by being it.
     """
     possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
     front: list[Candidate] = []
     for candidate in sorted(possible, key=lambda each: (each.outcome.predicted_time, _shortfall(each))):
         if not front or _shortfall(candidate) < _shortfall(front[-1]):
             front.append(candidate)
-    presets = [each for each in possible if preset is not None and each.origin == f"preset {preset}"]
-    if not presets:
-        return front[:most]
-    faster = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
-    return [*faster[: most - 1], presets[0]]
+    presets = [each for each in possible if preset is not None and each.origin == f"preset {preset}"][:1]
+    if presets:
+        front = [each for each in front if each.outcome.predicted_time < presets[0].outcome.predicted_time]
+    return [*_spread(front, most - len(presets)), *presets]
+
+
+def _spread(front: Sequence[Candidate], count: int) -> list[Candidate]:
+    """So many of a front, its ends among them; only the first if there is room for one."""
+    if len(front) <= count or count < 2:
+        return list(front[: max(count, 0)])
+    return [front[round(index * (len(front) - 1) / (count - 1))] for index in range(count)]
 
 
 def _shortfall(candidate: Candidate) -> float:
@@ -216,13 +223,12 @@ def _shortfall(candidate: Candidate) -> float:
     return measured.over_budget if measured.under_floor_db is None else measured.under_floor_db
 
 
-def with_evidence(  # noqa: PLR0913, one record of everything
+def with_evidence(  # noqa: PLR0913, PLR0917, one record of everything
     finalist: Candidate,
     evaluation: Evaluation,
-    verdict: Verdict,
+    judgement: Judgement,
     profile: Profile,
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
     study_name: str,
 ) -> Policy:
@@ -230,7 +236,7 @@ def with_evidence(  # noqa: PLR0913, one record of everything
     schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
     sites = (*profile.sites, *units_of(finalist.policy, profile.sites))
     predicted = {**config.parallel_document(), "time_fraction": round(finalist.outcome.predicted_time, 4)}
-    evidence = evidence_of(evaluation, verdict, profile, unseen, config.budget)
+    evidence = evidence_of(evaluation, judgement, profile, config.budget)
     return replace(
         without_idle_rules(finalist.policy, sites, schedule),
         name=config.name,
@@ -240,33 +246,9 @@ def with_evidence(  # noqa: PLR0913, one record of everything
             "study": study_name,
             "trial": finalist.number,
             "origin": finalist.origin,
-            "prompts": digest_prompts(prompts),
+            "prompts": digest_prompts(prompts.tune),
+            "compared_on": digest_prompts(prompts.validate),
+            "judged_on": digest_prompts(prompts.test),
             **versions(),
         },
     )
-
-
-def evidence_of(
-    evaluation: Evaluation, verdict: Verdict, profile: Profile, unseen: Sequence[Prompt], budget: Budget
-) -> dict[str, Any]:
-    """What was measured of a policy on unseen prompts, for its file.
-
-    Args:
-        evaluation: of the policy.
-        verdict: on the budget.
-        profile: of the model.
-        unseen: prompts that the policy was evaluated on.
-        budget: what the verdict is on.
-    """
-    drop = drop_statistics(evaluation.drops)
-    return {
-        "budget": str(budget),
-        "verdict": verdict,
-        "score_drop": {"mean": round(drop.mean, 4), "ci95": [round(bound, 4) for bound in drop.ci95]},
-        "speedup": {"measured": round(evaluation.speedup, 4), "device": profile.made_for.settings.get("device")},
-        "compute_fraction": round(evaluation.compute_fraction, 4),
-        "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
-        "prompts": len(unseen),
-        **({"prompts_needed": LEAST_ACCEPTED_PROMPTS} if len(unseen) < LEAST_ACCEPTED_PROMPTS else {}),
-        "unseen": digest_prompts(unseen),
-    }

@@ -14,7 +14,7 @@ from pabtune.quality.codec import DESCRIPTION, load_codec
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.quality.measures import MEASURES, Compare, load_measures
 from pabtune.records.errors import PromptError
-from pabtune.records.evaluations import Evaluation, Measured
+from pabtune.records.evaluations import Evaluation, Measured, Repeated
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
@@ -28,10 +28,13 @@ from pabtune.tuning.generation import (
     Progress,
     Settings,
     Video,
-    batches,
     generate,
+    rounds,
 )
 from pabtune.tuning.videos import VideoMeter
+
+IsEnough = Callable[[Sequence[Evaluation]], bool]
+"""Asked whether evaluations so far suffice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class PolicyTally:
 
     comparison: Comparison = field(default_factory=Comparison)
     measured: dict[str, Measured] = field(default_factory=dict)
+    prompts: list[Prompt] = field(default_factory=list)
     seconds: float = 0.0
     baseline_seconds: float = 0.0
     compute: float = 0.0
@@ -78,6 +82,7 @@ class PolicyTally:
         """Compares the videos of one batch without and with the policy."""
         self.baseline_seconds += before.seconds
         self.seconds += after.seconds
+        self.prompts += batch
         for prompt, reference, video in zip(batch, before.videos, after.videos, strict=True):
             self._compare(video, reference)
             if score != NO_SCORE:
@@ -106,7 +111,7 @@ class PolicyTally:
         self.calls += 1
         self.most_stored_bytes = max(self.most_stored_bytes, summary["most_stored_bytes"])
 
-    def evaluation(self, policy: str, score: str) -> Evaluation:
+    def evaluation(self, policy: str, score: str, repeated: Repeated | None = None) -> Evaluation:
         """The record."""
         count = len(self.psnr_db)
         return Evaluation(
@@ -124,6 +129,9 @@ class PolicyTally:
             most_stored_bytes=self.most_stored_bytes,
             measures=dict(self.measured),
             codec=DESCRIPTION if self.comparison.codec is not None else None,
+            prompts=tuple(prompt.prompt for prompt in self.prompts),
+            contents=tuple(prompt.content for prompt in self.prompts),
+            repeated=repeated,
         )
 
 
@@ -191,6 +199,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     progress: Progress | None = None,
     meter: VideoMeter | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
+    is_enough: IsEnough | None = None,
+    repeat: bool = False,
 ) -> list[Evaluation]:
     """Evaluates policies against the unaccelerated model, in turns, batch by batch; variants on their class's prompts.
 
@@ -210,6 +220,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         progress: told after each call of the pipeline.
         meter: counts the videos.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
+        is_enough: asked after each round, which has a batch of every content class, with the evaluations so far, whether
+            the rest of the prompts can be left out; None = it never can.
+        repeat: generate the first batch of the unaccelerated model twice, to see how far it is from itself.
 
     Raises:
         PromptError: no prompts.
@@ -220,30 +233,57 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     comparison = Comparison.load(measures, through_codec)
     target = _checked_target(pipeline, policies, prompts, score, catalog)
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
-    plan = list(batches(prompts, batch_size))
-    warm_up(pipeline, plan[0], settings, score)
+    plan = rounds(prompts, batch_size)
+    warm_up(pipeline, plan[0][0], settings, score)
     runs = PolicyRuns(
         pipeline=pipeline, settings=settings, score=score, store=store, catalog=catalog, any_steps=any_steps,
         calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
     )  # fmt: skip
     tallies = [PolicyTally(comparison=comparison) for _ in policies]
-    for done, (policy, tally, batch, videos) in enumerate(_in_turns(runs, policies, tallies, plan), start=1):
-        if on_videos:
-            on_videos(policy, batch, videos)
-        if tally and progress:
-            progress(done, len(plan) * (len(policies) + 1))
-    return [tally.evaluation(policy.name, score) for policy, tally in zip(policies, tallies, strict=True)]
+    repeated, done, total = None, 0, sum(map(len, plan)) * (len(policies) + 1)
+    for row in plan:
+        for batch, policy, tally, videos in _in_turns(runs, policies, tallies, row):
+            done += 1
+            if repeat and repeated is None:
+                repeated = _repeat(runs, batch, videos)
+            if on_videos:
+                on_videos(policy, batch, videos)
+            if tally and progress:
+                progress(done, total)
+        if is_enough and is_enough(_evaluations(policies, tallies, score, repeated)):
+            break
+    return _evaluations(policies, tallies, score, repeated)
+
+
+def _evaluations(
+    policies: Sequence[Policy], tallies: Sequence[PolicyTally], score: str, repeated: Repeated | None
+) -> list[Evaluation]:
+    return [tally.evaluation(policy.name, score, repeated) for policy, tally in zip(policies, tallies, strict=True)]
 
 
 def _in_turns(
-    runs: PolicyRuns, policies: Sequence[Policy], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
-) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
+    runs: PolicyRuns, policies: Sequence[Policy], tallies: Sequence[PolicyTally], row: Sequence[Sequence[Prompt]]
+) -> Iterator[tuple[Sequence[Prompt], str, PolicyTally | None, Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
-    for batch in plan:
+    for batch in row:
         reference = generate(runs.pipeline, batch, runs.settings)
-        yield "reference", None, batch, reference.videos
+        yield batch, "reference", None, reference.videos
         for policy, tally in zip(policies, tallies, strict=True):
-            yield policy.name, tally, batch, runs.add(tally, policy, batch, reference)
+            yield batch, policy.name, tally, runs.add(tally, policy, batch, reference)
+
+
+def _repeat(runs: PolicyRuns, batch: Sequence[Prompt], videos: Sequence[Video]) -> Repeated:
+    """Generates videos of the unaccelerated model again, and compares them with the first ones."""
+    again = generate(runs.pipeline, batch, runs.settings).videos
+    pairs = list(zip(videos, again, strict=True))
+    changes = [0.0]
+    if runs.score != NO_SCORE:
+        score = find_score(runs.score)
+        changes = [
+            abs(score(first, prompt.prompt) - score(second, prompt.prompt))
+            for prompt, (first, second) in zip(batch, pairs, strict=True)
+        ]
+    return Repeated(psnr_db=min(psnr_db(*pair) for pair in pairs), score_change=max(changes))
 
 
 def _calls_by_steps(

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from diffusers import DiffusionPipeline
 
-from pabtune.quality.budget import judge
+from pabtune.quality.verdict import ERROR
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.schedules import Schedule
-from pabtune.tuning.confirm import evaluate_unseen, evidence_of
+from pabtune.records.splits import Split
+from pabtune.records.verdicts import Judgement
+from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.generation import Progress
+from pabtune.tuning.judging import evaluate_unseen, evidence_of, judgement_of
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
 
@@ -27,13 +30,15 @@ class FrontPoint:
 
     Attributes:
         policy: with its evidence.
-        evaluation: of it.
+        evaluation: of it, on the prompts of the verdict.
+        compared: of it, on the same prompts as `fewer_steps`.
         fewer_steps: of a run with as many denoising steps as the policy computes.
         is_useful: whether it is closer to the full run than fewer steps, and than every policy that computes less.
     """
 
     policy: Policy
     evaluation: Evaluation
+    compared: Evaluation
     fewer_steps: Evaluation
     is_useful: bool
 
@@ -42,41 +47,83 @@ def judge_front(
     pipeline: DiffusionPipeline,
     profile: Profile,
     schedules: Sequence[Schedule],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
+    error: float,
     progress: Progress | None = None,
 ) -> list[FrontPoint]:
-    """Evaluates a policy of each schedule on unseen prompts, in turns with the full run and runs of fewer steps.
+    """Compares a policy of each schedule with fewer steps, then judges all of them on unseen prompts.
+
+    The verdicts are in a fixed order, from the most computed steps to the fewest, and none after the first that is not an
+    accept is one: so all of them together have the error of one (Maurer et al. 1995).
 
     Args:
         pipeline: the model.
         profile: of it.
         schedules: from the most computed steps to the fewest.
-        unseen: prompts that the schedules were not fitted on.
+        prompts: of the search: compared on the second part, judged on the third.
         config: of the search.
+        error: largest probability of a false accept; 0 = the search's winner was not accepted, so nothing else can be.
         progress: told after each call of the pipeline.
     """
     counts = [len(schedule.computed) for schedule in schedules]
     names = [f"{config.name}-{count}of{profile.steps}" for count in counts]
     policies = [each.policy(name, profile.made_for) for each, name in zip(schedules, names, strict=True)]
     fewer_steps = [Policy(name=f"steps:{count}", steps=count) for count in counts]
-    evaluations = evaluate_unseen(pipeline, [*policies, *fewer_steps], unseen, profile, config, progress)
+    compared = evaluate_unseen(pipeline, [*policies, *fewer_steps], prompts.validate, profile, config, progress)
+    unseen = prompts.test if error else first_prompts(prompts.test, len(prompts.validate))
+    judged = _judged(pipeline, policies, unseen, profile, config, error, progress)
     points, best_psnr = [], -np.inf
-    found = list(zip(policies, evaluations[: len(policies)], evaluations[len(policies) :], strict=True))
-    for policy, evaluation, fewer in reversed(found):
+    found = zip(policies, compared[: len(policies)], compared[len(policies) :], judged, strict=True)
+    for policy, evaluation, fewer, (judgement, on_test) in reversed(list(found)):
         psnr = float(np.mean(evaluation.psnr_db))
-        verdict = judge(evaluation.drops, config.budget, len(policies))
         points.append(
             FrontPoint(
                 policy=replace(
                     policy,
-                    evidence=evidence_of(evaluation, verdict, profile, unseen, config.budget),
-                    provenance={"profile": profile.digest, "unseen": digest_prompts(unseen), **versions()},
+                    evidence=evidence_of(on_test, judgement, profile, config.budget),
+                    provenance={
+                        "profile": profile.digest,
+                        "prompts": digest_prompts(prompts.tune),
+                        "compared_on": digest_prompts(prompts.validate),
+                        "judged_on": digest_prompts(prompts.test),
+                        **versions(),
+                    },
                 ),
-                evaluation=evaluation,
+                evaluation=on_test,
+                compared=evaluation,
                 fewer_steps=fewer,
                 is_useful=psnr > best_psnr and psnr > float(np.mean(fewer.psnr_db)),
             )
         )
         best_psnr = max(best_psnr, psnr)
     return points[::-1]
+
+
+def _judged(
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Policy],
+    unseen: Sequence[Prompt],
+    profile: Profile,
+    config: SearchConfig,
+    error: float,
+    progress: Progress | None,
+) -> list[tuple[Judgement, Evaluation]]:
+    """Judgements in the order of the policies, and what they are on. After the first that is no accept, none is one."""
+
+    def is_clear(evaluations: Sequence[Evaluation]) -> bool:
+        verdicts = [
+            judgement_of(each, config.budget, error or ERROR, config.floor, is_final=False).verdict
+            for each in evaluations
+        ]
+        return "undecided" not in verdicts[: verdicts.index("reject") if "reject" in verdicts else None]
+
+    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, progress, is_enough=is_clear)
+    judgements, is_open = [], error > 0
+    for evaluation in evaluations:
+        judgement = judgement_of(evaluation, config.budget, error or ERROR, config.floor)
+        if judgement.verdict == "accept" and not is_open:
+            judgement = replace(judgement, verdict="undecided", needed=None)
+        is_open &= judgement.verdict == "accept"
+        judgements.append(judgement)
+    return list(zip(judgements, evaluations, strict=True))

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,14 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]
         same = list(group)
         for start in range(0, len(same), batch_size):
             yield same[start : start + batch_size]
+
+
+def rounds(prompts: Sequence[Prompt], batch_size: int) -> list[list[list[Prompt]]]:
+    """Batches of one content class each, in rounds that have a batch of every class, as long as it has prompts."""
+    by_content: dict[str, list[list[Prompt]]] = {}
+    for batch in batches(prompts, batch_size):
+        by_content.setdefault(batch[0].content, []).append(batch)
+    return [[batch for batch in row if batch] for row in zip_longest(*by_content.values())]
 
 
 def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: Settings) -> Generation:

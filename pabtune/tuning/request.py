@@ -9,17 +9,14 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
-from pabtune.records.errors import StudyError
+from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt
+from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.tuning.generation import BATCH_SIZE
 from pabtune.tuning.videos import OnVideos
-
-LEAST_SEARCHED_PROMPTS = 12
-"""Fewer distinct prompts cannot be searched with and confirmed on."""
 
 AUTO_FLOOR = "auto"
 """Stands for the floor that suits the model."""
@@ -107,20 +104,29 @@ def find_floor(profile: Profile, floors: str | Sequence[str] | None = AUTO_FLOOR
     return Floor.parse(*texts) if texts else None
 
 
-def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Every third prompt for the search, the others for its confirmation; duplicates of a prompt are dropped.
+def short_name(request: Any) -> str:
+    """A short name for a request."""
+    return digest(request).removeprefix("sha256:")[:16]
 
-    Raises:
-        StudyError: fewer than `LEAST_SEARCHED_PROMPTS` distinct prompts.
-    """
-    distinct = list({prompt.prompt: prompt for prompt in prompts}.values())
-    if len(distinct) < LEAST_SEARCHED_PROMPTS:
-        raise StudyError(
-            f"a search needs at least {LEAST_SEARCHED_PROMPTS} distinct prompts (a third to search with, the rest to "
-            f"confirm), but got {len(distinct)}"
-        )
-    by_content: dict[str, list[Prompt]] = {}
-    for prompt in distinct:
-        by_content.setdefault(prompt.content, []).append(prompt)
-    searched = [prompt for same in by_content.values() for prompt in same[::3]]
-    return searched, [prompt for prompt in distinct if prompt not in searched]
+
+def request_document(profile: Profile, prompts: Sequence[Prompt], config: SearchConfig) -> dict[str, Any]:
+    """What decides, with the space, about the outcome of a trial: the same request finds its study again."""
+    return {
+        "profile": profile.digest,
+        "prompts": digest_prompts(prompts),
+        "budget": str(config.budget),
+        "floor": None if config.floor is None else str(config.floor),
+        "content": config.content,
+        "arguments": dict(config.arguments),
+        "batch_size": config.batch_size,
+        **(config.parallel_document() if config.layout.gpus > 1 else {}),
+        **({"memory": config.memory} if config.memory is not None else {}),
+        **({"store": config.store} if config.store is not None else {}),
+        **({"videos": config.videos} if config.videos is not None else {}),
+    }
+
+
+def study_name(profile: Profile, content: str | None, request: Mapping[str, Any]) -> str:
+    """The name of the study of exactly this request."""
+    suffix = f"-{content}" if content else ""
+    return f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"

@@ -7,6 +7,7 @@ the search's prompts is confirmed on prompts that the search never saw, measured
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ModelError, PabtuneWarning, ProfileError, StudyError
-from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.schedules import Schedule, load_schedules, save_schedules
+from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
@@ -33,7 +34,7 @@ from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
-from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
+from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, request_document, short_name, study_name
 from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import FewVideos, find_schedules
 from pabtune.tuning.space import Space
@@ -47,8 +48,7 @@ OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
 def search_policy(
     pipeline: DiffusionPipeline,
     profile: Profile,
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
     on_trial: OnTrial | None = None,
     on_schedule: Progress | None = None,
@@ -58,28 +58,32 @@ def search_policy(
     Args:
         pipeline: the model that was profiled.
         profile: of it.
-        prompts: that trials are measured on.
-        unseen: that the winner is confirmed on; disjoint from `prompts`.
+        prompts: that trials are measured on (tune), finalists are compared on (validate), the winner is judged on (test).
         config: how.
         on_trial: told of every trial.
         on_schedule: told how many of how many schedules are fitted.
 
     Raises:
         ProfileError: the profile is of another model, or has too few steps.
-        StudyError: the storage cannot be used, trials < 1, or prompts and unseen prompts overlap.
+        StudyError: the storage cannot be used, trials < 1, or one of the three parts is empty or shares a prompt.
         BudgetError: the score fails, or returns anything but a finite number.
     """
-    _check_search(pipeline, profile, prompts, unseen, config)
-    plan = plan_of(config, len(prompts), len(unseen))
-    prompts, unseen = first_prompts(prompts, plan.searched), first_prompts(unseen, plan.unseen)
-    asked = _request(profile, prompts, config) | {"weights": weights_digest(pipeline)}
-    meter = VideoMeter.in_folder(config.folder, _short(asked), profile.steps, config.videos, config.on_videos)
+    _check_search(pipeline, profile, prompts, config)
+    plan = plan_of(config, prompts)
+    prompts = replace(
+        prompts,
+        tune=tuple(first_prompts(prompts.tune, plan.searched)),
+        validate=tuple(first_prompts(prompts.validate, plan.compared)),
+    )
+    tuned = prompts.tune
+    asked = request_document(profile, tuned, config) | {"weights": weights_digest(pipeline)}
+    meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.steps, config.videos, config.on_videos)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
-    warm_up(pipeline, prompts[:1], settings, config.budget.score)
+    warm_up(pipeline, tuned[:1], settings, config.budget.score)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
-    runner = _trial_runner(pipeline, profile, prompts, settings, references, config)
+    runner = _trial_runner(pipeline, profile, tuned, settings, references, config)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
-    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
+    schedules = schedules_of(pipeline, profile, tuned, settings, config, on_schedule, plan, limits.few_videos())
     study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
@@ -89,9 +93,9 @@ def search_policy(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
             "not pay for a trial and its confirmation; allow more"
         )
-    candidates, looks = study.candidates(), study.count_look(digest_prompts(unseen))
+    candidates, count_look = study.candidates(), partial(study.count_look, digest_prompts(prompts.test))
     confirmation = confirm(
-        pipeline, profile, candidates, prompts, unseen, config, study.name, looks, plan.finalists, meter
+        pipeline, profile, candidates, prompts, config, study.name, count_look, plan.finalists, meter
     )
     best, videos = confirmation.best, round(meter.total, 1)
     return SearchResult(
@@ -100,6 +104,8 @@ def search_policy(
         best=None if best is None else replace(best, provenance={**best.provenance, "videos": videos}),
         verdict=confirmation.verdict,
         evaluations=confirmation.evaluations,
+        judgement=confirmation.judgement,
+        judged=confirmation.judged,
         videos=videos,
     )
 
@@ -131,19 +137,19 @@ def _trial_runner(
     )  # fmt: skip
 
 
-def plan_of(config: SearchConfig, searched: int, unseen: int) -> VideoPlan:
+def plan_of(config: SearchConfig, prompts: Split) -> VideoPlan:
     """What a search spends its videos on.
 
     Args:
         config: of the search.
-        searched: prompts to search with.
-        unseen: prompts to confirm on.
+        prompts: that there are.
 
     Raises:
         StudyError: it may generate too few for any search.
     """
     presets = int(config.floor is not None and config.floor.preset is not None)
-    return plan_videos(config.videos, searched, unseen, presets, FINALISTS)
+    counts = (len(prompts.tune), len(prompts.validate), len(prompts.test))
+    return plan_videos(config.videos, *counts, presets, FINALISTS)
 
 
 def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
@@ -177,7 +183,7 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         describe_argument(dict(settings.arguments)), list(config.schedule_shares),
         *([] if few is None else [config.videos, str(config.floor), str(config.budget)]),
     ]  # fmt: skip
-    path = config.folder / f"schedules-{_short(request)}.json"
+    path = config.folder / f"schedules-{short_name(request)}.json"
     schedules = load_schedules(path)
     if schedules is None:
         try:
@@ -194,8 +200,7 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
 def search_variants(
     pipeline: DiffusionPipeline,
     profile: Profile,
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
     contents: Sequence[str],
     on_trial: OnVariantTrial | None = None,
@@ -203,11 +208,12 @@ def search_variants(
 ) -> SearchResult:
     """Searches for prompts of any content, then for each content class; `.best` holds a variant for each winner.
 
+    If no policy was found for prompts of any content, those of no known class, or of one without a winner, are computed whole.
+
     Args:
         pipeline: the model that was profiled.
         profile: of it.
-        prompts: that trials are measured on.
-        unseen: that the winners are confirmed on; disjoint from `prompts`.
+        prompts: as `search_policy`.
         config: how.
         contents: content classes that get a study of their own, on their own prompts.
         on_trial: told of every trial.
@@ -219,13 +225,11 @@ def search_variants(
     """
 
     def search_one(config: SearchConfig) -> SearchResult:
-        searched, confirmed = (
-            [prompt for prompt in group if config.content in (None, prompt.content)] for group in (prompts, unseen)
-        )
+        own = prompts if config.content is None else prompts.of_content(config.content)
         report = (
             None if on_trial is None else lambda candidate, candidates: on_trial(config.content, candidate, candidates)
         )
-        return search_policy(pipeline, profile, searched, confirmed, config, report, on_schedule)
+        return search_policy(pipeline, profile, own, config, report, on_schedule)
 
     if config.videos is not None:
         config = replace(config, videos=config.videos // (1 + len(contents)))
@@ -234,7 +238,11 @@ def search_variants(
     store = general.best.store if general.best is not None else config.store
     variants = {content: search_one(replace(config, content=content, store=store)) for content in contents}
     winners = {content: result.best for content, result in variants.items() if result.best is not None}
-    best = combine(config.name, general.best, winners) if general.best is not None and contents else general.best
+    best = general.best
+    if best is None and winners:
+        best = replace(next(iter(winners.values())), rules=(), evidence={})
+    if best is not None and contents:
+        best = combine(config.name, best, winners)
     videos = general.videos + sum(result.videos for result in variants.values())
     return replace(general, best=best, variants=variants, videos=videos)
 
@@ -263,12 +271,13 @@ def search(  # noqa: PLR0913, the public surface names them all
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
 
-    A third of the prompts serves the search, the rest confirms the winner.
+    Each prompt belongs to one of three parts, by itself: the search uses the first, compares finalists on the second, and the
+    verdict is on the third (`split_prompts`).
 
     Args:
         pipeline: the model that was profiled.
         profile: of it.
-        prompts: at least 12; nothing is accepted on fewer than 36 unseen ones, which takes 54 in all.
+        prompts: some of each part; with a budget of 1 point nothing is accepted on fewer than 327 of the third part.
         budget: for example `shapes>=-1.0`.
         trials: finished trials that the study has in the end.
         floor: how close to the unaccelerated video the winner must be, one or several: a preset such as `pab246`,
@@ -293,7 +302,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         BudgetError: the budget cannot be read.
         StudyError: too few prompts or trials, or an unusable storage.
     """
-    searched, unseen = split_prompts(as_prompts(prompts))
+    split = split_prompts(as_prompts(prompts))
     folder = Path(folder)
     config = SearchConfig(
         budget=Budget.parse(budget),
@@ -312,14 +321,13 @@ def search(  # noqa: PLR0913, the public surface names them all
         videos=videos,
     )
     contents = profile.contents if per_content else ()
-    return search_variants(pipeline, profile, searched, unseen, config, contents, on_trial)
+    return search_variants(pipeline, profile, split, config, contents, on_trial)
 
 
 def _check_search(
     pipeline: DiffusionPipeline,
     profile: Profile,
-    prompts: Sequence[Prompt],
-    unseen: Sequence[Prompt],
+    prompts: Split,
     config: SearchConfig,
 ) -> None:
     check_storage(config.storage)
@@ -340,11 +348,19 @@ def _check_search(
             PabtuneWarning,
             stacklevel=2,
         )
-    if not prompts or not unseen:
-        raise StudyError("a search needs prompts to search with and unseen prompts to confirm with")
-    shared = {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in unseen}
-    if shared:
-        raise StudyError(f"the prompt {shared.pop()!r} is both searched with and confirmed with")
+    parts = {"tune": prompts.tune, "validate": prompts.validate, "test": prompts.test}
+    empty = [name for name, part in parts.items() if not part]
+    if empty:
+        raise StudyError(
+            f"a search needs prompts to tune on, to validate and to test with, but none of these falls to {empty[0]}; add "
+            "prompts (`pabtune prompts split` shows the parts)"
+        )
+    seen: set[str] = set()
+    for part in parts.values():
+        shared = seen & {prompt.prompt for prompt in part}
+        if shared:
+            raise StudyError(f"the prompt {shared.pop()!r} is in two parts of the split")
+        seen |= {prompt.prompt for prompt in part}
 
 
 def _check_layout(profile: Profile, config: SearchConfig) -> None:
@@ -369,31 +385,3 @@ def _has_guidance(profile: Profile, config: SearchConfig) -> bool:
         card is not None and card.guidance.conditional is not None
     )
     return is_told and profile.call.samples > 1 and config.layout.branches == 1
-
-
-def _short(request: Any) -> str:
-    """A short name for a request."""
-    return digest(request).removeprefix("sha256:")[:16]
-
-
-def _request(profile: Profile, prompts: Sequence[Prompt], config: SearchConfig) -> dict[str, Any]:
-    """What decides, with the space, about the outcome of a trial: the same request finds its study again."""
-    return {
-        "profile": profile.digest,
-        "prompts": digest_prompts(prompts),
-        "budget": str(config.budget),
-        "floor": None if config.floor is None else str(config.floor),
-        "content": config.content,
-        "arguments": dict(config.arguments),
-        "batch_size": config.batch_size,
-        **(config.parallel_document() if config.layout.gpus > 1 else {}),
-        **({"memory": config.memory} if config.memory is not None else {}),
-        **({"store": config.store} if config.store is not None else {}),
-        **({"videos": config.videos} if config.videos is not None else {}),
-    }
-
-
-def study_name(profile: Profile, content: str | None, request: Mapping[str, Any]) -> str:
-    """The name of the study of exactly this request."""
-    suffix = f"-{content}" if content else ""
-    return f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"

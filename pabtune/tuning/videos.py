@@ -8,10 +8,10 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS
 from pabtune.records.errors import StudyError
 from pabtune.records.files import write_atomically
 
@@ -30,8 +30,17 @@ CONFIRMED_SHARE, CONFIRMED_SHARE_OF_MANY = 0.4, 0.5
 RIVAL = 0.5
 """Videos that a run of fewer steps beside a finalist takes, for each prompt; its number of steps is not known before."""
 
+PER_JUDGED = 2.0
+"""Videos for each prompt of a verdict: the full run and the policy's."""
+
+FEWEST_COMPARED, COMPARED_SHARE = 1, 0.04
+"""Prompts that finalists are compared on under a limit: at least so many, and so many of all videos."""
+
 COUNTED_FLOPS = 2.0
 """Videos in which FLOPs are counted, of the full run and of the run of fewer steps."""
+
+BEFORE_VERDICT = 2.0
+"""Videos before the first one of a verdict: FLOPs of the full run are counted, and the model warms up."""
 
 OnVideos = Callable[[float, float | None], None]
 """Told how many videos were generated, and of how many."""
@@ -122,69 +131,78 @@ class VideoPlan:
     Attributes:
         fitted: prompts that schedules are fitted on.
         searched: prompts that trials are measured on.
-        unseen: prompts that finalists are confirmed on.
-        finalists: most candidates that are confirmed.
+        compared: prompts that finalists are compared on.
+        judged: prompts for a verdict that are paid for before trials are; what is left in the end goes there too.
+        finalists: most candidates that are compared.
         is_wide: whether there is enough for several schedules for each number of computed steps.
     """
 
     fitted: int
     searched: int
-    unseen: int
+    compared: int
+    judged: int
     finalists: int
     is_wide: bool
 
     def confirmation(self, presets: int) -> float:
         """Videos that a confirmation takes at most, beside so many presets (0 or 1)."""
-        return self.unseen * _per_unseen(self.finalists, presets) + COUNTED_FLOPS
+        compared = self.compared * _per_compared(self.finalists, presets)
+        return compared + self.judged * PER_JUDGED + COUNTED_FLOPS + BEFORE_VERDICT
 
     def least(self, presets: int) -> float:
         """Videos of a search that fits two schedules and tries none out: warm-up, full runs, probes, fits, confirmation."""
         return 1 + self.fitted * (4 + presets) + self.confirmation(presets)
 
 
-def _per_unseen(finalists: int, presets: int) -> float:
-    """Videos for each unseen prompt: full run, warm-up, finalists, presets, and a run of fewer steps for each finalist."""
+def _per_compared(finalists: int, presets: int) -> float:
+    """Videos for each prompt: full run, warm-up, finalists, presets, and a run of fewer steps for each finalist."""
     return 1.25 + finalists * (1 + RIVAL) + presets
 
 
-def plan_videos(limit: int | None, searched: int, unseen: int, presets: int, finalists: int) -> VideoPlan:
+def plan_videos(  # noqa: PLR0913, PLR0917, numbers of all that is planned
+    limit: int | None, searched: int, compared: int, judged: int, presets: int, finalists: int
+) -> VideoPlan:
     """What a search with so many videos does.
 
     Args:
         limit: videos that may be generated at most; None = any number.
         searched: prompts to search with.
-        unseen: prompts to confirm on.
+        compared: prompts to compare finalists on.
+        judged: prompts for the verdict.
         presets: presets of the floor, 0 or 1.
-        finalists: most candidates that are confirmed where videos do not matter.
+        finalists: most candidates that are compared where videos do not matter.
 
     Raises:
         StudyError: too few videos for any search.
     """
     if limit is None:
         fitted = min(MOST_FITTED_PROMPTS, searched)
-        return VideoPlan(fitted=fitted, searched=searched, unseen=unseen, finalists=finalists, is_wide=True)
-    plan = _limited(limit, searched, unseen, presets, finalists)
-    if not _is_enough(plan, limit, presets):
-        least = next(
-            each for each in count(limit) if _is_enough(_limited(each, searched, unseen, presets, 1), each, presets)
+        return VideoPlan(
+            fitted=fitted, searched=searched, compared=compared, judged=judged, finalists=finalists, is_wide=True
         )
+    of_all = partial(
+        _limited, searched=searched, compared=compared, judged=judged, presets=presets, finalists=finalists
+    )
+    if not _is_enough(of_all(limit), limit, presets):
+        least = next(each for each in count(limit) if _is_enough(of_all(each), each, presets))
         raise StudyError(f"{limit} videos are too few for a search; it needs at least {least}")
-    return plan
+    return of_all(limit)
 
 
-def _limited(limit: int, searched: int, unseen: int, presets: int, finalists: int) -> VideoPlan:
-    """The plan for a limit, whether or not that is enough; as many finalists as leave enough unseen prompts to accept one."""
+def _limited(
+    limit: int, *, searched: int, compared: int, judged: int, presets: int, finalists: int
+) -> VideoPlan:  # fmt: skip
+    """The plan for a limit, whether or not that is enough: few videos are better spent on one finalist."""
     fitted = min(MOST_FITTED_PROMPTS, searched, max(LEAST_PROMPTS, limit // 10))
     share = CONFIRMED_SHARE if limit < MANY_VIDEOS else CONFIRMED_SHARE_OF_MANY
-    confirmed = 0
-    for most in (finalists, 2, 1):
-        confirmed = min(unseen, int((share * limit - COUNTED_FLOPS) / _per_unseen(most, presets)))
-        if confirmed >= min(LEAST_ACCEPTED_PROMPTS, unseen):
-            break
+    most = 1 if limit < MANY_VIDEOS else min(2, finalists) if limit < WIDE_VIDEOS else finalists
+    compared = min(compared, max(FEWEST_COMPARED, int(COMPARED_SHARE * limit)))
+    left = share * limit - COUNTED_FLOPS - BEFORE_VERDICT - compared * _per_compared(most, presets)
     return VideoPlan(
-        fitted=fitted, searched=fitted, unseen=confirmed, finalists=most, is_wide=limit >= WIDE_VIDEOS
+        fitted=fitted, searched=fitted, compared=compared, judged=min(judged, int(left / PER_JUDGED)), finalists=most,
+        is_wide=limit >= WIDE_VIDEOS,
     )  # fmt: skip
 
 
 def _is_enough(plan: VideoPlan, limit: int, presets: int) -> bool:
-    return plan.unseen >= LEAST_PROMPTS and plan.least(presets) <= limit
+    return plan.judged >= LEAST_PROMPTS and plan.least(presets) <= limit

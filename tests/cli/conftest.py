@@ -15,6 +15,7 @@ from pabtune.cli.main import run
 from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.records.prompts import save_prompts
+from pabtune.records.splits import Part
 
 ROOT = Path(__file__).parent.parent.parent
 POLICY = str(ROOT / "policies" / "shapes-30steps.json")
@@ -75,9 +76,9 @@ def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
-def write_prompts(path: Path, count: int, seed: int) -> str:
-    """Captions in a file; its name."""
-    save_prompts(path, sample_prompts(count, seed))
+def write_prompts(path: Path, count: int, seed: int, part: Part | None = None) -> str:
+    """Captions in a file, of one part of the split or of any; its name."""
+    save_prompts(path, sample_prompts(count, seed, part))
     return str(path)
 
 

@@ -20,13 +20,22 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
 
 @pytest.mark.filterwarnings("ignore:policy 'demo'")  # undecided on one prompt
 def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
-    """Fault 27: two trials, so that the finalist is the floor; one prompt neither judges it nor shows a tight budget."""
-    small = {"PROFILED": 1, "SEARCHED": 1, "UNSEEN": 1, "SHOWN": 1, "BUDGET": "shapes>=-100", "SCHEDULE_SHARES": ()}
+    """Fault 27: two trials, so that the finalist is the floor; three prompts judge nothing."""
+    small = {
+        "PROFILED": 1,
+        "TUNED": 1,
+        "VALIDATED": 1,
+        "TESTED": 3,
+        "SHOWN": 1,
+        "BUDGET": "shapes>=-100",
+        "SCHEDULE_SHARES": (),
+    }
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
     done = pabtune("demo", "--out", str(tmp_path), "--trials", "2", "--json")
     document = done.document(code=1)
-    assert document["verdict"] == "undecided"
+    assert document["verdict"] == document["judgement"]["verdict"] == "undecided"
+    assert document["judgement"]["prompts"] == 3
     check(document, tmp_path, done.stderr, 2, 1)
 
 
@@ -36,8 +45,8 @@ def test_the_demo_finds_a_policy(pabtune, tmp_path) -> None:
     done = pabtune("demo", "--out", str(tmp_path), "--json")
     document = done.document()
     assert document["verdict"] == "accept"
-    check(document, tmp_path, done.stderr, demo.TRIALS, document["policies"][0]["prompts"])
+    check(document, tmp_path, done.stderr, demo.TRIALS, demo.VALIDATED)
     found, _, fewer = document["policies"]
-    assert found["prompts"] > 30
+    assert document["judgement"]["prompts"] > 100
     assert found["speedup"] > 2.0
     assert found["fidelity"]["psnr_db"] > fewer["fidelity"]["psnr_db"] + 1

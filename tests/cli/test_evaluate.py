@@ -1,5 +1,13 @@
+from pathlib import Path
+
 import pytest
 
+from pabtune.planning.presets import PRESETS
+from pabtune.quality.budget import Budget
+from pabtune.quality.verdict import least_prompts
+from pabtune.records.policies import Policy
+from pabtune.records.prompts import load_prompts
+from pabtune.records.splits import split_of
 from tests.cli.conftest import write_prompts
 
 
@@ -97,3 +105,82 @@ def test_what_is_no_score_is_refused_in_one_line(pabtune, tmp_path, monkeypatch,
     prompts = write_prompts(tmp_path / "p.jsonl", 1, 5)
     words = ("evaluate", "shapes", "--policy", "none", "--prompts", prompts, "--steps", "2")
     assert "score" in pabtune(*words, "--score", score).refusal()
+
+
+def test_a_budget_is_judged_until_the_verdict_is_clear(pabtune, tmp_path) -> None:
+    """With a budget of 80 points the share of broken videos decides: after as many prompts as two policies take."""
+    prompts = write_prompts(tmp_path / "p.jsonl", 90, 5)
+    words = (
+        "evaluate",
+        "shapes",
+        "--policy",
+        "none",
+        "--policy",
+        "steps:9",
+        "--steps",
+        "10",
+        "--prompts",
+        prompts,
+        "--json",
+    )
+    done = pabtune(*words, "--budget", "shapes>=-80")
+    rows = done.document()["policies"]
+    assert [row["judgement"]["verdict"] for row in rows] == ["accept", "accept"]
+    assert [row["judgement"]["error"] for row in rows] == [0.02, 0.02]
+    needed = least_prompts(Budget.parse("shapes>=-80"), 0.02)
+    assert needed <= rows[0]["judgement"]["prompts"] == rows[1]["prompts"] < needed + 12
+    assert rows[0]["judgement"]["mean_drop"] == 0.0  # the same model twice
+    assert set(rows[0]["judgement"]["classes"]) == {"still", "slow", "fast"}
+    assert rows[0]["repeated"] == {"psnr_db": 100.0, "score_change": 0.0}
+    assert "the unaccelerated model twice: identical videos" in done.stderr
+    assert "steps:9: accept on" in done.stderr
+
+
+def test_what_passes_the_budget_exits_with_one(pabtune, tmp_path) -> None:
+    words = (
+        "evaluate",
+        "shapes",
+        "--policy",
+        "steps:1",
+        "--steps",
+        "10",
+        "--any-steps",
+        "--budget",
+        "shapes>=-1",
+        "--json",
+    )
+    (row,) = pabtune(*words).document(code=1)["policies"]
+    assert row["judgement"]["verdict"] == "reject"
+    assert row["judgement"]["prompts"] == 12  # one round: eight prompts are enough
+    (row,) = pabtune(*words[:-3], "--budget", "shapes>=-90", "--worst-psnr", "60", "--json").document(code=1)[
+        "policies"
+    ]
+    assert row["judgement"]["broken_share"] == 1.0
+
+
+def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, tmp_path) -> None:
+    policy = tmp_path / "found.json"
+    Policy(name="found", rules=PRESETS["pab246"].rules, provenance={"judged_on": "sha256:0"}).save(policy)
+    prompts = write_prompts(tmp_path / "p.jsonl", 12, 5)
+    words = ("evaluate", "shapes", "--policy", str(policy), "--steps", "10", "--prompts", prompts)
+    tested = sum(split_of(prompt.prompt) == "test" for prompt in load_prompts(Path(prompts)))
+    done = pabtune(*words, "--budget", "shapes>=-80", "--json")
+    assert done.document()["policies"][0]["judgement"]["prompts"] == tested < 12
+    assert f"{12 - tested} of 12 prompts are to tune on or to validate with, and are left out" in done.stderr
+    assert pabtune(*words, "--json").document()["policies"][0]["prompts"] == 12  # without a verdict
+    alone = write_prompts(tmp_path / "q.jsonl", 3, 5, part="tune")
+    line = pabtune(*words[:-1], alone, "--budget", "shapes>=-80").refusal()
+    assert "none of the prompts is to test with" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--budget", "shapes>=-1", "--score", "none"), "leave --score out"),
+        (("--budget", "shapes<=1"), "a budget reads SCORE>=-DROP"),
+        (("--budget", "shapes>=-1", "--largest-loss", "0.5"), "lies between the budget and 100 points"),
+        (("--budget", "shapes>=-1", "--worst-psnr", "200"), "a floor"),
+    ],
+)
+def test_wrong_budgets_are_refused_in_one_line(pabtune, words, told) -> None:
+    assert told in pabtune("evaluate", "shapes", "--policy", "none", *words).refusal()

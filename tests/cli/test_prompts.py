@@ -1,9 +1,8 @@
-from collections import Counter
-
-from pabtune.cli.options import SEARCHED, UNSEEN_PER_CONTENT, captions_of_searches, sample_two
-from pabtune.models.shapes.prompts import sample_prompts
-from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS
+from pabtune.cli.options import TESTED_PER_CONTENT, TUNED, VALIDATED, sample_split
+from pabtune.quality.budget import Budget
+from pabtune.quality.verdict import least_prompts
 from pabtune.records.prompts import load_prompts
+from pabtune.records.splits import split_of, split_prompts
 
 
 def test_prompts_are_balanced_and_the_same_again(pabtune, tmp_path) -> None:
@@ -17,20 +16,22 @@ def test_prompts_are_balanced_and_the_same_again(pabtune, tmp_path) -> None:
 
 
 def test_sampled_captions_are_never_those_of_a_search(pabtune, tmp_path) -> None:
-    """Fault 28: of the 120 captions that no search saw one was among those of the confirmation; so it is with seed 79."""
-    own, path = captions_of_searches(), tmp_path / "unseen.jsonl"
-    assert {prompt.prompt for prompt in sample_prompts(120, 79)} & own
+    """Fault 28: of the 120 captions that no search saw one was among those of the confirmation."""
+    path = tmp_path / "unseen.jsonl"
     assert pabtune("prompts", "shapes", "--count", "120", "--seed", "79", "--out", str(path)).returncode == 0
-    captions = {prompt.prompt for prompt in load_prompts(path)}
-    assert len(captions) == 120
-    assert not captions & own
+    assert {split_of(prompt.prompt) for prompt in load_prompts(path)} == {"test"}
+    wanted = ("prompts", "shapes", "--count", "30", "--part", "tune", "--out", str(path))
+    assert pabtune(*wanted).returncode == 0
+    assert {split_of(prompt.prompt) for prompt in load_prompts(path)} == {"tune"}
 
 
-def test_a_search_confirms_on_other_captions_enough_of_each_class() -> None:
-    """Faults 9 and 28: 24 of each class could not accept a variant; the sets are disjoint for every count."""
-    for counts in ((SEARCHED, UNSEEN_PER_CONTENT), (600, 900)):
-        searched, unseen = sample_two(*counts)
-        assert not {prompt.prompt for prompt in searched} & {prompt.prompt for prompt in unseen}
-        assert (len(searched), len(unseen)) == counts
-    contents = Counter(prompt.content for prompt in sample_two(SEARCHED, UNSEEN_PER_CONTENT)[1])
-    assert set(contents.values()) == {LEAST_ACCEPTED_PROMPTS}
+def test_a_search_has_captions_of_each_class_in_each_part() -> None:
+    """Faults 9 and 28: 24 of each class could not accept a variant."""
+    split = sample_split(TUNED, VALIDATED, TESTED_PER_CONTENT)
+    assert split == split_prompts([*split.test, *split.tune, *split.validate])
+    assert {name: tuple(counts.values()) for name, counts in split.counts().items()} == {
+        name: (TUNED // 3, VALIDATED // 3, TESTED_PER_CONTENT // 3) for name in ("still", "slow", "fast")
+    }
+    assert TESTED_PER_CONTENT // 3 > least_prompts(Budget.parse("shapes>=-1.0"))
+    seeds = [{prompt.seed for prompt in part} for part in split.parts().values()]
+    assert len(set.union(*seeds)) == sum(map(len, seeds))

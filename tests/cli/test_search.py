@@ -1,24 +1,28 @@
 import json
 import re
-from collections import Counter
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
+from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import StudyError
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.profiles import Call, Profile
+from pabtune.records.prompts import load_prompts
+from pabtune.records.splits import split_prompts
 from pabtune.tuning import search
-from pabtune.tuning.request import split_prompts
+from pabtune.tuning.generation import Settings, batches, generate
 from tests.cli.conftest import write_prompts
 
 
 def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) -> None:
     """Fault 9: repeated looks at the unseen prompts are counted and told."""
-    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 54, 6)
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 114, 6)
     words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out))
     words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
     first = pabtune(*words, "--trials", "3").document()
@@ -26,7 +30,9 @@ def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) ->
     assert (first["study"], first["trials"]) == (again["study"], again["trials"] - 1)
     assert again["verdict"] == "accept"
     evidence = json.loads(out.read_text())["evidence"]
-    assert (evidence["verdict"], evidence["prompts"], evidence["looks"]) == ("accept", 36, 2)
+    assert (evidence["verdict"], evidence["looks"], evidence["error"]) == ("accept", 2, 0.005)
+    assert first["judgement"]["error"] == 0.04
+    assert first["judgement"]["prompts"] == first["judged"]["prompts"] < evidence["prompts"]
     assert (tmp_path / "log" / "study.journal").exists()
 
 
@@ -35,7 +41,7 @@ def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp
     words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out), "--trials", "2")
     words += ("--logdir", str(tmp_path / "log"), "--floor", "none", "--json")
     shared = pabtune(*words, "--gpus", "2", "--sequence-parallel", "ulysses", "--link", "25gbe").document(code=1)
-    assert shared["verdict"] == "undecided"  # twelve prompts are too few
+    assert shared["verdict"] == "undecided"  # so few prompts judge nothing
     told = json.loads(out.read_text())["evidence"]["predicted_on"]
     assert ParallelLayout.from_document(told["layout"]) == ParallelLayout(sequence=2, exchange="ulysses")
     assert told["interconnect"]["name"] == "25gbe"
@@ -84,7 +90,14 @@ def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
         "--logdir", str(tmp_path / "log"), "--floor", "none", "--per-content", "--json",
     )  # fmt: skip
     assert done.document(code=1)["variants"] == {"fast": "undecided", "slow": "undecided", "still": "undecided"}
-    assert "8 unseen prompts: the variant fast will at best be undecided; accepting needs 36" in done.stderr  # fault 9
+    told = re.findall(
+        r"(\d+) prompts to test with: (.+) will at best be undecided; accepting needs at least 38", done.stderr
+    )
+    counts = split_prompts(sample_prompts(36, 6)).counts()
+    assert {what: int(count) for count, what in told} == {
+        "the policy": sum(each["test"] for each in counts.values()),
+        **{f"the variant {content}": each["test"] for content, each in counts.items()},
+    }  # fault 9
     assert set(json.loads(out.read_text())["variants"]) == {"fast", "slow", "still"}
     words = ("generate", "shapes", "--policy", str(out), "--prompt", "a red square", "--steps", "6")
     made = pabtune(*words, "--content", "fast", "--out", str(tmp_path / "v.gif"), "--json").document()
@@ -93,7 +106,7 @@ def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
 
 def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -> None:
     """Only trials that broadcast nothing lose nothing for certain, and those are no policy."""
-    many = write_prompts(tmp_path / "many.jsonl", 12, 6)
+    many = write_prompts(tmp_path / "many.jsonl", 18, 6)
     done = pabtune(
         "search", short_profile, "--budget", "shapes>=0", "--trials", "1", "--prompts", many, "--out",
         str(tmp_path / "none.json"), "--logdir", str(tmp_path / "log"), "--json",
@@ -104,30 +117,30 @@ def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -
     assert not (tmp_path / "none.json").exists()
 
 
-@cache
-def searched() -> set[str]:
-    return {prompt.prompt for prompt in split_prompts(sample_prompts(36, 6))[0]}
-
-
-scored: Counter[str] = Counter()
+REFERENCES: dict[str, np.ndarray] = {}
 
 
 def breaks_later(video, prompt: str) -> float:
-    """A score that falls with every video of a prompt: by 10 points in the search, by 30 on unseen prompts."""
-    scored[prompt] += 1
-    return 1000.0 - scored[prompt] * (10 if prompt in searched() else 30)
+    """A score that an accelerated video loses 30 points of, but not of the prompts to tune on or to validate with."""
+    is_reference = prompt not in REFERENCES or psnr_db(video, REFERENCES[prompt]) > 90
+    return 80.0 if is_reference else 50.0
 
 
 def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, short_profile, tmp_path) -> None:
-    """Fault 8: within the budget of 25 points: the second trial of the search, not its confirmation."""
+    """Fault 8: within the budget of 25 points: the second trial of the search, not what it is judged on."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
     out.write_text("accepted long ago")
+    pipeline = load_pipeline("shapes")
+    for batch in batches(split_prompts(load_prompts(Path(many))).test, 4):
+        for prompt, video in zip(batch, generate(pipeline, batch, Settings(steps=6)).videos, strict=True):
+            REFERENCES[prompt.prompt] = video
     done = pabtune(
         "search", short_profile, "--budget", "tests.cli.test_search:breaks_later>=-25", "--prompts", many, "--trials",
         "2", "--out", str(out), "--logdir", str(tmp_path / "log"), "--floor", "none", "--json",
     )  # fmt: skip
     document = done.document(code=1)
     assert (document["verdict"], document["policy"]) == ("reject", None)
+    assert document["judgement"]["prompts"] < len(REFERENCES)  # eight are enough
     assert out.read_text() == "accepted long ago"
     assert "the rejected policy is not written" in done.stderr
 
@@ -194,18 +207,20 @@ def test_a_score_is_tried_on_one_video_before_the_search(pabtune, short_profile,
 
 def test_the_help_tells_the_captions_that_a_search_takes(pabtune, short_profile, tmp_path, monkeypatch) -> None:
     """Fault 28: it said 64 where the code took 72."""
-    taken: list[tuple[int, int]] = []
+    taken: list[list[int]] = []
 
-    def stopped(pipeline, profile, searched, unseen, *rest) -> None:
-        taken.append((len(searched), len(unseen)))
+    def stopped(pipeline, profile, prompts, *rest) -> None:
+        taken.append([len(part) for part in prompts.parts().values()])
         raise StudyError("enough")
 
     monkeypatch.setattr(search, "search_variants", stopped)
     words = ("search", short_profile, "--budget", "shapes>=-1", "--out", str(tmp_path / "o.json"))
     for more in ((), ("--per-content",)):
         assert "enough" in pabtune(*words, "--logdir", str(tmp_path), *more).refusal()
-    told = re.findall(r"default for `shapes`: (\d+) and (\d+) captions, (\d+) with --per-content", help_of(pabtune))
-    assert told == [tuple(map(str, (*taken[0], taken[1][1])))]
+    told = re.findall(
+        r"Default for `shapes`: (\d+), (\d+) and at most (\d+) captions, (\d+) with --per-content", help_of(pabtune)
+    )
+    assert told == [tuple(map(str, (*taken[0], taken[1][2])))]
 
 
 def help_of(pabtune) -> str:

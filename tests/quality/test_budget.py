@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pabtune.quality.budget import Budget, drop_statistics, find_score, judge
+from pabtune.quality.budget import Budget, drop_statistics, find_score
 from pabtune.records.errors import BudgetError
 
 ONE = Budget(score="shapes", largest_drop=1.0)
@@ -23,6 +23,7 @@ def test_budgets_are_read() -> None:
     assert Budget.parse(" shapes >= -0.5 ") == Budget(score="shapes", largest_drop=0.5)
     assert Budget.parse("shapes>=0") == Budget(score="shapes", largest_drop=0.0)
     assert str(ONE) == "shapes>=-1"
+    assert Budget.parse("shapes>=-1.0", 20.0).largest_loss == 20.0
 
 
 @pytest.mark.parametrize(
@@ -39,45 +40,10 @@ def test_wrong_budgets_are_refused(text, message) -> None:
         Budget.parse(text)
 
 
-def test_verdicts() -> None:
-    """Fault 9: nothing is accepted on fewer than 36 prompts; with 8 the budget was missed in 64 % of accepts."""
-    rng = np.random.default_rng(0)
-    assert judge(rng.normal(0.0, 1, 64), ONE) == "accept"
-    assert judge(rng.normal(3.0, 1, 64), ONE) == "reject"
-    assert judge(rng.normal(1.0, 3, 16), ONE) == "undecided"
-    assert judge([0.0] * 4, ONE) == "undecided"
-    assert judge([0.0] * 35, ONE) == "undecided"
-    assert judge([0.0] * 36, ONE) == "accept"
-    assert judge([3.0] * 8, ONE) == "reject"
-
-
-def test_each_comparison_makes_it_harder_to_accept() -> None:
-    """Fault 9: four finalists at the edge were accepted in 17 to 19 % of searches, five looks in 39 %."""
-    rng = np.random.default_rng(5)
-    samples = rng.normal(1.0, 1.0, (400, 4, 48))
-
-    def accepted(comparisons: int) -> float:
-        return float(np.mean([any(judge(each, ONE, comparisons) == "accept" for each in four) for four in samples]))
-
-    assert accepted(1) > 0.12
-    assert accepted(4) < 0.07
-
-
-def test_intervals_cover_the_mean() -> None:
-    rng = np.random.default_rng(1)
-    covered = [drop_statistics(rng.normal(0.7, 1.5, 24)).ci95 for _ in range(2000)]
-    assert np.mean([low <= 0.7 <= high for low, high in covered]) == pytest.approx(0.95, abs=0.02)
-
-
-def test_a_skewed_drop_at_the_border_is_seldom_accepted() -> None:
-    """Fault 27: a tenth of the videos breaks: plain t accepts a true drop at the border far more often than it says."""
-    rng = np.random.default_rng(2)
-
-    def accepted() -> bool:
-        drops = np.where(rng.random(64) < 0.1, rng.normal(8, 3, 64), rng.normal(0.2222, 0.3, 64))
-        return judge(drops, ONE) == "accept"
-
-    assert np.mean([accepted() for _ in range(1000)]) < 0.13
+@pytest.mark.parametrize("largest", [-5.0, 0.0, 1.0, 101.0])
+def test_no_video_may_lose_less_than_the_mean_or_more_than_there_is(largest) -> None:
+    with pytest.raises(BudgetError, match="lies between the budget and 100 points, not at"):
+        Budget.parse("shapes>=-1.0", largest)
 
 
 def test_a_score_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypatch) -> None:
@@ -113,8 +79,6 @@ def test_the_bounds_lie_around_the_mean_as_corrected_for_skew(sign) -> None:
     assert found.mean == pytest.approx(sign)
     assert (found.upper + found.lower) / 2 - found.mean == pytest.approx(sign * 72 / (6 * 9 * 100), rel=0.02)
     assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=1e-3)
-    assert sum(found.ci95) / 2 == pytest.approx((found.upper + found.lower) / 2)
-    assert found.ci95[1] - found.ci95[0] == pytest.approx(2 * half * 1.9842 / 1.6604, rel=1e-3)
 
 
 def failing(video, prompt):

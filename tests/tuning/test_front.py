@@ -1,18 +1,24 @@
 """Judging schedules beside runs of fewer steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import pabtune
 from pabtune.quality.budget import Budget
+from pabtune.quality.verdict import ERROR
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule
+from pabtune.records.splits import Split
 from pabtune.tuning.front import judge_front
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.schedules import find_schedules
 from tests.conftest import PROMPT, PROMPTS, make_pipeline
 
+OTHERS = tuple(Prompt(prompt=f"{PROMPT} {index}", content="slow", seed=50 + index) for index in range(5))
+SPLIT = Split(tune=tuple(PROMPTS[:2]), validate=OTHERS[:2], test=OTHERS[2:])
 SETTINGS = Settings(steps=12, batch_size=2)
 
 
@@ -31,15 +37,16 @@ def config(folder) -> SearchConfig:
 def test_schedules_are_judged_beside_fewer_steps(profile, tmp_path) -> None:
     pipeline = make_pipeline()
     schedules = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75, 0.5))
-    unseen = [Prompt(prompt=PROMPT, content="slow", seed=seed) for seed in (50, 51)]
-    points = judge_front(pipeline, profile, schedules, unseen, config(tmp_path))
+    points = judge_front(pipeline, profile, schedules, SPLIT, config(tmp_path), ERROR)
     assert [point.policy.name for point in points] == ["f-9of12", "f-6of12"]
     assert [point.fewer_steps.policy for point in points] == ["steps:9", "steps:6"]
     for point in points:
-        assert point.evaluation.compute_fraction == pytest.approx(point.fewer_steps.compute_fraction, abs=1e-6)
+        assert point.compared.compute_fraction == pytest.approx(point.fewer_steps.compute_fraction, abs=1e-6)
         assert point.policy.evidence["fidelity"]["worst_psnr_db"] <= point.policy.evidence["fidelity"]["psnr_db"]
-    ours, theirs = np.mean(points[0].evaluation.psnr_db), np.mean(points[0].fewer_steps.psnr_db)
-    assert points[0].is_useful == bool(ours > theirs and ours > np.mean(points[1].evaluation.psnr_db))
+        assert (len(point.compared.psnr_db), len(point.evaluation.psnr_db)) == (2, 3)
+        assert point.policy.evidence["verdict"] == "undecided"  # three prompts
+    ours, theirs = np.mean(points[0].compared.psnr_db), np.mean(points[0].fewer_steps.psnr_db)
+    assert points[0].is_useful == bool(ours > theirs and ours > np.mean(points[1].compared.psnr_db))
 
 
 def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_useful(profile, tmp_path) -> None:
@@ -49,8 +56,30 @@ def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_usefu
     wrong = Schedule(
         computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0
     )  # fmt: skip
-    points = judge_front(pipeline, profile, [good, good, wrong], PROMPTS[:2], config(tmp_path))
-    psnrs = [[np.mean(each.psnr_db) for each in (point.evaluation, point.fewer_steps)] for point in points]
+    points = judge_front(pipeline, profile, [good, good, wrong], SPLIT, config(tmp_path), ERROR)
+    psnrs = [[np.mean(each.psnr_db) for each in (point.compared, point.fewer_steps)] for point in points]
     assert psnrs[0][0] == psnrs[1][0] > psnrs[1][1]
     assert psnrs[2][0] < psnrs[2][1]
     assert [point.is_useful for point in points] == [False, True, False]
+
+
+def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
+    """After the first that is no accept none is one, and none at all where the search's winner was not accepted."""
+    pipeline = make_pipeline()
+    good = Schedule(computed=tuple(range(11)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
+    wrong = Schedule(computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0)
+    many = tuple(Prompt(prompt=f"{PROMPT} {index}", content="slow", seed=index) for index in range(44))
+    request = replace(config(tmp_path), budget=Budget.parse("tests.tuning.test_front:closeness>=-40"), batch_size=8)
+    split = replace(SPLIT, test=many)
+
+    def verdicts(schedules, error):
+        points = judge_front(pipeline, profile, schedules, split, request, error)
+        return [point.policy.evidence["verdict"] for point in points], [len(each.evaluation.psnr_db) for each in points]
+
+    assert verdicts([good, wrong, good], ERROR) == (["accept", "reject", "undecided"], [40] * 3)
+    assert verdicts([good], 0.0)[0] == ["undecided"]
+
+
+def closeness(video, prompt) -> float:
+    """A score that a video of much noise fails."""
+    return 100.0 if video.std() < 102 else 0.0

@@ -5,9 +5,8 @@ import pytest
 
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
-from pabtune.records.errors import BudgetError, StudyError
-from pabtune.records.prompts import Prompt
-from pabtune.tuning.request import SearchConfig, find_floor, split_prompts
+from pabtune.records.errors import BudgetError
+from pabtune.tuning.request import SearchConfig, find_floor
 
 
 def config(folder: Path, **changes) -> SearchConfig:
@@ -16,20 +15,6 @@ def config(folder: Path, **changes) -> SearchConfig:
         storage=str(folder / "study.journal"), folder=folder, name="found", arguments={},
     )  # fmt: skip
     return replace(standard, **changes)
-
-
-def test_prompts_are_split_per_class_without_overlap() -> None:
-    prompts = [Prompt(prompt=str(i), content="ab"[i % 2]) for i in range(24)]
-    searched, unseen = split_prompts([*prompts, prompts[0]])
-    assert len(searched) == 8
-    assert len(unseen) == 16
-    assert not {p.prompt for p in searched} & {p.prompt for p in unseen}
-    assert {p.content for p in searched} == {"a", "b"}
-
-
-def test_too_few_prompts_are_refused() -> None:
-    with pytest.raises(StudyError, match="at least 12 distinct prompts"):
-        split_prompts([Prompt(prompt="same")] * 40)
 
 
 def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> None:

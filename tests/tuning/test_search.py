@@ -1,8 +1,8 @@
 """Small searches on the real classes: what is tried, what survives a kill, what wins."""
 
-from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import pabtune
@@ -11,8 +11,11 @@ from pabtune.catalog.card import sites_in
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
+from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
 from pabtune.records.prompts import Prompt
+from pabtune.records.splits import Split
+from pabtune.tuning.generation import Settings, batches, generate
 from pabtune.tuning.search import Budget, search_policy, search_variants
 from pabtune.tuning.space import Space
 from tests.conftest import draw, make_pipeline
@@ -24,8 +27,9 @@ CAPTIONS = [
     for shape in ("square", "cross")
     for motion in ("stands still", "rises slowly", "bounces quickly", "moves left")
 ]
-SEARCHED = [Prompt(prompt=text, content="slow", seed=seed) for seed, text in enumerate(CAPTIONS[:4])]
-UNSEEN = [Prompt(prompt=text, content="slow", seed=seed) for seed, text in enumerate(CAPTIONS[4:])]
+PROMPTS = tuple(Prompt(prompt=text, content="slow", seed=seed) for seed, text in enumerate(CAPTIONS))
+SPLIT = Split(tune=PROMPTS[:4], validate=PROMPTS[4:8], test=PROMPTS[8:])
+SEARCHED = SPLIT.tune
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def found(profile, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     seen = []
     result = search_policy(
-        make_pipeline(), profile, SEARCHED, UNSEEN, config(folder), lambda own, every: seen.append((own, len(every)))
+        make_pipeline(), profile, SPLIT, config(folder), lambda own, every: seen.append((own, len(every)))
     )
     return result, seen, folder
 
@@ -52,10 +56,11 @@ def test_the_winner_is_the_fastest_confirmed_candidate_and_carries_its_evidence(
     feasible = [each for each in result.candidates if each.outcome.is_feasible and each.policy.rules]
     assert result.best is not None
     assert result.best.rules in [each.policy.rules for each in feasible]
-    assert result.best.evidence["prompts"] == len(UNSEEN)
+    assert result.best.evidence["prompts"] == len(SPLIT.test) == result.judgement.prompts
+    assert [len(each.psnr_db) for each in result.evaluations] == [len(SPLIT.validate)] * len(result.evaluations)
     assert result.best.evidence["verdict"] == result.verdict
     assert result.best.provenance["study"] == result.study
-    assert result.evaluations[0].compute_fraction == pytest.approx(result.best.evidence["compute_fraction"], abs=1e-3)
+    assert result.judged.compute_fraction == pytest.approx(result.best.evidence["compute_fraction"], abs=1e-3)
     result.best.save(tmp_path / "best.json")
     assert pabtune.Policy.load(tmp_path / "best.json") == result.best
 
@@ -64,7 +69,7 @@ def test_the_same_request_resumes_and_another_does_not(found, profile) -> None:
     result, _, folder = found
     more = []
     again = search_policy(
-        make_pipeline(), profile, SEARCHED, UNSEEN, config(folder, trials=10), lambda own, _: more.append(own.number)
+        make_pipeline(), profile, SPLIT, config(folder, trials=10), lambda own, _: more.append(own.number)
     )
     assert again.study == result.study
     assert more == [9]
@@ -72,8 +77,7 @@ def test_the_same_request_resumes_and_another_does_not(found, profile) -> None:
     other = search_policy(
         make_pipeline(),
         profile,
-        SEARCHED,
-        UNSEEN,
+        SPLIT,
         config(folder, trials=1, budget=Budget(score="shapes", largest_drop=1.0)),
     )
     assert other.study != result.study
@@ -88,20 +92,23 @@ def test_the_same_request_resumes_and_another_does_not(found, profile) -> None:
 )
 def test_wrong_requests_are_refused(profile, pipeline, tmp_path, changes, message) -> None:
     with pytest.raises(StudyError, match=message):
-        search_policy(pipeline, profile, SEARCHED, UNSEEN, config(tmp_path, **changes))
+        search_policy(pipeline, profile, SPLIT, config(tmp_path, **changes))
 
 
 def test_seen_prompts_and_foreign_profiles_are_refused(profile, pipeline, tmp_path) -> None:
-    with pytest.raises(StudyError, match="both searched with and confirmed with"):
-        search_policy(pipeline, profile, SEARCHED, SEARCHED, config(tmp_path))
+    for part in ("validate", "test"):
+        with pytest.raises(StudyError, match="is in two parts of the split"):
+            search_policy(pipeline, profile, replace(SPLIT, **{part: SEARCHED}), config(tmp_path))
+        with pytest.raises(StudyError, match=f"none of these falls to {part}"):
+            search_policy(pipeline, profile, replace(SPLIT, **{part: ()}), config(tmp_path))
     foreign = replace(profile, made_for=replace(profile.made_for, fingerprint="sha256:" + "0" * 64))
     fewer = CATALOG.with_card(
         ModelCard(transformer="STDiT3Transformer3DModel", sites=sites_in("spatial_blocks", mlp="mlp"))
     )
     with pytest.raises(ProfileError, match="of another model"):
-        search_policy(pipeline, profile, SEARCHED, UNSEEN, replace(config(tmp_path), catalog=fewer))
+        search_policy(pipeline, profile, SPLIT, replace(config(tmp_path), catalog=fewer))
     with pytest.raises(ProfileError, match="of another model"):
-        search_policy(pipeline, foreign, SEARCHED, UNSEEN, config(tmp_path))
+        search_policy(pipeline, foreign, SPLIT, config(tmp_path))
     with pytest.raises(BudgetError):
         pabtune.search(pipeline, profile, CAPTIONS, budget="beauty>=-1")
 
@@ -132,51 +139,62 @@ def test_the_papers_preset_is_the_floor_of_the_public_call(profile, pipeline, tm
 
 
 def test_a_variant_for_each_content_class_and_a_general_policy(profile, pipeline, tmp_path) -> None:
-    prompts = [
+    prompts = tuple(
         Prompt(prompt=text, content=("slow", "still")[seed % 2], seed=seed) for seed, text in enumerate(CAPTIONS)
-    ]
+    )
     request = config(tmp_path, trials=3, floor=None)
     told: list[str | None] = []
     result = search_variants(
-        pipeline, profile, prompts[:4], prompts[4:], request, ("slow", "still"),
+        pipeline, profile, Split(tune=prompts[:4], validate=prompts[4:8], test=prompts[8:]), request, ("slow", "still"),
         lambda content, own, every: told.append(content),
     )  # fmt: skip
     assert told == [None] * 3 + ["slow"] * 3 + ["still"] * 3
     assert list(result.variants) == ["slow", "still"]
     assert len({result.study, *(variant.study for variant in result.variants.values())}) == 3
     for content, variant in result.variants.items():
-        assert variant.best.evidence["prompts"] == sum(prompt.content == content for prompt in prompts[4:])
+        assert variant.best.evidence["prompts"] == sum(prompt.content == content for prompt in prompts[8:])
         assert result.best.variants[content] == variant.best.rules
     assert result.best.rules
     assert result.best.evidence["variants"] == {name: each.best.evidence for name, each in result.variants.items()}
 
 
-MANY = sample_prompts(36, 6)
-"""Twelve captions of each class, the first six of which are searched with."""
-scored: Counter[str] = Counter()
+MANY = Split(
+    **{part: tuple(sample_prompts(count, 6, part)) for part, count in {"tune": 6, "validate": 6, "test": 36}.items()}
+)
+REFERENCES: dict[str, np.ndarray] = {}
 
 
 def breaks_slow_videos(video, prompt: str) -> float:
-    """50 in the search; later it falls with every video of a slow prompt, and rises with every still one."""
-    if prompt in {each.prompt for each in MANY[:6]}:
+    """50 in the search; later an accelerated video of a slow prompt loses 30 points, and one of a still prompt gains them."""
+    if prompt not in REFERENCES:
         return 50.0
-    scored[prompt] += 1
-    content = next(each.content for each in MANY if each.prompt == prompt)
-    return 1000.0 + scored[prompt] * (-30.0 if content == "slow" else 30.0)
+    is_reference = psnr_db(video, REFERENCES[prompt]) > 90
+    is_slow = any(each.prompt == prompt and each.content == "slow" for each in MANY.test)
+    return 80.0 if is_reference == is_slow else 50.0
 
 
 def test_a_rejected_variant_is_not_inside_the_policy(profile, pipeline, tmp_path) -> None:
     """Fault 8: a variant that was rejected was shipped inside a file whose top said something else."""
-    prompts = [prompt for prompt in MANY if prompt.content in ("slow", "still")]
-    unseen = [prompt for prompt in prompts if prompt not in MANY[:6]]
+    split = Split(
+        **{name: tuple(each for each in part if each.content != "fast") for name, part in MANY.parts().items()}
+    )
+    settings = Settings(steps=profile.steps)
+    for batch in batches(split.test, 4):
+        for prompt, video in zip(batch, generate(pipeline, batch, settings).videos, strict=True):
+            REFERENCES[prompt.prompt] = video
     budget = Budget(score="tests.tuning.test_search:breaks_slow_videos", largest_drop=20.0)
-    result = search_variants(
-        pipeline, profile, [prompt for prompt in prompts if prompt not in unseen], unseen,
-        config(tmp_path, trials=2, floor=None, budget=budget), ("slow", "still"),
-    )  # fmt: skip
+    request = config(tmp_path, trials=2, floor=None, budget=budget)
+    result = search_variants(pipeline, profile, split, request, ("slow", "still"))
     verdicts = {content: variant.verdict for content, variant in result.variants.items()}
-    assert (result.verdict, verdicts) == ("undecided", {"slow": "reject", "still": "undecided"})
-    assert set(result.best.variants) == set(result.best.evidence["variants"]) == {"still"}
+    assert verdicts == {"slow": "reject", "still": "undecided"}
+    assert result.verdict == "reject"  # half of the prompts are slow ones
+    assert {name: each.verdict for name, each in result.judgement.classes.items()} == {
+        "slow": "reject",
+        "still": "undecided",
+    }
+    assert result.best.rules == ()  # prompts of other classes are computed whole
+    assert result.best.variants == {"still": result.variants["still"].best.rules}
+    assert set(result.best.evidence) == {"variants"}
 
 
 @pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts
@@ -186,7 +204,7 @@ def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_pa
     mask = resolve(space.policy(first["profile at 0.01"], "p"), profile.sites, space.schedule())
     memory = int(held_bytes(mask, profile.site_bytes).max() * 0.5)
     limited = config(tmp_path, trials=12, memory=memory, batch_size=1, floor=None)
-    result = search_policy(make_pipeline(), profile, SEARCHED, UNSEEN, limited)
+    result = search_policy(make_pipeline(), profile, SPLIT, limited)
     tried = {each.origin: each for each in result.candidates}
     assert tried["profile at 0.01"].outcome.status == "over memory"
     assert tried["profile at 0.01, int8"].outcome.measured.prompts > 0
@@ -202,7 +220,9 @@ def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile
 
     def search(seed: int, prompt: Prompt = SEARCHED[0], trials: int = 9, **arguments):
         request = config(tmp_path / str(seed), floor=None, seed=seed, trials=trials, arguments=arguments)
-        return search_policy(make_pipeline(), profile, [prompt], UNSEEN[:1], request)
+        return search_policy(
+            make_pipeline(), profile, Split(tune=(prompt,), validate=SPLIT.validate[:1], test=SPLIT.test[:1]), request
+        )
 
     first, other = search(0), search(1)
     assert [result.candidates[-1].origin for result in (first, other)] == ["sampler"] * 2
@@ -217,6 +237,6 @@ def test_variants_keep_outputs_as_the_general_policy_does(profile, tmp_path) -> 
     mask = resolve(space.policy(dict(space.first_trials())["profile at 0.01"], "p"), profile.sites, space.schedule())
     memory = int(held_bytes(mask, profile.site_bytes).max() * 0.5)
     request = config(tmp_path, trials=12, memory=memory, batch_size=1, floor=None)
-    result = search_variants(make_pipeline(), profile, SEARCHED[:2], UNSEEN[:2], request, ("slow",))
+    result = search_variants(make_pipeline(), profile, replace(SPLIT, tune=SPLIT.tune[:2]), request, ("slow",))
     assert {each.policy.store for each in result.candidates} == {"exact", "int8"}
     assert {each.policy.store for each in result.variants["slow"].candidates} == {result.best.store} == {"int8"}

@@ -35,28 +35,30 @@ def test_videos_of_earlier_runs_and_other_processes_count(tmp_path) -> None:
         second.add(1, 1)
 
 
-@pytest.mark.parametrize("limit", [24, 30, 40, 64, 100, 199, 200, 400, 1000, 5000])
+@pytest.mark.parametrize("limit", [30, 40, 64, 100, 199, 200, 400, 1000, 5000])
 @pytest.mark.parametrize("presets", [0, 1])
 def test_a_plan_fits_into_its_videos(limit, presets) -> None:
-    plan = plan_videos(limit, 24, 72, presets, finalists=4)
+    plan = plan_videos(limit, 24, 24, 648, presets, finalists=4)
     assert plan.least(presets) <= limit
     assert plan.confirmation(presets) <= 0.5 * limit + 1
     assert 2 <= plan.fitted == plan.searched <= 12
-    assert 2 <= plan.unseen <= 72
-    more = plan_videos(limit + 50, 24, 72, presets, finalists=4)
-    assert (more.fitted, more.finalists * more.unseen) >= (plan.fitted, plan.finalists * plan.unseen)
+    assert 1 <= plan.compared <= 24
+    assert 2 <= plan.judged <= 648
+    more = plan_videos(limit + 50, 24, 24, 648, presets, finalists=4)
+    assert (more.fitted, more.compared) >= (plan.fitted, plan.compared)
 
 
-def test_enough_unseen_prompts_to_accept_one_come_before_more_finalists() -> None:
-    assert plan_videos(400, 24, 72, 1, finalists=4).finalists == 2
-    assert plan_videos(400, 24, 72, 1, finalists=4).unseen >= 36
-    assert plan_videos(3000, 24, 72, 1, finalists=4).finalists == 4
-    assert plan_videos(None, 24, 72, 1, finalists=4).finalists == 4
-    assert plan_videos(None, 24, 72, 1, finalists=4).searched == 24
+def test_few_videos_are_spent_on_one_finalist_and_its_verdict() -> None:
+    assert plan_videos(100, 24, 24, 648, 1, finalists=4).finalists == 1
+    assert plan_videos(400, 24, 24, 648, 1, finalists=4).finalists == 2
+    assert plan_videos(3000, 24, 24, 648, 1, finalists=4).finalists == 4
+    assert plan_videos(1800, 24, 24, 648, 1, finalists=4).judged >= 327  # enough to accept a budget of one point
+    unlimited = plan_videos(None, 24, 20, 648, 1, finalists=4)
+    assert (unlimited.finalists, unlimited.searched, unlimited.compared, unlimited.judged) == (4, 24, 20, 648)
 
 
-@pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 19), (3, 1, 24), (23, 1, 24)])
+@pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 27), (3, 1, 30), (26, 1, 30)])
 def test_too_few_videos_are_refused_with_how_many_are_needed(limit, presets, least) -> None:
     with pytest.raises(StudyError, match=f"{limit} videos are too few for a search; it needs at least {least}"):
-        plan_videos(limit, 24, 72, presets, finalists=4)
-    plan_videos(least, 24, 72, presets, finalists=4)
+        plan_videos(limit, 24, 24, 648, presets, finalists=4)
+    plan_videos(least, 24, 24, 648, presets, finalists=4)

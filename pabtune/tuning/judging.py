@@ -1,0 +1,129 @@
+"""Judging a policy on unseen prompts, round by round until the verdict is clear, and the evidence for its file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from pabtune.quality.budget import LARGEST_LOSS, Budget
+from pabtune.quality.floors import Floor
+from pabtune.quality.verdict import judge
+from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
+from pabtune.records.prompts import Prompt
+from pabtune.records.verdicts import Judgement
+from pabtune.tuning.evaluate import IsEnough, evaluate
+from pabtune.tuning.generation import Progress
+from pabtune.tuning.request import SearchConfig
+from pabtune.tuning.videos import VideoMeter
+
+
+def judge_policy(
+    pipeline: DiffusionPipeline,
+    policy: Policy,
+    unseen: Sequence[Prompt],
+    profile: Profile,
+    config: SearchConfig,
+    error: float,
+    meter: VideoMeter | None = None,
+) -> tuple[Judgement, Evaluation]:
+    """Judges a policy, round by round of unseen prompts, until the verdict is clear or no prompts are left.
+
+    Args:
+        pipeline: the model.
+        policy: the policy.
+        unseen: prompts that nothing was chosen on.
+        profile: of the model.
+        config: of the search.
+        error: largest probability of accepting by mistake.
+        meter: counts the videos.
+    """
+
+    def is_clear(evaluations: Sequence[Evaluation]) -> bool:
+        return judgement_of(evaluations[0], config.budget, error, config.floor, is_final=False).verdict != "undecided"
+
+    (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_enough=is_clear)
+    return judgement_of(evaluation, config.budget, error, config.floor), evaluation
+
+
+def judgement_of(
+    evaluation: Evaluation, budget: Budget, error: float, floor: Floor | None = None, *, is_final: bool = True
+) -> Judgement:
+    """The verdict on an evaluation.
+
+    Args:
+        evaluation: of a policy on unseen prompts.
+        budget: on its score.
+        error: largest probability of accepting by mistake.
+        floor: a video worse than its worst one may be counts as broken.
+        is_final: whether intervals are wanted.
+    """
+    return judge(
+        evaluation.drops,
+        budget,
+        prompts=evaluation.prompts,
+        contents=evaluation.contents,
+        broken=[floor is not None and floor.is_lost([psnr]) for psnr in evaluation.psnr_db],
+        error=error,
+        is_final=is_final,
+    )
+
+
+def evaluate_unseen(
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Policy],
+    unseen: Sequence[Prompt],
+    profile: Profile,
+    config: SearchConfig,
+    progress: Progress | None = None,
+    meter: VideoMeter | None = None,
+    is_enough: IsEnough | None = None,
+) -> list[Evaluation]:
+    """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
+
+    Args:
+        pipeline: the model.
+        policies: what to evaluate.
+        unseen: prompts that the search never saw.
+        profile: of the model.
+        config: of the search.
+        progress: told after each call of the pipeline.
+        meter: counts the videos.
+        is_enough: asked after each round whether the rest can be left out.
+    """
+    return evaluate(
+        pipeline,
+        policies,
+        unseen,
+        profile.steps,
+        score=config.budget.score,
+        batch_size=config.batch_size,
+        arguments=config.arguments,
+        catalog=config.catalog,
+        progress=progress,
+        meter=meter,
+        is_enough=is_enough,
+    )
+
+
+def evidence_of(evaluation: Evaluation, judgement: Judgement, profile: Profile, budget: Budget) -> dict[str, Any]:
+    """What was measured of a policy on unseen prompts, for its file.
+
+    Args:
+        evaluation: of the policy.
+        judgement: of it.
+        profile: of the model.
+        budget: what the verdict is on.
+    """
+    document = judgement.to_document()
+    return {
+        "budget": str(budget),
+        "verdict": judgement.verdict,
+        "score_drop": {"mean": document.pop("mean_drop"), "ci95": document.pop("ci95")},
+        "speedup": {"measured": round(evaluation.speedup, 4), "device": profile.made_for.settings.get("device")},
+        "compute_fraction": round(evaluation.compute_fraction, 4),
+        "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
+        **{key: value for key, value in document.items() if key != "verdict" and value is not None},
+        **({} if budget.largest_loss == LARGEST_LOSS else {"assumed_largest_loss": budget.largest_loss}),
+    }
