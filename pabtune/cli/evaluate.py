@@ -10,6 +10,7 @@ from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.presets import find_policy
 from pabtune.quality.measures import MEASURES
+from pabtune.quality.scores import NO_SCORE
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Store
 
@@ -24,8 +25,11 @@ PROMPTS = 24
     f"Prompts to generate; default for `shapes`: {PROMPTS} captions that no search draws by itself."
 )
 @click.option(
-    "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
+    "--score",
+    help="Absolute score: `shapes`, `vbench-quality`, vbench:DIMENSION, `vbench` (the total, on VBench's own prompts), "
+    "module:function, `none`; default: `shapes` for `shapes`, else none.",
 )
+@options.vbench_option
 @click.option(
     "--measure",
     "measures",
@@ -50,6 +54,7 @@ def command(
     names: tuple[str, ...],
     prompt_file: Path | None,
     score: str | None,
+    vbench_home: Path | None,
     measures: tuple[str, ...],
     through_codec: bool,
     batch_size: int | None,
@@ -62,6 +67,8 @@ def command(
     policies = [find_policy(name, model) for name in names]
     others = options.captions_of_searches() if prompt_file is None and model == "shapes" else ()
     prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed, without=others)
+    name = score or ("shapes" if model == "shapes" else NO_SCORE)
+    found = NO_SCORE if name == NO_SCORE else options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -71,7 +78,7 @@ def command(
             policies,
             prompts,
             run.steps,
-            score=score or ("shapes" if model == "shapes" else "none"),
+            score=found,
             measures=tuple(dict.fromkeys(measures)),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),

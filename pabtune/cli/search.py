@@ -26,7 +26,13 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
-@click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
+@click.option(
+    "--budget",
+    required=True,
+    help="For example 'shapes>=-1.0': the score may drop by 1 point on average. Scores: `shapes`, `vbench-quality`, "
+    "vbench:DIMENSION, `vbench` (the total, on VBench's own prompts), or module:function.",
+)
+@options.vbench_option
 @click.option(
     "--trials", type=int, default=60, show_default=True, help="Number of finished trials at which the study ends."
 )
@@ -50,9 +56,9 @@ PromptSets = tuple[Sequence[Prompt], Sequence[Prompt]]
     "--floor",
     "floors",
     multiple=True,
-    help="How close to the unaccelerated video the result must be: a preset whose PSNR it must reach, psnr>=38 (mean, dB), "
-    "worst-psnr>=32; repeat it for several; `none` = no floor; default: pab246 for models with spatial and temporal "
-    "attention, else none.",
+    help="How close to the unaccelerated video the result must be: a preset whose PSNR it must reach, or a limit on the mean "
+    "or the worst video: psnr>=38 (dB), worst-psnr>=32, ssim>=0.9, vmaf>=90, temporal<=2, lpips<=0.1; repeat it for "
+    "several; `none` = no floor; default: pab246 for models with spatial and temporal attention, else none.",
 )
 @click.option(
     "--front",
@@ -73,6 +79,7 @@ def command(
     ctx: click.Context,
     profile_file: Path,
     budget: str,
+    vbench_home: Path | None,
     trials: int,
     storage: str | None,
     videos: int | None,
@@ -129,6 +136,7 @@ def command(
         layout=layout,
         interconnect=interconnect,
         videos=videos,
+        score=options.find_score(parsed.score, vbench_home, device, (*prompts[0], *prompts[1])),
     )
     _say_what_is_too_few(prompts, contents, config)
     pipeline = _load_model(profile, device)

@@ -12,6 +12,7 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
 from pabtune.quality.budget import LEAST_ACCEPTED_PROMPTS, LEAST_JUDGED_PROMPTS, Budget, drop_statistics, judge
 from pabtune.quality.floors import Floor
+from pabtune.quality.measures import EVERY
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
@@ -127,7 +128,8 @@ def evaluate_unseen(
         policies,
         unseen,
         profile.steps,
-        score=config.budget.score,
+        score=config.score or config.budget.score,
+        measures=config.floor.on_demand if config.floor else (),
         batch_size=config.batch_size,
         arguments=config.arguments,
         catalog=config.catalog,
@@ -167,7 +169,8 @@ def assess(
         budget: on the score.
         comparisons: finalists times looks at these prompts.
     """
-    is_close = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) <= 0
+    figures = {name: evaluation.values(EVERY[name].figure) for name in floor.measures}
+    is_close = floor.missing_db(figures, of_preset.psnr_db if of_preset else ()) <= 0
     is_judged = len(evaluation.drops) >= LEAST_JUDGED_PROMPTS
     verdict = judge(evaluation.drops, budget, comparisons) if is_close or not is_judged else "reject"
     if of_preset is None:

@@ -9,12 +9,14 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.scores import Score
 from pabtune.records.errors import StudyError
+from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt
+from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.tuning.generation import BATCH_SIZE
 from pabtune.tuning.videos import OnVideos
 
@@ -55,6 +57,7 @@ class SearchConfig:
         on_videos: told how many were generated.
         schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
             calls always happen.
+        score: the budget's, found before; None = it is found by its name.
     """
 
     budget: Budget
@@ -75,6 +78,7 @@ class SearchConfig:
     videos: int | None = None
     on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
+    score: Score | None = None
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""
@@ -124,3 +128,26 @@ def split_prompts(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]
         by_content.setdefault(prompt.content, []).append(prompt)
     searched = [prompt for same in by_content.values() for prompt in same[::3]]
     return searched, [prompt for prompt in distinct if prompt not in searched]
+
+
+def request_of(profile: Profile, prompts: Sequence[Prompt], config: SearchConfig) -> dict[str, Any]:
+    """What decides, with the space, about the outcome of a trial: the same request finds its study again."""
+    return {
+        "profile": profile.digest,
+        "prompts": digest_prompts(prompts),
+        "budget": str(config.budget),
+        "floor": None if config.floor is None else str(config.floor),
+        "content": config.content,
+        "arguments": dict(config.arguments),
+        "batch_size": config.batch_size,
+        **(config.parallel_document() if config.layout.gpus > 1 else {}),
+        **({"memory": config.memory} if config.memory is not None else {}),
+        **({"store": config.store} if config.store is not None else {}),
+        **({"videos": config.videos} if config.videos is not None else {}),
+    }
+
+
+def study_name(profile: Profile, content: str | None, request: Mapping[str, Any]) -> str:
+    """The name of the study of exactly this request."""
+    suffix = f"-{content}" if content else ""
+    return f"{profile.name}{suffix}-{digest(request).removeprefix('sha256:')[:8]}"

@@ -106,7 +106,7 @@ def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verd
     of_preset = evaluation([0.0] * len(drops), 40.0)
     found = assess(evaluation(drops, psnr_db), FLOOR, of_preset, BUDGET)
     assert (found.verdict, found.loses_more) == (verdict, loses_more)
-    plain = assess(evaluation(drops, psnr_db), Floor(psnr_db=40.0), None, BUDGET)
+    plain = assess(evaluation(drops, psnr_db), Floor.parse("psnr>=40"), None, BUDGET)
     assert (plain.verdict, plain.loses_more) == (verdict, False)
     assert assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET).verdict == "accept"
 
