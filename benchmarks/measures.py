@@ -8,7 +8,9 @@ two standard errors:
     python benchmarks/measures.py --out out/measures
 
 VBench's dimension without a network takes part where VBench is installed (`make test-vbench` does that). What cannot be
-measured here is named with what it lacks. `--out` gets a contact sheet per damage (undamaged first, then grade by grade) and the document, which is printed last.
+measured here is named with what it lacks.
+
+`--out` gets a contact sheet per damage (undamaged first, then grade by grade) and the document, which is printed last.
 """
 
 import argparse
@@ -126,11 +128,11 @@ def figures(vbench_home: Path) -> tuple[dict[str, Figure], dict[str, str]]:
     }
     for name, score in scores.items():
         try:
-            scoring = score.open([])
+            score.open([])
         except BudgetError as error:
             lacking[name] = str(error)
             continue
-        found[name] = lambda videos, references, prompts, scoring=scoring: scoring(videos, prompts)
+        found[name] = lambda videos, references, prompts, score=score: score.open(prompts)(videos, prompts)
     for name, measure in EVERY.items():
         try:
             compare, sign = measure.load(), 1 if measure.is_higher_better else -1

@@ -95,7 +95,14 @@ class VbenchScore:
         except VbenchError as error:
             raise BudgetError(f"the score {self.name!r}: {error}") from error
         parts = self._parts(prompts, scorer.suites)
-        return lambda videos, texts: self._score(scorer, parts, videos, texts)
+        known = frozenset(prompts)
+
+        def score_videos(videos: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
+            for other in set(texts) - known:
+                raise ValueError(f"the score {self.name!r} was opened for other prompts than {other!r}")
+            return self._score(scorer, parts, videos, texts)
+
+        return score_videos
 
     def _find_scorer(self) -> Scorer:
         lock = lock_weights(self._environment)

@@ -186,6 +186,11 @@ def test_prompts_that_a_score_does_not_take_are_told(complete, name, prompts, me
         find_score(name, complete).open(prompts)
 
 
+def test_prompts_that_it_was_not_opened_for_are_no_zeros(bright) -> None:
+    with pytest.raises(ValueError, match="opened for other prompts than 'a blue cross stands still'"):
+        find_score("vbench:temporal_flickering", bright).open(OTHERS[:1])(draw(1), OTHERS[1:])
+
+
 def test_without_an_environment_it_says_how_to_get_one(tmp_path) -> None:
     with pytest.raises(BudgetError, match="VBench is not installed here; run: pabtune vbench setup"):
         find_score("vbench-quality", Environment(tmp_path)).open(OTHERS)
