@@ -1,6 +1,6 @@
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, Measure
+from pabtune.quality.scores import ScoreVideos, find_score
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
@@ -221,6 +222,30 @@ def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
     outcome = runner.try_out(Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),)))
     assert (outcome.measured.prompts, outcome.status) == (prompts, status)
     assert outcome.measured.drop > budget.largest_drop
+
+
+@dataclass(frozen=True)
+class OfAll:
+    """A score that is told by all prompts together, as VBench's total is."""
+
+    name: str = "of all"
+    is_of_all: bool = True
+
+    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+        """The swinging score."""
+        return find_score("tests.tuning.test_candidates:swinging").open(prompts)
+
+
+def test_a_score_of_all_prompts_together_gives_nothing_up_for_some_of_them(profile, tmp_path) -> None:
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=1)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    several = [Prompt(prompt=f"{PROMPT} {number}", content="slow", seed=number) for number in (1, 3, 5, 7)]
+    UNCHANGED.update(references.videos([prompt])[0].tobytes() for prompt in several)
+    budget = Budget(score="tests.tuning.test_candidates:swinging", largest_drop=0.5)
+    policy = Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),))
+    for score, prompts in ((None, 2), (OfAll(), 4)):
+        runner = TrialRunner(pipeline, profile, several, budget, settings, references, score=score)
+        assert runner.try_out(policy).measured.prompts == prompts
 
 
 def test_every_rung_sees_all_content_classes() -> None:

@@ -6,7 +6,7 @@ import pytest
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget, drop_statistics
 from pabtune.quality.floors import Floor
-from pabtune.records.evaluations import Evaluation
+from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
@@ -109,6 +109,21 @@ def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, verd
     plain = assess(evaluation(drops, psnr_db), Floor.parse("psnr>=40"), None, BUDGET)
     assert (plain.verdict, plain.loses_more) == (verdict, False)
     assert assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET).verdict == "accept"
+
+
+@pytest.mark.parametrize(
+    ("floor", "verdict"),
+    [
+        ("temporal<=2", "accept"),
+        ("temporal<=1.9", "reject"),
+        ("worst-temporal<=2.5", "reject"),
+        ("ssim>=0.91", "reject"),
+    ],
+)
+def test_a_finalist_is_held_to_a_floor_on_any_measure(floor, verdict) -> None:
+    measured = Measured(values=(1.0, 3.0) * 18, is_higher_better=False)
+    found = replace(evaluation([0.0] * 36, 41.0), measures={"temporal_error": measured})
+    assert assess(found, Floor.parse(floor), None, BUDGET).verdict == verdict
 
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:
