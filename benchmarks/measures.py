@@ -7,6 +7,9 @@ two standard errors:
 
     python benchmarks/measures.py --out out/measures
 
+VBench's dimension without a network takes part where VBench is installed (`make test-vbench` does that). What cannot be
+measured here is named with what it lacks.
+
 `--out` gets a contact sheet per damage (undamaged first, then grade by grade) and the document, which is printed last.
 """
 
@@ -27,10 +30,9 @@ from rich.table import Table
 from pabtune.cli.options import read_prompts
 from pabtune.models.registry import load_pipeline
 from pabtune.planning.presets import PRESETS, find_policy
-from pabtune.quality.budget import SCORES
-from pabtune.quality.fidelity import psnr_db, ssim
-from pabtune.quality.measures import MEASURES, load_measures
-from pabtune.records.errors import MeasureError
+from pabtune.quality.measures import EVERY
+from pabtune.quality.scores import find_score
+from pabtune.records.errors import BudgetError, MeasureError
 from pabtune.records.files import save_json
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
@@ -40,6 +42,7 @@ from pabtune.runtime.engine import broadcast
 from pabtune.testing.damages import DAMAGES
 from pabtune.tuning.generation import Settings, Video, batches, generate
 from pabtune.tuning.profile import versions
+from pabtune.vbench.environment import Environment
 
 STEPS, BATCH = 30, 8
 SHEET_FACTOR = 6
@@ -52,8 +55,11 @@ CLEARLY = 2.0
 CACHED_TOO_LONG = (2, 4, 8, 16)
 """Broadcast ranges of all attention and MLPs, between the second step and the last."""
 
-Figure = Callable[[Video, Video, str], float]
-"""From a video, its reference and its prompt; higher is better."""
+Figure = Callable[[Sequence[Video], Sequence[Video], Sequence[str]], list[float]]
+"""From videos, their references and their prompts to a figure of each; higher is better."""
+
+OF_VBENCH = "temporal_flickering"
+"""VBench's dimension that needs no weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +118,31 @@ def all_grades(count: int) -> dict[str, Grades]:
     return grades
 
 
-def figures() -> dict[str, Figure]:
-    """Everything that is measured; of measures that grow with the distance, the negative."""
-    found: dict[str, Figure] = {
-        "shapes": lambda video, reference, prompt: SCORES["shapes"](video, prompt),
-        "psnr": lambda video, reference, prompt: psnr_db(video, reference),
-        "ssim": lambda video, reference, prompt: ssim(video, reference),
+def figures(vbench_home: Path) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Everything that is measured (of measures that grow with the distance, the negative), and what the others lack."""
+    found: dict[str, Figure] = {}
+    lacking: dict[str, str] = {}
+    scores = {
+        "shapes": find_score("shapes"),
+        OF_VBENCH: find_score(f"vbench:{OF_VBENCH}", Environment(vbench_home.absolute())),
     }
-    for name, measure in MEASURES.items():
+    for name, score in scores.items():
         try:
-            compare, sign = load_measures([name])[name], 1 if measure.is_higher_better else -1
-        except MeasureError as error:
-            click.echo(str(error), err=True)
+            score.open([])
+        except BudgetError as error:
+            lacking[name] = str(error)
             continue
-        found[name] = lambda video, reference, prompt, compare=compare, sign=sign: sign * compare(video, reference)
-    return found
+        found[name] = lambda videos, references, prompts, score=score: score.open(prompts)(videos, prompts)
+    for name, measure in EVERY.items():
+        try:
+            compare, sign = measure.load(), 1 if measure.is_higher_better else -1
+        except MeasureError as error:
+            lacking[name] = str(error)
+            continue
+        found[name] = lambda videos, references, prompts, compare=compare, sign=sign: [
+            sign * compare(video, reference) for video, reference in zip(videos, references, strict=True)
+        ]
+    return found, lacking
 
 
 def falls(means: Sequence[float]) -> bool:
@@ -136,15 +152,10 @@ def falls(means: Sequence[float]) -> bool:
 
 def values_of(grades: Grades, figure: Figure) -> NDArray[np.float64]:
     """Figures per grade and video, the undamaged grade first."""
-    return np.array(
-        [
-            [
-                figure(video, reference, prompt.prompt)
-                for video, reference, prompt in zip(videos, grades.videos[0], grades.prompts, strict=True)
-            ]
-            for videos in grades.videos
-        ]
-    )
+    count = len(grades.videos)
+    videos = [video for each in grades.videos for video in each]
+    prompts = [prompt.prompt for prompt in grades.prompts]
+    return np.array(figure(videos, [*grades.videos[0]] * count, prompts * count)).reshape(count, len(prompts))
 
 
 def seen_from(grades: Grades, values: NDArray[np.float64]) -> float | None:
@@ -156,9 +167,13 @@ def seen_from(grades: Grades, values: NDArray[np.float64]) -> float | None:
     return grades.amounts[first] if first < len(grades.amounts) else None
 
 
-def document_of(grades: dict[str, Grades], measures: dict[str, Figure], prompts: int) -> dict[str, Any]:
+def document_of(
+    grades: dict[str, Grades], measures: dict[str, Figure], lacking: dict[str, str], prompts: int
+) -> dict[str, Any]:
     """The benchmark's document: means per damage and measure, whether they fall, and from which amount on they have."""
-    document: dict[str, Any] = {"prompts": prompts, "measures": list(measures), "damages": {}, "versions": versions()}
+    document: dict[str, Any] = {
+        "prompts": prompts, "measures": list(measures), "not_measured": lacking, "damages": {}, "versions": versions(),
+    }  # fmt: skip
     for name, each in grades.items():
         values = {measure: values_of(each, figure) for measure, figure in measures.items()}
         means = {measure: [float(mean) for mean in rows.mean(1)] for measure, rows in values.items()}
@@ -186,6 +201,8 @@ def print_table(document: dict[str, Any]) -> None:
         ]
         table.add_row(f"{damage}\n{' '.join(f'{each:g}' for each in row['amounts'])} {row['unit']}", *cells)
     Console(stderr=True, width=220).print(table)
+    for name, why in document["not_measured"].items():
+        click.echo(f"{name}: not measured: {why}", err=True)
 
 
 def save_sheets(folder: Path, grades: dict[str, Grades]) -> None:
@@ -200,9 +217,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--out", type=Path, help="folder for the contact sheets and the document")
+    parser.add_argument("--vbench-home", type=Path, default=Path("out/vbench"), help="folder of VBench's environment")
     options = parser.parse_args()
-    grades, measures = all_grades(options.prompts), figures()
-    document = document_of(grades, measures, options.prompts)
+    measures, lacking = figures(options.vbench_home)
+    grades = all_grades(options.prompts)
+    document = document_of(grades, measures, lacking, options.prompts)
     print_table(document)
     if options.out is not None:
         save_sheets(options.out, grades)

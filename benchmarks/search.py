@@ -257,8 +257,9 @@ def main(steps: int, seeds: int, names: Sequence[str], folder: Path, out: Path |
     searched = read_prompts("shapes", None, PROMPTS, sample_seed=2, seed=100)
     profile = profile_of(pipeline, steps)
     references = References(folder, pipeline, settings, profile.made_for)
-    runner = TrialRunner(pipeline, profile, searched, Budget.parse(BUDGET), settings, references)
-    runner.set_floor(Floor(preset=FLOOR))
+    floor = Floor(preset=FLOOR)
+    runner = TrialRunner(pipeline, profile, searched, Budget.parse(BUDGET), settings, references, floor=floor)
+    runner.measure_floor()
     for name in names:
         space = space_of(name, pipeline, profile, searched, settings)
         for result in compare_samplers(name, space, runner, seeds):

@@ -14,8 +14,9 @@ from pabtune.cli import options
 from pabtune.cli.output import emit, print_judgement, progress_bar, say
 from pabtune.planning.presets import find_policy
 from pabtune.quality.budget import Budget
-from pabtune.quality.floors import HIGHEST_DB, Floor
-from pabtune.quality.measures import MEASURES
+from pabtune.quality.floors import Floor
+from pabtune.quality.measures import EVERY, MEASURES
+from pabtune.quality.scores import NO_SCORE
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, PromptError
 from pabtune.records.evaluations import Evaluation
@@ -44,8 +45,11 @@ PROMPTS = 24
 @options.largest_loss_option
 @click.option("--worst-psnr", type=options.Number(), help="A video that is further away counts as broken, in dB.")
 @click.option(
-    "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
+    "--score",
+    help="Absolute score: `shapes`, `vbench-quality`, vbench:DIMENSION, `vbench` (the total, on VBench's own prompts), "
+    "module:function, `none`; default: `shapes` for `shapes`, else none.",
 )
+@options.vbench_option
 @click.option(
     "--measure",
     "measures",
@@ -75,6 +79,7 @@ def command(
     largest_loss: float,
     worst_psnr: float | None,
     score: str | None,
+    vbench_home: Path | None,
     measures: tuple[str, ...],
     through_codec: bool,
     batch_size: int | None,
@@ -89,6 +94,8 @@ def command(
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
     prompts = _prompts(model, prompt_file, run.seed, policies, bar)
+    name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
+    found = NO_SCORE if name == NO_SCORE else options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -98,7 +105,7 @@ def command(
             policies,
             prompts,
             run.steps,
-            score=bar.budget.score if bar else score or ("shapes" if model == "shapes" else "none"),
+            score=found,
             measures=tuple(dict.fromkeys(measures)),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
@@ -106,7 +113,7 @@ def command(
             store=store,
             any_steps=any_steps,
             progress=advance,
-            is_enough=None if bar is None else bar.is_clear,
+            is_enough=None if bar is None or isinstance(found, str) or found.is_of_all else bar.is_clear,
             repeat=bar is not None,
         )
     for remark in remarks(evaluations[0]):
@@ -159,7 +166,9 @@ def _prompts(
     if not unseen:
         raise PromptError("none of the prompts is to test with; a verdict on what a search may have seen is none")
     if len(unseen) < len(prompts):
-        say(f"{len(prompts) - len(unseen)} of {len(prompts)} prompts are to tune on or to validate with, and are left out")
+        say(
+            f"{len(prompts) - len(unseen)} of {len(prompts)} prompts are to tune on or to validate with, and are left out"
+        )
     return unseen
 
 
@@ -177,7 +186,7 @@ def remarks(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.repeated is not None:
         again, what = evaluation.repeated, "identical videos"
-        if again.psnr_db < HIGHEST_DB:
+        if again.psnr_db < EVERY["psnr"].highest:
             what = f"PSNR {again.psnr_db:.1f} dB, score changes of up to {again.score_change:.2f} points"
         found.append(f"the unaccelerated model twice: {what}")
     return found + ([f"fidelity through a codec: {evaluation.codec}"] if evaluation.codec is not None else [])

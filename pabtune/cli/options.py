@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -12,12 +12,15 @@ import click
 
 from pabtune.parallel.process import local_device
 from pabtune.planning.costs.memory import parse_bytes
+from pabtune.quality import scores
 from pabtune.quality.budget import LARGEST_LOSS
+from pabtune.quality.scores import Score
 from pabtune.records.errors import ModelError, PromptError
 from pabtune.records.files import parse_json
 from pabtune.records.policies import STORES
 from pabtune.records.prompts import SEEDS, Prompt, load_prompts
 from pabtune.records.splits import Part, Split
+from pabtune.vbench.environment import Environment
 
 STEPS = click.IntRange(min=1, max=10_000)
 """Numbers of denoising steps: more are a slip of the finger."""
@@ -46,6 +49,11 @@ seed_option = click.option(
 )
 any_steps_option = click.option(
     "--any-steps", is_flag=True, help="Carry a policy that was found at more steps to fewer than nine too."
+)
+vbench_option = click.option(
+    "--vbench-home",
+    type=click.Path(path_type=Path),
+    help="Folder of VBench's environment, for its scores; default: ~/.cache/pabtune/vbench.",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, for example cuda.")
 
@@ -187,6 +195,18 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def batch_size_of(model: str, requested: int | None) -> int:
     """Prompts in one call: the requested number, or the default for the model."""
     return requested or (4 if model == "shapes" else 1)
+
+
+def find_score(name: str, vbench_home: Path | None, device: str, prompts: Iterable[Prompt]) -> Score:
+    """The score of a name, which has what it needs for videos of some prompts: it is told before a model is loaded.
+
+    Raises:
+        BudgetError: there is no such score, or it lacks something.
+    """
+    environment = None if vbench_home is None else Environment(vbench_home.absolute())
+    score = scores.find_score(name, environment, device)
+    score.open([prompt.prompt for prompt in prompts])
+    return score
 
 
 class Bytes(click.ParamType):

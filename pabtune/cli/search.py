@@ -24,7 +24,13 @@ from pabtune.records.trials import Candidate, SearchResult
 
 @click.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
-@click.option("--budget", required=True, help="For example 'shapes>=-1.0': the score may drop by 1 point on average.")
+@click.option(
+    "--budget",
+    required=True,
+    help="For example 'shapes>=-1.0': the score may drop by 1 point on average. Scores: `shapes`, `vbench-quality`, "
+    "vbench:DIMENSION, `vbench` (the total, on VBench's own prompts), or module:function.",
+)
+@options.vbench_option
 @options.largest_loss_option
 @click.option(
     "--trials", type=int, default=60, show_default=True, help="Number of finished trials at which the study ends."
@@ -49,9 +55,9 @@ from pabtune.records.trials import Candidate, SearchResult
     "--floor",
     "floors",
     multiple=True,
-    help="How close to the unaccelerated video the result must be: a preset whose PSNR it must reach, psnr>=38 (mean, dB), "
-    "worst-psnr>=32; repeat it for several; `none` = no floor; default: pab246 for models with spatial and temporal "
-    "attention, else none.",
+    help="How close to the unaccelerated video the result must be: a preset whose PSNR it must reach, or a limit on the mean "
+    "or the worst video: psnr>=38 (dB), worst-psnr>=32, ssim>=0.9, vmaf>=90, temporal<=2, lpips<=0.1; repeat it for "
+    "several; `none` = no floor; default: pab246 for models with spatial and temporal attention, else none.",
 )
 @click.option(
     "--front",
@@ -72,6 +78,7 @@ def command(
     ctx: click.Context,
     profile_file: Path,
     budget: str,
+    vbench_home: Path | None,
     largest_loss: float,
     trials: int,
     storage: str | None,
@@ -129,6 +136,9 @@ def command(
         layout=layout,
         interconnect=interconnect,
         videos=videos,
+        score=options.find_score(
+            parsed.score, vbench_home, device, [each for part in prompts.parts().values() for each in part]
+        ),
     )
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:

@@ -5,32 +5,15 @@ and noise. Trials are ranked by a one-sided t bound of the mean drop, corrected 
 https://doi.org/10.1080/01621459.1978.10479993). That is no verdict (quality/verdict.py).
 """
 
-import math
-import os
 import re
-import reprlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from pabtune.quality.shapes import score_clip
-from pabtune.records.errors import BudgetError, first_line, one_line
-
-ScoreFunction = Callable[[NDArray[np.uint8], str], float]
-
-SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
-"""Known scores by name: from a video (F, H, W, 3) and its prompt to 0..100, higher is better."""
-
-NO_SCORE = "none"
-"""An evaluation without a score: speed and fidelity only."""
+from pabtune.quality.scores import find_score
+from pabtune.records.errors import BudgetError
 
 LARGEST_LOSS = 100.0
 """Points that one video can lose at most: scores are 0..100."""
@@ -56,7 +39,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str, largest_loss: float = LARGEST_LOSS) -> "Budget":
-        """Reads `SCORE>=-DROP`, for example `shapes>=-1.0`.
+        """Reads `SCORE>=-DROP`, for example `shapes>=-1.0` or `vbench-quality>=-0.5`.
 
         Args:
             text: the budget.
@@ -82,76 +65,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.score}>={-self.largest_drop:g}"
-
-
-def find_score(name: str) -> ScoreFunction:
-    """A known score, or a user's function given as `module:function`.
-
-    Args:
-        name: for example `shapes`, or `my_scores:aesthetics` for `aesthetics(video, prompt)` in `my_scores.py`, which gets a
-            video (F, H, W, 3) of bytes and its prompt, and returns 0..100, higher is better: a number, or an array or a
-            tensor of one.
-
-    Raises:
-        BudgetError: there is no such score; a call of what is returned raises it, where it is not a number.
-    """
-    if name in SCORES:
-        return SCORES[name]
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise BudgetError(f"unknown score {name!r}; known scores: {', '.join(SCORES)}; or your own: module:function")
-    try:
-        with _current_folder_importable():
-            found = getattr(import_module(module), function)
-    except (Exception, SystemExit) as error:  # noqa: BLE001, importing runs the user's code
-        raise BudgetError(f"cannot load the score {name!r}: {type(error).__name__}: {first_line(error)}") from error
-    if not callable(found):
-        raise BudgetError(f"cannot load the score {name!r}: it is no function, but {type(found).__name__}")
-    return partial(_score_of_user, name, found)
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Modules of the current folder can be imported: an installed command does not look there. Installed ones come first."""
-    folder = os.getcwd()
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.reverse()  # `remove` takes the first one, which may be another's
-        sys.path.remove(folder)
-        sys.path.reverse()
-
-
-def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.uint8], prompt: str) -> float:
-    """What a user's function says of a video, which it gets a copy of.
-
-    Raises:
-        BudgetError: the function fails, or returns anything but a finite number; the message names score and prompt.
-    """
-    try:
-        value = function(video.copy(), prompt)
-    except (Exception, SystemExit) as error:  # noqa: BLE001, it is the user's code
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise BudgetError(f"the score {name!r} failed on the prompt {_short(prompt)}: {what}") from error
-    try:
-        if isinstance(value, str | bytes):
-            raise TypeError
-        number = float(value.item() if isinstance(value, np.ndarray) else value)
-    except Exception as error:  # noqa: BLE001, what is returned may be of a class of the user's
-        raise BudgetError(
-            f"the score {name!r} must return a number, but for the prompt {_short(prompt)} it returned "
-            f"{type(value).__name__}: {reprlib.repr(value)}"
-        ) from error
-    if not math.isfinite(number):
-        raise BudgetError(
-            f"the score {name!r} must return a finite number, but for the prompt {_short(prompt)} it returned {number}"
-        )
-    return number
-
-
-def _short(prompt: str) -> str:
-    return one_line(repr(prompt), 120)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
-"""The measures of fidelity that are taken on demand, by name. PSNR and SSIM are always taken (`fidelity.py`)."""
+"""The measures of fidelity by name: PSNR and SSIM, which every evaluation takes, and those that are taken on demand."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pabtune.quality import temporal, vmaf
+from pabtune.quality import fidelity, temporal, vmaf
 from pabtune.quality.enlarging import enlargement
 from pabtune.records.errors import MeasureError
 
@@ -22,15 +23,20 @@ class Measure:
         figure: what its figure is called in documents, with its unit.
         says: what it tells, in a few words.
         is_higher_better: whether larger figures are closer.
-        least_side: frames whose shorter side has fewer pixels are enlarged pixel by pixel; 0 = they are not.
+        highest: largest figure that there can be; the smallest is 0.
+        per_db: how much of it counts as much as 1 dB of PSNR, where what is missing to several floors is weighed: a 25th of
+            the range from videos that have nothing in common to identical ones.
         load: finds what the measure needs, and raises a `MeasureError` where that is not at hand.
+        least_side: frames whose shorter side has fewer pixels are enlarged pixel by pixel; 0 = they are not.
     """
 
     figure: str
     says: str
     is_higher_better: bool
-    least_side: int
+    highest: float
+    per_db: float
     load: Callable[[], Compare]
+    least_side: int = 0
 
     def enlarged(self, height: int, width: int) -> int:
         """By which factor frames of a size are enlarged."""
@@ -43,33 +49,61 @@ def _load_lpips() -> Compare:
     return load_lpips()
 
 
+ALWAYS: Mapping[str, Measure] = {
+    "psnr": Measure(
+        figure="psnr_db",
+        says="peak signal-to-noise ratio, dB",
+        is_higher_better=True,
+        highest=fidelity.PSNR_OF_IDENTICAL_DB,
+        per_db=1.0,
+        load=lambda: fidelity.psnr_db,
+    ),
+    "ssim": Measure(
+        figure="ssim",
+        says="structural similarity, 1 = alike",
+        is_higher_better=True,
+        highest=1.0,
+        per_db=0.028,
+        load=lambda: fidelity.ssim,
+    ),
+}
+"""Measures that every evaluation takes."""
+
 MEASURES: Mapping[str, Measure] = {
     "vmaf": Measure(
         figure="vmaf",
         says="what people see of detail and motion, brightness alone, 0..100",
         is_higher_better=True,
-        least_side=vmaf.LEAST_SIDE,
+        highest=100.0,
+        per_db=4.0,
         load=vmaf.load_vmaf,
+        least_side=vmaf.LEAST_SIDE,
     ),
     "temporal": Measure(
         figure="temporal_error",
         says="error of the differences between frames: flicker and wrong motion, in levels of 255",
         is_higher_better=False,
-        least_side=0,
+        highest=510.0,
+        per_db=0.48,
         load=lambda: temporal.temporal_error,
     ),
     "lpips": Measure(
         figure="lpips",
         says="distance of AlexNet's features, 0 = alike",
         is_higher_better=False,
-        least_side=64,
+        highest=inf,
+        per_db=0.024,
         load=_load_lpips,
+        least_side=64,
     ),
 }
+"""Measures that are taken on demand."""
+
+EVERY: Mapping[str, Measure] = {**ALWAYS, **MEASURES}
 
 
 def load_measures(names: Sequence[str]) -> dict[str, Compare]:
-    """The measures of some names, ready to be taken.
+    """Measures that are taken on demand, by name, ready to be taken.
 
     Raises:
         MeasureError: there is no such measure, or it lacks something.

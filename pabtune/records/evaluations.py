@@ -90,6 +90,11 @@ class Evaluation:
         """Lost points of the score, per prompt."""
         return tuple(before - after for before, after in zip(self.baseline_scores, self.scores, strict=True))
 
+    def values(self, figure: str) -> tuple[float, ...]:
+        """Figures of a measure that was taken, per prompt, by what they are called."""
+        always = {"psnr_db": self.psnr_db, "ssim": self.ssim}
+        return always[figure] if figure in always else self.measures[figure].values
+
     def to_document(self) -> dict[str, Any]:
         """What `pabtune evaluate --json` prints of a policy."""
         return {

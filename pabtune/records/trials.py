@@ -26,7 +26,8 @@ class Measurement:
         drop: mean lost points of the score.
         drop_upper: one-sided 95 % upper bound of the mean drop.
         over_budget: bound of the drop (complete) or mean (stopped early) less the budget; > 0 = too much.
-        under_floor_db: PSNR missing to the floor, in the mean or in the worst tenth; > 0 = too far away; None without a floor.
+        under_floor_db: PSNR missing to the floor, in the mean or among the worst videos, or of another measure what counts as
+            much; > 0 = too far away; None without a floor.
     """
 
     prompts: int

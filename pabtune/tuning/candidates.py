@@ -18,9 +18,10 @@ from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
-from pabtune.quality.budget import LEAST_JUDGED_PROMPTS, Budget, drop_statistics, find_score
-from pabtune.quality.fidelity import psnr_db
-from pabtune.quality.floors import Floor
+from pabtune.quality.budget import LEAST_JUDGED_PROMPTS, Budget, drop_statistics
+from pabtune.quality.floors import PSNR, Floor
+from pabtune.quality.measures import EVERY
+from pabtune.quality.scores import Score, find_score
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy, Store
@@ -46,10 +47,16 @@ Identity = tuple[tuple[Rule, ...], Store]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What a video of a candidate shows: drop of the score, PSNR against the unaccelerated video, seconds it took."""
+    """What a video of a candidate shows.
+
+    Attributes:
+        drop: of the score, in points.
+        figures: against the unaccelerated video: PSNR in dB, and those of the floor, by the name of the measure.
+        seconds: that it took.
+    """
 
     drop: float
-    psnr_db: float
+    figures: Mapping[str, float]
     seconds: float
 
 
@@ -67,6 +74,12 @@ class TrialRunner:
         layout: how GPUs will share a video.
         interconnect: between these GPUs.
         catalog: what is known of transformer classes.
+        floor: how close candidates must be; None = no floor. One with a preset is measured first (`measure_floor`).
+        score: the budget's; None = found by its name.
+
+    Raises:
+        BudgetError: the score lacks something.
+        MeasureError: a measure of the floor does.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917, most are needed and have no default
@@ -81,6 +94,8 @@ class TrialRunner:
         layout: ParallelLayout = ONE_GPU,
         interconnect: Interconnect = INTERCONNECTS["nvlink"],
         catalog: Catalog = CATALOG,
+        floor: Floor | None = None,
+        score: Score | None = None,
     ) -> None:
         self._memory, self._layout, self._interconnect, self._catalog = memory, layout, interconnect, catalog
         self._pipeline, self._profile = pipeline, profile
@@ -90,18 +105,20 @@ class TrialRunner:
         self._known: dict[Identity, dict[Prompt, Shown]] = {}
         self._count = len(prompts)
         self._baseline_scores: dict[Prompt, float] = {}
-        self._floor: Floor | None = None
-        self._preset_psnrs: dict[Prompt, float] = {}
-
-    def set_floor(self, floor: Floor) -> float | None:
-        """Sets the floor for all candidates; returns the mean PSNR of its preset in dB, None without one."""
         self._floor = floor
-        if floor.preset is None:
+        self._preset_psnrs: dict[Prompt, float] = {}
+        self._measures = {name: EVERY[name].load() for name in (PSNR, *(floor or Floor()).measures)}
+        self.score = score or find_score(budget.score)
+        self.scoring = self.score.open([prompt.prompt for prompt in prompts])
+
+    def measure_floor(self) -> float | None:
+        """Generates the videos of the floor's preset; returns their mean PSNR in dB, None where it has none."""
+        if self._floor is None or self._floor.preset is None:
             return None
-        preset = PRESETS[floor.preset]
+        preset = PRESETS[self._floor.preset]
         for batch in self._batches:
             self.remember(preset, batch, self._generate(preset, batch))
-        self._preset_psnrs = {prompt: shown.psnr_db for prompt, shown in self._known[_identity(preset)].items()}
+        self._preset_psnrs = {prompt: shown.figures[PSNR] for prompt, shown in self._known[_identity(preset)].items()}
         return float(np.mean(list(self._preset_psnrs.values())))
 
     def remember(self, policy: Policy, batch: Sequence[Prompt], generation: Generation) -> None:
@@ -195,42 +212,52 @@ class TrialRunner:
 
     def _shown(self, batch: Sequence[Prompt], generation: Generation) -> dict[Prompt, Shown]:
         """What each video of a batch shows beside its reference."""
-        score, shown = find_score(self._budget.score), {}
-        for prompt, video, reference in zip(batch, generation.videos, self._references.videos(batch), strict=True):
-            if prompt not in self._baseline_scores:
-                self._baseline_scores[prompt] = score(reference, prompt.prompt)
-            shown[prompt] = Shown(
-                drop=self._baseline_scores[prompt] - score(video, prompt.prompt),
-                psnr_db=psnr_db(video, reference),
+        references = self._references.videos(batch)
+        new = {prompt: at for at, prompt in enumerate(batch) if prompt not in self._baseline_scores}
+        videos = [*(references[at] for at in new.values()), *generation.videos]
+        points = self.scoring(videos, [prompt.prompt for prompt in (*new, *batch)])
+        self._baseline_scores |= dict(zip(new, points, strict=False))
+        return {
+            prompt: Shown(
+                drop=self._baseline_scores[prompt] - after,
+                figures={name: compare(video, reference) for name, compare in self._measures.items()},
                 seconds=generation.seconds / len(batch),
             )
-        return shown
+            for prompt, after, video, reference in zip(
+                batch, points[len(new) :], generation.videos, references, strict=True
+            )
+        }
 
     def _measurement(self, prompts: Sequence[Prompt], shown: Sequence[Shown]) -> Measurement:
         """What videos of these prompts show together."""
-        statistics, psnrs = drop_statistics([each.drop for each in shown]), [each.psnr_db for each in shown]
+        statistics, figures = drop_statistics([each.drop for each in shown]), self._figures(shown)
         is_judged = len(prompts) == self._count and len(prompts) >= LEAST_JUDGED_PROMPTS
         return Measurement(
             prompts=len(prompts),
             seconds=float(np.mean([each.seconds for each in shown])),
-            psnr_db=float(np.mean(psnrs)),
+            psnr_db=float(np.mean(figures[PSNR])),
             drop=statistics.mean,
             drop_upper=statistics.upper,
             over_budget=(statistics.upper if is_judged else statistics.mean) - self._budget.largest_drop,
-            under_floor_db=None if self._floor is None else self._floor.missing_db(psnrs, self._of_preset(prompts)),
+            under_floor_db=None if self._floor is None else self._floor.missing_db(figures, self._of_preset(prompts)),
         )
+
+    def _figures(self, shown: Sequence[Shown]) -> dict[str, list[float]]:
+        """Figures of each video, by the name of the measure."""
+        return {name: [each.figures[name] for each in shown] for name in self._measures}
 
     def _of_preset(self, prompts: Sequence[Prompt]) -> list[float]:
         """PSNR of the floor's preset; empty if it has none."""
         return [self._preset_psnrs[prompt] for prompt in prompts] if self._preset_psnrs else []
 
     def _is_promising(self, tried: Mapping[Prompt, Shown], predicted: float, time_to_beat: float | None) -> bool:
-        psnrs, floor = [each.psnr_db for each in tried.values()], self._floor or Floor()
-        if (time_to_beat is not None and predicted >= time_to_beat) or floor.is_lost(psnrs):
+        figures, floor = self._figures(list(tried.values())), self._floor or Floor()
+        if (time_to_beat is not None and predicted >= time_to_beat) or floor.is_lost(figures):
             return False
-        margins = floor.margins(psnrs, self._of_preset(list(tried)))
-        drops = [each.drop for each in tried.values()]
-        return _lower_bound(drops) <= self._budget.largest_drop and all(_lower_bound(each) <= 0 for each in margins)
+        margins = floor.margins(figures, self._of_preset(list(tried)))
+        if not self.score.is_of_all:
+            margins.append([each.drop - self._budget.largest_drop for each in tried.values()])
+        return all(_lower_bound(each) <= 0 for each in margins)
 
     def _generate(self, policy: Policy, batch: Sequence[Prompt]) -> Generation:
         with broadcast(self._pipeline, policy, catalog=self._catalog, any_steps=True):

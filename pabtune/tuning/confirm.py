@@ -15,6 +15,7 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
 from pabtune.quality.budget import LEAST_JUDGED_PROMPTS, Budget, drop_statistics
 from pabtune.quality.floors import Floor
+from pabtune.quality.measures import EVERY
 from pabtune.quality.verdict import judge, look_error
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
@@ -169,7 +170,8 @@ def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, b
         budget: on the score.
     """
     drops = evaluation.drops
-    is_far = floor.missing_db(evaluation.psnr_db, of_preset.psnr_db if of_preset else ()) > 0
+    figures = {name: evaluation.values(EVERY[name].figure) for name in floor.measures}
+    is_far = floor.missing_db(figures, of_preset.psnr_db if of_preset else ()) > 0
     is_far &= len(drops) >= LEAST_JUDGED_PROMPTS
     loses_more = False
     if of_preset is not None:

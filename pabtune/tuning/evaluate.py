@@ -9,10 +9,11 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.quality.budget import NO_SCORE, find_score
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.quality.codec import DESCRIPTION, load_codec
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.quality.measures import MEASURES, Compare, load_measures
+from pabtune.quality.scores import NO_SCORE, Score, ScoreVideos, find_score
 from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation, Measured, Repeated
 from pabtune.records.policies import Policy, Store
@@ -78,16 +79,13 @@ class PolicyTally:
     calls: int = 0
     most_stored_bytes: int = 0
 
-    def add(self, batch: Sequence[Prompt], before: Generation, after: Generation, score: str) -> None:
+    def add(self, batch: Sequence[Prompt], before: Generation, after: Generation) -> None:
         """Compares the videos of one batch without and with the policy."""
         self.baseline_seconds += before.seconds
         self.seconds += after.seconds
         self.prompts += batch
-        for prompt, reference, video in zip(batch, before.videos, after.videos, strict=True):
+        for reference, video in zip(before.videos, after.videos, strict=True):
             self._compare(video, reference)
-            if score != NO_SCORE:
-                self.baseline_scores.append(find_score(score)(reference, prompt.prompt))
-                self.scores.append(find_score(score)(video, prompt.prompt))
 
     def _compare(self, video: Video, reference: Video) -> None:
         if self.comparison.codec is not None:
@@ -142,7 +140,7 @@ class PolicyRuns:
     Attributes:
         pipeline: the model.
         settings: how videos are generated.
-        score: name of the absolute score.
+        scoring: gives videos their points; None = nobody does.
         store: how outputs are kept for later steps; None = as each policy says.
         catalog: what is known of transformer classes.
         any_steps: carry policies that were found at more steps to fewer than nine too.
@@ -151,7 +149,7 @@ class PolicyRuns:
 
     pipeline: DiffusionPipeline
     settings: Settings
-    score: str
+    scoring: ScoreVideos | None
     store: Store | None
     catalog: Catalog
     any_steps: bool
@@ -177,9 +175,20 @@ class PolicyRuns:
         own, full = (sum(call.total for call in self.calls[steps]) for steps in (settings.steps, self.settings.steps))
         computed, halved = [each.computed for each in run.records], [each.is_halved for each in run.records]
         fraction = computed_fraction(self.calls[settings.steps], computed, halved) * own / full
-        tally.add(batch, reference, generation, self.score)
+        tally.add(batch, reference, generation)
         tally.note_calls(run.summary(), fraction, len(batch))
         return generation.videos
+
+    def score(self, tallies: Sequence[PolicyTally], batch: Sequence[Prompt], videos: Sequence[Sequence[Video]]) -> None:
+        """Scores the unaccelerated videos of a batch, which come first, and those of each policy: all of them at once."""
+        if self.scoring is None:
+            return
+        texts = [prompt.prompt for prompt in batch]
+        scores = self.scoring([video for each in videos for video in each], texts * len(videos))
+        rows = [scores[start : start + len(batch)] for start in range(0, len(scores), len(batch))]
+        for tally, row in zip(tallies, rows[1:], strict=True):
+            tally.baseline_scores += rows[0]
+            tally.scores += row
 
 
 def evaluate(  # noqa: PLR0913, the public surface names them all
@@ -188,7 +197,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     prompts: Sequence[Prompt],
     num_inference_steps: int = 30,
     *,
-    score: str = "shapes",
+    score: str | Score = "shapes",
     measures: Sequence[str] = (),
     through_codec: bool = False,
     batch_size: int = BATCH_SIZE,
@@ -209,7 +218,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         policies: what to evaluate.
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
-        score: name of the absolute score, `module:function`, or `none`.
+        score: name of the absolute score (see `find_score`), `none`, or a score that was found before; one of VBench's that is
+            named runs on the pipeline's device.
         measures: measures of fidelity beside PSNR and SSIM: `vmaf`, `temporal`, `lpips`.
         through_codec: encode and decode both videos before fidelity is measured, as the papers do; the score sees raw frames.
         batch_size: prompts in one call of the pipeline.
@@ -227,19 +237,21 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     Raises:
         PromptError: no prompts.
         PolicyError: a policy does not fit the model.
-        BudgetError: the score is unknown, or fails.
+        BudgetError: the score is unknown, lacks something, or fails.
         MeasureError: a measure is unknown, or lacks something.
     """
     comparison = Comparison.load(measures, through_codec)
-    target = _checked_target(pipeline, policies, prompts, score, catalog)
+    target = _checked_target(pipeline, policies, prompts, catalog)
+    found = score_on(pipeline, score)
+    scoring = None if found is None else found.open([prompt.prompt for prompt in prompts])
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
     plan = rounds(prompts, batch_size)
-    warm_up(pipeline, plan[0][0], settings, score)
+    warm_up(pipeline, plan[0][0], settings, scoring)
     runs = PolicyRuns(
-        pipeline=pipeline, settings=settings, score=score, store=store, catalog=catalog, any_steps=any_steps,
+        pipeline=pipeline, settings=settings, scoring=scoring, store=store, catalog=catalog, any_steps=any_steps,
         calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
     )  # fmt: skip
-    tallies = [PolicyTally(comparison=comparison) for _ in policies]
+    tallies, name = [PolicyTally(comparison=comparison) for _ in policies], NO_SCORE if found is None else found.name
     repeated, done, total = None, 0, sum(map(len, plan)) * (len(policies) + 1)
     for row in plan:
         for batch, policy, tally, videos in _in_turns(runs, policies, tallies, row):
@@ -250,9 +262,9 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
                 on_videos(policy, batch, videos)
             if tally and progress:
                 progress(done, total)
-        if is_enough and is_enough(_evaluations(policies, tallies, score, repeated)):
+        if is_enough and is_enough(_evaluations(policies, tallies, name, repeated)):
             break
-    return _evaluations(policies, tallies, score, repeated)
+    return _evaluations(policies, tallies, name, repeated)
 
 
 def _evaluations(
@@ -267,23 +279,25 @@ def _in_turns(
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in row:
         reference = generate(runs.pipeline, batch, runs.settings)
+        videos: list[Sequence[Video]] = [reference.videos]
         yield batch, "reference", None, reference.videos
         for policy, tally in zip(policies, tallies, strict=True):
-            yield batch, policy.name, tally, runs.add(tally, policy, batch, reference)
+            videos.append(runs.add(tally, policy, batch, reference))
+            yield batch, policy.name, tally, videos[-1]
+        runs.score(tallies, batch, videos)
 
 
 def _repeat(runs: PolicyRuns, batch: Sequence[Prompt], videos: Sequence[Video]) -> Repeated:
     """Generates videos of the unaccelerated model again, and compares them with the first ones."""
     again = generate(runs.pipeline, batch, runs.settings).videos
-    pairs = list(zip(videos, again, strict=True))
     changes = [0.0]
-    if runs.score != NO_SCORE:
-        score = find_score(runs.score)
-        changes = [
-            abs(score(first, prompt.prompt) - score(second, prompt.prompt))
-            for prompt, (first, second) in zip(batch, pairs, strict=True)
-        ]
-    return Repeated(psnr_db=min(psnr_db(*pair) for pair in pairs), score_change=max(changes))
+    if runs.scoring is not None:
+        texts = [prompt.prompt for prompt in batch]
+        scores = runs.scoring([*videos, *again], texts * 2)
+        changes = [abs(first - second) for first, second in zip(scores, scores[len(batch) :], strict=False)]
+    return Repeated(
+        psnr_db=min(psnr_db(*pair) for pair in zip(videos, again, strict=True)), score_change=max(changes)
+    )  # fmt: skip
 
 
 def _calls_by_steps(
@@ -296,26 +310,38 @@ def _calls_by_steps(
     }
 
 
-def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Settings, score: str) -> None:
+def score_on(pipeline: DiffusionPipeline, score: str | Score) -> Score | None:
+    """A score; one of VBench's that is named runs where the pipeline does. None for `none`.
+
+    Raises:
+        BudgetError: there is no such score.
+    """
+    if not isinstance(score, str):
+        return score
+    device = execution_device(pipeline)
+    return None if score == NO_SCORE else find_score(score, device=str(device) if device.type == "cuda" else "cpu")
+
+
+def warm_up(
+    pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Settings, scoring: ScoreVideos | None
+) -> None:
     """Generates a batch in a few steps and tries the score on its first video: one that fails does so before long work.
 
     Raises:
         BudgetError: the score fails, or returns anything but a finite number.
     """
     videos = generate(pipeline, batch, replace(settings, steps=WARM_UP_STEPS)).videos
-    if score != NO_SCORE:
-        find_score(score)(videos[0], batch[0].prompt)
+    if scoring is not None:
+        scoring(videos[:1], [batch[0].prompt])
 
 
 def _checked_target(
-    pipeline: DiffusionPipeline, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str, catalog: Catalog
+    pipeline: DiffusionPipeline, policies: Sequence[Policy], prompts: Sequence[Prompt], catalog: Catalog
 ) -> Target:
     """The pipeline's transformers, which all policies fit."""
     target = Target.of(pipeline, catalog)
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
-    if score != NO_SCORE:
-        find_score(score)
     for policy in policies:
         for content in (None, *policy.variants):
             check_fits(policy, target.under(policy, content), content)

@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 
 from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.measures import EVERY
 from pabtune.quality.verdict import judge
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
@@ -43,7 +44,8 @@ def judge_policy(
     def is_clear(evaluations: Sequence[Evaluation]) -> bool:
         return judgement_of(evaluations[0], config.budget, error, config.floor, is_final=False).verdict != "undecided"
 
-    (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_enough=is_clear)
+    is_enough = None if config.score is not None and config.score.is_of_all else is_clear
+    (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_enough=is_enough)
     return judgement_of(evaluation, config.budget, error, config.floor), evaluation
 
 
@@ -64,10 +66,19 @@ def judgement_of(
         budget,
         prompts=evaluation.prompts,
         contents=evaluation.contents,
-        broken=[floor is not None and floor.is_lost([psnr]) for psnr in evaluation.psnr_db],
+        broken=_broken(evaluation, floor),
         error=error,
         is_final=is_final,
     )
+
+
+def _broken(evaluation: Evaluation, floor: Floor | None) -> list[bool]:
+    """Which videos are worse than the worst one may be."""
+    figures = {name: evaluation.values(EVERY[name].figure) for name in (floor.measures if floor else ())}
+    return [
+        floor is not None and floor.is_lost({name: values[index : index + 1] for name, values in figures.items()})
+        for index in range(len(evaluation.psnr_db))
+    ]
 
 
 def evaluate_unseen(
@@ -97,7 +108,8 @@ def evaluate_unseen(
         policies,
         unseen,
         profile.steps,
-        score=config.budget.score,
+        score=config.score or config.budget.score,
+        measures=config.floor.on_demand if config.floor else (),
         batch_size=config.batch_size,
         arguments=config.arguments,
         catalog=config.catalog,

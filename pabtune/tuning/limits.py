@@ -53,10 +53,10 @@ class VideoLimits:
             is_affordable=self._can_fit,
         )
 
-    def set_floor(self) -> float | None:
-        """Sets the floor for all candidates, once; returns the mean PSNR of its preset in dB, None without one."""
+    def measure_floor(self) -> float | None:
+        """Measures the floor for all candidates, once; returns the mean PSNR of its preset in dB, None without one."""
         if self._floor is not None and not self._has_floor:
-            self._floor_psnr_db, self._has_floor = self._runner.set_floor(self._floor), True
+            self._floor_psnr_db, self._has_floor = self._runner.measure_floor(), True
         return self._floor_psnr_db
 
     def can_try(self, policy: Policy) -> bool:
@@ -86,7 +86,7 @@ class VideoLimits:
         for run in runs:
             self._references.keep(run.prompts, run.generation.videos)
             self._runner.remember(PRESETS["none"], run.prompts, run.generation)
-        self.set_floor()
+        self.measure_floor()
 
     def _shortfall(self, schedule: Schedule, generations: Sequence[Generation]) -> float:
         """What a fitted schedule lacks (see `FewVideos`)."""

@@ -9,6 +9,7 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.scores import Score
 from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
@@ -52,6 +53,7 @@ class SearchConfig:
         on_videos: told how many were generated.
         schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
             calls always happen.
+        score: the budget's, found before; None = it is found by its name.
     """
 
     budget: Budget
@@ -72,6 +74,7 @@ class SearchConfig:
     videos: int | None = None
     on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
+    score: Score | None = None
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""

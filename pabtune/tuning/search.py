@@ -17,6 +17,7 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
 from pabtune.quality.budget import Budget
+from pabtune.quality.scores import Score
 from pabtune.records.errors import ModelError, PabtuneWarning, ProfileError, StudyError
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
@@ -30,7 +31,7 @@ from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.confirm import FINALISTS, confirm
-from pabtune.tuning.evaluate import warm_up
+from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
@@ -66,7 +67,8 @@ def search_policy(
     Raises:
         ProfileError: the profile is of another model, or has too few steps.
         StudyError: the storage cannot be used, trials < 1, or one of the three parts is empty or shares a prompt.
-        BudgetError: the score fails, or returns anything but a finite number.
+        BudgetError: the score lacks something, fails, or returns anything but a finite number.
+        MeasureError: a measure of the floor lacks something.
     """
     _check_search(pipeline, profile, prompts, config)
     plan = plan_of(config, prompts)
@@ -79,14 +81,16 @@ def search_policy(
     asked = request_document(profile, tuned, config) | {"weights": weights_digest(pipeline)}
     meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.steps, config.videos, config.on_videos)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
-    warm_up(pipeline, tuned[:1], settings, config.budget.score)
+    config = replace(config, score=config.score or score_on(pipeline, config.budget.score))
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = _trial_runner(pipeline, profile, tuned, settings, references, config)
+    runner.score.open([prompt.prompt for prompt in (*prompts.validate, *prompts.test)])
+    warm_up(pipeline, tuned[:1], settings, runner.scoring)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, tuned, settings, config, on_schedule, plan, limits.few_videos())
     study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
-        study.note("floor_psnr_db", limits.set_floor())
+        study.note("floor_psnr_db", limits.measure_floor())
     study.run(runner.try_out, config.trials, on_trial, limits.can_try)
     if not study.candidates():
         raise StudyError(
@@ -133,7 +137,7 @@ def _trial_runner(
 ) -> TrialRunner:
     return TrialRunner(
         pipeline, profile, prompts, config.budget, settings, references, config.memory, config.layout, config.interconnect,
-        config.catalog,
+        config.catalog, config.floor, config.score,
     )  # fmt: skip
 
 
@@ -267,6 +271,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     per_content: bool = False,
     catalog: Catalog = CATALOG,
     videos: int | None = None,
+    score: Score | None = None,
     on_trial: OnVariantTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -278,11 +283,11 @@ def search(  # noqa: PLR0913, the public surface names them all
         pipeline: the model that was profiled.
         profile: of it.
         prompts: some of each part; with a budget of 1 point nothing is accepted on fewer than 327 of the third part.
-        budget: for example `shapes>=-1.0`.
+        budget: for example `shapes>=-1.0`, `vbench-quality>=-0.5`.
         trials: finished trials that the study has in the end.
-        floor: how close to the unaccelerated video the winner must be, one or several: a preset such as `pab246`,
-            `psnr>=38` or `worst-psnr>=32` in dB; None = no floor; `auto` = the paper's careful preset, where the model has
-            the kinds of sites that it is about.
+        floor: how close to the unaccelerated video the winner must be, one or several: a preset such as `pab246`, or limits
+            such as `psnr>=38`, `worst-ssim>=0.9`, `lpips<=0.1`; None = no floor; `auto` = the paper's careful preset, where
+            the model has the kinds of sites that it is about.
         memory: bytes that the policy may hold at most; None = any.
         store: how outputs are kept; None = exact, or with a limit of memory what is best.
         storage: journal file or Optuna storage URL; default: a journal in `folder`.
@@ -296,6 +301,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         catalog: what is known of transformer classes.
         videos: videos that the search may generate in all, reference videos included, counted in full runs; None = any
             number. With few of them fewer prompts are searched with and confirmed on.
+        score: the budget's, found before (`find_score`); None = it is found by its name.
         on_trial: told of every trial.
 
     Raises:
@@ -319,6 +325,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         arguments=profile.made_for.settings.get("arguments", {}) if arguments is None else arguments,
         catalog=catalog,
         videos=videos,
+        score=score,
     )
     contents = profile.contents if per_content else ()
     return search_variants(pipeline, profile, split, config, contents, on_trial)

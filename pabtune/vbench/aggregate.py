@@ -79,6 +79,16 @@ def total_score(raw: Mapping[str, float]) -> float:
     return weighted / (QUALITY_PARTS + SEMANTIC_PARTS)
 
 
+def total_weights() -> dict[str, float]:
+    """Weight of each dimension's points in the total score; all weights add up to 1."""
+    parts: dict[Group, float] = {"quality": QUALITY_PARTS, "semantic": SEMANTIC_PARTS}
+    sums = {group: sum(scale.weight for scale in SCALES.values() if scale.group == group) for group in parts}
+    return {
+        name: parts[scale.group] / sum(parts.values()) * scale.weight / sums[scale.group]
+        for name, scale in SCALES.items()
+    }
+
+
 def points(dimension: str, raw: float) -> float:
     """A dimension's raw value on its scale, in points."""
     return 100 * SCALES[dimension].normalize(raw)

@@ -18,7 +18,7 @@ class Subject:
 
     Attributes:
         dimension: which.
-        video: checksum of the video file.
+        video: checksum of the video file, or of the frames in it.
         prompt: its prompt, where the dimension reads it.
         device: kind of device: `cpu`, `cuda`.
         packages: version of VBench and of what computes under it.

@@ -71,6 +71,23 @@ class Scorer:
     suites: Mapping[str, OwnPrompt]
 
     def score(self, dimension: Dimension, videos: Sequence[Video], advance: Advance) -> DimensionScore:
+        """Values of all videos in a dimension, of which one at least must have one.
+
+        Args:
+            dimension: which; its files must be there.
+            videos: which.
+            advance: is told how many videos of how many have a value.
+
+        Raises:
+            VbenchError: as `values`, or VBench left out all videos.
+            FileError: a score cannot be written.
+        """
+        found = self.values(dimension, videos, advance)
+        if all(value is None for value in found.values):
+            raise VbenchError(f"{dimension.name}: VBench left out all {len(videos)} videos")
+        return found
+
+    def values(self, dimension: Dimension, videos: Sequence[Video], advance: Advance) -> DimensionScore:
         """Values of all videos in a dimension; those that are new are kept as soon as they come.
 
         Args:
@@ -97,10 +114,12 @@ class Scorer:
                 dimension, list(open_ones.values()), cache, lambda done: advance(reused + done, len(videos))
             )
         values = tuple(cache.load(subject) for subject in subjects)
-        if all(value is None for value in values):
-            raise VbenchError(f"{dimension.name}: VBench left out all {len(videos)} videos")
         advance(len(videos), len(videos))
         return DimensionScore(dimension=dimension, values=values, videos=tuple(videos), reused=reused)
+
+    def knows(self, dimension: Dimension, video: Video) -> bool:
+        """Whether a video's value in a dimension is known: its file is not read again."""
+        return ScoreCache(self.environment.scores).holds(self.subject(dimension, video))
 
     def subject(self, dimension: Dimension, video: Video) -> Subject:
         """What a score of a video depends on."""

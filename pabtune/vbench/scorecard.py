@@ -116,6 +116,5 @@ def _request(videos: list[Video], dimension: Dimension, suites: Mapping[str, Any
     """The videos that a dimension is to score."""
     if official:
         return videos_of_suite(videos, dimension, suites)
-    if dimension.reads == "annotation":
-        check_annotated(videos, dimension, suites)
+    check_annotated([video.prompt for video in videos], dimension, suites)
     return videos

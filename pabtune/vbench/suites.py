@@ -1,7 +1,7 @@
 """VBench's own prompts: which dimension each belongs to, and what is annotated of it. Read from the installed package."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,16 +58,19 @@ def videos_of_suite(videos: Sequence[Video], dimension: Dimension, suites: Mappi
     return wanted
 
 
-def check_annotated(videos: Sequence[Video], dimension: Dimension, suites: Mapping[str, OwnPrompt]) -> None:
-    """Refuses videos that a dimension has no annotation for.
+def is_in_suite(prompt: str, dimension: Dimension, suites: Mapping[str, OwnPrompt]) -> bool:
+    """Whether a prompt is of a dimension's suite."""
+    return prompt in suites and dimension.name in suites[prompt].dimensions
+
+
+def check_annotated(prompts: Iterable[str], dimension: Dimension, suites: Mapping[str, OwnPrompt]) -> None:
+    """Refuses prompts that a dimension needs an annotation of and has none for.
 
     Raises:
         VbenchError: a prompt is not one that VBench annotates for this dimension.
     """
-    others = [
-        video.prompt
-        for video in videos
-        if video.prompt not in suites or dimension.name not in suites[video.prompt].dimensions
-    ]
+    if dimension.reads != "annotation":
+        return
+    others = [prompt for prompt in prompts if not is_in_suite(prompt, dimension, suites)]
     if others:
         raise VbenchError(f"{dimension.name} scores only VBench's own prompts of its suite, but got {others[0]!r}")

@@ -15,7 +15,7 @@ SUFFIX = ".mp4"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
-    """A video file, the checksum of its content, and its prompt."""
+    """A video file, the checksum of its content (of the file, or of the frames that it holds), and its prompt."""
 
     path: Path
     sha256: str

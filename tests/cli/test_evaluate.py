@@ -91,6 +91,16 @@ def test_a_name_that_says_nothing_is_refused_in_one_line(pabtune, name) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("score", ["vbench", "vbench-quality", "vbench:temporal_flickering"])
+def test_a_score_that_lacks_its_environment_is_refused_before_a_model_is_loaded(pabtune, tmp_path, score) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1, 5)
+    words = ("--policy", "none", "--prompts", prompts, "--score", score, "--vbench-home", str(tmp_path / "none"))
+    line = pabtune("evaluate", str(tmp_path / "no model"), *words).refusal()
+    assert line == (
+        f"error: the score {score!r}: {tmp_path}/none: VBench is not installed here; run: pabtune vbench setup"
+    )
+
+
 @pytest.mark.parametrize(
     "score",
     ["os:system", "os:nothing", "sys:version", "no_such_module:f", "raises:f", "leaves:f", "broken:f", ":f", "a:", ":",

@@ -57,8 +57,9 @@ def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp
         (("--videos", "3"), "3 videos are too few for a search; it needs at least"),
         (("--videos", "0"), "'--videos'"),
         (("--videos", "90", "--front", "points"), "--front judges every point"),
-        (("--floor", "psnr>38"), "a floor is psnr>=DB"),
-        (("--floor", "none", "--floor", "psnr>=38"), "a floor is psnr>=DB"),
+        (("--floor", "psnr>38"), "a floor is a preset"),
+        (("--floor", "none", "--floor", "psnr>=38"), "a floor is a preset"),
+        (("--floor", "vmaf<=90"), "larger figures of vmaf are closer, so that its floor reads vmaf>=90"),
     ],
 )
 def test_limits_that_cannot_be_kept_are_refused(pabtune, short_profile, tmp_path, words, told) -> None:
@@ -67,6 +68,30 @@ def test_limits_that_cannot_be_kept_are_refused(pabtune, short_profile, tmp_path
     (line,) = done.stderr.splitlines()
     assert told in line
     assert not (tmp_path / "o.json").exists()
+
+
+def test_a_budget_whose_score_lacks_its_environment_is_refused_before_anything_is_generated(
+    pabtune, short_profile, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pabtune.cli.options.load_model", lambda *_: pytest.fail("a model was loaded"))
+    words = ("search", short_profile, "--out", str(tmp_path / "o.json"), "--logdir", str(tmp_path / "log"))
+    for score in ("vbench", "vbench-quality", "vbench:temporal_flickering"):
+        line = pabtune(*words, "--budget", f"{score}>=-0.7", "--vbench-home", str(tmp_path / "none")).refusal()
+        assert "VBench is not installed here; run: pabtune vbench setup" in line
+    assert "VBench has no dimension 'beauty'" in pabtune(*words, "--budget", "vbench:beauty>=-1").refusal()
+
+
+def test_a_floor_on_other_measures_is_kept_and_stands_in_the_policy(pabtune, short_profile, tmp_path) -> None:
+    """What the floor looks at is measured on the unseen prompts as well."""
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
+    words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out), "--trials", "3")
+    words += ("--logdir", str(tmp_path / "log"), "--floor", "temporal<=300", "--json")
+    (found, *_) = pabtune(*words).document(code=1)["evaluations"]
+    assert {"ssim", "worst_temporal_error"} <= set(found["fidelity"])
+    told = json.loads(out.read_text())["evidence"]["fidelity"]
+    assert told["temporal_error"] == pytest.approx(found["fidelity"]["temporal_error"], abs=1e-4)
+    strict = pabtune(*words[:-1], "--floor", "worst-temporal<=0", "--json").document(code=1)
+    assert (strict["verdict"], strict["policy"]) == (None, None)
 
 
 def test_branches_are_split_only_where_there_are_two(pabtune, short_profile, tmp_path) -> None:

@@ -1,9 +1,15 @@
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.measures import EVERY, Measure
+from pabtune.quality.scores import ScoreVideos, find_score
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy
@@ -20,11 +26,19 @@ PROMPTS = [Prompt(prompt=PROMPT, content=content, seed=seed) for seed in range(4
 
 
 @pytest.fixture
-def runner(profile, tmp_path) -> TrialRunner:
+def runner_over(profile, tmp_path) -> Callable[..., TrialRunner]:
+    """Makes a runner with a floor."""
     pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
     references = References(tmp_path, pipeline, settings, profile.made_for)
     budget = Budget(score="shapes", largest_drop=50.0)
-    return TrialRunner(pipeline, profile, PROMPTS, budget, settings, references)
+    return lambda *floors: TrialRunner(
+        pipeline, profile, PROMPTS, budget, settings, references, floor=Floor.parse(*floors) if floors else None
+    )
+
+
+@pytest.fixture
+def runner(runner_over) -> TrialRunner:
+    return runner_over()
 
 
 def test_no_broadcast_costs_nothing_and_is_feasible(runner) -> None:
@@ -36,27 +50,64 @@ def test_no_broadcast_costs_nothing_and_is_feasible(runner) -> None:
     assert (measured.prompts, measured.under_floor_db) == (len(PROMPTS), None)
 
 
-def test_a_candidate_under_the_floor_is_given_up_early(runner) -> None:
-    careful = Policy(name="careful", rules=(Rule(kind="cross", range=2, window=(6, 8)),))
-    reckless = Policy(name="reckless", rules=tuple(Rule(kind=k, range=9, window=(1, 8)) for k in ("spatial", "mlp")))
-    runner.set_floor(Floor(psnr_db=round(runner.try_out(careful).measured.psnr_db - 1, 3)))
-    outcome = runner.try_out(reckless)
-    assert outcome.status == "stopped early"
-    assert outcome.measured.under_floor_db > 0
-    assert not outcome.is_feasible
-    assert runner.try_out(careful).is_feasible
+CAREFUL = Policy(name="careful", rules=(Rule(kind="cross", range=2, window=(6, 8)),))
+RECKLESS = Policy(name="reckless", rules=tuple(Rule(kind=k, range=9, window=(1, 8)) for k in ("spatial", "mlp")))
 
 
-def test_a_floor_is_a_presets_psnr_or_numbers(runner) -> None:
-    assert runner.set_floor(Floor(psnr_db=30.0)) is None
-    of_preset = runner.set_floor(Floor(preset="pab246"))
-    psnr_db = runner.try_out(PRESETS["pab246"]).measured.psnr_db
-    assert (of_preset, runner.try_out(PRESETS["pab246"]).measured.under_floor_db) == (pytest.approx(psnr_db), 0.0)
-    runner.set_floor(Floor(psnr_db=round(psnr_db - 1, 6)))
-    assert runner.try_out(PRESETS["pab246"]).measured.under_floor_db == pytest.approx(-1.0, abs=1e-4)
-    runner.set_floor(Floor(worst_psnr_db=round(psnr_db + 20, 6)))
-    outcome = runner.try_out(PRESETS["pab246"])
+def figures_of(profile, folder, policy: Policy, measure: str) -> list[float]:
+    """Figures of a policy's videos, in the batches that trials have, beside their references."""
+    pipeline, settings, compare = make_pipeline(), Settings(steps=STEPS, batch_size=2), EVERY[measure].load()
+    references, values = References(folder, pipeline, settings, profile.made_for), []
+    for batch in interleaved(PROMPTS, 2):
+        with broadcast(pipeline, policy):
+            videos = generate(pipeline, batch, settings).videos
+        values += [compare(*pair) for pair in zip(videos, references.videos(batch), strict=True)]
+    return values
+
+
+@pytest.mark.parametrize("measure", ["psnr", "ssim", "temporal"])
+@pytest.mark.parametrize("prefix", ["", "worst-"])
+def test_a_candidate_under_the_floor_is_given_up_early(runner_over, profile, tmp_path, measure, prefix) -> None:
+    """A floor on any measure, between what two policies reach, in the mean or in the worst video."""
+    careful, reckless = (figures_of(profile, tmp_path, policy, measure) for policy in (CAREFUL, RECKLESS))
+    is_up = EVERY[measure].is_higher_better
+    near, far = (min(careful), min(reckless)) if is_up else (max(careful), max(reckless))
+    if not prefix:
+        near, far = np.mean(careful), np.mean(reckless)
+    value = round(0.9 * near + 0.1 * far, 6)
+    runner = runner_over(f"{prefix}{measure}{'>=' if is_up else '<='}{value}")
+    outcome = runner.try_out(RECKLESS)
     assert (outcome.status, outcome.is_feasible) == ("stopped early", False)
+    assert outcome.measured.prompts < len(PROMPTS)
+    assert outcome.measured.under_floor_db > 0
+    held = runner.try_out(CAREFUL)
+    assert held.is_feasible
+    assert held.measured.under_floor_db == pytest.approx(-abs(value - near) / EVERY[measure].per_db, abs=1e-3)
+
+
+def test_trials_take_only_the_measures_that_a_floor_asks_for(runner_over, monkeypatch) -> None:
+    taken: Counter[str] = Counter()
+
+    def counting(name: str) -> Measure:
+        load = EVERY[name].load
+        return replace(EVERY[name], load=lambda: lambda *pair: taken.update([name]) or load()(*pair))
+
+    monkeypatch.setattr("pabtune.tuning.candidates.EVERY", {name: counting(name) for name in EVERY})
+    runner_over().try_out(CAREFUL)
+    assert taken == {"psnr": len(PROMPTS)}
+    taken.clear()
+    runner_over("temporal<=100").try_out(CAREFUL)
+    assert taken == {"psnr": len(PROMPTS), "temporal": len(PROMPTS)}
+
+
+def test_a_floor_is_a_presets_psnr_or_numbers(runner_over) -> None:
+    assert runner_over("psnr>=30").measure_floor() is None
+    runner = runner_over("pab246")
+    of_preset, outcome = runner.measure_floor(), runner.try_out(PRESETS["pab246"])
+    psnr_db = outcome.measured.psnr_db
+    assert (of_preset, outcome.measured.under_floor_db) == (pytest.approx(psnr_db), 0.0)
+    outcome = runner_over(f"psnr>={psnr_db - 1:.6f}").try_out(PRESETS["pab246"])
+    assert outcome.measured.under_floor_db == pytest.approx(-1.0, abs=1e-4)
 
 
 def test_a_slow_candidate_is_given_up_early(runner) -> None:
@@ -171,6 +222,30 @@ def test_a_candidate_is_given_up_for_its_score_only_if_the_loss_is_beyond_doubt(
     outcome = runner.try_out(Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),)))
     assert (outcome.measured.prompts, outcome.status) == (prompts, status)
     assert outcome.measured.drop > budget.largest_drop
+
+
+@dataclass(frozen=True)
+class OfAll:
+    """A score that is told by all prompts together, as VBench's total is."""
+
+    name: str = "of all"
+    is_of_all: bool = True
+
+    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+        """The swinging score."""
+        return find_score("tests.tuning.test_candidates:swinging").open(prompts)
+
+
+def test_a_score_of_all_prompts_together_gives_nothing_up_for_some_of_them(profile, tmp_path) -> None:
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=1)
+    references = References(tmp_path, pipeline, settings, profile.made_for)
+    several = [Prompt(prompt=f"{PROMPT} {number}", content="slow", seed=number) for number in (1, 3, 5, 7)]
+    UNCHANGED.update(references.videos([prompt])[0].tobytes() for prompt in several)
+    budget = Budget(score="tests.tuning.test_candidates:swinging", largest_drop=0.5)
+    policy = Policy(name="p", rules=(Rule(kind="mlp", range=4, window=(1, 8)),))
+    for score, prompts in ((None, 2), (OfAll(), 4)):
+        runner = TrialRunner(pipeline, profile, several, budget, settings, references, score=score)
+        assert runner.try_out(policy).measured.prompts == prompts
 
 
 def test_every_rung_sees_all_content_classes() -> None:

@@ -7,7 +7,7 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.verdict import judge, look_error
-from pabtune.records.evaluations import Evaluation
+from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
@@ -114,9 +114,19 @@ def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, expe
     of_preset = evaluation([0.0] * len(drops), 40.0)
     found = assess(evaluation(drops, psnr_db), FLOOR, of_preset, BUDGET)
     assert (found.is_rejected, found.is_over, found.loses_more) == expected
-    plain = assess(evaluation(drops, psnr_db), Floor(psnr_db=40.0), None, BUDGET)
+    plain = assess(evaluation(drops, psnr_db), Floor.parse("psnr>=40"), None, BUDGET)
     assert (plain.is_rejected, plain.is_over, plain.loses_more) == (*expected[:2], False)
     assert not assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET).is_rejected
+
+
+@pytest.mark.parametrize(
+    ("floor", "is_rejected"),
+    [("temporal<=2", False), ("temporal<=1.9", True), ("worst-temporal<=2.5", True), ("ssim>=0.91", True)],
+)
+def test_a_finalist_is_held_to_a_floor_on_any_measure(floor, is_rejected) -> None:
+    measured = Measured(values=(1.0, 3.0) * 18, is_higher_better=False)
+    found = replace(evaluation([0.0] * 36, 41.0), measures={"temporal_error": measured})
+    assert assess(found, Floor.parse(floor), None, BUDGET).is_rejected == is_rejected
 
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:

@@ -35,7 +35,9 @@ def full_runs(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize(("floor", "batch_size"), [(Floor(psnr_db=20.0), 4), (None, 1), (Floor(preset="pab246"), 2)])
+@pytest.mark.parametrize(
+    ("floor", "batch_size"), [(Floor.parse("psnr>=20"), 4), (None, 1), (Floor(preset="pab246"), 2)]
+)
 def test_a_search_keeps_to_its_videos(longer_profile, full_runs, tmp_path, floor, batch_size) -> None:
     """Counted by the calls of the pipeline itself; what is known from fitting is not generated again."""
     told = []

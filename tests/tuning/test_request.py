@@ -21,9 +21,9 @@ def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> Non
     """Fault 11: `pabtune.search` failed on Wan with a floor that the model has no sites for."""
     assert find_floor(profile) == Floor(preset="pab246")
     assert find_floor(profile, "pab579") == Floor(preset="pab579")
-    assert find_floor(profile, ("psnr>=38", "worst-psnr>=32")) == Floor(psnr_db=38.0, worst_psnr_db=32.0)
+    assert find_floor(profile, ("psnr>=38", "worst-psnr>=32")) == Floor.parse("psnr>=38", "worst-psnr>=32")
     assert find_floor(profile, None) is None
-    with pytest.raises(BudgetError, match="a floor is psnr>=DB"):
+    with pytest.raises(BudgetError, match="a floor is a preset"):
         find_floor(profile, ("auto", "psnr>=38"))
     full = replace(profile, sites=tuple(replace(site, kind="full") for site in profile.sites))
     assert find_floor(full) is None

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pabtune.records.errors import VbenchError
-from pabtune.vbench.aggregate import SCALES, can_total, group_score, points, total_score
+from pabtune.vbench.aggregate import SCALES, can_total, group_score, points, total_score, total_weights
 
 # Total, quality and semantic score, then the 16 dimensions in the tables' order, in percent.
 # From Table 1 of FlashVideo (https://arxiv.org/abs/2502.05179), which repeats VBench's leaderboard (read in the copy of
@@ -92,3 +92,10 @@ def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     _, raw = read(PUBLISHED["Mochi-1"])
     with pytest.raises(VbenchError, match="imaging_quality is"):
         group_score("quality", {**raw, "imaging_quality": value})
+
+
+def test_the_total_is_the_weighted_sum_of_the_points_of_all_dimensions() -> None:
+    raw = {name: 0.3 + 0.04 * index for index, name in enumerate(SCALES)}
+    weights = total_weights()
+    assert math.fsum(weights.values()) == pytest.approx(1)
+    assert sum(weight * points(name, raw[name]) for name, weight in weights.items()) == pytest.approx(total_score(raw))

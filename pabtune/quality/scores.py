@@ -1,0 +1,143 @@
+"""Absolute scores by name: pabtune's own `shapes`, VBench's, and functions of users.
+
+A score is opened for the prompts whose videos it will see, before any is generated, and then gives each of several videos its
+points at once: a function of a user sees one video after the other, VBench a whole batch in a process.
+"""
+
+import math
+import os
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pabtune.quality.shapes import score_clip
+from pabtune.quality.vbench_scores import NAMES, VbenchScore
+from pabtune.records.errors import BudgetError, first_line, one_line
+from pabtune.vbench.environment import Environment
+
+ScoreFunction = Callable[[NDArray[np.uint8], str], float]
+"""From a video (F, H, W, 3) and its prompt to points; higher is better."""
+
+ScoreVideos = Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], list[float]]
+"""From videos (F, H, W, 3) and the prompt of each to the points of each; higher is better."""
+
+SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
+"""Scores of one video by name, 0..100."""
+
+NO_SCORE = "none"
+"""An evaluation without a score: speed and fidelity only."""
+
+
+class Score(Protocol):
+    """A score by name."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in a budget."""
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it is told by all prompts together: the mean over some of them says nothing of the mean over all."""
+
+    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+        """Finds what it needs for videos of these prompts; what it returns takes videos of any of them.
+
+        Raises:
+            BudgetError: something is missing; a call of what is returned raises it where a video gets no points.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class VideoScore:
+    """A score of each video by itself."""
+
+    name: str
+    function: ScoreFunction
+    is_of_all: ClassVar[bool] = False
+
+    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+        """The function, for one video after the other; it needs nothing."""
+        return lambda videos, texts: [self.function(video, text) for video, text in zip(videos, texts, strict=True)]
+
+
+def find_score(name: str, environment: Environment | None = None, device: str = "cpu") -> Score:
+    """A known score, or a user's function given as `module:function`.
+
+    Args:
+        name: for example `shapes`; `vbench:temporal_flickering`, `vbench-quality` or `vbench`; or `my_scores:aesthetics` for
+            `aesthetics(video, prompt)` in `my_scores.py`, which gets a video (F, H, W, 3) of bytes and its prompt, and returns
+            0..100, higher is better: a number, or an array or a tensor of one.
+        environment: VBench's; None = where `pabtune vbench setup` puts it. Only its scores look at it, when they are opened.
+        device: that VBench's networks run on, for example `cpu`, `cuda`.
+
+    Raises:
+        BudgetError: there is no such score; what a user's function was opened to raises it, where that returns no number.
+    """
+    if name in SCORES:
+        return VideoScore(name, SCORES[name])
+    module, colon, function = name.partition(":")
+    if name in NAMES or (module == "vbench" and colon):
+        return VbenchScore(name, environment, device)
+    if not colon:
+        known = ", ".join((*SCORES, *NAMES, "vbench:DIMENSION"))
+        raise BudgetError(f"unknown score {name!r}; known scores: {known}; or your own: module:function")
+    try:
+        with _current_folder_importable():
+            found = getattr(import_module(module), function)
+    except (Exception, SystemExit) as error:  # noqa: BLE001, importing runs the user's code
+        raise BudgetError(f"cannot load the score {name!r}: {type(error).__name__}: {first_line(error)}") from error
+    if not callable(found):
+        raise BudgetError(f"cannot load the score {name!r}: it is no function, but {type(found).__name__}")
+    return VideoScore(name, partial(_score_of_user, name, found))
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Modules of the current folder can be imported: an installed command does not look there. Installed ones come first."""
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.reverse()  # `remove` takes the first one, which may be another's
+        sys.path.remove(folder)
+        sys.path.reverse()
+
+
+def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.uint8], prompt: str) -> float:
+    """What a user's function says of a video, which it gets a copy of.
+
+    Raises:
+        BudgetError: the function fails, or returns anything but a finite number; the message names score and prompt.
+    """
+    try:
+        value = function(video.copy(), prompt)
+    except (Exception, SystemExit) as error:  # noqa: BLE001, it is the user's code
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BudgetError(f"the score {name!r} failed on the prompt {_short(prompt)}: {what}") from error
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        number = float(value.item() if isinstance(value, np.ndarray) else value)
+    except Exception as error:  # noqa: BLE001, what is returned may be of a class of the user's
+        raise BudgetError(
+            f"the score {name!r} must return a number, but for the prompt {_short(prompt)} it returned "
+            f"{type(value).__name__}: {reprlib.repr(value)}"
+        ) from error
+    if not math.isfinite(number):
+        raise BudgetError(
+            f"the score {name!r} must return a finite number, but for the prompt {_short(prompt)} it returned {number}"
+        )
+    return number
+
+
+def _short(prompt: str) -> str:
+    return one_line(repr(prompt), 120)
