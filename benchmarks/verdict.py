@@ -7,9 +7,10 @@ degrees of freedom), 2 % of the videos lose 75 points, 1 % lose everything. Each
 and one and a half of a budget of 1 point, and judged after every prompt. Beside it stands what people would compute instead:
 Student's t, the percentile bootstrap, and Johnson's bound, on 36 or 72 prompts; and what pabtune did before.
 
-A selection simulates the whole way: 60 trials whose true mean drop is half a point over the budget, judged on 24 prompts that
-they share; the 4 best ones compared on 24 other prompts; the best one judged on fresh prompts. `again` repeats that five times
-on the same fresh prompts, with 60 more trials each, as who is not content with a result would.
+A selection simulates the whole way: 60 trials whose true mean drop is the budget itself, measured on 24 prompts; the 4 best ones
+compared on 24 other prompts; the best one judged on fresh prompts. `five times` repeats that on the same fresh prompts, with 60
+more trials each, as who is not content with a result would. `before`: the best of 4 finalists by Johnson's bound on 72 prompts,
+corrected for finalists and looks, as pabtune did until it bet.
 """
 
 import json
@@ -104,7 +105,7 @@ def one_policy(rng: np.random.Generator, draw: Draw, mean: float, replicates: in
 def selection(rng: np.random.Generator, draw: Draw, mean: float, repeats: int) -> tuple[bool, bool]:
     """Whether a whole selection among policies of one true mean drop accepts: as pabtune judges, and as it judged before.
 
-    A third of a drop belongs to the prompt, the same under all policies.
+    A third of the drops belongs to the prompts, the same under all policies.
     """
     fresh, old = draw(rng, MOST_PROMPTS), draw(rng, 72)
     accepts = before = False
@@ -114,7 +115,7 @@ def selection(rng: np.random.Generator, draw: Draw, mean: float, repeats: int) -
         finalists = [draw(rng, MOST_PROMPTS) for _ in best]
         chosen = int(trials[best, SELECTED_PROMPTS:].mean(axis=1).argmin())
         accepts |= _judged(_mixed(finalists[chosen], fresh) + mean, look)[0] == "accept"
-        bounds = [_johnson(_mixed(each[:72], old) + mean) for each in finalists]
+        bounds = [_johnson(_mixed(each[:72], old) + mean, FINALISTS * look) for each in finalists]
         before |= min(bounds) <= BUDGET.largest_drop
     return accepts, before
 
@@ -134,7 +135,7 @@ def measure(replicates: int, selections: int, seed: int = 0) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name, draw in SHAPES.items():
         for label, repeats in (("once", 1), ("again", REPEATS)):
-            found = [selection(rng, draw, 1.5, repeats) for _ in range(selections)]
+            found = [selection(rng, draw, BUDGET.largest_drop, repeats) for _ in range(selections)]
             ours, before = (float(np.mean(each)) for each in zip(*found, strict=True))
             whole.setdefault(name, {})[label] = {"false_accept": ours, "before": before}
     return {"budget": str(BUDGET), "error": ERROR, "replicates": replicates, "selections": selections,
@@ -153,7 +154,7 @@ def show(document: Mapping[str, Any]) -> None:
             others = [f"{row['rivals'][each]:.1%}" for each in RIVALS]
             table.add_row(name, mean, *rates, f"{row['prompts']:.0f}" if row["prompts"] else "-", *others)
     console.print(table)
-    table = Table(title="a whole selection among policies half a point over the budget: false accepts")
+    table = Table(title="a whole selection among policies whose mean drop is the budget: false accepts")
     for column in ("drops", "once", "once, before", "five times", "five times, before"):
         table.add_column(column, justify="left" if column == "drops" else "right")
     for name, row in document["selection"].items():
