@@ -269,7 +269,10 @@ def _print(result: SearchResult, out: Path) -> None:
         say(
             f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, "
             f"PSNR {fidelity['psnr_db']:.2f} dB (worst {fidelity['worst_psnr_db']:.2f}), "
-            f"score drop {row['score']['drop']:+.2f}"
+            + "".join(
+                f"{each} {fidelity[each]:.4g} (worst {fidelity['worst_' + each]:.4g}), " for each in evaluation.measures
+            )
+            + f"score drop {row['score']['drop']:+.2f}"
         )
     if result.judgement is None:
         say(f"verdict: {result.verdict}, where finalists were compared")
