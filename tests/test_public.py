@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,15 @@ def test_the_readmes_figures_are_those_of_the_files_that_it_cites(words, file, f
     (told,) = re.findall(words, text)
     measured = figure(json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text()))
     assert told == f"{measured:.{len(told.partition('.')[2])}f}"
+
+
+def test_all_data_files_are_part_of_the_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = {path for path in (ROOT / "pabtune").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix != ".py"} == {path for path in packed if path.is_file()}

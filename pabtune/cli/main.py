@@ -23,7 +23,7 @@ VERB_LINES = {
     "export": "Write a policy as another library's configuration.",
     "bench-links": "Measure the interconnect between processes.",
     "cost": "Predict compute, communication, memory and time of a policy, without running the model.",
-    "prompts": "Sample captions for measurements.",
+    "prompts": "Write prompts for measurements, and split them into parts.",
     "models": "List the known models.",
     "policies": "List the known policies; show what one does, step by layer.",
 }

@@ -74,9 +74,10 @@ def load_prompts(path: Path, seed: int = 0) -> list[Prompt]:
     return prompts
 
 
-def save_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Writes JSON lines with `prompt` and `content`, atomically; seeds come from the order of the lines."""
-    lines = [json.dumps({"prompt": prompt.prompt, "content": prompt.content}) for prompt in prompts]
+def save_prompts(path: Path, prompts: Sequence[Prompt], *, seeds: bool = False) -> None:
+    """Writes JSON lines with `prompt` and `content`, atomically; with `seeds` also `seed`, which else is that of the line."""
+    names = ("prompt", "content", "seed") if seeds else ("prompt", "content")
+    lines = [json.dumps({name: getattr(prompt, name) for name in names}) for prompt in prompts]
     write_atomically(path, lambda partial: partial.write_text("\n".join(lines) + "\n", encoding="utf-8"))
 
 

@@ -111,7 +111,7 @@ MISTAKES = {
         "generate shapes --memory 1KiB --policy POLICY --prompt red --out T/v.mp4",
         "more than the limit of 1.00 KiB",
     ),
-    "prompts of another model": ("prompts wan --count 3 --out T/p.jsonl", "only the embedded model"),
+    "prompts of another model": ("prompts wan --count 3 --out T/p.jsonl", "it knows shapes, split, vbench"),
     "unwritable demo": ("demo --out T/file/demo", "cannot write here"),
     "no such device": ("generate shapes --device warp --prompt red --out T/v.mp4", "device"),
 }
@@ -173,16 +173,27 @@ WORKING = {
     "export": "pab246 --to diffusers",
     "bench-links": "--out T/l.json",
     "cost": "shapes --policy none",
-    "prompts": "shapes --count 1 --out T/p.jsonl",
+    "prompts shapes": "--count 1 --out T/p.jsonl",
+    "prompts vbench": "--dimension color --out T/p.jsonl",
+    "prompts split": "T/many.txt --out T/parts",
     "models": "",
     "policies": "",
 }
 """What each verb works with."""
 
+
+def command_of(verb: str) -> click.Command:
+    """The command of a verb, or of a verb and a word behind it."""
+    command = main
+    for word in verb.split():
+        command = command.get_command(click.Context(command), word)
+    return command
+
+
 PARAMETERS = [
     (verb, parameter.name)
-    for verb in VERB_LINES
-    for parameter in main.get_command(click.Context(main), verb).params
+    for verb in WORKING
+    for parameter in command_of(verb).params
     if not getattr(parameter, "is_flag", False)
 ]
 
@@ -190,7 +201,7 @@ PARAMETERS = [
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 def test_a_value_of_any_length_is_answered_in_one_line(pabtune, tmp_path, verb, name) -> None:
     """Fault 21: a wrong value was printed whole, and a name that no file can have was a traceback."""
-    (parameter,) = (each for each in main.get_command(click.Context(main), verb).params if each.name == name)
+    (parameter,) = (each for each in command_of(verb).params if each.name == name)
     words, value = words_of(WORKING[verb], tmp_path), "9" * 100_000 + (".gif" if verb == "generate" else ".json")
     if isinstance(parameter, click.Argument):
         words[0] = value
@@ -198,5 +209,5 @@ def test_a_value_of_any_length_is_answered_in_one_line(pabtune, tmp_path, verb, 
         words[1:1] = [parameter.opts[0], value]
     else:
         words += [parameter.opts[0], value]
-    line = pabtune(verb, *words).refusal()
+    line = pabtune(*verb.split(), *words).refusal()
     assert "9999" in line or name in line

@@ -24,6 +24,8 @@ from pabtune.vbench.aggregate import points
 from pabtune.vbench.dimensions import DIMENSIONS, find_dimensions
 from pabtune.vbench.doctor import examine
 from pabtune.vbench.environment import Environment
+from pabtune.vbench.prompt_lists import prompts_of_dimension
+from pabtune.vbench.suites import load_suites
 
 pytestmark = [pytest.mark.vbench, pytest.mark.timeout(3000)]
 
@@ -101,6 +103,14 @@ def test_every_dimension_that_needs_no_detectron2_can_be_imported(installed) -> 
     assert found["temporal_flickering"].can_run
     assert installed.complete_lock().packages["vbench"] == "0.1.5"
     assert "ViCLIP/bpe_simple_vocab_16e6.txt.gz" in installed.complete_lock().weights
+
+
+def test_the_shipped_lists_are_those_of_the_package(installed) -> None:
+    suites = load_suites(installed)
+    assert len(suites) == 944
+    for name in DIMENSIONS:
+        shipped = [prompt.prompt for prompt in prompts_of_dimension(name)]
+        assert set(shipped) == {text for text, prompt in suites.items() if name in prompt.dimensions}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves its pipes open
