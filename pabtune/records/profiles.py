@@ -49,11 +49,24 @@ class Call:
         per_step: calls in a step.
         samples: passed through it in a step, over all calls: 2 with guidance.
         shape: of its first argument, without the samples.
+        output_bytes: of what it puts out in a step, over all calls; None in profiles made before it was measured.
+        output_int8_bytes: the same for outputs kept in 8 bits.
     """
 
     per_step: int
     samples: int
     shape: tuple[int, ...]
+    output_bytes: int | None = None
+    output_int8_bytes: int | None = None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The call of a checked document."""
+        return cls(**{**document, "shape": tuple(document["shape"])})
+
+    def to_document(self) -> dict[str, Any]:
+        """The call as JSON; what was not measured is left out, as it was when files had no place for it."""
+        return {key: list(value) if key == "shape" else value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +173,11 @@ class Profile:
         plain = ("name", "model", "prompts", "total_flops", "sketch", "overhead", "provenance")
         lists = ("branches", "contents", "seeds", "site_flops", "site_bytes", "site_int8_bytes")
         values: dict[str, Any] = {key: document[key] for key in plain} | {key: tuple(document[key]) for key in lists}
-        call = document["call"]
         return cls(
             made_for=MadeFor.from_document(document["made_for"]),
             sites=tuple(Site.from_document(site) for site in document["sites"]),
             arrays=arrays,
-            call=Call(per_step=call["per_step"], samples=call["samples"], shape=tuple(call["shape"])),
+            call=Call.from_document(document["call"]),
             **values,
         )
 
@@ -189,7 +201,7 @@ class Profile:
             "total_flops": self.total_flops,
             "site_bytes": list(self.site_bytes),
             "site_int8_bytes": list(self.site_int8_bytes),
-            "call": {**asdict(self.call), "shape": list(self.call.shape)},
+            "call": self.call.to_document(),
             "sketch": dict(self.sketch),
             "overhead": self.overhead,
             "provenance": dict(self.provenance),

@@ -175,7 +175,13 @@ class RecordingTally:
         self._errors.append(recording.sketch_error)
         self._site_bytes, self._site_int8_bytes = recording.site_bytes, recording.site_int8_bytes
         self._batch_size = prompts
-        self._call = Call(per_step=recording.calls, samples=-(-recording.samples // prompts), shape=recording.shape)
+        self._call = Call(
+            per_step=recording.calls,
+            samples=-(-recording.samples // prompts),
+            shape=recording.shape,
+            output_bytes=-(-recording.output_bytes // prompts),
+            output_int8_bytes=-(-recording.output_int8_bytes // prompts),
+        )
 
     def note_overhead(self, plain_seconds: float, recorded_seconds: float) -> None:
         """Adds the times of one batch without and with the recorder."""
