@@ -50,6 +50,7 @@ class FewVideos:
     """What keeps the fitting of schedules to few videos: numbers of computed steps are bisected, not tried one by one.
 
     Attributes:
+        known: surrogate of the model's profile, which spares measuring gains; None = they are measured.
         probed: where in a run gains are measured.
         candidates: schedules that are fitted for a number of computed steps.
         on_recorded: given the full runs.
@@ -58,6 +59,7 @@ class FewVideos:
         is_affordable: asked before a schedule is fitted.
     """
 
+    known: Surrogate | None
     probed: Sequence[float]
     candidates: int
     on_recorded: Callable[[Sequence[Trajectories]], None]
@@ -96,11 +98,15 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
-    probed = PROBED if few is None else few.probed
-    gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
-    surrogates = [surrogate_of(runs, gains)]
-    if few is None:
-        surrogates.append(surrogate_of(runs, [{place: each[place] for place in sorted(each)[::2]} for each in gains]))
+    if few is not None and few.known is not None:
+        surrogates = [few.known]
+    else:
+        probed = PROBED if few is None else few.probed
+        gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
+        surrogates = [surrogate_of(runs, gains)]
+        if few is None:
+            halves = [{place: each[place] for place in sorted(each)[::2]} for each in gains]
+            surrogates.append(surrogate_of(runs, halves))
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     ranked = {count: _ranked(surrogates, count, seed) for count in counts}
 

@@ -31,7 +31,7 @@ from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.confirm import FINALISTS, confirm
 from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
-from pabtune.tuning.limits import VideoLimits
+from pabtune.tuning.limits import VideoLimits, known_surrogate
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
@@ -79,7 +79,8 @@ def search_policy(
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = _trial_runner(pipeline, profile, prompts, settings, references, config)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
-    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
+    few = limits.few_videos(known_surrogate(pipeline, profile, settings, config.content))
+    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, few)
     study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())

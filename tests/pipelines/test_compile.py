@@ -166,7 +166,7 @@ def test_a_guidance_difference_is_broadcast_around_a_compiled_model(name, policy
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cogvideox-ddim", "wan-2.1"])
 def test_generated_code_under_a_guidance_policy_differs_by_rounding_alone(name, load) -> None:
-    """With torch's default backend and dynamic shapes, as users compile: `cogvideox-ddim` shares a call, `wan-2.1` does not."""
+    """By torch's default backend with dynamic shapes; `cogvideox-ddim` has both branches in one call, `wan-2.1` does not."""
     pipeline = load(name)
     with pabtune.broadcast(pipeline, mixture(name)):
         expected = run(pipeline, name)
