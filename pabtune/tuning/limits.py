@@ -3,29 +3,18 @@
 Knows the plan and the meter of videos, and lets fitted schedules stand for their trials; knows nothing of Optuna.
 """
 
-import json
 from collections.abc import Sequence
 
-import numpy as np
-from diffusers import DiffusionPipeline
-
 from pabtune.planning.presets import PRESETS
-from pabtune.planning.ranking import surrogate_of_profile
-from pabtune.planning.surrogate import Surrogate
 from pabtune.quality.floors import Floor
 from pabtune.records.policies import Policy
-from pabtune.records.profiles import Profile
 from pabtune.records.schedules import Schedule
-from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner
-from pabtune.tuning.generation import Generation, Settings
+from pabtune.tuning.generation import Generation
 from pabtune.tuning.references import References
 from pabtune.tuning.schedules import FIRSTS, PROBED_ONCE, PROBED_TWICE, FewVideos
 from pabtune.tuning.trajectories import Trajectories
 from pabtune.tuning.videos import VideoMeter, VideoPlan
-
-MANY_MORE = 3
-"""A profile of so many prompts for each one that is fitted on ranks schedules better than these do (docs/log.md)."""
 
 
 class VideoLimits:
@@ -52,18 +41,11 @@ class VideoLimits:
         presets = int(self._floor is not None and self._floor.preset is not None)
         return self._plan.confirmation(presets)
 
-    def few_videos(self, known: Surrogate | None = None) -> FewVideos | None:
-        """What keeps the fitting of schedules to few videos; None where there is no limit.
-
-        Args:
-            known: surrogate of the profile; it spares probes where it knows many more prompts than are fitted on.
-        """
+    def few_videos(self) -> FewVideos | None:
+        """What keeps the fitting of schedules to few videos; None where there is no limit."""
         if self._meter.limit is None:
             return None
-        if known is not None and (self._plan.is_wide or len(known.products) < MANY_MORE * self._plan.fitted):
-            known = None
         return FewVideos(
-            known=known,
             probed=PROBED_TWICE if self._plan.is_wide else PROBED_ONCE,
             candidates=self._candidates,
             on_recorded=self._note_recorded,
@@ -115,30 +97,3 @@ class VideoLimits:
         if not self._is_exact:
             self._runner.forget(policy)
         return shortfall
-
-
-def known_surrogate(
-    pipeline: DiffusionPipeline, profile: Profile, settings: Settings, content: str | None
-) -> Surrogate | None:
-    """The surrogate of a profile that was measured with these weights and settings, probes included; None without any.
-
-    Args:
-        pipeline: the model.
-        profile: of its class, with as many steps.
-        settings: how videos are generated.
-        content: content class of the prompts; None = all.
-    """
-    try:
-        arguments = json.loads(json.dumps(dict(settings.arguments)))
-    except (TypeError, ValueError):  # images, which a profile does not hold
-        return None
-    if (
-        not profile.has_sensitivity
-        or np.isnan(profile.arrays["gains"]).all()
-        or content not in (None, *profile.contents)
-        or profile.provenance.get("weights") != weights_digest(pipeline)
-        or profile.made_for.settings.get("arguments", {}) != arguments
-        or profile.made_for.scheduler != type(pipeline.scheduler).__name__
-    ):
-        return None
-    return surrogate_of_profile(profile, content)

@@ -31,11 +31,11 @@ from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.confirm import FINALISTS, confirm
 from pabtune.tuning.evaluate import warm_up
 from pabtune.tuning.generation import Progress, Settings
-from pabtune.tuning.limits import VideoLimits, known_surrogate
+from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, split_prompts
 from pabtune.tuning.results import combine
-from pabtune.tuning.schedules import FewVideos, find_schedules
+from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
@@ -79,8 +79,7 @@ def search_policy(
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = _trial_runner(pipeline, profile, prompts, settings, references, config)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
-    few = limits.few_videos(known_surrogate(pipeline, profile, settings, config.content))
-    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, few)
+    schedules = schedules_of(pipeline, profile, prompts, settings, config, on_schedule, plan, limits.few_videos())
     study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.set_floor())
@@ -183,8 +182,9 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     if schedules is None:
         try:
             schedules = find_schedules(
-                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few
-            )
+                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
+                known_surrogate(pipeline, profile, settings, config.content),
+            )  # fmt: skip
         except ModelError as error:
             warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
             schedules = []

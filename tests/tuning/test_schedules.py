@@ -141,7 +141,6 @@ def bisected(shortfalls: Mapping[int, float], predicted_db: Sequence[float], mos
         return schedule_of(count), []
 
     few = FewVideos(
-        known=None,
         probed=(),
         candidates=1,
         on_recorded=lambda runs: None,

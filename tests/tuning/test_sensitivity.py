@@ -7,14 +7,22 @@ import pytest
 import torch
 
 import pabtune
+from pabtune.planning.surrogate import best_schedule
 from pabtune.records.profiles import NO_SENSITIVITY, SENSITIVITY, Profile
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, batches
-from pabtune.tuning.limits import known_surrogate
 from pabtune.tuning.profile import RecordingTally
-from pabtune.tuning.schedules import PROBED_ONCE, measure_gains
+from pabtune.tuning.schedules import (
+    FIRSTS,
+    PROBED_ONCE,
+    PROBED_TWICE,
+    find_schedules,
+    known_surrogate,
+    measure_gains,
+)
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
+from pabtune.tuning.videos import VideoMeter
 from tests.conftest import PROMPTS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of
 
@@ -145,3 +153,32 @@ def test_a_search_takes_what_was_measured_with_the_same_weights_and_settings(lon
     assert known_surrogate(pipeline, replace(longer, arrays=arrays), settings, None) is None
     unprobed = {**longer.arrays, "gains": np.full_like(longer.arrays["gains"], np.nan)}
     assert known_surrogate(pipeline, replace(longer, arrays=unprobed), settings, None) is None
+
+
+def test_a_search_that_knows_a_profile_makes_half_of_the_broken_steps(longer) -> None:
+    """Of two prompts; not of nine, which are more than the profile has."""
+    pipeline, nine = make_pipeline(), [replace(PROMPTS[0], seed=seed) for seed in range(9)]
+    known = known_surrogate(pipeline, longer, Settings(steps=STEPS), None)
+    for prompts, surrogate, probes in ((nine[:2], None, 4), (nine[:2], known, 2), (nine, known, 4)):
+        meter = VideoMeter(steps=STEPS)
+        settings = Settings(steps=STEPS, meter=meter)
+        assert find_schedules(pipeline, [prompts], settings, shares=(), known=surrogate) == []
+        assert meter.generated == len(prompts) * (1 + probes)
+
+
+def test_what_the_profile_knows_proposes_schedules(longer) -> None:
+    """Beside the surrogate of the prompts that are fitted on, whose schedules are others; all are fitted."""
+    pipeline, meter = make_pipeline(), VideoMeter(steps=STEPS)
+    settings = Settings(steps=STEPS, batch_size=2, meter=meter)
+    known = known_surrogate(pipeline, longer, settings, None)
+    assert known is not None
+    known = replace(known, gains=np.tile(np.linspace(1, 100, STEPS), (8, 1)))  # late errors would matter most
+    find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), known=known)
+    run = record_trajectories(pipeline, Target.of(pipeline), PROMPTS[:2], Settings(steps=STEPS, batch_size=2))
+    own = surrogate_of([run], [measure_gains(pipeline, run, Settings(steps=STEPS, batch_size=2), probed=PROBED_TWICE)])
+    alone, both = (
+        {best_schedule(each, 6, first) for each in surrogates for first in FIRSTS if first < 5}
+        for surrogates in ((own,), (own, known))
+    )
+    assert len(both) > len(alone)
+    assert meter.generated == 2 * (1 + 2 + len(both))
