@@ -4,11 +4,14 @@
 
 Prints one JSON document:
 - `plain_again`: time of plain generation over itself, the noise of the machine;
-- `profiling`: time of profiled generation over plain generation (at most 1.5 is promised);
+- `profiling`: time of a profile over plain generation of its videos (at most 1.5 is promised): recording sites and whole
+  calls, and one prompt of eight once more with a broken step;
+- `profiling_sites`: the same without what is measured of whole calls;
 - `range_one`: time with a policy that never broadcasts over plain generation;
 - `pab246`, `found`: measured speed-up, and the predicted one from the profile's site times.
 """
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +19,7 @@ import torch
 from measuring import paired_ratios, publish
 
 import pabtune
+from pabtune.catalog import CATALOG
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.planning.costs.compute import predicted_seconds
 from pabtune.planning.masks import resolve
@@ -23,9 +27,10 @@ from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
-from pabtune.runtime.recorder import Recorder, record
+from pabtune.runtime.recorder import record
 from pabtune.runtime.targets import Target
-from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.generation import BATCH_SIZE, Settings, batches, generate
+from pabtune.tuning.sensitivity import PROMPTS_PER_PROBE, CallsRecorder, SensitivityTally
 
 STEPS = 30
 ROOT = Path(__file__).parent.parent
@@ -39,9 +44,20 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
     range_one = Policy(name="range one", rules=tuple(Rule(kind=kind, range=1, window=(0, STEPS)) for kind in kinds))
     searched = Policy.load(ROOT / "policies" / "shapes-30steps.json")
 
-    def profiled() -> float:
-        recorder = Recorder(len(target.sites), torch.device("cpu"))
-        return record(target, recorder, lambda: generate(pipeline, prompts, settings)).seconds
+    profiled_prompts = list(batches(sample_prompts(PROMPTS_PER_PROBE, seed=8), BATCH_SIZE))
+
+    def plain_of_profile() -> float:
+        return sum(generate(pipeline, batch, settings).seconds for batch in profiled_prompts)
+
+    def profiled(has_sensitivity: bool) -> float:
+        recorder, seconds = CallsRecorder(len(target.sites), torch.device("cpu")), 0.0
+        sensitivity = SensitivityTally(pipeline, settings, CATALOG)
+        for batch in profiled_prompts:
+            run = sensitivity.observe(recorder) if has_sensitivity else settings
+            generation = record(target, recorder, partial(generate, pipeline, batch, run))
+            sensitivity.add(batch, recorder, generation)
+            seconds += generation.seconds
+        return seconds + sensitivity.seconds
 
     def with_policy(policy: Policy) -> float:
         with pabtune.broadcast(pipeline, policy):
@@ -49,13 +65,15 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
 
     variants = {
         "plain_again": lambda: generate(pipeline, prompts, settings).seconds,
-        "profiling": profiled,
         "range_one": lambda: with_policy(range_one),
         "pab246": lambda: with_policy(PRESETS["pab246"]),
         "found": lambda: with_policy(searched),
     }
     plain = variants["plain_again"]
-    return paired_ratios({name: (variant, plain) for name, variant in variants.items()}, repeats)
+    pairs = {name: (variant, plain) for name, variant in variants.items()}
+    for name, has_sensitivity in (("profiling", True), ("profiling_sites", False)):
+        pairs[name] = (partial(profiled, has_sensitivity), plain_of_profile)
+    return paired_ratios(pairs, repeats)
 
 
 def predicted(policy: Policy) -> float:

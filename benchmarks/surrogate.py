@@ -1,6 +1,7 @@
 """How well the surrogate ranks schedules of whole calls: its error against the PSNR of real videos.
 
-Random schedules of 7 to 24 computed steps, factors fitted on one set of prompts, videos of another:
+Random schedules of 7 to 24 computed steps, factors fitted on one set of prompts, videos of another. Two surrogates: that of
+the fitted prompts, with gains measured at four steps of each, and that of a profile of 24 other prompts:
 
     python benchmarks/surrogate.py --out benchmarks/results/surrogate.json
 """
@@ -13,6 +14,7 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
+import pabtune
 from pabtune.cli.options import read_prompts
 from pabtune.models.registry import load_pipeline
 from pabtune.quality.fidelity import psnr_db
@@ -25,6 +27,8 @@ from pabtune.tuning.schedules import fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 
 STEPS, BATCH = 30, 4
+PROMPTS = 24
+"""Of the profile."""
 
 
 def main() -> None:
@@ -42,6 +46,8 @@ def main() -> None:
     references = [generate(pipeline, batch, settings).videos for batch in others]
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in seen]
     surrogate = surrogate_of(runs, [measure_gains(pipeline, run, settings) for run in runs])
+    profiled = read_prompts("shapes", None, PROMPTS, sample_seed=1, seed=0)
+    profile = pabtune.profile(pipeline, profiled, STEPS, batch_size=BATCH)
     rng, rows = np.random.default_rng(0), []
     for _ in range(options.schedules):
         first, count = int(rng.integers(2, 5)), int(rng.integers(7, 25))
@@ -57,17 +63,29 @@ def main() -> None:
             {
                 "computed": list(computed),
                 "objective": surrogate.objective(computed),
+                "objective_by_profile": pabtune.rank_schedules(profile, [computed])[0].objective,
                 "psnr_db": float(np.mean(psnrs)),
                 "worst_psnr_db": float(np.min(psnrs)),
             }
         )
         click.echo(f"{count:2} steps: objective {rows[-1]['objective']:.2f}, PSNR {rows[-1]['psnr_db']:.2f} dB")
-    correlation = -spearmanr([row["objective"] for row in rows], [row["psnr_db"] for row in rows]).statistic
+    psnrs = [row["psnr_db"] for row in rows]
+    correlation, by_profile = (
+        float(-spearmanr([row[name] for row in rows], psnrs).statistic)
+        for name in ("objective", "objective_by_profile")
+    )
     click.echo(
-        f"rank correlation with the mean PSNR of {len(unseen)} unseen videos, {len(rows)} schedules: {correlation:.3f}"
+        f"rank correlation with the mean PSNR of {len(unseen)} unseen videos, {len(rows)} schedules: {correlation:.3f}; by a "
+        f"profile alone, which took {profile.overhead:.2f} times plain generation: {by_profile:.3f}"
     )
     if options.out:
-        document = {"rank_correlation": float(correlation), "schedules": rows, "versions": versions()}
+        document = {
+            "rank_correlation": correlation,
+            "rank_correlation_by_profile": by_profile,
+            "profile_overhead": profile.overhead,
+            "schedules": rows,
+            "versions": versions(),
+        }
         options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 

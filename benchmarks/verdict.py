@@ -7,10 +7,10 @@ degrees of freedom), 2 % of the videos lose 75 points, 1 % lose everything. Each
 and one and a half of a budget of 1 point, and judged after every prompt. Beside it stands what people would compute instead:
 Student's t, the percentile bootstrap, and Johnson's bound, on 36 or 72 prompts; and what pabtune did before.
 
-A selection simulates the whole way: 60 trials whose true mean drop is the budget itself, measured on 24 prompts; the 4 best ones
-compared on 24 other prompts; the best one judged on fresh prompts. `five times` repeats that on the same fresh prompts, with 60
-more trials each, as who is not content with a result would. `before`: the best of 4 finalists by Johnson's bound on 72 prompts,
-corrected for finalists and looks, as pabtune did until it bet.
+A selection simulates the whole way: 60 trials whose true mean drop is the budget itself, measured on 24 prompts; the 4 best
+ones compared on 24 other prompts; the best one judged on fresh prompts. `five times` repeats that on the same fresh prompts,
+with 60 more trials each, as who is not content with a result would. `before`: the best of 4 finalists by Johnson's bound on 72
+prompts, corrected for finalists and looks, as pabtune did until it bet.
 """
 
 import json

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pabtune.models.shapes.text import WordEncoder
     from pabtune.models.stdit3 import STDiT3Transformer3DModel
     from pabtune.parallel.session import parallelize
+    from pabtune.planning.ranking import rank_schedules
     from pabtune.runtime.engine import broadcast, disable, enable
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.profile import profile
@@ -48,6 +49,7 @@ __all__ = [
     "load_pipeline",
     "parallelize",
     "profile",
+    "rank_schedules",
     "search",
 ]
 
@@ -68,6 +70,7 @@ _LAZY = {
     "evaluate": "pabtune.tuning.evaluate",
     "parallelize": "pabtune.parallel.session",
     "profile": "pabtune.tuning.profile",
+    "rank_schedules": "pabtune.planning.ranking",
     "search": "pabtune.tuning.search",
 }
 

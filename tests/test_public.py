@@ -46,6 +46,7 @@ def test_another_name_is_not() -> None:
         ),
         (r"(\d+) % of the saving that the measured", "engine", lambda it: 100 * it["realised_over_promised"]),
         (r"the PSNR of real ones is (0\.\d+)", "surrogate", lambda it: it["rank_correlation"]),
+        (r"by a profile alone (0\.\d+)", "surrogate", lambda it: it["rank_correlation_by_profile"]),
     ],
 )
 def test_the_readmes_figures_are_those_of_the_files_that_it_cites(words, file, figure) -> None:

@@ -96,6 +96,28 @@ def between(first: Path, second: Path, count: int, out: Path) -> None:
     )
 
 
+@command.command()
+@click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
+@click.argument("names", metavar="POLICY...", nargs=-1, required=True)
+@click.option("--content", help="Rank for prompts of this content class, by the policies' variants for it.")
+@json_option
+def rank(profile_file: Path, names: tuple[str, ...], content: str | None, as_json: bool) -> None:
+    """Rank policies of whole calls by PROFILE alone, the closest to the full run first: no model runs."""
+    from pabtune.planning.ranking import rank_schedules
+
+    profile = Profile.load(profile_file)
+    ranked = rank_schedules(profile, [find_policy(name, profile.model) for name in names], content)
+    if as_json:
+        emit({"ranking": [{"policy": names[each.index], **each.to_document()} for each in ranked]})
+        return
+    width = max(map(len, names))
+    for each in ranked:
+        click.echo(
+            f"{names[each.index]:{width}}  {len(each.computed):3}/{profile.steps} computed  error of the latents "
+            f"{each.error:.1e}, worst prompt {each.worst_error:.1e}"
+        )
+
+
 def _can_encode(text: str, encoding: str) -> bool:
     try:
         text.encode(encoding)

@@ -13,7 +13,7 @@ from pabtune.planning.curves import kind_curves, mean_over_contents
 from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.files import check_writable
-from pabtune.records.profiles import Profile
+from pabtune.records.profiles import NO_SENSITIVITY, Profile
 
 PROMPTS = 24
 """Captions of the embedded model where the user names no file."""
@@ -89,6 +89,8 @@ def describe(profile: Profile) -> None:
     say(f"  change, least to most: {order}")
     medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
     say(f"  mean squared difference from step to step (the paper's measure), median: {medians}")
+    if not profile.has_sensitivity:
+        say(f"  schedules of whole calls cannot be ranked by it: {profile.provenance.get(NO_SENSITIVITY)}")
     say(
         f"  overhead {profile.overhead:.2f}x plain generation; "
         f"median error of sketches {profile.sketch['median_relative_error']:.1%}"
@@ -132,4 +134,5 @@ def summary(profile: Profile, out: Path) -> dict[str, object]:
         "median_mse": _median_mse(profile),
         "sketch": dict(profile.sketch),
         "overhead": profile.overhead,
+        "ranks_schedules": profile.has_sensitivity,
     }

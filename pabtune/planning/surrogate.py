@@ -9,7 +9,7 @@ later one undo an earlier.
 Knows inner products, rates and gains as arrays; knows nothing of tensors, pipelines or where they were measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,8 @@ RIDGE = 1e-3
 TAIL = 0.5
 """Weight of the worst video in the objective; the rest is the mean of all."""
 
+LEAST_GAIN = 0.05
+"""Smaller gains are taken for this: errors of rounding are not told from errors that fade."""
 
 LEAST_RATE = 1e-6
 """Where a step adds less of its output than this share of what others add, its answer to an error is not told from it."""
@@ -110,8 +112,7 @@ class Surrogate:
 
     def objective(self, computed: Sequence[int], most: int = 2) -> float:
         """What a schedule is ranked by: logarithm of the error, of the mean video and the worst; smaller is better."""
-        errors = np.log(np.maximum(self.errors(computed, self.factors(computed, most)), 1e-12))
-        return float((1 - TAIL) * errors.mean() + TAIL * errors.max())
+        return objective_of(self.errors(computed, self.factors(computed, most)))
 
     def _output(self, step: int, error: NDArray[np.float64], move: NDArray[np.float64]) -> NDArray[np.float64]:
         """Output of a computed step, as coefficients of the full run's outputs: it answers to the error of its latents."""
@@ -124,6 +125,19 @@ class Surrogate:
     def _history(self, step: int, history: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         """Outputs that a later step may be made from, before this one computes."""
         return [] if step in self.takeovers else history
+
+
+def objective_of(errors: NDArray[np.float64]) -> float:
+    """What errors of videos, (prompts,), are ranked by: the mean of their logarithms, and the worst; smaller is better."""
+    levels = np.log(np.maximum(errors, 1e-12))
+    return float((1 - TAIL) * levels.mean() + TAIL * levels.max())
+
+
+def gain_curve(measured: Mapping[int, float], steps: int) -> NDArray[np.float64]:
+    """Gains of all steps, (steps,), between those that were measured at some, to 1 at the last; without any all are 1."""
+    places = sorted(measured)
+    levels = [float(np.log(max(measured[place], LEAST_GAIN))) for place in places]
+    return np.exp(np.interp(np.arange(steps), [*places, steps - 1], [*levels, 0.0]))
 
 
 def solve(normal: NDArray[np.float64], right: NDArray[np.float64], ridge: float = RIDGE) -> tuple[float, ...]:

@@ -9,6 +9,14 @@ where nothing can be compared: a site was not called, or its output had another 
 - `distance` (c, b, s, n, n): relative squared distance of the outputs of two steps, estimated from sketches;
 - `seconds` (s, n): time in the site and its feeders, summed over the branches, per prompt;
 - `step_seconds` (n,): time in the entire transformer, summed over the branches, per prompt.
+
+All of these or none, of whole calls, of p prompts in the order of `seeds`; what guidance puts together of a step's calls is
+its output. Files made before they were measured, and those of models whose latents do not follow from outputs, have none:
+
+- `products` (p, n, n): inner products of the outputs of two steps, per number of the latents;
+- `keeps` (n,), `rates` (n,): how much of the latents before it, and of its output, a step makes the next latents of;
+- `gains` (p, n): how far an error made at a step moves the final latents: size of the one over that of the other. A few
+  are measured, NaN stands for the others.
 """
 
 import os
@@ -31,6 +39,12 @@ from pabtune.records.upgrades import upgrade
 
 SCHEMA = "pabtune.profile/2"
 
+NO_SENSITIVITY = "no_sensitivity"
+"""Key of the provenance that says why the arrays of `SENSITIVITY` are not there."""
+
+SENSITIVITY = ("products", "keeps", "rates", "gains")
+"""Arrays from which schedules of whole calls are ranked."""
+
 SETTINGS: Mapping[str, type] = {"arguments": dict, "dtype": str, "attention": str}
 """Settings of the measured run that a search of its model takes over."""
 
@@ -49,11 +63,26 @@ class Call:
         per_step: calls in a step.
         samples: passed through it in a step, over all calls: 2 with guidance.
         shape: of its first argument, without the samples.
+        output_bytes: of what it puts out in a step, over all calls; None in profiles made before it was measured.
+        output_int8_bytes: the same for outputs kept in 8 bits.
     """
 
     per_step: int
     samples: int
     shape: tuple[int, ...]
+    output_bytes: int | None = None
+    output_int8_bytes: int | None = None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The call of a checked document."""
+        return cls(**{**document, "shape": tuple(document["shape"])})
+
+    def to_document(self) -> dict[str, Any]:
+        """The call as JSON; what was not measured is left out, as it was when files had no place for it."""
+        return {
+            key: list(value) if key == "shape" else value for key, value in asdict(self).items() if value is not None
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +102,7 @@ class Profile:
         site_flops: FLOPs of one call of each site for one prompt, summed over the branches.
         total_flops: FLOPs of one step of the transformer for one prompt, summed over the branches.
         sketch: number of projections, and error of sketched against exact distances of neighbouring steps.
-        overhead: time of the profiled runs over plain generation.
+        overhead: time of the profiled runs, and of runs with a broken step, over plain generation.
         site_bytes: bytes of one output of each site for one prompt, summed over the branches.
         site_int8_bytes: the same for outputs kept in 8 bits.
         call: how the transformer is called.
@@ -88,7 +117,7 @@ class Profile:
     contents: tuple[str, ...]
     prompts: Mapping[str, int]
     seeds: tuple[int, ...]
-    arrays: Mapping[str, NDArray[np.float32]]
+    arrays: Mapping[str, NDArray[np.floating[Any]]]
     site_flops: tuple[int, ...]
     total_flops: int
     site_bytes: tuple[int, ...]
@@ -107,6 +136,11 @@ class Profile:
     def steps(self) -> int:
         """Number of denoising steps."""
         return self.made_for.steps or 0
+
+    @property
+    def has_sensitivity(self) -> bool:
+        """Whether schedules of whole calls can be ranked by it."""
+        return SENSITIVITY[0] in self.arrays
 
     @property
     def digest(self) -> str:
@@ -147,7 +181,7 @@ class Profile:
         return cls._of(document, arrays)
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
+    def from_document(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.floating[Any]]]) -> Self:
         """The profile of a JSON document and its arrays.
 
         Raises:
@@ -156,16 +190,15 @@ class Profile:
         return cls._of(check_document(document, "profile", SCHEMA, ProfileError, upgrade), arrays)
 
     @classmethod
-    def _of(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
+    def _of(cls, document: Mapping[str, Any], arrays: Mapping[str, NDArray[np.floating[Any]]]) -> Self:
         plain = ("name", "model", "prompts", "total_flops", "sketch", "overhead", "provenance")
         lists = ("branches", "contents", "seeds", "site_flops", "site_bytes", "site_int8_bytes")
         values: dict[str, Any] = {key: document[key] for key in plain} | {key: tuple(document[key]) for key in lists}
-        call = document["call"]
         return cls(
             made_for=MadeFor.from_document(document["made_for"]),
             sites=tuple(Site.from_document(site) for site in document["sites"]),
             arrays=arrays,
-            call=Call(per_step=call["per_step"], samples=call["samples"], shape=tuple(call["shape"])),
+            call=Call.from_document(document["call"]),
             **values,
         )
 
@@ -189,7 +222,7 @@ class Profile:
             "total_flops": self.total_flops,
             "site_bytes": list(self.site_bytes),
             "site_int8_bytes": list(self.site_int8_bytes),
-            "call": {**asdict(self.call), "shape": list(self.call.shape)},
+            "call": self.call.to_document(),
             "sketch": dict(self.sketch),
             "overhead": self.overhead,
             "provenance": dict(self.provenance),
@@ -207,6 +240,9 @@ def _check_sizes(profile: Profile) -> None:
         "seconds": (s, n),
         "step_seconds": (n,),
     }
+    if any(name in profile.arrays for name in SENSITIVITY):
+        p = len(profile.seeds)
+        expected |= {"products": (p, n, n), "keeps": (n,), "rates": (n,), "gains": (p, n)}
     shapes = {name: array.shape for name, array in profile.arrays.items()}
     if shapes != expected:
         raise ProfileError(f"{source}: arrays must have the shapes {expected}, but have {shapes}")
@@ -244,11 +280,15 @@ def _check_values(profile: Profile) -> None:
             raise ProfileError(f"{source}: `{name}` must be from 0 to {LARGEST_DIFFERENCE:g}, or NaN; profile again")
     if not ((0 <= arrays["seconds"]) & (arrays["seconds"] <= LONGEST_S)).all():
         raise ProfileError(f"{source}: `seconds` must be finite and not negative; profile again")
+    for name in SENSITIVITY if profile.has_sensitivity else ():
+        values = arrays[name][~np.isnan(arrays[name])] if name == "gains" else arrays[name]
+        if not (np.abs(values) <= LARGEST_DIFFERENCE).all() or (name == "gains" and (values < 0).any()):
+            raise ProfileError(f"{source}: `{name}` must be finite, and gains not negative; profile again")
     if not ((SHORTEST_S <= arrays["step_seconds"]) & (arrays["step_seconds"] <= LONGEST_S)).all():
         raise ProfileError(f"{source}: each of `step_seconds` must be over 0 and finite; profile again")
 
 
-def checksum_of(arrays: Mapping[str, NDArray[np.float32]]) -> str:
+def checksum_of(arrays: Mapping[str, NDArray[np.floating[Any]]]) -> str:
     """`sha256:` and the checksum of arrays, by which a profile knows its own."""
     total = sha256()
     for name in sorted(arrays):

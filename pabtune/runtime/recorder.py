@@ -6,7 +6,7 @@ size of video and model. Squared distances of sketches estimate those of the out
 measured on neighbouring steps, where the exact value is known. After each call its sketches move to the host's memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from pabtune.records.policies import Store
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.listeners import Forward, Measurement, tensors_of
 from pabtune.runtime.locator import CallPosition
+from pabtune.runtime.payloads import taken_apart
 from pabtune.runtime.stores import kept_bytes
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import Stopwatch
@@ -28,6 +29,7 @@ WIDTH_PROJECTIONS = 128
 """Columns of a sketch; narrower outputs keep their width."""
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 BRANCH_SEPARATOR = "+"
 """Joins the names of branches that share one batched call: `cond+uncond` = first half, second half."""
@@ -80,6 +82,8 @@ class Recording:
         seconds: time of each site, (sites, steps), summed over branches, for the full batch.
         site_bytes: bytes of one output of each site, summed over branches, for the full batch.
         site_int8_bytes: the same for outputs stored in 8 bits.
+        output_bytes: bytes of what the transformer's calls of a step put out, for the full batch.
+        output_int8_bytes: the same for outputs stored in 8 bits.
         step_seconds: time of each step, (steps,), summed over branches, for the full batch, without the recorder's work.
         calls: transformer calls in the last step.
         samples: samples in these calls, summed.
@@ -94,6 +98,8 @@ class Recording:
     step_seconds: Tensor
     site_bytes: tuple[int, ...]
     site_int8_bytes: tuple[int, ...]
+    output_bytes: int
+    output_int8_bytes: int
     calls: int
     samples: int
     shape: tuple[int, ...]
@@ -140,6 +146,7 @@ class Recorder(Measurement):
         """Adds the call to the step's time, and moves its sketches to the host (see `Session`)."""
         super().end(position, output)
         self._watch.stop("root")
+        note_sizes(self._output_bytes, (position.transformer, position.branch), tensors_of(taken_apart(output)[1]))
         for history in self._fresh:
             current = history.observations[self._step]
             change = None if current.change is None else current.change.cpu()
@@ -155,9 +162,7 @@ class Recorder(Measurement):
         with self._watch.time((index, self._step)):
             output = forward(*args, **kwargs)
         with self._watch.time("recorder"):
-            tensors = tensors_of(output)
-            sizes: dict[Store, int] = {store: kept_bytes(tensors, store) for store in ("exact", "int8")}
-            self._bytes[index, BRANCH_SEPARATOR.join(self._names)] = sizes
+            note_sizes(self._bytes, (index, BRANCH_SEPARATOR.join(self._names)), tensors_of(output))
             tensor = output if isinstance(output, Tensor) else output[0]
             for name, part in zip(self._names, tensor.chunk(len(self._names)), strict=True):
                 self._measure(self._histories.setdefault((name, index), SiteHistory()), part)
@@ -200,6 +205,8 @@ class Recorder(Measurement):
             step_seconds=self._step_seconds(steps),
             site_bytes=self._site_bytes("exact"),
             site_int8_bytes=self._site_bytes("int8"),
+            output_bytes=self._bytes_put_out("exact"),
+            output_int8_bytes=self._bytes_put_out("int8"),
             calls=len(shapes),
             samples=sum(shape[0] for shape in shapes),
             shape=shapes[-1][1:] if shapes else (),
@@ -212,9 +219,17 @@ class Recorder(Measurement):
             totals[index] += sizes[store]
         return tuple(totals)
 
+    def _bytes_put_out(self, store: Store) -> int:
+        """Bytes of the stored outputs of a step's calls; of transformers that take turns, those of the larger ones."""
+        totals: dict[str, int] = {}
+        for (transformer, _), sizes in self._output_bytes.items():
+            totals[transformer] = totals.get(transformer, 0) + sizes[store]
+        return max(totals.values(), default=0)
+
     def _clear(self) -> None:
         self._watch = Stopwatch(self._device)
         self._bytes: dict[tuple[int, str], dict[Store, int]] = {}
+        self._output_bytes: dict[tuple[str, str], dict[Store, int]] = {}
         self._histories: dict[tuple[str, int], SiteHistory] = {}
         self._step_marks: list[tuple[int, float, float]] = []
         self._calls: list[tuple[int, tuple[int, ...]]] = []
@@ -277,6 +292,13 @@ class Recorder(Measurement):
             seconds[step] += root - recorder - spent
             spent = root - recorder
         return seconds
+
+
+def note_sizes(sizes: dict[K, dict[Store, int]], key: K, tensors: Sequence[Tensor]) -> None:
+    """Notes the bytes of the parts of one output by store; the largest count where the video changes its length on the way."""
+    before = sizes.get(key, {})
+    stores: tuple[Store, ...] = ("exact", "int8")
+    sizes[key] = {store: max(kept_bytes(tensors, store), before.get(store, 0)) for store in stores}
 
 
 def _curve(history: SiteHistory, steps: int, measure: Callable[[Any], Tensor]) -> Tensor:

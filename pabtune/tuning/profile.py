@@ -16,13 +16,13 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
-from pabtune.records.profiles import Call, Profile
+from pabtune.records.profiles import NO_SENSITIVITY, Call, Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.flops import FlopCount
 from pabtune.runtime.noise_levels import noise_levels
-from pabtune.runtime.recorder import PROJECTIONS, Recorder, Recording, record
+from pabtune.runtime.recorder import PROJECTIONS, Recording, record
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.generation import (
@@ -35,6 +35,7 @@ from pabtune.tuning.generation import (
     count_model_flops,
     generate,
 )
+from pabtune.tuning.sensitivity import CallsRecorder, SensitivityTally
 
 OVERHEAD_BATCHES = 3
 """Number of batches that are drawn without the recorder too, for the profile's overhead."""
@@ -92,13 +93,15 @@ def profile(  # noqa: PLR0913, the public surface names them all
     plan = list(batches(drawn, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
 
-    recorder, tally = Recorder(len(target.sites), execution_device(pipeline), memory), RecordingTally()
+    recorder, tally = CallsRecorder(len(target.sites), execution_device(pipeline), memory), RecordingTally()
+    sensitivity = SensitivityTally(pipeline, settings, catalog)
     for done, batch in enumerate(plan):
         plain = generate(pipeline, batch, settings) if done < OVERHEAD_BATCHES else None
-        generation = record(target, recorder, partial(generate, pipeline, batch, settings))
+        generation = record(target, recorder, partial(generate, pipeline, batch, sensitivity.observe(recorder)))
         tally.add(batch, recorder.recording())
+        sensitivity.add(batch, recorder, generation)
         if plain is not None:
-            tally.note_overhead(plain.seconds, generation.seconds)
+            tally.note_overhead(len(batch), plain.seconds, generation.seconds)
         for prompt, video in zip(batch, generation.videos, strict=True) if on_video else ():
             on_video(ProfiledVideo(prompt=prompt, video=video))
         if progress:
@@ -106,7 +109,9 @@ def profile(  # noqa: PLR0913, the public surface names them all
     made_for = describe_run(pipeline, target, settings, generation.videos[0])
     provenance = {"prompts": digest_prompts(drawn), "pipeline": type(pipeline).__name__, **versions()}
     provenance["weights"] = weights_digest(pipeline)
-    return tally.profile(name, model, made_for, target.sites, flops, provenance)
+    if sensitivity.refusal is not None:
+        provenance[NO_SENSITIVITY] = sensitivity.refusal
+    return tally.profile(name, model, made_for, target.sites, flops, provenance, sensitivity)
 
 
 def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings, video: Video) -> MadeFor:
@@ -158,7 +163,7 @@ class RecordingTally:
         self._site_int8_bytes: tuple[int, ...] = ()
         self._batch_size = 1
         self._call: Call | None = None
-        self._plain_seconds = self._recorded_seconds = 0.0
+        self._plain_prompts, self._plain_seconds, self._recorded_seconds = 0, 0.0, 0.0
         self.prompts: dict[str, int] = {}
 
     def add(self, batch: Sequence[Prompt], recording: Recording) -> None:
@@ -175,12 +180,24 @@ class RecordingTally:
         self._errors.append(recording.sketch_error)
         self._site_bytes, self._site_int8_bytes = recording.site_bytes, recording.site_int8_bytes
         self._batch_size = prompts
-        self._call = Call(per_step=recording.calls, samples=-(-recording.samples // prompts), shape=recording.shape)
+        self._call = Call(
+            per_step=recording.calls,
+            samples=-(-recording.samples // prompts),
+            shape=recording.shape,
+            output_bytes=-(-recording.output_bytes // prompts),
+            output_int8_bytes=-(-recording.output_int8_bytes // prompts),
+        )
 
-    def note_overhead(self, plain_seconds: float, recorded_seconds: float) -> None:
+    def note_overhead(self, prompts: int, plain_seconds: float, recorded_seconds: float) -> None:
         """Adds the times of one batch without and with the recorder."""
+        self._plain_prompts += prompts
         self._plain_seconds += plain_seconds
         self._recorded_seconds += recorded_seconds
+
+    def overhead(self, further_seconds: float) -> float:
+        """Time of the profiled runs, and of what else was measured of all prompts, over plain generation."""
+        plain_seconds = self._plain_seconds * sum(self.prompts.values()) / self._plain_prompts
+        return self._recorded_seconds / self._plain_seconds + further_seconds / plain_seconds
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -227,6 +244,7 @@ class RecordingTally:
         sites: Sequence[Site],
         flops: FlopCount,
         provenance: Mapping[str, Any],
+        sensitivity: SensitivityTally,
     ) -> Profile:
         """The record."""
         if self._call is None:
@@ -240,11 +258,11 @@ class RecordingTally:
             contents=self.contents,
             prompts=self.prompts,
             seeds=tuple(self._seeds),
-            arrays=self.arrays(),
+            arrays=self.arrays() | sensitivity.arrays(),
             site_flops=flops.sites,
             total_flops=flops.total,
             sketch=self.sketch(),
-            overhead=self._recorded_seconds / self._plain_seconds,
+            overhead=self.overhead(sensitivity.seconds),
             provenance=provenance,
             site_bytes=tuple(-(-count // self._batch_size) for count in self._site_bytes),
             site_int8_bytes=tuple(-(-count // self._batch_size) for count in self._site_int8_bytes),

@@ -4,6 +4,7 @@ A few full runs are recorded; a surrogate ranks schedules by them without genera
 their factors, and the closest to the full runs is taken. Nothing here asks for a score.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite, log, log2
@@ -12,15 +13,18 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.planning.ranking import surrogate_of_profile
 from pabtune.planning.surrogate import Surrogate, best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.records.schedules import Schedule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
+from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.fitting import fit_factors
 from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
@@ -30,6 +34,7 @@ PROBED = (0.13, 0.23, 0.4, 0.7)
 """Where in a run it is measured how far an error moves the final latents.
 
 Every other one, and all of them, make two surrogates, whose schedules are both tried: either is better at times (docs/log.md).
+A profile that ranks schedules stands in for all of them, and every other one is measured.
 """
 
 PROBED_TWICE, PROBED_ONCE = (0.13, 0.4), (0.23,)
@@ -74,6 +79,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     progress: Callable[[int, int], None] | None = None,
     catalog: Catalog = CATALOG,
     few: FewVideos | None = None,
+    known: Surrogate | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -86,6 +92,8 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         progress: told how many of how many numbers of steps are done.
         catalog: what is known of transformer classes.
         few: keeps it to few videos, and to the numbers of steps that matter for what is asked for; None = fits all.
+        known: surrogate of the model's profile; with as many prompts as are fitted on, and without a limit of videos, it
+            proposes schedules too, and half of the runs with a broken step are spared.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
@@ -96,11 +104,14 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
-    probed = PROBED if few is None else few.probed
+    if known is not None and (few is not None or len(known.products) < sum(map(len, batches))):
+        known = None
+    probed = few.probed if few is not None else PROBED if known is None else PROBED_TWICE
     gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
     surrogates = [surrogate_of(runs, gains)]
     if few is None:
-        surrogates.append(surrogate_of(runs, [{place: each[place] for place in sorted(each)[::2]} for each in gains]))
+        halves = [{place: each[place] for place in sorted(each)[::2]} for each in gains]
+        surrogates.append(known or surrogate_of(runs, halves))
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
     ranked = {count: _ranked(surrogates, count, seed) for count in counts}
 
@@ -120,6 +131,33 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         if progress:
             progress(len(schedules), len(counts))
     return schedules
+
+
+def known_surrogate(
+    pipeline: DiffusionPipeline, profile: Profile, settings: Settings, content: str | None
+) -> Surrogate | None:
+    """The surrogate of a profile that was measured with these weights and settings, broken steps included; None without any.
+
+    Args:
+        pipeline: the model.
+        profile: of its class, with as many steps.
+        settings: how videos are generated.
+        content: content class of the prompts; None = all.
+    """
+    try:
+        arguments = json.loads(json.dumps(dict(settings.arguments)))
+    except (TypeError, ValueError):  # images, which a profile does not hold
+        return None
+    if (
+        not profile.has_sensitivity
+        or np.isnan(profile.arrays["gains"]).all()
+        or content not in (None, *profile.contents)
+        or profile.provenance.get("weights") != weights_digest(pipeline)
+        or profile.made_for.settings.get("arguments", {}) != arguments
+        or profile.made_for.scheduler != type(pipeline.scheduler).__name__
+    ):
+        return None
+    return surrogate_of_profile(profile, content)
 
 
 def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[tuple[int, ...]]:

@@ -37,7 +37,7 @@ from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, request_document, short_name, study_name
 from pabtune.tuning.results import combine
-from pabtune.tuning.schedules import FewVideos, find_schedules
+from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
@@ -192,8 +192,9 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     if schedules is None:
         try:
             schedules = find_schedules(
-                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few
-            )
+                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
+                known_surrogate(pipeline, profile, settings, config.content),
+            )  # fmt: skip
         except ModelError as error:
             warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
             schedules = []

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pabtune.planning.surrogate import Surrogate
+from pabtune.planning.surrogate import Surrogate, gain_curve
 from pabtune.records.errors import ModelError
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.listeners import Forward, Measurement, tensors_of
@@ -37,9 +38,6 @@ NOT_FITTED = "schedules of whole calls cannot be fitted"
 
 LEAST_RATE = 1e-3
 """Steps that add less of their output than this share of what others add do not tell how branches are mixed."""
-
-LEAST_GAIN = 0.05
-"""Smaller gains are taken for this: errors of rounding are not told from errors that fade."""
 
 Outputs = dict[str, Tensor]
 """Outputs of the calls of one step by branch, cut to the latents' shape."""
@@ -175,6 +173,17 @@ class Trajectories:
         """Steps in which another transformer takes over."""
         return frozenset(step for step, (before, now) in enumerate(pairwise(self.transformers), 1) if before != now)
 
+    def of_prompt(self, index: int) -> "Trajectories":
+        """The run of one prompt of the batch."""
+        videos, seconds = self.generation.videos[index : index + 1], self.generation.seconds / len(self.prompts)
+        return replace(
+            self,
+            prompts=self.prompts[index : index + 1],
+            latents=[each[index : index + 1] for each in self.latents],
+            outputs=[each[index : index + 1] for each in self.outputs],
+            generation=Generation(videos=videos, seconds=seconds),
+        )
+
     def mixed(self, outputs: Outputs, step: int) -> Tensor:
         """Outputs of the calls of a step as guidance puts them together."""
         return mix(as_latents(outputs, self.latents[0]), self.mixtures[self.transformers[step]])
@@ -207,13 +216,36 @@ def record_trajectories(
         raise ModelError(f"{name} has no {CALLBACK}: {NOT_FITTED} for it")
     recorder, watch = CallRecorder(), LatentsWatch()
     generation = record(target, recorder, partial(generate, pipeline, prompts, watch.settings(settings)))
-    latents = watch.after
-    _check_run(name, recorder, latents, settings)
+    return trajectories_of(name, recorder, watch.after, prompts, settings.steps, generation)
+
+
+def trajectories_of(
+    name: str,
+    recorder: CallRecorder,
+    latents: list[Tensor],
+    prompts: Sequence[Prompt],
+    steps: int,
+    generation: Generation,
+) -> Trajectories:
+    """The trajectories of a run in full.
+
+    Args:
+        name: of the pipeline, for messages.
+        recorder: noted the run's calls.
+        latents: after each step.
+        prompts: of the run.
+        steps: denoising steps that were asked for.
+        generation: the videos.
+
+    Raises:
+        ModelError: the latents do not follow from the outputs of calls.
+    """
+    _check_run(name, recorder, latents, steps)
     parts = [as_latents(outputs, latents[0]) for outputs in recorder.outputs]
     transformers = tuple(each for (each,) in recorder.transformers)
-    if any(len({len(parts[step]) for step in steps}) != 1 for steps in _turns(transformers).values()):
+    if any(len({len(parts[step]) for step in turn}) != 1 for turn in _turns(transformers).values()):
         raise ModelError(f"{name} does not call its transformer alike in every step: {NOT_FITTED} for it")
-    mixtures = {each: _mixture(name, latents, parts, steps) for each, steps in _turns(transformers).items()}
+    mixtures = {each: _mixture(name, latents, parts, turn) for each, turn in _turns(transformers).items()}
     outputs = [mix(each, mixtures[transformer]) for each, transformer in zip(parts, transformers, strict=True)]
     alone = [_follow([latents[step - 1], outputs[step]], latents[step]) for step in range(1, len(latents))]
     return Trajectories(
@@ -229,7 +261,7 @@ def record_trajectories(
     )
 
 
-def _check_run(name: str, recorder: CallRecorder, latents: Sequence[Tensor], settings: Settings) -> None:
+def _check_run(name: str, recorder: CallRecorder, latents: Sequence[Tensor], steps: int) -> None:
     """Refuses runs whose latents cannot follow step by step from the calls.
 
     Raises:
@@ -239,9 +271,9 @@ def _check_run(name: str, recorder: CallRecorder, latents: Sequence[Tensor], set
         raise ModelError(f"{name} has {recorder.loops} denoising loops in one call: {NOT_FITTED} for it")
     if len(recorder.outputs) != len(latents) or any(len(each) != 1 for each in recorder.transformers):
         raise ModelError(f"{name} does not call one transformer in every step: {NOT_FITTED} for it")
-    if len(latents) != settings.steps:
+    if len(latents) != steps:
         raise ModelError(
-            f"the scheduler of {name} makes {len(latents)} steps where {settings.steps} are asked for: {NOT_FITTED} for it"
+            f"the scheduler of {name} makes {len(latents)} steps where {steps} are asked for: {NOT_FITTED} for it"
         )
     if not all(bool(each.isfinite().all()) for each in latents):
         raise ModelError(f"the latents of {name} are not finite: {NOT_FITTED}")
@@ -301,6 +333,12 @@ def _follow(columns: Sequence[Tensor], after: Tensor) -> list[float]:
     return (solution / sizes).tolist()
 
 
+def products_of(run: Trajectories) -> NDArray[np.float64]:
+    """Inner products of the outputs of all pairs of steps, per number of the latents, (prompts, steps, steps)."""
+    flat = torch.stack(run.outputs).double().flatten(2).transpose(0, 1)
+    return np.asarray((flat @ flat.transpose(1, 2) / flat.shape[2]).cpu().numpy())
+
+
 def surrogate_of(runs: Sequence[Trajectories], gains: Sequence[Mapping[int, Sequence[float]]]) -> Surrogate:
     """The surrogate of some recorded runs.
 
@@ -308,16 +346,13 @@ def surrogate_of(runs: Sequence[Trajectories], gains: Sequence[Mapping[int, Sequ
         runs: full runs, a batch each.
         gains: of each batch, at some steps, for each video the size of the final error over that of an error made there.
     """
-    products, curves = [], []
-    for run, measured in zip(runs, gains, strict=True):
-        flat = torch.stack(run.outputs).double().flatten(2).transpose(0, 1)
-        products.append((flat @ flat.transpose(1, 2) / flat.shape[2]).cpu().numpy())
-        places, steps = sorted(measured), len(run.rates)
-        for index in range(len(run.prompts)):
-            levels = [float(np.log(max(measured[place][index], LEAST_GAIN))) for place in places]
-            curves.append(np.exp(np.interp(np.arange(steps), [*places, steps - 1], [*levels, 0.0])))
+    curves = [
+        gain_curve({step: measured[step][index] for step in measured}, len(run.rates))
+        for run, measured in zip(runs, gains, strict=True)
+        for index in range(len(run.prompts))
+    ]
     return Surrogate(
-        products=np.concatenate(products),
+        products=np.concatenate([products_of(run) for run in runs]),
         keeps=np.mean([run.keeps for run in runs], axis=0),
         rates=np.mean([run.rates for run in runs], axis=0),
         gains=np.array(curves),

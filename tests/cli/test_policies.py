@@ -64,6 +64,8 @@ MISTAKES = {
     "a folder": ("show pab246 --out T/folder.png", "is a folder"),
     "no policy": ("show", "Missing argument 'POLICY'"),
     "unknown command": ("draw pab246", "No such command 'draw'"),
+    "ranking by an old profile": (f"rank {PROFILE} every:2", "cannot rank schedules: it was made before"),
+    "nothing to rank": (f"rank {PROFILE}", "Missing argument 'POLICY...'"),
     "flag before the command": ("--json show pab246", "pabtune policies show POLICY --json"),
 }
 

@@ -15,6 +15,8 @@ from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from tests.pipelines.cases import CASES, cases, idle, policy, run, transformers_of
+from tests.pipelines.test_guidance_broadcast import BATCHED, guidance, mixture
+from tests.pipelines.test_guidance_calls import SEQUENTIAL
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -140,6 +142,40 @@ def test_a_stack_is_compiled(name, load) -> None:
         assert counter.frame_count <= active.patterns
         assert (run(pipeline, name) == expected).all()
         assert counter.frame_count <= active.patterns
+
+
+@pytest.mark.parametrize("policy", [guidance, mixture])
+@pytest.mark.parametrize("name", cases(("cogvideox-ddim", "wan-2.1"), [*BATCHED, *SEQUENTIAL]))
+def test_a_guidance_difference_is_broadcast_around_a_compiled_model(name, policy, load) -> None:
+    """Half of a call with both branches is a shape of its own; an unconditional call of its own does not happen."""
+    pipeline = load(name)
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        expected = run(pipeline, name)
+    calls = [(each.step, each.branch, each.is_halved) for each in active.records]
+    shapes = graphs_without_a_policy(load(name), name, compile_whole)
+    counter = compile_whole(pipeline)
+    with pabtune.broadcast(pipeline, policy(name)) as active:
+        assert (run(pipeline, name) == expected).all()
+        assert [(each.step, each.branch, each.is_halved) for each in active.records] == calls
+        compiled = counter.frame_count
+        assert compiled <= active.patterns * shapes * CASES[name].inner_lengths * (2 if name in BATCHED else 1)
+        assert (run(pipeline, name) == expected).all()
+        assert counter.frame_count == compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cogvideox-ddim", "wan-2.1"])
+def test_generated_code_under_a_guidance_policy_differs_by_rounding_alone(name, load) -> None:
+    """By torch's default backend with dynamic shapes; `cogvideox-ddim` has both branches in one call, `wan-2.1` does not."""
+    pipeline = load(name)
+    with pabtune.broadcast(pipeline, mixture(name)):
+        expected = run(pipeline, name)
+    pipeline.transformer.compile()
+    with pabtune.broadcast(pipeline, mixture(name)):
+        compiled = run(pipeline, name)
+        assert abs(compiled - expected).max() < 1e-5 * abs(expected).max()
+        assert (run(pipeline, name) == compiled).all()
+    assert (compiled != run(pipeline, name)).any()
 
 
 def test_range_one_compiles_once(load) -> None:

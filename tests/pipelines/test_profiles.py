@@ -1,14 +1,20 @@
 """Profiles of real pipelines: every one can be measured, and what is measured is what was called."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 import pabtune
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.memory import held_bytes
+from pabtune.planning.costs.profiled import cost_of_profile
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.windows import ranking_of
+from pabtune.records.interconnects import INTERCONNECTS
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.pipelines.cases import CASES, cases, policy, run
 
 FAST = [
@@ -81,6 +87,35 @@ def test_what_is_predicted_of_two_transformers_is_what_runs(load) -> None:
     )
     fraction = compute_fraction(runs, profile.site_flops, profile.total_flops)
     assert fraction == pytest.approx(1 - saved / (profile.total_flops * profile.steps))
+
+
+SIZES = ("cogvideox-i2v", "wan-2.1-image", "open-sora-1.2", "ltx-2", "chronoedit-reasoning")
+"""Fewer channels put out than taken; twice; more; sound besides; another length of video on the way."""
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_whole_calls_and_guidance_differences_hold_is_predicted(name, load) -> None:
+    """Outputs were taken to be as large as the input, and a number in 8 bits to have no scale beside it."""
+    pipeline, steps = load(name), CASES[name].call["num_inference_steps"]
+    profile = profile_of(pipeline, name)
+    for kind, store in product(("transformer", "guidance"), ("exact", "int8")):
+        rule = Rule(kind=kind, range=2, window=(1, steps))
+        held = Policy(name="held", rules=(rule,), store=store)
+        with pabtune.broadcast(pipeline, held) as handle:
+            run(pipeline, name, prompt="a cat")
+        peak = cost_of_profile(profile, held, None, (1,), None, INTERCONNECTS["nvlink"]).peak
+        assert peak.stored_bytes == handle.summary()["most_stored_bytes"]
+
+
+def test_the_largest_outputs_count_where_the_video_changes_its_length(load) -> None:
+    """Of each site the last output counted, whose video was shorter."""
+    name, pipeline = "chronoedit-reasoning", load("chronoedit-reasoning")
+    profile, every_kind = profile_of(pipeline, name), policy(name)
+    mask = resolve(every_kind, profile.sites, NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas))
+    with pabtune.broadcast(pipeline, every_kind) as handle:
+        run(pipeline, name)
+    predicted = held_bytes(mask, profile.site_bytes, calls=profile.call.per_step).max()
+    assert predicted >= handle.summary()["most_stored_bytes"]
 
 
 def test_a_model_without_the_papers_kinds_is_searched_without_its_floor(load, tmp_path) -> None:

@@ -59,6 +59,41 @@ def test_files_give_the_same_profile_back(tmp_path: Path) -> None:
     assert all((again.arrays[name] == array).all() for name, array in profile.arrays.items())
 
 
+def with_sensitivity(profile: Profile, **changes) -> Profile:
+    p, n = len(profile.seeds), profile.steps
+    arrays = {
+        "products": np.ones((p, n, n)), "keeps": np.ones(n), "rates": np.ones(n), "gains": np.full((p, n), np.nan)
+    }  # fmt: skip
+    return replace(profile, arrays={**profile.arrays, **arrays, **changes})
+
+
+def test_profiles_with_and_without_what_ranks_schedules_are_read(tmp_path: Path) -> None:
+    """Those made before whole calls were measured stay as they were, and so do their digests."""
+    profile = make_profile()
+    for each, has in ((profile, False), (with_sensitivity(profile), True)):
+        each.save(tmp_path / "p.json")
+        again = Profile.load(tmp_path / "p.json")
+        assert (again.has_sensitivity, again.digest) == (has, each.digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"products": np.ones((2, N, N + 1))}, "arrays must have the shapes"),
+        ({"gains": np.ones((1, N))}, "arrays must have the shapes"),
+        ({"keeps": np.full(N, np.nan)}, "`keeps` must be finite"),
+        ({"products": np.full((2, N, N), np.inf)}, "`products` must be finite"),
+        ({"gains": np.full((2, N), -1.0)}, "`gains` must be finite, and gains not negative"),
+    ],
+)
+def test_measurements_of_whole_calls_are_checked(changes, message) -> None:
+    with pytest.raises(ProfileError, match=message):
+        with_sensitivity(make_profile(), **changes)
+    without = {name: array for name, array in with_sensitivity(make_profile()).arrays.items() if name != "rates"}
+    with pytest.raises(ProfileError, match="arrays must have the shapes"):
+        replace(make_profile(), arrays=without)
+
+
 def test_arrays_of_another_profile_are_refused(tmp_path: Path) -> None:
     make_profile().save(tmp_path / "p.json")
     other = make_profile()

@@ -158,7 +158,10 @@ def bytes_of_sites(profile: Profile, sites: Sequence[Site], store: Store) -> lis
 
 
 def _bytes_of_call(profile: Profile, store: Store) -> float:
-    """Bytes of the output of whole calls, which has the shape of their input, as far as a profile tells."""
+    """Bytes of the output of whole calls; where a profile does not tell, it is taken to be as large as their input."""
+    size = profile.call.output_int8_bytes if store == "int8" else profile.call.output_bytes
+    if size is not None:
+        return size
     dtype = str(profile.made_for.settings.get("dtype", "float32"))
     width = 1 if store == "int8" else 4 if dtype == "float32" else 2
     return float(profile.call.samples * math.prod(profile.call.shape) * width)

@@ -58,3 +58,12 @@ def test_a_guidance_difference_is_as_large_as_the_output_of_one_branch() -> None
     assert found.compute_fraction == pytest.approx(1 - found.broadcast_calls["guidance"] / 2 / 4)
     with pytest.raises(PolicyError, match="was made without guidance"):
         cost(replace(profile, call=replace(profile.call, samples=1)), policy)
+
+
+def test_whole_calls_hold_what_was_measured_else_as_much_as_they_take() -> None:
+    """Profiles made before the outputs' sizes were measured keep the estimate."""
+    policy, profile = Policy(name="p", rules=(Rule(kind="transformer", range=2, window=(1, 4)),)), make_profile(4)
+    assert cost(profile, policy).peak.stored_bytes == 2 * math.prod(profile.call.shape) * 4
+    measured = replace(profile, call=replace(profile.call, output_bytes=600, output_int8_bytes=200))
+    for store, expected in (("exact", 600), ("int8", 200)):
+        assert cost(measured, replace(policy, store=store)).peak.stored_bytes == expected
