@@ -113,12 +113,12 @@ def command(
             store=store,
             any_steps=any_steps,
             progress=advance,
-            is_enough=None if bar is None or isinstance(found, str) or found.is_of_all else bar.is_clear,
+            is_done=None if bar is None or isinstance(found, str) or found.is_of_all else bar.is_clear,
             repeat=bar is not None,
         )
     for remark in remarks(evaluations[0]):
         say(remark)
-    judgements = None if bar is None else bar.judgements(evaluations)
+    judgements = None if bar is None else [bar.judge(each) for each in evaluations]
     if as_json:
         emit({"policies": [_document(*row) for row in zip(evaluations, judgements or repeat(None), strict=False)]})
         say(f"{len(evaluations[0].psnr_db)} prompts, {run.steps} steps")
@@ -144,15 +144,15 @@ class Bar:
         floor = Floor() if worst_psnr is None else Floor.parse(f"worst-psnr>={worst_psnr:g}")
         return cls(budget=Budget.parse(text, largest_loss), floor=floor, error=look_error(1) / policies)
 
-    def judgements(self, evaluations: Sequence[Evaluation], *, is_final: bool = True) -> list[Judgement]:
-        """Of each policy."""
+    def judge(self, evaluation: Evaluation, *, is_final: bool = True) -> Judgement:
+        """The verdict on a policy."""
         from pabtune.tuning.judging import judgement_of
 
-        return [judgement_of(each, self.budget, self.error, self.floor, is_final=is_final) for each in evaluations]
+        return judgement_of(evaluation, self.budget, self.error, self.floor, is_final=is_final)
 
-    def is_clear(self, evaluations: Sequence[Evaluation]) -> bool:
-        """Whether no policy is undecided any more."""
-        return all(each.verdict != "undecided" for each in self.judgements(evaluations, is_final=False))
+    def is_clear(self, evaluation: Evaluation) -> bool:
+        """Whether a policy is not undecided any more."""
+        return self.judge(evaluation, is_final=False).verdict != "undecided"
 
 
 def _prompts(

@@ -34,8 +34,8 @@ from pabtune.tuning.generation import (
 )
 from pabtune.tuning.videos import VideoMeter
 
-IsEnough = Callable[[Sequence[Evaluation]], bool]
-"""Asked whether evaluations so far suffice."""
+IsDone = Callable[[Evaluation], bool]
+"""Asked whether what was evaluated of a policy so far suffices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     progress: Progress | None = None,
     meter: VideoMeter | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
-    is_enough: IsEnough | None = None,
+    is_done: IsDone | None = None,
     repeat: bool = False,
 ) -> list[Evaluation]:
     """Evaluates policies against the unaccelerated model, in turns, batch by batch; variants on their class's prompts.
@@ -230,8 +230,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         progress: told after each call of the pipeline.
         meter: counts the videos.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
-        is_enough: asked after each round, which has a batch of every content class, with the evaluations so far, whether
-            the rest of the prompts can be left out; None = it never can.
+        is_done: asked of each policy after each round, which has a batch of every content class, whether the rest of the
+            prompts can be left out for it; None = they never can.
         repeat: generate the first batch of the unaccelerated model twice, to see how far it is from itself.
 
     Raises:
@@ -252,9 +252,10 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
     )  # fmt: skip
     tallies, name = [PolicyTally(comparison=comparison) for _ in policies], NO_SCORE if found is None else found.name
+    going = list(zip(policies, tallies, strict=True))
     repeated, done, total = None, 0, sum(map(len, plan)) * (len(policies) + 1)
     for row in plan:
-        for batch, policy, tally, videos in _in_turns(runs, policies, tallies, row):
+        for batch, policy, tally, videos in _in_turns(runs, going, row):
             done += 1
             if repeat and repeated is None:
                 repeated = _repeat(runs, batch, videos)
@@ -262,29 +263,25 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
                 on_videos(policy, batch, videos)
             if tally and progress:
                 progress(done, total)
-        if is_enough and is_enough(_evaluations(policies, tallies, name, repeated)):
+        if is_done:
+            going = [(each, tally) for each, tally in going if not is_done(tally.evaluation(each.name, name, repeated))]
+        if not going:
             break
-    return _evaluations(policies, tallies, name, repeated)
-
-
-def _evaluations(
-    policies: Sequence[Policy], tallies: Sequence[PolicyTally], score: str, repeated: Repeated | None
-) -> list[Evaluation]:
-    return [tally.evaluation(policy.name, score, repeated) for policy, tally in zip(policies, tallies, strict=True)]
+    return [tally.evaluation(policy.name, name, repeated) for policy, tally in zip(policies, tallies, strict=True)]
 
 
 def _in_turns(
-    runs: PolicyRuns, policies: Sequence[Policy], tallies: Sequence[PolicyTally], row: Sequence[Sequence[Prompt]]
+    runs: PolicyRuns, going: Sequence[tuple[Policy, PolicyTally]], row: Sequence[Sequence[Prompt]]
 ) -> Iterator[tuple[Sequence[Prompt], str, PolicyTally | None, Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in row:
         reference = generate(runs.pipeline, batch, runs.settings)
         videos: list[Sequence[Video]] = [reference.videos]
         yield batch, "reference", None, reference.videos
-        for policy, tally in zip(policies, tallies, strict=True):
+        for policy, tally in going:
             videos.append(runs.add(tally, policy, batch, reference))
             yield batch, policy.name, tally, videos[-1]
-        runs.score(tallies, batch, videos)
+        runs.score([tally for _, tally in going], batch, videos)
 
 
 def _repeat(runs: PolicyRuns, batch: Sequence[Prompt], videos: Sequence[Video]) -> Repeated:

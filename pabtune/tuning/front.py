@@ -111,14 +111,16 @@ def _judged(
 ) -> list[tuple[Judgement, Evaluation]]:
     """Judgements in the order of the policies, and what they are on. After the first that is no accept, none is one."""
 
-    def is_clear(evaluations: Sequence[Evaluation]) -> bool:
-        verdicts = [
-            judgement_of(each, config.budget, error or ERROR, config.floor, is_final=False).verdict
-            for each in evaluations
-        ]
-        return "undecided" not in verdicts[: verdicts.index("reject") if "reject" in verdicts else None]
+    order, rejected = [policy.name for policy in policies], set[int]()
 
-    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, progress, is_enough=is_clear)
+    def is_clear(evaluation: Evaluation) -> bool:
+        place = order.index(evaluation.policy)
+        verdict = judgement_of(evaluation, config.budget, error or ERROR, config.floor, is_final=False).verdict
+        if verdict == "reject":
+            rejected.add(place)
+        return verdict != "undecided" or any(other < place for other in rejected)
+
+    evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, progress, is_done=is_clear)
     judgements, is_open = [], error > 0
     for evaluation in evaluations:
         judgement = judgement_of(evaluation, config.budget, error or ERROR, config.floor)

@@ -14,7 +14,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.verdicts import Judgement
-from pabtune.tuning.evaluate import IsEnough, evaluate
+from pabtune.tuning.evaluate import IsDone, evaluate
 from pabtune.tuning.generation import Progress
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import VideoMeter
@@ -41,11 +41,10 @@ def judge_policy(
         meter: counts the videos.
     """
 
-    def is_clear(evaluations: Sequence[Evaluation]) -> bool:
-        return judgement_of(evaluations[0], config.budget, error, config.floor, is_final=False).verdict != "undecided"
+    def is_clear(evaluation: Evaluation) -> bool:
+        return judgement_of(evaluation, config.budget, error, config.floor, is_final=False).verdict != "undecided"
 
-    is_enough = None if config.score is not None and config.score.is_of_all else is_clear
-    (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_enough=is_enough)
+    (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_done=is_clear)
     return judgement_of(evaluation, config.budget, error, config.floor), evaluation
 
 
@@ -89,7 +88,7 @@ def evaluate_unseen(
     config: SearchConfig,
     progress: Progress | None = None,
     meter: VideoMeter | None = None,
-    is_enough: IsEnough | None = None,
+    is_done: IsDone | None = None,
 ) -> list[Evaluation]:
     """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
 
@@ -101,7 +100,8 @@ def evaluate_unseen(
         config: of the search.
         progress: told after each call of the pipeline.
         meter: counts the videos.
-        is_enough: asked after each round whether the rest can be left out.
+        is_done: asked after each round of each policy whether the rest can be left out; not of a score that is told by all
+            prompts together.
     """
     return evaluate(
         pipeline,
@@ -115,7 +115,7 @@ def evaluate_unseen(
         catalog=config.catalog,
         progress=progress,
         meter=meter,
-        is_enough=is_enough,
+        is_done=None if config.score is not None and config.score.is_of_all else is_done,
     )
 
 

@@ -68,6 +68,7 @@ def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
     pipeline = make_pipeline()
     good = Schedule(computed=tuple(range(11)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
     wrong = Schedule(computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0)
+    fewer = Schedule(computed=tuple(range(10)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
     many = tuple(Prompt(prompt=f"{PROMPT} {index}", content="slow", seed=index) for index in range(44))
     request = replace(config(tmp_path), budget=Budget.parse("tests.tuning.test_front:closeness>=-40"), batch_size=8)
     split = replace(SPLIT, test=many)
@@ -76,7 +77,7 @@ def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
         points = judge_front(pipeline, profile, schedules, split, request, error)
         return [point.policy.evidence["verdict"] for point in points], [len(each.evaluation.psnr_db) for each in points]
 
-    assert verdicts([good, wrong, good], ERROR) == (["accept", "reject", "undecided"], [40] * 3)
+    assert verdicts([good, wrong, fewer], ERROR) == (["accept", "reject", "undecided"], [40, 8, 8])
     assert verdicts([good], 0.0)[0] == ["undecided"]
 
 
