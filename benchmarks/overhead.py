@@ -21,10 +21,9 @@ from measuring import paired_ratios, publish
 import pabtune
 from pabtune.catalog import CATALOG
 from pabtune.models.shapes.prompts import sample_prompts
-from pabtune.planning.costs.compute import predicted_seconds
-from pabtune.planning.masks import resolve
+from pabtune.planning.costs.profiled import cost_of_profile
 from pabtune.planning.presets import PRESETS
-from pabtune.planning.schedules import NoiseSchedule
+from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.recorder import record
@@ -79,11 +78,7 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
 def predicted(policy: Policy) -> float:
     """Predicted fraction of the transformer's time that remains under a policy, from the shipped profile."""
     profile = pabtune.Profile.load(ROOT / "profiles" / "shapes-30steps.json")
-    schedule = NoiseSchedule(steps=profile.steps, sigmas=profile.made_for.sigmas)
-    mask = resolve(policy, profile.sites, schedule)
-    arrays = profile.arrays
-    seconds = predicted_seconds(mask, arrays["seconds"], arrays["step_seconds"])
-    return seconds / float(arrays["step_seconds"].sum())
+    return cost_of_profile(profile, policy, None, (1,), None, INTERCONNECTS["nvlink"]).predicted_time_fraction
 
 
 @click.command()

@@ -99,7 +99,7 @@ def between(first: Path, second: Path, count: int, out: Path) -> None:
 @command.command()
 @click.argument("profile_file", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.argument("names", metavar="POLICY...", nargs=-1, required=True)
-@click.option("--content", help="Rank for prompts of this content class, by the policies' variants for it.")
+@click.option("--content", help="Rank for prompts of this content class, by variants for it.")
 @json_option
 def rank(profile_file: Path, names: tuple[str, ...], content: str | None, as_json: bool) -> None:
     """Rank policies of whole calls by PROFILE alone, the closest to the full run first: no model runs."""

@@ -50,7 +50,7 @@ def rank_schedules(
     Args:
         profile: of the model, which measured what its whole calls put out.
         schedules: policies of whole calls, or the steps that compute, which are ranked with the factors that suit them best.
-        content: rank for prompts of this content class, with the policies' variants for it; None = for all.
+        content: rank for prompts of this content class, by the policies' variants for it where they have one; None = for all.
 
     Raises:
         ProfileError: the profile did not measure what is needed, or has no such content class.
@@ -60,7 +60,7 @@ def rank_schedules(
     ranked = []
     for index, schedule in enumerate(schedules):
         computed, factors = (
-            _of_policy(profile, surrogate, schedule, content)
+            _of_policy(profile, surrogate, schedule, content if content in schedule.variants else None)
             if isinstance(schedule, Policy)
             else _of_steps(surrogate, schedule)
         )

@@ -1,10 +1,12 @@
 import io
 import sys
 
+import numpy as np
 import pytest
 
 from pabtune.records.policies import Policy
 from tests.cli.conftest import POLICY, PROFILE, ROOT
+from tests.records.test_profiles import make_profile, with_sensitivity
 
 
 def test_policies_lists_the_presets(pabtune) -> None:
@@ -97,3 +99,17 @@ def test_a_policy_between_two_of_the_shipped_front(pabtune, tmp_path) -> None:
         refused = pabtune("policies", "between", *words, "--out", str(tmp_path / "q.json"))
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
         assert told in refused.stderr
+
+
+def test_rank_orders_policies_by_a_profile_alone(pabtune, tmp_path) -> None:
+    profile = with_sensitivity(make_profile(12), products=np.stack([np.eye(12)] * 2))
+    profile.save(tmp_path / "p.json")
+    names = ["every:4", "every:2", "none"]
+    ranked = pabtune("policies", "rank", str(tmp_path / "p.json"), *names, "--json").document()["ranking"]
+    assert [each["policy"] for each in ranked] == ["none", "every:2", "every:4"]
+    assert ranked[1]["computed"] == [0, 1, 2, 4, 6, 8, 10, 11]
+    assert ranked[0]["worst_error"] == 0 < ranked[1]["worst_error"] < ranked[2]["worst_error"]
+    shown = pabtune("policies", "rank", str(tmp_path / "p.json"), *names, "--content", "still").stdout.splitlines()
+    assert shown[1].startswith("every:2    8/12 computed  error of the latents")
+    other = pabtune("policies", "rank", str(tmp_path / "p.json"), *names, "--content", "wild")
+    assert "has no content 'wild'" in other.refusal()
