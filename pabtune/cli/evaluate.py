@@ -68,7 +68,7 @@ def command(
     others = options.captions_of_searches() if prompt_file is None and model == "shapes" else ()
     prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=4, seed=run.seed, without=others)
     name = score or ("shapes" if model == "shapes" else NO_SCORE)
-    found = NO_SCORE if name == NO_SCORE else options.find_score(name, vbench_home, run.device, prompts)
+    found = options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -78,7 +78,7 @@ def command(
             policies,
             prompts,
             run.steps,
-            score=found,
+            score=found or NO_SCORE,
             measures=tuple(dict.fromkeys(measures)),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
