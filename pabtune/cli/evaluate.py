@@ -95,7 +95,7 @@ def command(
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
     prompts = _prompts(model, prompt_file, run.seed, policies, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
-    found = NO_SCORE if name == NO_SCORE else options.find_score(name, vbench_home, run.device, prompts)
+    found = options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
@@ -105,7 +105,7 @@ def command(
             policies,
             prompts,
             run.steps,
-            score=found,
+            score=found or NO_SCORE,
             measures=tuple(dict.fromkeys(measures)),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
@@ -113,7 +113,7 @@ def command(
             store=store,
             any_steps=any_steps,
             progress=advance,
-            is_done=None if bar is None or isinstance(found, str) or found.is_of_all else bar.is_clear,
+            is_done=None if bar is None or found is None or found.is_of_all else bar.is_clear,
             repeat=bar is not None,
         )
     for remark in remarks(evaluations[0]):

@@ -15,7 +15,7 @@ from pabtune.planning.costs.memory import parse_bytes
 from pabtune.quality import scores
 from pabtune.quality.budget import LARGEST_LOSS
 from pabtune.quality.scores import Score
-from pabtune.records.errors import ModelError, PromptError
+from pabtune.records.errors import BudgetError, ModelError, PromptError
 from pabtune.records.files import parse_json
 from pabtune.records.policies import STORES
 from pabtune.records.prompts import SEEDS, Prompt, load_prompts
@@ -197,12 +197,16 @@ def batch_size_of(model: str, requested: int | None) -> int:
     return requested or (4 if model == "shapes" else 1)
 
 
-def find_score(name: str, vbench_home: Path | None, device: str, prompts: Iterable[Prompt]) -> Score:
+def find_score(name: str, vbench_home: Path | None, device: str, prompts: Iterable[Prompt]) -> Score | None:
     """The score of a name, which has what it needs for videos of some prompts: it is told before a model is loaded.
 
     Raises:
-        BudgetError: there is no such score, or it lacks something.
+        BudgetError: there is no such score, it lacks something, or it does not look at the folder of VBench that is given.
     """
+    if vbench_home is not None and not scores.is_of_vbench(name):
+        raise BudgetError(f"--vbench-home {vbench_home}: the score {name!r} is not VBench's; leave it out")
+    if name == scores.NO_SCORE:
+        return None
     environment = None if vbench_home is None else Environment(vbench_home.absolute())
     score = scores.find_score(name, environment, device)
     score.open([prompt.prompt for prompt in prompts])

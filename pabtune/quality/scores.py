@@ -68,6 +68,11 @@ class VideoScore:
         return lambda videos, texts: [self.function(video, text) for video, text in zip(videos, texts, strict=True)]
 
 
+def is_of_vbench(name: str) -> bool:
+    """Whether a name is one of VBench's scores."""
+    return name in NAMES or name.startswith("vbench:")
+
+
 def find_score(name: str, environment: Environment | None = None, device: str = "cpu") -> Score:
     """A known score, or a user's function given as `module:function`.
 
@@ -84,7 +89,7 @@ def find_score(name: str, environment: Environment | None = None, device: str = 
     if name in SCORES:
         return VideoScore(name, SCORES[name])
     module, colon, function = name.partition(":")
-    if name in NAMES or (module == "vbench" and colon):
+    if is_of_vbench(name):
         return VbenchScore(name, environment, device)
     if not colon:
         known = ", ".join((*SCORES, *NAMES, "vbench:DIMENSION"))

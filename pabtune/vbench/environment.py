@@ -80,10 +80,13 @@ class Environment:
         """What is installed, or None where `setup` has not come to its end.
 
         Raises:
-            VbenchError: the lock file is broken.
+            VbenchError: the lock file is broken, or the folder cannot be looked at.
         """
-        if not self.lock_path.exists() or not self.python.exists():
-            return None
+        try:
+            if not self.lock_path.exists() or not self.python.exists():
+                return None
+        except OSError as error:
+            raise VbenchError(f"{self.home}: cannot look for VBench here: {error.strerror}") from error
         document = load_json(self.lock_path, LOCK_SCHEMA, VbenchError)
         return Lock(
             python=document["python"],

@@ -101,6 +101,15 @@ def test_a_score_that_lacks_its_environment_is_refused_before_a_model_is_loaded(
     )
 
 
+def test_a_folder_of_vbench_is_no_use_to_other_scores(pabtune, tmp_path) -> None:
+    words = ("evaluate", "shapes", "--policy", "none", "--prompts", write_prompts(tmp_path / "p.jsonl", 1, 5))
+    for score in ("shapes", "none"):
+        line = pabtune(*words, "--score", score, "--vbench-home", "folder").refusal()
+        assert line == f"error: --vbench-home folder: the score {score!r} is not VBench's; leave it out"
+    line = pabtune(*words, "--score", "vbench", "--vbench-home", "9" * 1000).refusal()
+    assert "cannot look for VBench here: File name too long" in line
+
+
 @pytest.mark.parametrize(
     "score",
     ["os:system", "os:nothing", "sys:version", "no_such_module:f", "raises:f", "leaves:f", "broken:f", ":f", "a:", ":",
