@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from diffusers import DiffusionPipeline
 
@@ -20,6 +21,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
+from pabtune.runtime.plans import CallRecord
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
@@ -32,6 +34,32 @@ from pabtune.tuning.generation import (
     generate,
 )
 from pabtune.tuning.videos import VideoMeter
+
+
+class RunUnder(Protocol):
+    """What is known of a run under an acceleration, after it; a `Run` is one."""
+
+    @property
+    def records(self) -> Sequence[CallRecord]:
+        """One record for each transformer call of a full run, in call order, of those that did not happen too."""
+
+    def summary(self) -> Mapping[str, Any]:
+        """`computed_calls` and `broadcast_calls` per kind, `most_stored_bytes`."""
+
+
+class Decisions(Protocol):
+    """What decides during a run what computes, where a policy says so beforehand."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+
+    def enabled(self, pipeline: DiffusionPipeline, catalog: Catalog) -> AbstractContextManager[RunUnder]:
+        """Decides for the pipeline's calls inside a `with` block, and leaves no trace at its end."""
+
+
+Acceleration = Policy | Decisions
+"""What a model runs under in an evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,21 +178,18 @@ class PolicyRuns:
     calls: Mapping[int, Sequence[CallFlops]]
 
     def add(
-        self, tally: PolicyTally, policy: Policy, batch: Sequence[Prompt], reference: Generation
+        self, tally: PolicyTally, policy: Acceleration, batch: Sequence[Prompt], reference: Generation
     ) -> Sequence[Video]:
         """Generates a batch under a policy, adds it to the policy's tally, and returns its videos.
 
         Args:
             tally: of the policy.
-            policy: the policy.
+            policy: the policy, or what decides.
             batch: prompts of one content class.
             reference: the unaccelerated videos of the batch.
         """
-        settings, content = self.settings.under(policy), batch[0].content
-        variant = content if content in policy.variants else None
-        with broadcast(
-            self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
-        ) as run:
+        settings = settings_under(self.settings, policy)
+        with self._enabled(policy, batch[0].content) as run:
             generation = generate(self.pipeline, batch, settings)
         own, full = (sum(call.total for call in self.calls[steps]) for steps in (settings.steps, self.settings.steps))
         computed, halved = [each.computed for each in run.records], [each.is_halved for each in run.records]
@@ -173,10 +198,24 @@ class PolicyRuns:
         tally.note_calls(run.summary(), fraction, len(batch))
         return generation.videos
 
+    def _enabled(self, policy: Acceleration, content: str) -> AbstractContextManager[RunUnder]:
+        """The policy, or its variant for a content class, or decisions, enabled on the model inside a `with` block."""
+        if not isinstance(policy, Policy):
+            return policy.enabled(self.pipeline, self.catalog)
+        variant = content if content in policy.variants else None
+        return broadcast(
+            self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
+        )
+
+
+def settings_under(settings: Settings, policy: Acceleration) -> Settings:
+    """The settings of a run under a policy, which may have a number of denoising steps of its own, or under decisions."""
+    return settings.under(policy) if isinstance(policy, Policy) else settings
+
 
 def evaluate(  # noqa: PLR0913, the public surface names them all
     pipeline: DiffusionPipeline,
-    policies: Sequence[Policy],
+    policies: Sequence[Acceleration],
     prompts: Sequence[Prompt],
     num_inference_steps: int = 30,
     *,
@@ -196,7 +235,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
     Args:
         pipeline: the model.
-        policies: what to evaluate.
+        policies: what to evaluate; what decides during the run too.
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
         score: name of the absolute score, `module:function`, or `none`.
@@ -236,7 +275,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
 
 def _in_turns(
-    runs: PolicyRuns, policies: Sequence[Policy], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
+    runs: PolicyRuns, policies: Sequence[Acceleration], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
 ) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in plan:
@@ -247,12 +286,12 @@ def _in_turns(
 
 
 def _calls_by_steps(
-    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Policy], prompt: Prompt
+    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Acceleration], prompt: Prompt
 ) -> dict[int, Sequence[CallFlops]]:
     """FLOPs of each call of a full run, for each number of denoising steps that is run."""
     return {
         steps: count_flops(target, partial(generate, pipeline, [prompt], replace(settings, steps=steps))).calls
-        for steps in {settings.steps, *(settings.under(policy).steps for policy in policies)}
+        for steps in {settings.steps, *(settings_under(settings, policy).steps for policy in policies)}
     }
 
 
@@ -268,7 +307,11 @@ def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Sett
 
 
 def _checked_target(
-    pipeline: DiffusionPipeline, policies: Sequence[Policy], prompts: Sequence[Prompt], score: str, catalog: Catalog
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Acceleration],
+    prompts: Sequence[Prompt],
+    score: str,
+    catalog: Catalog,
 ) -> Target:
     """The pipeline's transformers, which all policies fit."""
     target = Target.of(pipeline, catalog)
@@ -276,7 +319,7 @@ def _checked_target(
         raise PromptError("an evaluation needs at least one prompt")
     if score != NO_SCORE:
         find_score(score)
-    for policy in policies:
+    for policy in (each for each in policies if isinstance(each, Policy)):
         for content in (None, *policy.variants):
             check_fits(policy, target.under(policy, content), content)
     return target

@@ -74,6 +74,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     progress: Callable[[int, int], None] | None = None,
     catalog: Catalog = CATALOG,
     few: FewVideos | None = None,
+    runs: Sequence[Trajectories] | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -86,6 +87,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         progress: told how many of how many numbers of steps are done.
         catalog: what is known of transformer classes.
         few: keeps it to few videos, and to the numbers of steps that matter for what is asked for; None = fits all.
+        runs: full runs of the batches that were recorded before; None = they are recorded now.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
@@ -93,7 +95,8 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     target = Target.of(pipeline, catalog)
     if settings.steps < FEWEST_STEPS:
         return []
-    runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
+    if runs is None:
+        runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
     probed = PROBED if few is None else few.probed

@@ -1,0 +1,162 @@
+"""`pabtune compare`: methods of the literature and pabtune's own, on the same prompts, seeds and clock."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pabtune.cli import options
+from pabtune.cli.output import emit, progress_bar, say
+from pabtune.records.comparisons import MethodsComparison, mean
+from pabtune.records.errors import PromptError
+from pabtune.records.files import check_writable, save_json
+from pabtune.records.prompts import Prompt
+
+CALIBRATED, UNSEEN = 8, 24
+"""Captions of the embedded model to tune on and to judge on, where the user names no files."""
+
+COLUMNS = (
+    "method", "setting", "compute", "time", "PSNR dB", "worst", "under 30", "SSIM", "drop", "videos", "seconds", "bytes"
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--methods", "names", default="all", show_default=True, help="Methods, with commas between them, or `all`."
+)
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    metavar="METHOD=VALUE,…",
+    help="Settings of a method's knob to try instead of its own; repeat for several methods.",
+)
+@click.option(
+    "--front",
+    "fronts",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Policy file, or folder of them, to compare too, as `pabtune-front`; repeat for several.",
+)
+@options.prompts_option(
+    f"Prompts that methods are judged on; default for `shapes`: {UNSEEN} captions that nothing was tuned on."
+)
+@click.option(
+    "--calibrate",
+    "calibration_file",
+    type=click.Path(path_type=Path),
+    help=f"Prompts that methods are calibrated and tuned on; default for `shapes`: {CALIBRATED} captions.",
+)
+@click.option(
+    "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
+)
+@options.out_option("Folder for compare.json, compare.png, and what is kept to go on after a kill.")
+@options.batch_option
+@options.run_options
+@options.json_option
+def command(
+    model: str,
+    names: str,
+    settings: tuple[str, ...],
+    fronts: tuple[Path, ...],
+    prompt_file: Path | None,
+    calibration_file: Path | None,
+    score: str | None,
+    out: Path,
+    batch_size: int | None,
+    run: options.RunOptions,
+    as_json: bool,
+) -> None:
+    """Compare methods of the literature with pabtune's own on MODEL, each over its knob, at the same compute and time.
+
+    Each method is tuned on the calibration prompts and judged on the others. The same command goes on where a killed one was.
+    """
+    from pabtune.methods.comparing import CompareConfig, compare
+    from pabtune.methods.pabtune import PabtuneFront
+    from pabtune.methods.registry import find_methods, find_settings
+    from pabtune.report.comparison import comparison_data, draw_comparison
+    from pabtune.report.figures import save_figure
+
+    methods, grids = find_methods(names), find_settings(settings)
+    if fronts:
+        methods.append(PabtuneFront.load(fronts))
+    tuned_on, unseen = prompts_of(model, calibration_file, prompt_file, run.seed)
+    check_writable(out / "compare.json")
+    pipeline, arguments = run.load(model)
+    config = CompareConfig(
+        steps=run.steps,
+        grids=grids,
+        batch_size=options.batch_size_of(model, batch_size),
+        arguments=arguments,
+        score=score or ("shapes" if model == "shapes" else "none"),
+        folder=out,
+    )
+    with progress_bar("compare") as advance:
+        comparison = compare(pipeline, methods, config, tuned_on, unseen, model=model, progress=advance)
+    save_json(out / "compare.json", comparison.to_document())
+    save_figure(out / "compare.png", draw_comparison(comparison_data(comparison)))
+    print_table(comparison)
+    say(f"{out / 'compare.json'} and {out / 'compare.png'} are written")
+    if as_json:
+        emit(comparison.to_document())
+
+
+def prompts_of(
+    model: str, calibration_file: Path | None, prompt_file: Path | None, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to calibrate and tune on, and others to judge on.
+
+    Raises:
+        PromptError: a file is broken or missing, or a prompt with its seed is in both.
+    """
+    others = options.captions_of_searches() if model == "shapes" else set()
+    tuned_on = options.read_prompts(
+        model, calibration_file, count=CALIBRATED, sample_seed=31, seed=seed + 30_000, without=others
+    )
+    others |= {prompt.prompt for prompt in tuned_on}
+    unseen = options.read_prompts(
+        model, prompt_file, count=UNSEEN, sample_seed=32, seed=seed + 40_000, without=others
+    )  # fmt: skip
+    known = {(prompt.prompt, prompt.seed) for prompt in tuned_on}
+    seen = next((prompt for prompt in unseen if (prompt.prompt, prompt.seed) in known), None)
+    if seen is not None:
+        raise PromptError(
+            f"methods are to be judged on prompts that they were not tuned on, but {seen.prompt!r} with seed {seen.seed} is "
+            "in both; name other prompts with --calibrate or --prompts"
+        )
+    return tuned_on, unseen
+
+
+def print_table(comparison: MethodsComparison) -> None:
+    """Prints a table with a section for each share of the compute, the closest method first, and who is left out."""
+    table = Table(
+        title=f"{comparison.model}: {comparison.prompts} unseen prompts, tuned on {comparison.calibration_prompts}, against "
+        f"the full run of {comparison.steps} steps"
+    )
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for share in dict.fromkeys(each.share for each in comparison.settings):
+        title = "no share is reached" if share is None else f"compute up to {share:.0%}"
+        table.add_section()
+        table.add_row(f"[bold]{title}[/bold]")
+        for each in comparison.at_share(share):
+            evaluation = each.evaluation
+            table.add_row(
+                each.method,
+                f"{each.knob} {each.setting:g}",
+                f"{evaluation.compute_fraction:.1%}",
+                f"{each.time_share:.1%}",
+                f"{mean(evaluation.psnr_db):.2f}",
+                f"{min(evaluation.psnr_db):.2f}",
+                f"{each.poor_share:.0%}",
+                f"{mean(evaluation.ssim):.4f}",
+                f"{mean(evaluation.drops):+.2f}" if evaluation.scores else "-",
+                f"{each.calibration.videos:.0f}",
+                f"{each.calibration.seconds:.0f}",
+                f"{each.calibration.bytes:,}",
+            )
+    Console(stderr=True, width=None).print(table)
+    for method, reason in comparison.unfit.items():
+        say(f"{method}: cannot run here: {reason}")

@@ -1,0 +1,71 @@
+"""All methods, by name."""
+
+from collections.abc import Mapping, Sequence
+
+from pabtune.methods.budcache import BudCache
+from pabtune.methods.delta_dit import DeltaDiT
+from pabtune.methods.dpcache import DPCache
+from pabtune.methods.fewer_steps import BestSpacing, FewerSteps
+from pabtune.methods.fora import FORA
+from pabtune.methods.lemica import LeMiCa
+from pabtune.methods.method import Method
+from pabtune.methods.pab import PAB
+from pabtune.methods.pabtune import Pabtune
+from pabtune.methods.smoothcache import SmoothCache
+from pabtune.methods.tgate import TGATE
+from pabtune.records.errors import MethodError
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        FewerSteps(), BestSpacing(), PAB(), TGATE(), DeltaDiT(), FORA(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
+        Pabtune(),
+    )
+}  # fmt: skip
+"""In the order of tables: the plain ones, those of the literature, pabtune's own."""
+
+ALL = "all"
+
+
+def find_methods(names: str) -> list[Method]:
+    """Methods by name, each once.
+
+    Args:
+        names: with commas between them, or `all`.
+
+    Raises:
+        MethodError: a name is unknown.
+    """
+    if names == ALL:
+        return list(METHODS.values())
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in chosen:
+        if name not in METHODS:
+            raise MethodError(f"unknown method {name!r}; known: {ALL}, {', '.join(METHODS)}")
+    return [METHODS[name] for name in chosen]
+
+
+def find_settings(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Settings of knobs by method, from texts like `fora=2,3`.
+
+    Raises:
+        MethodError: a method is unknown, or a setting is no number in the range of its knob.
+    """
+    grids: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        (method,) = find_methods(name) if name != ALL else (None,)
+        if method is None or not equals:
+            raise MethodError(
+                f"a setting is METHOD=VALUE or METHOD=VALUE,VALUE, for example fora=2,3, but got {text!r}"
+            )
+        try:
+            settings = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            raise MethodError(
+                f"{name}: {method.knob.name} must be numbers with commas between them, but is {values!r}"
+            ) from None
+        for setting in settings:
+            method.knob.check(name, setting)
+        grids[name] = tuple(dict.fromkeys(settings))
+    return grids
