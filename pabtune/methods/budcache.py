@@ -7,7 +7,7 @@ where to go on, and climbing ends it. What serves is the residual of all blocks 
 
 from collections.abc import Callable, Sequence
 from math import exp
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +88,11 @@ class BudCache:
     name = "budcache"
     knob = Knob(name="budget", low=0.05, high=1.0, says="share of the steps that compute")
     settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """No blocks, or latents that are not told."""
-        return cannot_hold(target)
+        return cannot_hold(model)
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """The steps that compute, by their number; found on one prompt, as published."""

@@ -155,6 +155,12 @@ def compare(
     )
 
 
+def bytes_of(recordings: Recordings) -> int:
+    """Bytes of what was recorded: by the method itself, and latents and outputs of full runs if it asked for them."""
+    runs = vars(recordings).get("trajectories", [])
+    return recordings.bytes + sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
+
+
 class MethodTurn:
     """One method on one model.
 
@@ -227,7 +233,7 @@ class MethodTurn:
         began = time.perf_counter()
         values = self._method.calibrate(recordings, grid)
         seconds = time.perf_counter() - began
-        size = recordings.bytes + (0 if values is None else len(json.dumps(values)))
+        size = bytes_of(recordings) + (0 if values is None else len(json.dumps(values)))
         return Calibrated(values=values, cost=CalibrationCost(videos=meter.generated, seconds=seconds, bytes=size))
 
     def _evaluations(

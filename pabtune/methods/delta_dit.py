@@ -6,7 +6,7 @@ computes all.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
 from pabtune.records.policies import Policy
@@ -44,12 +44,13 @@ class DeltaDiT:
     """Delta-DiT, by its interval."""
 
     name = "delta-dit"
-    knob = Knob(name="interval", low=2, high=20, is_whole=True, says="N: every N-th step computes all blocks")
+    knob = Knob(name="interval", low=2, high=20, kind=int, says="N: every N-th step computes all blocks")
     settings = (2, 3, 4, 5, 6)
+    needs: Literal["nothing", "recordings"] = "nothing"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """Whether there are no two blocks."""
-        return None if depth_of(target) > 1 else "it has fewer than two blocks"
+        return None if depth_of(model) > 1 else "it has fewer than two blocks"
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """The number of blocks; nothing is measured."""

@@ -5,7 +5,7 @@ path of so many computed steps is found exactly; in the other steps the output i
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,15 +88,16 @@ class DPCache:
     name = "dpcache"
     knob = Knob(name="budget", low=0.05, high=1.0, says="share of the steps that compute")
     settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """None: every model has whole calls."""
         return None
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """The steps that compute, by their number."""
         steps = recordings.settings.steps
-        costs = sum(path_costs(run.outputs) * len(run.prompts) for run in recordings.trajectories())
+        costs = sum(path_costs(run.outputs) * len(run.prompts) for run in recordings.trajectories)
         counts = sorted({max(round(setting * steps), FIRST) for setting in settings})
         return {str(count): list(best_schedule(costs, count)) for count in counts}
 

@@ -7,7 +7,7 @@ pipeline need take `sigmas`. With other schedulers the two differ.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,9 @@ class FewerSteps:
     name = "fewer-steps"
     knob = Knob(name="steps", low=0.05, high=1.0, says="share of the steps that are made")
     settings = SHARES
+    needs: Literal["nothing", "recordings"] = "nothing"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """None: every pipeline makes fewer steps."""
         return None
 
@@ -51,10 +52,11 @@ class BestSpacing:
     name = "best-spacing"
     knob = FewerSteps.knob
     settings = SHARES
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """Whether the scheduler is another than Euler's."""
-        scheduler = type(target.pipeline.scheduler).__name__ if target.pipeline is not None else "no scheduler"
+        scheduler = type(model.pipeline.scheduler).__name__ if model.pipeline is not None else "no scheduler"
         if scheduler == EULER:
             return None
         return f"its scheduler is {scheduler}, with which leaving out noise levels is not the same as holding outputs"
@@ -62,7 +64,7 @@ class BestSpacing:
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """The steps from whose noise levels a step is made, by their number."""
         steps = recordings.settings.steps
-        errors = sum(leap_errors(run) * len(run.prompts) for run in recordings.trajectories())
+        errors = sum(leap_errors(run) * len(run.prompts) for run in recordings.trajectories)
         counts = sorted({max(round(setting * steps), 1) for setting in settings})
         return {str(count): list(shortest_path(errors, count)) for count in counts}
 

@@ -5,7 +5,7 @@ blocks do (norms, modulation, gates, residuals) happens in every step. Which ste
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
 from pabtune.records.policies import Policy
@@ -30,10 +30,11 @@ class FORA:
     """FORA, by its interval."""
 
     name = "fora"
-    knob = Knob(name="interval", low=2, high=20, is_whole=True, says="N: every N-th step computes")
+    knob = Knob(name="interval", low=2, high=20, kind=int, says="N: every N-th step computes")
     settings = (2, 3, 4, 5, 6)
+    needs: Literal["nothing", "recordings"] = "nothing"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """None: every known model has modules."""
         return None
 

@@ -46,7 +46,7 @@ class HeldRuns:
     def __init__(self, recordings: Recordings, prompts: Sequence[Prompt]) -> None:
         self._recordings, self._prompts = recordings, prompts
         self._full = self._final_latents(range(recordings.settings.steps))
-        recordings.note_bytes(self._full.nbytes)
+        recordings.bytes += self._full.nbytes
 
     def relative_error(self, computed: Sequence[int]) -> float:
         """Mean over prompts of the L1 difference of the final latents over those of the full run."""

@@ -6,7 +6,7 @@ smallest. What serves is the residual of all blocks together, of the last comput
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,11 @@ class LeMiCa:
     name = "lemica"
     knob = Knob(name="budget", low=0.05, high=1.0, says="share of the steps that compute")
     settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """No blocks, or latents that are not told."""
-        return cannot_hold(target)
+        return cannot_hold(model)
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """Error of the final latents for each segment, relative L1; None where it is longer than what is measured."""

@@ -5,7 +5,7 @@ The digits are the ranges of spatial, temporal and cross-attention, between the 
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
 from pabtune.planning.presets import PRESETS
@@ -37,14 +37,15 @@ class PAB:
         name="digits",
         low=246,
         high=579,
-        is_whole=True,
+        kind=int,
         says="ranges of spatial, temporal and cross-attention: 246, 357 or 579",
     )
     settings = (246, 357, 579)
+    needs: Literal["nothing", "recordings"] = "nothing"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """Whether there is no attention."""
-        has_attention = any(site.kind in ATTENTION for site in target.sites)
+        has_attention = any(site.kind in ATTENTION for site in model.sites)
         return None if has_attention else "it has no attention that is known"
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:

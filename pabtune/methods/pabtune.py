@@ -7,7 +7,7 @@ to the full run's (`tuning/schedules.py`).
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
 from pabtune.records.errors import PolicyError
@@ -24,8 +24,9 @@ class Pabtune:
     name = "pabtune"
     knob = Knob(name="budget", low=0.1, high=1.0, says="share of the steps that compute")
     settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """None: what cannot be fitted says so when it is tried."""
         return None
 
@@ -37,7 +38,7 @@ class Pabtune:
             recordings.settings,
             shares=settings,
             catalog=recordings.catalog,
-            runs=recordings.trajectories(),
+            runs=recordings.trajectories,
         )
         return {str(len(each.computed)): asdict(each) for each in schedules}
 
@@ -55,10 +56,11 @@ class PabtuneFront:
     """
 
     name = "pabtune-front"
+    needs: Literal["nothing", "recordings"] = "nothing"
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self._policies = policies
-        self.knob = Knob(name="policy", low=1, high=len(policies), is_whole=True, says="number of the file")
+        self.knob = Knob(name="policy", low=1, high=len(policies), kind=int, says="number of the file")
         self.settings = tuple(range(1, len(policies) + 1))
 
     @classmethod
@@ -75,11 +77,11 @@ class PabtuneFront:
             )
         return cls([Policy.load(file) for file in files])
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """Whether a policy was made for another model."""
         try:
             for policy in self._policies:
-                check_fits(policy, target.under(policy), None)
+                check_fits(policy, model.under(policy), None)
         except PolicyError as error:
             return str(error)
         return None

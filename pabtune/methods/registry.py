@@ -66,6 +66,20 @@ def find_settings(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
                 f"{name}: {method.knob.name} must be numbers with commas between them, but is {values!r}"
             ) from None
         for setting in settings:
-            method.knob.check(name, setting)
+            check_setting(method, setting)
         grids[name] = tuple(dict.fromkeys(settings))
     return grids
+
+
+def check_setting(method: Method, setting: float) -> None:
+    """Refuses a setting that is out of the range of a method's knob.
+
+    Raises:
+        MethodError: it is, or is no whole number where one is needed.
+    """
+    knob = method.knob
+    if not knob.low <= setting <= knob.high or (knob.kind is int and setting != round(setting)):
+        kind = "a whole number" if knob.kind is int else "a number"
+        raise MethodError(
+            f"{method.name}: {knob.name} must be {kind} from {knob.low:g} to {knob.high:g}, but is {setting:g} ({knob.says})"
+        )

@@ -6,7 +6,7 @@ kind. A greedy scan leaves out as many steps as stay within a threshold, α; wha
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +84,9 @@ class SmoothCache:
     name = "smoothcache"
     knob = Knob(name="threshold", low=0.0, high=10.0, says="α: largest relative L1 difference that is left out")
     settings = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7)
+    needs: Literal["nothing", "recordings"] = "recordings"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """None: every known model has modules."""
         return None
 
@@ -95,7 +96,7 @@ class SmoothCache:
         changes = OutputChanges(len(sites), recordings.settings.steps)
         for batch in recordings.batches:
             record(recordings.target, changes, partial(generate, recordings.pipeline, batch, recordings.settings))
-        recordings.note_bytes(changes.bytes)
+        recordings.bytes += changes.bytes
         kinds = {}
         for kind in dict.fromkeys(site.kind for site in sites):
             rows = [index for index, site in enumerate(sites) if site.kind == kind]

@@ -5,7 +5,7 @@ always and cross-attention never: what it put out at the gate step serves to the
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
 from pabtune.records.policies import Policy
@@ -41,10 +41,11 @@ class TGATE:
     name = "tgate"
     knob = Knob(name="gate", low=0.05, high=0.95, says="share of the steps before the gate")
     settings = (0.2, 0.3, 0.4, 0.5, 0.6)
+    needs: Literal["nothing", "recordings"] = "nothing"
 
-    def misfit(self, target: Target) -> str | None:
+    def misfit(self, model: Target) -> str | None:
         """Whether there is no cross-attention."""
-        has_cross = any(site.kind == "cross" for site in target.sites)
+        has_cross = any(site.kind == "cross" for site in model.sites)
         return None if has_cross else "it has no cross-attention"
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -19,9 +18,9 @@ from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
-from pabtune.runtime.plans import CallRecord
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
@@ -34,32 +33,6 @@ from pabtune.tuning.generation import (
     generate,
 )
 from pabtune.tuning.videos import VideoMeter
-
-
-class RunUnder(Protocol):
-    """What is known of a run under an acceleration, after it; a `Run` is one."""
-
-    @property
-    def records(self) -> Sequence[CallRecord]:
-        """One record for each transformer call of a full run, in call order, of those that did not happen too."""
-
-    def summary(self) -> Mapping[str, Any]:
-        """`computed_calls` and `broadcast_calls` per kind, `most_stored_bytes`."""
-
-
-class Decisions(Protocol):
-    """What decides during a run what computes, where a policy says so beforehand."""
-
-    @property
-    def name(self) -> str:
-        """Its name in tables."""
-
-    def enabled(self, pipeline: DiffusionPipeline, catalog: Catalog) -> AbstractContextManager[RunUnder]:
-        """Decides for the pipeline's calls inside a `with` block, and leaves no trace at its end."""
-
-
-Acceleration = Policy | Decisions
-"""What a model runs under in an evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,18 +151,21 @@ class PolicyRuns:
     calls: Mapping[int, Sequence[CallFlops]]
 
     def add(
-        self, tally: PolicyTally, policy: Acceleration, batch: Sequence[Prompt], reference: Generation
+        self, tally: PolicyTally, policy: Policy | DynamicPolicy, batch: Sequence[Prompt], reference: Generation
     ) -> Sequence[Video]:
         """Generates a batch under a policy, adds it to the policy's tally, and returns its videos.
 
         Args:
             tally: of the policy.
-            policy: the policy, or what decides.
+            policy: the policy, fixed before the run or deciding in it.
             batch: prompts of one content class.
             reference: the unaccelerated videos of the batch.
         """
-        settings = settings_under(self.settings, policy)
-        with self._enabled(policy, batch[0].content) as run:
+        settings, content = self.settings.under(policy), batch[0].content
+        variant = content if content in policy.variants else None
+        with broadcast(
+            self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
+        ) as run:
             generation = generate(self.pipeline, batch, settings)
         own, full = (sum(call.total for call in self.calls[steps]) for steps in (settings.steps, self.settings.steps))
         computed, halved = [each.computed for each in run.records], [each.is_halved for each in run.records]
@@ -198,24 +174,10 @@ class PolicyRuns:
         tally.note_calls(run.summary(), fraction, len(batch))
         return generation.videos
 
-    def _enabled(self, policy: Acceleration, content: str) -> AbstractContextManager[RunUnder]:
-        """The policy, or its variant for a content class, or decisions, enabled on the model inside a `with` block."""
-        if not isinstance(policy, Policy):
-            return policy.enabled(self.pipeline, self.catalog)
-        variant = content if content in policy.variants else None
-        return broadcast(
-            self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
-        )
-
-
-def settings_under(settings: Settings, policy: Acceleration) -> Settings:
-    """The settings of a run under a policy, which may have a number of denoising steps of its own, or under decisions."""
-    return settings.under(policy) if isinstance(policy, Policy) else settings
-
 
 def evaluate(  # noqa: PLR0913, the public surface names them all
     pipeline: DiffusionPipeline,
-    policies: Sequence[Acceleration],
+    policies: Sequence[Policy | DynamicPolicy],
     prompts: Sequence[Prompt],
     num_inference_steps: int = 30,
     *,
@@ -235,7 +197,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
     Args:
         pipeline: the model.
-        policies: what to evaluate; what decides during the run too.
+        policies: what to evaluate, fixed before the run or deciding in it.
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
         score: name of the absolute score, `module:function`, or `none`.
@@ -275,7 +237,10 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
 
 def _in_turns(
-    runs: PolicyRuns, policies: Sequence[Acceleration], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
+    runs: PolicyRuns,
+    policies: Sequence[Policy | DynamicPolicy],
+    tallies: Sequence[PolicyTally],
+    plan: Sequence[Sequence[Prompt]],
 ) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in plan:
@@ -286,12 +251,16 @@ def _in_turns(
 
 
 def _calls_by_steps(
-    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Acceleration], prompt: Prompt
+    pipeline: DiffusionPipeline,
+    target: Target,
+    settings: Settings,
+    policies: Sequence[Policy | DynamicPolicy],
+    prompt: Prompt,
 ) -> dict[int, Sequence[CallFlops]]:
     """FLOPs of each call of a full run, for each number of denoising steps that is run."""
     return {
         steps: count_flops(target, partial(generate, pipeline, [prompt], replace(settings, steps=steps))).calls
-        for steps in {settings.steps, *(settings_under(settings, policy).steps for policy in policies)}
+        for steps in {settings.steps, *(settings.under(policy).steps for policy in policies)}
     }
 
 
@@ -308,7 +277,7 @@ def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Sett
 
 def _checked_target(
     pipeline: DiffusionPipeline,
-    policies: Sequence[Acceleration],
+    policies: Sequence[Policy | DynamicPolicy],
     prompts: Sequence[Prompt],
     score: str,
     catalog: Catalog,

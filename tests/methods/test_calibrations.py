@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from pabtune.methods.budcache import BudCache
+from pabtune.methods.comparing import bytes_of
 from pabtune.methods.dpcache import DPCache, path_costs
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.method import Recordings
 from pabtune.methods.pabtune import Pabtune, PabtuneFront
-from pabtune.methods.registry import METHODS
+from pabtune.methods.registry import METHODS, check_setting
 from pabtune.methods.smoothcache import LOOKAHEAD, SmoothCache
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
@@ -107,10 +108,10 @@ def test_dpcache_runs_what_it_forecasts() -> None:
     rule = policy.rules[0]
     assert len(rule.compute) == 5
     assert rule.compute[:3] == (0, 1, 2)
-    assert made.bytes > 0
-    costs = path_costs(made.trajectories()[0].outputs)
-    line = 2 * made.trajectories()[0].outputs[2] - made.trajectories()[0].outputs[1]
-    assert costs[1, 2, 3] == pytest.approx(float((line - made.trajectories()[0].outputs[3]).abs().mean()), rel=1e-5)
+    assert bytes_of(made) > 0
+    costs = path_costs(made.trajectories[0].outputs)
+    line = 2 * made.trajectories[0].outputs[2] - made.trajectories[0].outputs[1]
+    assert costs[1, 2, 3] == pytest.approx(float((line - made.trajectories[0].outputs[3]).abs().mean()), rel=1e-5)
     with broadcast(made.pipeline, policy) as run:
         generate(made.pipeline, PROMPTS[:2], made.settings)
     assert run.summary()["computed_calls"]["transformer"] == 5
@@ -122,7 +123,7 @@ def test_pabtune_fits_schedules_on_the_recorded_runs() -> None:
     found = Pabtune().calibrate(made, (0.5, 0.7))
     assert set(found) == {"5", "7"}
     assert len(Pabtune().at(0.7, found, STEPS).rules[0].compute) == 7
-    assert made.bytes > 0
+    assert bytes_of(made) > 0
 
 
 def test_a_front_is_a_folder_of_policies(tmp_path) -> None:
@@ -143,4 +144,4 @@ def test_a_front_is_a_folder_of_policies(tmp_path) -> None:
 def test_every_default_setting_is_in_the_range_of_its_knob() -> None:
     for method in METHODS.values():
         for setting in method.settings:
-            method.knob.check(method.name, setting)
+            check_setting(method, setting)

@@ -65,6 +65,6 @@ def test_full_attention_gets_the_range_of_spatial_attention() -> None:
 
 
 def test_a_model_that_cannot_carry_a_method_says_why() -> None:
-    cog, shapes = Target.of(CASES["cogvideox"].build()), Target.of(make_pipeline())
+    cog, shapes = Target.of(CASES["cogvideox-dpm"].build()), Target.of(make_pipeline())
     assert TGATE().misfit(cog) == "it has no cross-attention"
     assert TGATE().misfit(shapes) is DeltaDiT().misfit(shapes) is PAB().misfit(cog) is None
