@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.methods.keeping import Calibrated, ComparisonFolder
 from pabtune.methods.method import Method, Recordings
+from pabtune.quality.budget import NO_SCORE, find_score
 from pabtune.records.comparisons import CalibrationCost, ComparedSetting, MethodsComparison, mean
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.evaluations import Evaluation
@@ -126,6 +127,8 @@ def compare(
         BudgetError: the score is unknown, or fails.
         PromptError: the model does not understand a prompt.
     """
+    if config.score != NO_SCORE:
+        find_score(config.score)
     unfit: dict[str, str] = {}
     settings: list[ComparedSetting] = []
     target = Target.of(pipeline, catalog)
