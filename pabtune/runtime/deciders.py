@@ -1,22 +1,21 @@
 """Policies that decide in a run, call by call: what a decider is, what it is told, what it answers.
 
-A decider belongs to one branch of one transformer in one denoising loop. In each call it is asked once, and answers whether the
-call computes, or what it is served. Knows nothing of hooks.
+A decider belongs to one branch of one transformer in one denoising loop. In each call it is asked once, and answers whether
+the call computes, or what it is served. Knows nothing of hooks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.policies import MadeFor
 
 Point = Literal["call", "attention", "front"]
-"""When a decider is asked, and what it sees. `call`: before the call, its first tensor (the latents). `attention`: at the first
-self-attention, whose input is the modulated input of the first block. `front`: after the first blocks, the residual that they
-have added."""
+"""When a decider is asked, and what it sees. `call`: before the call, its first tensor (the latents). `attention`: at the
+first attention, whose input is the modulated input of the first block. `front`: after the first blocks, the residual that
+they have added."""
 
 Unit = Literal["stack", "call"]
 """What is kept and served. `stack`: the sum of the residuals of the blocks. `call`: output less input of the whole call."""
@@ -75,7 +74,7 @@ class Decider(Protocol):
         """
 
     def computed(self, moment: Moment, watched: Tensor | None) -> None:
-        """Called after a call that computed, also if the answer was another.
+        """Called after a call that was asked about and computed, also if the answer was another.
 
         Args:
             moment: the call.
@@ -97,7 +96,7 @@ class DynamicPolicy:
         history: how many values are kept.
         watch: what deciders are told of computed calls.
         site: of the watch `site`: its path in the transformer.
-        is_shared: whether the unconditional call of a step does as the conditional one did, if that came first.
+        is_shared: whether further calls of a transformer in a step, of other branches, do as its first did.
     """
 
     name: str
@@ -117,11 +116,6 @@ class DynamicPolicy:
         return
 
     @property
-    def variants(self) -> dict[str, Sequence[object]]:
+    def variants(self) -> Mapping[str, object]:
         """None: it reacts to contents itself (see `Policy.variants`)."""
         return {}
-
-    @property
-    def made_for(self) -> MadeFor:
-        """Any model (see `Policy.made_for`)."""
-        return MadeFor()

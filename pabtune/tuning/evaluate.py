@@ -18,6 +18,7 @@ from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.decided_sites import lay_out
 from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
@@ -157,7 +158,7 @@ class PolicyRuns:
 
         Args:
             tally: of the policy.
-            policy: the policy, fixed before the run or deciding in it.
+            policy: the policy.
             batch: prompts of one content class.
             reference: the unaccelerated videos of the batch.
         """
@@ -197,7 +198,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
     Args:
         pipeline: the model.
-        policies: what to evaluate, fixed before the run or deciding in it.
+        policies: what to evaluate.
         prompts: with content classes and seeds.
         num_inference_steps: denoising steps.
         score: name of the absolute score, `module:function`, or `none`.
@@ -215,6 +216,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     Raises:
         PromptError: no prompts.
         PolicyError: a policy does not fit the model.
+        ModelError: the model lacks what a policy that decides in each call needs.
         BudgetError: the score is unknown, or fails.
         MeasureError: a measure is unknown, or lacks something.
     """
@@ -237,10 +239,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
 
 def _in_turns(
-    runs: PolicyRuns,
-    policies: Sequence[Policy | DynamicPolicy],
-    tallies: Sequence[PolicyTally],
-    plan: Sequence[Sequence[Prompt]],
+    runs: PolicyRuns, policies: Sequence[Policy | DynamicPolicy], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
 ) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in plan:
@@ -251,11 +250,7 @@ def _in_turns(
 
 
 def _calls_by_steps(
-    pipeline: DiffusionPipeline,
-    target: Target,
-    settings: Settings,
-    policies: Sequence[Policy | DynamicPolicy],
-    prompt: Prompt,
+    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Policy | DynamicPolicy], prompt: Prompt
 ) -> dict[int, Sequence[CallFlops]]:
     """FLOPs of each call of a full run, for each number of denoising steps that is run."""
     return {
@@ -276,11 +271,7 @@ def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Sett
 
 
 def _checked_target(
-    pipeline: DiffusionPipeline,
-    policies: Sequence[Policy | DynamicPolicy],
-    prompts: Sequence[Prompt],
-    score: str,
-    catalog: Catalog,
+    pipeline: DiffusionPipeline, policies: Sequence[Policy | DynamicPolicy], prompts: Sequence[Prompt], score: str, catalog: Catalog
 ) -> Target:
     """The pipeline's transformers, which all policies fit."""
     target = Target.of(pipeline, catalog)
@@ -288,7 +279,10 @@ def _checked_target(
         raise PromptError("an evaluation needs at least one prompt")
     if score != NO_SCORE:
         find_score(score)
-    for policy in (each for each in policies if isinstance(each, Policy)):
+    for policy in policies:
+        if isinstance(policy, DynamicPolicy):
+            lay_out(target, policy)
+            continue
         for content in (None, *policy.variants):
             check_fits(policy, target.under(policy, content), content)
     return target
