@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
-from pabtune.records.comparisons import MethodsComparison, mean
+from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable, save_json
 from pabtune.records.prompts import Prompt
@@ -17,8 +17,12 @@ CALIBRATED, UNSEEN = 8, 24
 """Captions of the embedded model to tune on and to judge on, where the user names no files."""
 
 COLUMNS = (
-    "method", "setting", "compute", "time", "PSNR dB", "worst", "under 30", "SSIM", "drop", "videos", "seconds", "bytes"
+    "at", "method", "setting", "compute", "time", "PSNR dB", "worst", "<30 dB", "SSIM", "drop", "videos", "s", "bytes"
 )  # fmt: skip
+"""Of the table; the last three are of the calibration. A setting stands at the share of the compute it was chosen for."""
+
+WIDTH = 132
+"""Of the table where the terminal is narrower, or there is none."""
 
 
 @click.command()
@@ -97,7 +101,7 @@ def command(
         comparison = compare(pipeline, methods, config, tuned_on, unseen, model=model, progress=advance)
     save_json(out / "compare.json", comparison.to_document())
     save_figure(out / "compare.png", draw_comparison(comparison_data(comparison)))
-    print_table(comparison)
+    print_tables(comparison)
     say(f"{out / 'compare.json'} and {out / 'compare.png'} are written")
     if as_json:
         emit(comparison.to_document())
@@ -129,34 +133,48 @@ def prompts_of(
     return tuned_on, unseen
 
 
-def print_table(comparison: MethodsComparison) -> None:
-    """Prints a table with a section for each share of the compute, the closest method first, and who is left out."""
+def print_tables(comparison: MethodsComparison) -> None:
+    """Prints who is how close at the same compute, then at the same measured time, and who cannot run here."""
+    console = Console(stderr=True)
+    console = Console(stderr=True, width=max(console.width, WIDTH))
     table = Table(
         title=f"{comparison.model}: {comparison.prompts} unseen prompts, tuned on {comparison.calibration_prompts}, against "
         f"the full run of {comparison.steps} steps"
     )
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for share in dict.fromkeys(each.share for each in comparison.settings):
-        title = "no share is reached" if share is None else f"compute up to {share:.0%}"
+        table.add_column(column, justify="left" if column in ("at", "method", "setting") else "right")
+    for share in sorted({each.share for each in comparison.settings}, key=lambda each: -(each or 0)):
         table.add_section()
-        table.add_row(f"[bold]{title}[/bold]")
         for each in comparison.at_share(share):
-            evaluation = each.evaluation
-            table.add_row(
-                each.method,
-                f"{each.knob} {each.setting:g}",
-                f"{evaluation.compute_fraction:.1%}",
-                f"{each.time_share:.1%}",
-                f"{mean(evaluation.psnr_db):.2f}",
-                f"{min(evaluation.psnr_db):.2f}",
-                f"{each.poor_share:.0%}",
-                f"{mean(evaluation.ssim):.4f}",
-                f"{mean(evaluation.drops):+.2f}" if evaluation.scores else "-",
-                f"{each.calibration.videos:.0f}",
-                f"{each.calibration.seconds:.0f}",
-                f"{each.calibration.bytes:,}",
-            )
-    Console(stderr=True, width=None).print(table)
+            table.add_row("-" if share is None else f"{share:.0%}", *cells(each))
+    console.print(table)
+    shares = [share for share in dict.fromkeys(each.share for each in comparison.settings) if share is not None]
+    by_time = Table(title="PSNR, mean and worst, within a share of the full run's measured time")
+    for column in ("method", *(f"{share:.0%}" for share in shares)):
+        by_time.add_column(column, justify="left" if column == "method" else "right")
+    found = [{each.method: each.evaluation.psnr_db for each in comparison.within_time(share)} for share in shares]
+    for method in dict.fromkeys(each.method for each in comparison.settings):
+        psnrs = [at.get(method) for at in found]
+        by_time.add_row(method, *("-" if each is None else f"{mean(each):.1f}  {min(each):.1f}" for each in psnrs))
+    console.print(by_time)
     for method, reason in comparison.unfit.items():
         say(f"{method}: cannot run here: {reason}")
+
+
+def cells(compared: ComparedSetting) -> list[str]:
+    """A setting as cells of the table, from the method on."""
+    evaluation = compared.evaluation
+    return [
+        compared.method,
+        f"{compared.knob} {compared.setting:g}",
+        f"{evaluation.compute_fraction:.1%}",
+        f"{compared.time_share:.1%}",
+        f"{mean(evaluation.psnr_db):.2f}",
+        f"{min(evaluation.psnr_db):.2f}",
+        f"{compared.poor_share:.0%}",
+        f"{mean(evaluation.ssim):.4f}",
+        f"{mean(evaluation.drops):+.2f}" if evaluation.scores else "-",
+        f"{compared.calibration.videos:.0f}",
+        f"{compared.calibration.seconds:.0f}",
+        f"{compared.calibration.bytes:,}",
+    ]

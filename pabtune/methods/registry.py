@@ -5,24 +5,30 @@ from collections.abc import Mapping, Sequence
 from pabtune.methods.budcache import BudCache
 from pabtune.methods.delta_dit import DeltaDiT
 from pabtune.methods.dpcache import DPCache
+from pabtune.methods.easycache import EasyCache
+from pabtune.methods.fbcache import FirstBlockCache
 from pabtune.methods.fewer_steps import BestSpacing, FewerSteps
 from pabtune.methods.fora import FORA
 from pabtune.methods.lemica import LeMiCa
+from pabtune.methods.magcache import MagCache
 from pabtune.methods.method import Method
 from pabtune.methods.pab import PAB
 from pabtune.methods.pabtune import Pabtune
 from pabtune.methods.smoothcache import SmoothCache
+from pabtune.methods.teacache import TeaCache
 from pabtune.methods.tgate import TGATE
 from pabtune.records.errors import MethodError
 
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        FewerSteps(), BestSpacing(), PAB(), TGATE(), DeltaDiT(), FORA(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
+        FewerSteps(), BestSpacing(),
+        PAB(), TGATE(), DeltaDiT(), FORA(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
+        TeaCache(), MagCache(), FirstBlockCache(), EasyCache(),
         Pabtune(),
     )
 }  # fmt: skip
-"""In the order of tables: the plain ones, those of the literature, pabtune's own."""
+"""In the order of tables: the plain ones, fixed ones, those that decide in a run, pabtune's own."""
 
 ALL = "all"
 

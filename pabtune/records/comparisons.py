@@ -11,6 +11,9 @@ SCHEMA = "pabtune.comparison/1"
 POOR_DB = 30.0
 """Videos further from the full run than this are counted."""
 
+TIME_TOLERANCE = 0.05
+"""Of the full run's time: runs of the same work differ by as much on a busy machine."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationCost:
@@ -104,6 +107,18 @@ class MethodsComparison:
         """Each method's setting that was chosen for a share of the compute, the closest to the full run first."""
         chosen = [each for each in self.settings if each.share == share]
         return sorted(chosen, key=lambda each: -mean(each.evaluation.psnr_db))
+
+    def within_time(self, share: float) -> list[ComparedSetting]:
+        """For each method the setting that takes no more than a share of the full run's time, the closest first.
+
+        Of several, the one that was closest on the calibration prompts; `TIME_TOLERANCE` is allowed for the clock.
+        """
+        best: dict[str, ComparedSetting] = {}
+        for each in self.settings:
+            if each.time_share <= share + TIME_TOLERANCE:
+                before = best.get(each.method, each)
+                best[each.method] = max(before, each, key=lambda setting: setting.tuned_psnr_db)
+        return sorted(best.values(), key=lambda each: -mean(each.evaluation.psnr_db))
 
     def to_document(self) -> dict[str, Any]:
         """The same as JSON."""

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, MagCacheConfig, apply_first_block_cache, apply_mag_cache
+from diffusers.hooks import (
+    FirstBlockCacheConfig,
+    HookRegistry,
+    MagCacheConfig,
+    apply_first_block_cache,
+    apply_mag_cache,
+)
 from torch import nn
 
 from pabtune.methods.fbcache import FirstBlockCache

@@ -33,6 +33,16 @@ def test_each_setting_is_one_point_by_measured_time() -> None:
     assert SETTING.poor_share == 0.5
 
 
+def test_within_a_share_of_the_time_the_setting_that_was_tuned_closest_counts() -> None:
+    """Not the one that came out closest on the unseen prompts."""
+    faster = replace(SETTING, setting=3, evaluation=replace(EVALUATION, latency_s=0.5), tuned_psnr_db=20.0)
+    other = replace(SETTING, method="pab", evaluation=replace(EVALUATION, psnr_db=(50.0, 50.0)))
+    made = comparison(faster, SETTING, other)
+    assert made.within_time(0.5) == [other, SETTING]
+    assert made.within_time(0.3) == [faster]
+    assert made.within_time(0.1) == []
+
+
 def test_videos_that_hardly_differ_are_drawn_at_the_highest() -> None:
     same = replace(EVALUATION, psnr_db=(100.0, 100.0))
     values = comparison_data(comparison(replace(SETTING, evaluation=same))).curves["fora"][0].values
