@@ -1,9 +1,9 @@
 """TeaCache (https://arxiv.org/abs/2411.19108): compute when the modulated input has changed enough.
 
-The relative L1 change of the first block's modulated input from step to step, rescaled by a polynomial to that of the output,
-is added up; while the sum is below a threshold, what all blocks added at the last computed step serves. The first and the
-last step compute. The polynomial is of degree 4, fitted to all neighbouring steps of full runs, and taken absolutely: some of
-the published ones are negative where changes are small.
+The relative L1 change of the first block's modulated input from step to step, rescaled by a polynomial to that of the
+output, is added up; while the sum is below a threshold, what all blocks added at the last computed step serves. The first
+and the last step compute. The polynomial is of degree 4, fitted to all neighbouring steps of full runs, and taken
+absolutely: some of the published ones are negative where changes are small.
 """
 
 from collections.abc import Sequence
