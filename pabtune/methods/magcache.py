@@ -88,7 +88,7 @@ class MagCache:
                 found = float((size / (before + EPSILON)).mean())
                 ratios[now.transformer, now.branch][now.moment.step].append(found)
 
-        watch_full_runs(recordings, watching(self.name, note, point="call", watch="stack"), note)
+        watch_full_runs(recordings, watching(self.name, note, point="call", watch="stack"))
         return {
             "steps": recordings.settings.steps,
             "ratios": [

@@ -72,7 +72,7 @@ class TeaCache:
                     (relative_change(now.seen, now.before.seen), relative_change(now.watched, now.before.watched))
                 )
 
-        watch_full_runs(recordings, watching(self.name, note, point="attention", watch="call"), note)
+        watch_full_runs(recordings, watching(self.name, note, point="attention", watch="call"))
         inputs, outputs = zip(*changes, strict=True)
         return np.polyfit(inputs, outputs, min(DEGREE, len(changes) - 1)).tolist()
 

@@ -31,7 +31,7 @@ def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]
     pipeline = build()
     computed: dict[str, list[int]] = {"cond": [], "uncond": []}
     calls, inside = [], []
-    attention = pipeline.transformer.blocks[LAYERS - 1].attn1
+    inside_attention = pipeline.transformer.blocks[LAYERS - 1].attn1.to_q
 
     def note_inside(module: nn.Module, args: object) -> None:
         inside.append(len(calls))
@@ -39,7 +39,7 @@ def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]
     def note_call(module: nn.Module, args: object, output: object) -> None:
         calls.append(None)
 
-    attention.register_forward_pre_hook(note_inside)
+    inside_attention.register_forward_pre_hook(note_inside)
     pipeline.transformer.register_forward_hook(note_call)
     apply(pipeline.transformer, config)
     frames = draw(pipeline)
