@@ -84,6 +84,7 @@ class AdaCache:
         scaled = {bound * setting: rate for bound, rate in table.items()} if setting else {}
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: AdaCacheDecider(scaled, otherwise if setting else 1),
             point="call",
             watch="site",

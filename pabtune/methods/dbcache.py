@@ -97,6 +97,7 @@ class DBCache:
         """The policy of a threshold."""
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: DualBlockDecider(setting, max(self.warm_up, 1), self.most, self.order),
             point="front",
             front=calibration,

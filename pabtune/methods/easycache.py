@@ -83,6 +83,7 @@ class EasyCache:
         warm_up = max(round(WARM_UP * steps), 1)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: EasyCacheDecider(setting, warm_up),
             point="call",
             unit="call",

@@ -59,5 +59,9 @@ class FirstBlockCache:
     def at(self, setting: float, calibration: Any, steps: int) -> DynamicPolicy:
         """The policy of a threshold."""
         return DynamicPolicy(
-            name=f"{self.name}:{setting:g}", decider=lambda *_: FirstBlockDecider(setting), point="front", front=1
+            name=f"{self.name}:{setting:g}",
+            steps=steps,
+            decider=lambda *_: FirstBlockDecider(setting),
+            point="front",
+            front=1,
         )

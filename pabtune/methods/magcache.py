@@ -112,6 +112,7 @@ class MagCache:
         retained = max(int(RETENTION * steps + 0.5), 1)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *names: MagCacheDecider(setting, self.most, ratios[names], retained),
             point="call",
         )

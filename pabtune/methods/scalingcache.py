@@ -87,6 +87,7 @@ class ScalingCache:
         warm_up = max(round(WARM_UP * steps), 1)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: ScalingCacheDecider(setting, warm_up, shares),
             point="call",
             watch="call",

@@ -122,6 +122,7 @@ class SeaCache:
         most = inf if self.most is None else self.most
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: SeaCacheDecider(setting, most, self.order),
             point="call",
             history=1 + self.order,

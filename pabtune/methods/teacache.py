@@ -80,6 +80,7 @@ class TeaCache:
         """The policy of a threshold."""
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: TeaCacheDecider(setting, calibration),
             point="attention",
         )

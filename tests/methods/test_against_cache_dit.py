@@ -36,7 +36,7 @@ def test_the_same_steps_and_video(threshold, method) -> None:
     series = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=method.order) if method.order else None
     cache_dit.enable_cache(pipeline, cache_config=config, calibrator_config=series)
     expected = draw(pipeline)
-    (stats,) = cache_dit.summary(pipeline, logging=False)
+    stats = cache_dit.summary(pipeline, logging=False)[0]
     served = {"cond": stats.cached_steps, "uncond": stats.cfg_cached_steps}
     assert steps == {branch: tuple(s for s in range(STEPS) if s not in each) for branch, each in served.items()}
     assert method.warm_up <= len(steps["cond"]) < STEPS
