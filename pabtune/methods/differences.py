@@ -73,13 +73,12 @@ class Watcher:
         now.before, self._last = None, now
 
 
-def watch_full_runs(recordings: Recordings, policy: DynamicPolicy, note: Callable[[Seen], None]) -> None:
-    """Runs the calibration prompts in full, and tells what a policy would see.
+def watch_full_runs(recordings: Recordings, policy: DynamicPolicy) -> None:
+    """Runs the calibration prompts in full.
 
     Args:
         recordings: the model and the prompts.
-        policy: says where to look.
-        note: told of each call; it must not hold its tensors.
+        policy: computes everything and notes what it sees (see `watching`).
     """
     for batch in recordings.batches:
         with broadcast(recordings.pipeline, policy, catalog=recordings.catalog) as run:
@@ -92,7 +91,7 @@ def watching(name: str, note: Callable[[Seen], None], **where: Any) -> DynamicPo
 
     Args:
         name: of the method.
-        note: told of each call.
+        note: told of each call; it must not hold the tensors of the step before.
         where: attributes of the policy that say where it looks.
     """
     return DynamicPolicy(name=name, decider=lambda *names: Watcher(*names, note), **where)

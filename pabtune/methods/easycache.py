@@ -1,9 +1,9 @@
 """EasyCache (https://arxiv.org/abs/2507.02860): compute when the output is expected to have changed enough.
 
 Between the last two computed steps the output changed k times as much as the input. In later steps k times the input's
-change from step to step, over the size of the last computed output, is added up; while the sum is below a threshold the call
-does not happen, and its output is its input plus the difference of the two at the last computed step. The first fifth of the
-steps (10 of 50) and the last step compute. Of several calls in a step the first decides, in Wan the conditional one.
+change from step to step, over the size of the last computed output, is added up; while the sum is below a threshold the
+call does not happen, and its output is its input plus the difference of the two at the last computed step. The first fifth
+of the steps (10 of 50) and the last step compute. Of several calls in a step the first decides, in Wan the conditional one.
 """
 
 from collections.abc import Sequence
@@ -83,6 +83,7 @@ class EasyCache:
         warm_up = max(round(WARM_UP * steps), 1)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: EasyCacheDecider(setting, warm_up),
             point="call",
             unit="call",

@@ -1,7 +1,8 @@
 """First-block cache (https://github.com/chengzeyi/ParaAttention): compute when the first block adds something else.
 
 The first block computes in every step. If what it adds differs from what it added at the last computed step by less than a
-threshold (relative L1), the others are not run, and what they added then serves. diffusers' `FirstBlockCache` does the same.
+threshold (relative L1), the others are not run, and what they added then serves. diffusers' `FirstBlockCache` does the
+same.
 """
 
 from collections.abc import Sequence
@@ -58,5 +59,9 @@ class FirstBlockCache:
     def at(self, setting: float, calibration: Any, steps: int) -> DynamicPolicy:
         """The policy of a threshold."""
         return DynamicPolicy(
-            name=f"{self.name}:{setting:g}", decider=lambda *_: FirstBlockDecider(setting), point="front", front=1
+            name=f"{self.name}:{setting:g}",
+            steps=steps,
+            decider=lambda *_: FirstBlockDecider(setting),
+            point="front",
+            front=1,
         )

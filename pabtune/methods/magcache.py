@@ -1,9 +1,9 @@
 """MagCache (https://arxiv.org/abs/2506.09045): compute when the size of what the blocks add is no longer what it was.
 
-Full runs tell by how much the size of the blocks' summed residual, per token, changes from each step to the next. The product
-of these ratios since the last computed step estimates the error of serving that step's residual: |1 - product|, added up over
-the steps that were served. While the sum is below a threshold, and at most K steps in a row, the residual serves. The first
-fifth of the steps computes.
+Full runs tell by how much the size of the blocks' summed residual, per token, changes from each step to the next. The
+product of these ratios since the last computed step estimates the error of serving that step's residual: |1 - product|,
+added up over the steps that were served. While the sum is below a threshold, and at most K steps in a row, the residual
+serves. The first fifth of the steps computes.
 """
 
 from collections import defaultdict
@@ -88,7 +88,7 @@ class MagCache:
                 found = float((size / (before + EPSILON)).mean())
                 ratios[now.transformer, now.branch][now.moment.step].append(found)
 
-        watch_full_runs(recordings, watching(self.name, note, point="call", watch="stack"), note)
+        watch_full_runs(recordings, watching(self.name, note, point="call", watch="stack"))
         return {
             "steps": recordings.settings.steps,
             "ratios": [
@@ -112,6 +112,7 @@ class MagCache:
         retained = max(int(RETENTION * steps + 0.5), 1)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *names: MagCacheDecider(setting, self.most, ratios[names], retained),
             point="call",
         )

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from pabtune.methods.adacache import AdaCache
 from pabtune.methods.budcache import BudCache
+from pabtune.methods.dbcache import DBCache
 from pabtune.methods.delta_dit import DeltaDiT
 from pabtune.methods.dpcache import DPCache
 from pabtune.methods.easycache import EasyCache
@@ -14,7 +16,10 @@ from pabtune.methods.magcache import MagCache
 from pabtune.methods.method import Method
 from pabtune.methods.pab import PAB
 from pabtune.methods.pabtune import Pabtune
+from pabtune.methods.scalingcache import ScalingCache
+from pabtune.methods.seacache import SeaCache
 from pabtune.methods.smoothcache import SmoothCache
+from pabtune.methods.taylorseer import TaylorSeer
 from pabtune.methods.teacache import TeaCache
 from pabtune.methods.tgate import TGATE
 from pabtune.records.errors import MethodError
@@ -24,7 +29,8 @@ METHODS: Mapping[str, Method] = {
     for method in (
         FewerSteps(), BestSpacing(),
         PAB(), TGATE(), DeltaDiT(), FORA(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
-        TeaCache(), MagCache(), FirstBlockCache(), EasyCache(),
+        TeaCache(), MagCache(), FirstBlockCache(), DBCache(), AdaCache(), EasyCache(), SeaCache(), ScalingCache(),
+        TaylorSeer(), TaylorSeer(unit="stack"),
         Pabtune(),
     )
 }  # fmt: skip

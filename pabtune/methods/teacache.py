@@ -1,9 +1,9 @@
 """TeaCache (https://arxiv.org/abs/2411.19108): compute when the modulated input has changed enough.
 
-The relative L1 change of the first block's modulated input from step to step, rescaled by a polynomial to that of the output,
-is added up; while the sum is below a threshold, what all blocks added at the last computed step serves. The first and the
-last step compute. The polynomial is of degree 4, fitted to all neighbouring steps of full runs, and taken absolutely: some of
-the published ones are negative where changes are small.
+The relative L1 change of the first block's modulated input from step to step, rescaled by a polynomial to that of the
+output, is added up; while the sum is below a threshold, what all blocks added at the last computed step serves. The first
+and the last step compute. The polynomial is of degree 4, fitted to all neighbouring steps of full runs, and taken
+absolutely: some of the published ones are negative where changes are small.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ class TeaCache:
                     (relative_change(now.seen, now.before.seen), relative_change(now.watched, now.before.watched))
                 )
 
-        watch_full_runs(recordings, watching(self.name, note, point="attention", watch="call"), note)
+        watch_full_runs(recordings, watching(self.name, note, point="attention", watch="call"))
         inputs, outputs = zip(*changes, strict=True)
         return np.polyfit(inputs, outputs, min(DEGREE, len(changes) - 1)).tolist()
 
@@ -80,6 +80,7 @@ class TeaCache:
         """The policy of a threshold."""
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
+            steps=steps,
             decider=lambda *_: TeaCacheDecider(setting, calibration),
             point="attention",
         )

@@ -96,6 +96,7 @@ class DynamicPolicy:
         history: how many values are kept.
         watch: what deciders are told of computed calls.
         site: of the watch `site`: its path in the transformer.
+        steps: number of denoising steps that it is for; None = any.
         is_shared: whether further calls of a transformer in a step, of other branches, do as its first did.
     """
 
@@ -109,11 +110,7 @@ class DynamicPolicy:
     watch: Watch = "nothing"
     site: str = ""
     is_shared: bool = False
-
-    @property
-    def steps(self) -> None:
-        """Denoising steps of a run: as its caller asks (see `Policy.steps`)."""
-        return
+    steps: int | None = None
 
     @property
     def variants(self) -> Mapping[str, object]:

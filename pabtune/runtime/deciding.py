@@ -13,7 +13,7 @@ from torch import Tensor
 from pabtune.libraries.diffusers_internals import hook_names
 from pabtune.libraries.torch_internals import storage_bytes
 from pabtune.planning.schedules import NoiseSchedule
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import ModelError, PolicyError
 from pabtune.runtime.decided_sites import HookedSite, lay_out
 from pabtune.runtime.deciders import COMPUTE, Decider, Decision, DynamicPolicy, Moment
 from pabtune.runtime.decision_hooks import AttentionHook, DecidedStackHook, FrontHook, Gate, WatchHook
@@ -171,7 +171,11 @@ class DecidingSession:
         return storage_bytes(held)
 
     def begin(self, position: CallPosition, sample: Tensor) -> Substitute | None:
-        """Asks the decider, or lets the hooks do it (see `Session`)."""
+        """Asks the decider, or lets the hooks do it (see `Session`).
+
+        Raises:
+            PolicyError: the policy is for another number of steps.
+        """
         if position.is_new_loop:
             self._start_loop()
         transformer, step, shape = position.transformer, position.step, tuple(sample.shape)
@@ -228,11 +232,20 @@ class DecidingSession:
         self._forget()
 
     def _start_loop(self) -> None:
-        """Begins a denoising loop. Counts continue if a pipeline call has several."""
+        """Begins a denoising loop. Counts continue if a pipeline call has several.
+
+        Raises:
+            PolicyError: the policy is for another number of steps.
+        """
         if self._owner.target.pipeline is None:
             self._clear_counts()
         self._forget()
         self._schedule = self._locator.schedule()
+        if self._policy.steps not in (None, self._schedule.steps):
+            raise PolicyError(
+                f"{self._policy.name} is for runs of {self._policy.steps} denoising steps, but this run has "
+                f"{self._schedule.steps}; make it for that number"
+            )
 
     def _clear_counts(self) -> None:
         self.branches: dict[tuple[str, str], DecidedBranch] = {}

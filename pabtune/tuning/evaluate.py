@@ -239,7 +239,10 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
 
 def _in_turns(
-    runs: PolicyRuns, policies: Sequence[Policy | DynamicPolicy], tallies: Sequence[PolicyTally], plan: Sequence[Sequence[Prompt]]
+    runs: PolicyRuns,
+    policies: Sequence[Policy | DynamicPolicy],
+    tallies: Sequence[PolicyTally],
+    plan: Sequence[Sequence[Prompt]],
 ) -> Iterator[tuple[str, PolicyTally | None, Sequence[Prompt], Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in plan:
@@ -250,7 +253,11 @@ def _in_turns(
 
 
 def _calls_by_steps(
-    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Policy | DynamicPolicy], prompt: Prompt
+    pipeline: DiffusionPipeline,
+    target: Target,
+    settings: Settings,
+    policies: Sequence[Policy | DynamicPolicy],
+    prompt: Prompt,
 ) -> dict[int, Sequence[CallFlops]]:
     """FLOPs of each call of a full run, for each number of denoising steps that is run."""
     return {
@@ -271,7 +278,11 @@ def warm_up(pipeline: DiffusionPipeline, batch: Sequence[Prompt], settings: Sett
 
 
 def _checked_target(
-    pipeline: DiffusionPipeline, policies: Sequence[Policy | DynamicPolicy], prompts: Sequence[Prompt], score: str, catalog: Catalog
+    pipeline: DiffusionPipeline,
+    policies: Sequence[Policy | DynamicPolicy],
+    prompts: Sequence[Prompt],
+    score: str,
+    catalog: Catalog,
 ) -> Target:
     """The pipeline's transformers, which all policies fit."""
     target = Target.of(pipeline, catalog)

@@ -5,15 +5,21 @@ import pytest
 import torch
 from diffusers.hooks import (
     FirstBlockCacheConfig,
-    HookRegistry,
     MagCacheConfig,
+    SeaCacheConfig,
+    TaylorSeerCacheConfig,
     apply_first_block_cache,
     apply_mag_cache,
+    apply_taylorseer_cache,
 )
+from diffusers.hooks.sea_cache import apply_sea_cache
 from torch import nn
 
+import pabtune
 from pabtune.methods.fbcache import FirstBlockCache
 from pabtune.methods.magcache import MagCache
+from pabtune.methods.seacache import SeaCache
+from pabtune.methods.taylorseer import taylor_policy
 from tests.methods.wan import LAYERS, STEPS, build, draw, recordings, under
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,7 +31,7 @@ def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]
     pipeline = build()
     computed: dict[str, list[int]] = {"cond": [], "uncond": []}
     calls, inside = [], []
-    attention = pipeline.transformer.blocks[LAYERS - 1].attn1
+    inside_attention = pipeline.transformer.blocks[LAYERS - 1].attn1.to_q
 
     def note_inside(module: nn.Module, args: object) -> None:
         inside.append(len(calls))
@@ -33,13 +39,12 @@ def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]
     def note_call(module: nn.Module, args: object, output: object) -> None:
         calls.append(None)
 
-    attention.register_forward_pre_hook(note_inside)
+    inside_attention.register_forward_pre_hook(note_inside)
     pipeline.transformer.register_forward_hook(note_call)
     apply(pipeline.transformer, config)
     frames = draw(pipeline)
     for number in inside:
         computed[("cond", "uncond")[number % 2]].append(number // 2)
-    assert HookRegistry.check_if_exists_or_initialize(pipeline.transformer.blocks[0]).hooks
     return frames, {branch: tuple(steps) for branch, steps in computed.items()}
 
 
@@ -83,3 +88,35 @@ def test_mag_cache_calibrates_as_diffusers_does(capsys) -> None:
     assert len(printed) == len(calibration["ratios"]) == 2
     for theirs, ours in zip(printed, calibration["ratios"], strict=True):
         np.testing.assert_allclose(theirs[1:], [ours["by_step"][str(step)] for step in range(1, STEPS)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("interval", [2, 3])
+def test_taylorseer(order, interval) -> None:
+    warm_up = 3
+    # diffusers' first interval is two steps longer than the paper's.
+    computed = [step for step in range(STEPS) if step < warm_up or (step - warm_up - 1) % interval == 0]
+    pipeline = build()
+    with pabtune.broadcast(
+        pipeline, taylor_policy("taylor", ["full", "cross", "mlp"], computed, STEPS, order)
+    ) as active:
+        frames = draw(pipeline)
+    config = TaylorSeerCacheConfig(
+        cache_interval=interval, disable_cache_before_step=warm_up, max_order=order, taylor_factors_dtype=torch.float32,
+        cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"],
+    )  # fmt: skip
+    expected, expected_steps = by_diffusers(apply_taylorseer_cache, config)
+    assert tuple(computed) == expected_steps["cond"] == expected_steps["uncond"]
+    assert [*active.mask.compute[0].nonzero()[0]] == computed
+    np.testing.assert_allclose(frames, expected, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 1.5])
+def test_sea_cache(threshold, order) -> None:
+    frames, steps = under(build(), SeaCache(order=order).at(threshold, None, STEPS))
+    config = SeaCacheConfig(threshold=threshold, residual_order=order)
+    expected, expected_steps = by_diffusers(apply_sea_cache, config)
+    assert steps == expected_steps
+    assert 1 < len(steps["cond"]) < STEPS
+    np.testing.assert_allclose(frames, expected, atol=ROUNDING, rtol=0)
