@@ -10,7 +10,7 @@ from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
 from pabtune.records.errors import PromptError
-from pabtune.records.files import check_writable, save_json
+from pabtune.records.files import check_writable, save_json, write_atomically
 from pabtune.records.prompts import Prompt
 
 CALIBRATED, UNSEEN = 8, 24
@@ -56,7 +56,7 @@ WIDTH = 132
 @click.option(
     "--score", help="Absolute score: `shapes`, module:function, `none`; default: `shapes` for `shapes`, else none."
 )
-@options.out_option("Folder for compare.json, compare.png, and what is kept to go on after a kill.")
+@options.out_option("Folder for compare.json, compare.md, compare.png, and what is kept to go on after a kill.")
 @options.batch_option
 @options.run_options
 @options.json_option
@@ -80,7 +80,7 @@ def command(
     from pabtune.methods.comparing import CompareConfig, compare
     from pabtune.methods.pabtune import PabtuneFront
     from pabtune.methods.registry import find_methods, find_settings
-    from pabtune.report.comparison import comparison_data, draw_comparison
+    from pabtune.report.comparison import as_markdown, comparison_data, draw_comparison
     from pabtune.report.figures import save_figure
 
     methods, grids = find_methods(names), find_settings(settings)
@@ -100,9 +100,10 @@ def command(
     with progress_bar("compare") as advance:
         comparison = compare(pipeline, methods, config, tuned_on, unseen, model=model, progress=advance)
     save_json(out / "compare.json", comparison.to_document())
+    write_atomically(out / "compare.md", lambda partial: partial.write_text(as_markdown(comparison), encoding="utf-8"))
     save_figure(out / "compare.png", draw_comparison(comparison_data(comparison)))
     print_tables(comparison)
-    say(f"{out / 'compare.json'} and {out / 'compare.png'} are written")
+    say(f"{out}: compare.json, compare.md and compare.png are written")
     if as_json:
         emit(comparison.to_document())
 

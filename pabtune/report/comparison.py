@@ -1,4 +1,4 @@
-"""The figure of a comparison of methods: its data first, as records without any drawing, then the drawing of these."""
+"""A comparison of methods as a table in Markdown, and as a figure: its data first, then the drawing of these."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +43,31 @@ class ComparisonData:
     title: str
     curves: Mapping[str, Sequence[ComparisonPoint]]
     full_score: float | None
+
+
+def as_markdown(comparison: MethodsComparison) -> str:
+    """A table in Markdown: for each method mean and worst PSNR at each share of the compute, and what calibrating it took."""
+    shares = sorted({each.share for each in comparison.settings if each.share is not None}, reverse=True)
+    lines = [
+        f"| PSNR dB, mean / worst of {comparison.prompts} | {' | '.join(f'{share:.2f}' for share in shares)} | calibration |",
+        "|---" * (len(shares) + 2) + "|",
+    ]
+    methods = dict.fromkeys(each.method for each in comparison.settings)
+    for method in methods:
+        of_method = [each for each in comparison.settings if each.method == method]
+        at = {each.share: each for each in of_method}
+        cells = [_psnrs(at[share]) if share in at else "-" for share in shares]
+        if None in at:
+            cells[0] = f"{_psnrs(at[None])} at {at[None].evaluation.compute_fraction:.2f}"
+        cost = of_method[0].calibration
+        lines.append(f"| {method} | {' | '.join(cells)} | {cost.videos:.0f} videos, {cost.bytes / 2**20:.1f} MiB |")
+    lines += [f"| {method} | {reason} |" for method, reason in comparison.unfit.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _psnrs(compared: ComparedSetting) -> str:
+    psnrs = compared.evaluation.psnr_db
+    return f"{mean(psnrs):.1f} / {min(psnrs):.1f}"
 
 
 def comparison_data(comparison: MethodsComparison) -> ComparisonData:

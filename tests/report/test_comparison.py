@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pabtune.records.comparisons import CalibrationCost, ComparedSetting, MethodsComparison
 from pabtune.records.evaluations import Evaluation
-from pabtune.report.comparison import PANELS, comparison_data, draw_comparison
+from pabtune.report.comparison import PANELS, as_markdown, comparison_data, draw_comparison
 from pabtune.report.figures import HIGHEST_PSNR_DB, save_figure
 
 EVALUATION = Evaluation(
@@ -63,3 +63,16 @@ def test_a_panel_for_each_measure_and_none_for_a_score_that_was_not_taken(tmp_pa
 
 def test_nothing_to_draw_is_drawn_all_the_same() -> None:
     assert draw_comparison(comparison_data(comparison())).axes
+
+
+def test_a_row_in_markdown_for_each_method() -> None:
+    cheapest = replace(SETTING, method="pab", share=None, evaluation=replace(EVALUATION, compute_fraction=0.8))
+    made = replace(comparison(SETTING, replace(SETTING, method="tgate", share=0.5), cheapest), unfit={"x": "no blocks"})
+    assert as_markdown(made).splitlines() == [
+        "| PSNR dB, mean / worst of 2 | 0.63 | 0.50 | calibration |",
+        "|---|---|---|---|",
+        "| fora | 34.0 / 28.0 | - | 8 videos, 0.0 MiB |",
+        "| tgate | - | 34.0 / 28.0 | 8 videos, 0.0 MiB |",
+        "| pab | 34.0 / 28.0 at 0.80 | - | 8 videos, 0.0 MiB |",
+        "| x | no blocks |",
+    ]
