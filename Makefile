@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench measures paper models train clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench measures paper models train compare clean
 
 venv: $(STAMP)
 
@@ -50,6 +50,10 @@ bench: venv
 
 measures: venv
 	$(BIN)/python benchmarks/measures.py --out out/measures
+
+# Every method on the embedded model, on captions and seeds that nothing was tuned on; goes on where it was stopped.
+compare: venv
+	$(BIN)/pabtune compare shapes --front policies/shapes-30steps-front --out out/compare
 
 paper: venv
 	$(BIN)/python benchmarks/paper.py --docs docs/paper.md

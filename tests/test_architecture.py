@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "pabtune"
 FLOORS = {
     "records": 0, "catalog": 0, "planning": 1, "quality": 2, "vbench": 2, "libraries": 2, "models": 2, "runtime": 3,
-    "parallel": 3, "testing": 3, "tuning": 4, "report": 5, "cli": 6,
+    "parallel": 3, "testing": 3, "tuning": 4, "methods": 4, "report": 5, "cli": 6,
 }  # fmt: skip
 OWNERS = {
     "optuna": {"tuning/study.py"},
@@ -23,13 +23,13 @@ OWNERS = {
     "psutil": {"tuning/workers.py"},
     "tensorboard": {"report/tensorboard.py"},
     "torch.utils.tensorboard": {"report/tensorboard.py"},
-    "matplotlib": {"report/figures.py"},
+    "matplotlib": {"report/figures.py", "report/comparison.py"},
     "imageio": {"report/videos.py"},
     "imageio_ffmpeg": {"quality/ffmpeg.py"},
     "PIL": {"report/videos.py"},
     "jsonschema": {"records/files.py"},
     "huggingface_hub": {"records/hub.py", "models/published.py"},
-    "rich": {"cli/output.py", "cli/evaluate.py"},
+    "rich": {"cli/output.py", "cli/evaluate.py", "cli/compare.py"},
     "torch.distributed": {f"parallel/{name}.py" for name in ("mesh", "collectives", "launch")},
 }
 TORCH = ("torch", "diffusers", "transformers", "accelerate")

@@ -19,6 +19,7 @@ VERB_LINES = {
     "search": "Find the fastest policy within a quality budget.",
     "generate": "Generate videos, with or without a policy.",
     "evaluate": "Measure speed, fidelity and score of policies.",
+    "compare": "Compare methods of the literature with pabtune's own on a model.",
     "vbench": "Score videos with VBench, in an environment of its own.",
     "export": "Write a policy as another library's configuration.",
     "bench-links": "Measure the interconnect between processes.",

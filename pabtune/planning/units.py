@@ -48,7 +48,7 @@ def _units_of_blocks(policy: Policy, sites: Sequence[Site], content: str | None)
         return ()
     if len(kinds) > 1:
         raise PolicyError(f"policy {policy.name!r}: rules for blocks and for stacks cannot stand side by side")
-    blocks = _blocks_of(sites)
+    blocks = blocks_of(sites)
     if kinds == {"block"}:
         return blocks
     return tuple(
@@ -59,7 +59,7 @@ def _units_of_blocks(policy: Policy, sites: Sequence[Site], content: str | None)
     )
 
 
-def _blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
+def blocks_of(sites: Sequence[Site]) -> tuple[Site, ...]:
     """The blocks that hold sites."""
     blocks: dict[tuple[str, str], Site] = {}
     for site in sites:

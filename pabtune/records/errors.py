@@ -75,6 +75,10 @@ class BudgetError(PabtuneError):
     """A budget that cannot be read or checked."""
 
 
+class MethodError(PabtuneError):
+    """A method of the literature that is unknown, or is asked for what its knob does not allow."""
+
+
 class MeasureError(PabtuneError):
     """A measure of fidelity that cannot be taken here, and what it lacks."""
 

@@ -23,7 +23,7 @@ from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept
-from pabtune.runtime.plans import Branch, CallRecord, Plan
+from pabtune.runtime.plans import Branch, CallRecord, Plan, free_left_behind
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
     BROADCAST,
@@ -161,7 +161,7 @@ class BroadcastSession:
         if plan is None or step >= plan.mask.steps:
             steps = plan.mask.steps if plan else 0
             raise PolicyError(f"the model is called at step {step}, but the run has {steps} steps")
-        self._free_left_behind(transformer, step)
+        free_left_behind(self.branches, transformer, step)
         branch = self.branches.setdefault((transformer, position.branch), Branch())
         follows = branch.step is not None and step == branch.step + 1 and shape == branch.shape
         if not follows:
@@ -293,14 +293,6 @@ class BroadcastSession:
         self.ledger = CacheLedger(
             broadcaster.target.sites, broadcaster.store, broadcaster.memory, broadcaster.policy.name
         )
-
-    def _free_left_behind(self, transformer: str, step: int) -> None:
-        """Frees outputs of a transformer whose denoising phase is over (Wan 2.2), and of branches no longer called."""
-        steps = {key: branch.step for key, branch in self.branches.items() if branch.step is not None}
-        takes_over = not any(name == transformer and last >= step - 1 for (name, _), last in steps.items())
-        for (name, branch_name), last in steps.items():
-            if last < step - 1 or (takes_over and name != transformer and last < step):
-                self.branches[name, branch_name].forget()
 
     def _clear_hooks(self, transformer: str) -> None:
         self._active, self._halved = (), None

@@ -17,6 +17,8 @@ from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.policies import STORES, Policy, Store
 from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession
 from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.deciders import DynamicPolicy
+from pabtune.runtime.dynamic_runs import DynamicRun, check_exact
 from pabtune.runtime.interception import Interception, detach_from
 from pabtune.runtime.plans import CallRecord
 from pabtune.runtime.targets import Target
@@ -118,14 +120,14 @@ class Run:
 
 def enable(
     model: DiffusionPipeline | nn.Module,
-    policy: Policy,
+    policy: Policy | DynamicPolicy,
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
     *,
     any_steps: bool = False,
-) -> Run:
+) -> Run | DynamicRun:
     """Enables a policy on a pipeline, or on a bare transformer that is driven through `cache_context`.
 
     Shallow copies (`copy.copy`) that are made of the pipeline from then on are under the policy as well. Another pipeline
@@ -133,7 +135,7 @@ def enable(
 
     Args:
         model: diffusers pipeline or transformer.
-        policy: the policy.
+        policy: the policy, fixed before the run or deciding in each call.
         content: content class whose variant of the policy is used; None = the general rules.
         memory: limit of stored bytes on the device; None = no limit. A run that would exceed it is refused in its first
             step, which shows all sizes before anything is broadcast.
@@ -145,6 +147,9 @@ def enable(
         ModelError: the model has no known sites, another cache is enabled on it, or pabtune is already attached.
         PolicyError: the policy was made for another model, does not fit its sites, or `store` is unknown.
     """
+    if isinstance(policy, DynamicPolicy):
+        check_exact(policy, store, memory)
+        return DynamicRun(Target.of(model, catalog), policy)
     target = Target.of(model, catalog).under(policy, content)
     check_fits(policy, target, content)
     warn_of_verdict(policy, content)
@@ -185,14 +190,14 @@ def disable(model: DiffusionPipeline | nn.Module) -> None:
 @contextmanager
 def broadcast(
     model: DiffusionPipeline | nn.Module,
-    policy: Policy,
+    policy: Policy | DynamicPolicy,
     content: str | None = None,
     memory: int | None = None,
     store: Store | None = None,
     catalog: Catalog = CATALOG,
     *,
     any_steps: bool = False,
-) -> Iterator[Run]:
+) -> Iterator[Run | DynamicRun]:
     """Enables a policy inside a `with` block; detaches and frees everything at its end, also after an error.
 
     Arguments and exceptions are those of `enable`.

@@ -1,7 +1,7 @@
 """What a session of broadcasting plans, holds and logs: the plan of a loop, the state of a branch, the record of a call."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +110,21 @@ class Branch:
         """Frees the stored outputs; the next call computes everything."""
         self.stored.clear()
         self.step = None
+
+
+def free_left_behind(branches: Mapping[tuple[str, str], Branch], transformer: str, step: int) -> None:
+    """Frees outputs of a transformer whose denoising phase is over (Wan 2.2), and of branches no longer called.
+
+    Args:
+        branches: by transformer and branch name.
+        transformer: that is about to be called.
+        step: of that call.
+    """
+    steps = {key: branch.step for key, branch in branches.items() if branch.step is not None}
+    takes_over = not any(name == transformer and last >= step - 1 for (name, _), last in steps.items())
+    for (name, branch_name), last in steps.items():
+        if last < step - 1 or (takes_over and name != transformer and last < step):
+            branches[name, branch_name].forget()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from pabtune.records.evaluations import Evaluation, Measured, Repeated
 from pabtune.records.policies import Policy, Store
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.decided_sites import lay_out
+from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
 from pabtune.runtime.targets import Target
@@ -156,7 +158,7 @@ class PolicyRuns:
     calls: Mapping[int, Sequence[CallFlops]]
 
     def add(
-        self, tally: PolicyTally, policy: Policy, batch: Sequence[Prompt], reference: Generation
+        self, tally: PolicyTally, policy: Policy | DynamicPolicy, batch: Sequence[Prompt], reference: Generation
     ) -> Sequence[Video]:
         """Generates a batch under a policy, adds it to the policy's tally, and returns its videos.
 
@@ -193,7 +195,7 @@ class PolicyRuns:
 
 def evaluate(  # noqa: PLR0913, the public surface names them all
     pipeline: DiffusionPipeline,
-    policies: Sequence[Policy],
+    policies: Sequence[Policy | DynamicPolicy],
     prompts: Sequence[Prompt],
     num_inference_steps: int = 30,
     *,
@@ -237,6 +239,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     Raises:
         PromptError: no prompts.
         PolicyError: a policy does not fit the model.
+        ModelError: the model lacks what a policy that decides in each call needs.
         BudgetError: the score is unknown, lacks something, or fails.
         MeasureError: a measure is unknown, or lacks something.
     """
@@ -271,7 +274,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
 
 def _in_turns(
-    runs: PolicyRuns, going: Sequence[tuple[Policy, PolicyTally]], row: Sequence[Sequence[Prompt]]
+    runs: PolicyRuns, going: Sequence[tuple[Policy | DynamicPolicy, PolicyTally]], row: Sequence[Sequence[Prompt]]
 ) -> Iterator[tuple[Sequence[Prompt], str, PolicyTally | None, Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in row:
@@ -298,7 +301,11 @@ def _repeat(runs: PolicyRuns, batch: Sequence[Prompt], videos: Sequence[Video]) 
 
 
 def _calls_by_steps(
-    pipeline: DiffusionPipeline, target: Target, settings: Settings, policies: Sequence[Policy], prompt: Prompt
+    pipeline: DiffusionPipeline,
+    target: Target,
+    settings: Settings,
+    policies: Sequence[Policy | DynamicPolicy],
+    prompt: Prompt,
 ) -> dict[int, Sequence[CallFlops]]:
     """FLOPs of each call of a full run, for each number of denoising steps that is run."""
     return {
@@ -333,13 +340,16 @@ def warm_up(
 
 
 def _checked_target(
-    pipeline: DiffusionPipeline, policies: Sequence[Policy], prompts: Sequence[Prompt], catalog: Catalog
+    pipeline: DiffusionPipeline, policies: Sequence[Policy | DynamicPolicy], prompts: Sequence[Prompt], catalog: Catalog
 ) -> Target:
     """The pipeline's transformers, which all policies fit."""
     target = Target.of(pipeline, catalog)
     if not prompts:
         raise PromptError("an evaluation needs at least one prompt")
     for policy in policies:
+        if isinstance(policy, DynamicPolicy):
+            lay_out(target, policy)
+            continue
         for content in (None, *policy.variants):
             check_fits(policy, target.under(policy, content), content)
     return target

@@ -16,6 +16,7 @@ from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ModelError, as_error
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.runtime.timing import now
@@ -58,7 +59,7 @@ class Settings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     meter: VideoMeter | None = None
 
-    def under(self, policy: Policy) -> "Settings":
+    def under(self, policy: Policy | DynamicPolicy) -> "Settings":
         """The settings of a run under a policy, which may have a number of denoising steps of its own."""
         return self if policy.steps is None else replace(self, steps=policy.steps)
 

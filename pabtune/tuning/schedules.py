@@ -80,6 +80,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     catalog: Catalog = CATALOG,
     few: FewVideos | None = None,
     known: Surrogate | None = None,
+    runs: Sequence[Trajectories] | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -94,6 +95,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         few: keeps it to few videos, and to the numbers of steps that matter for what is asked for; None = fits all.
         known: surrogate of the model's profile; with as many prompts as are fitted on, and without a limit of videos, it
             proposes schedules too, and half of the runs with a broken step are spared.
+        runs: full runs of the batches that were recorded before; None = they are recorded now.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
@@ -101,7 +103,8 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     target = Target.of(pipeline, catalog)
     if settings.steps < FEWEST_STEPS:
         return []
-    runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
+    if runs is None:
+        runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
     if known is not None and (few is not None or len(known.products) < sum(map(len, batches))):

@@ -170,6 +170,7 @@ WORKING = {
     "search": "PROFILE --budget shapes>=-1 --trials 1 --prompts T/many.txt --out T/o.json",
     "generate": "shapes --prompt red --steps 2 --out T/v.gif",
     "evaluate": "shapes --policy none --steps 2 --prompts T/one.txt",
+    "compare": "shapes --methods fora --steps 4 --prompts T/one.txt --out T/c",
     "export": "pab246 --to diffusers",
     "bench-links": "--out T/l.json",
     "cost": "shapes --policy none",

@@ -1,0 +1,95 @@
+"""pabtune's own: schedules of whole calls, fitted on the calibration prompts, or policies that were found before.
+
+What `pabtune search --front` finds: a surrogate ranks schedules, the best run, and each step's factors bring the latents back
+to the full run's (`tuning/schedules.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pabtune.methods.method import Knob, Recordings
+from pabtune.records.errors import PolicyError
+from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.schedules import Schedule
+from pabtune.runtime.compatibility import check_fits
+from pabtune.runtime.targets import Target
+from pabtune.tuning.schedules import find_schedules
+
+
+class Pabtune:
+    """Schedules of whole calls, by their share of computed steps."""
+
+    name = "pabtune"
+    knob = Knob(name="budget", low=0.1, high=1.0, says="share of the steps that compute")
+    settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    needs: Literal["nothing", "recordings"] = "recordings"
+
+    def misfit(self, model: Target) -> str | None:
+        """None: what cannot be fitted says so when it is tried."""
+        return None
+
+    def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
+        """Schedules with their factors, by their number of computed steps."""
+        schedules = find_schedules(
+            recordings.pipeline,
+            recordings.batches,
+            recordings.settings,
+            shares=settings,
+            catalog=recordings.catalog,
+            runs=recordings.trajectories,
+        )
+        return {str(len(each.computed)): asdict(each) for each in schedules}
+
+    def at(self, setting: float, calibration: Any, steps: int) -> Policy:
+        """The policy of a share."""
+        count = round(setting * steps)
+        return Schedule.from_document(calibration[str(count)]).policy(f"pabtune:{count}", MadeFor())
+
+
+class PabtuneFront:
+    """Policies that were found before, one for each setting.
+
+    Args:
+        policies: in the order of their settings, which count from 1.
+    """
+
+    name = "pabtune-front"
+    needs: Literal["nothing", "recordings"] = "nothing"
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self._policies = policies
+        self.knob = Knob(name="policy", low=1, high=len(policies), kind=int, says="number of the file")
+        self.settings = tuple(range(1, len(policies) + 1))
+
+    @classmethod
+    def load(cls, paths: Sequence[Path]) -> "PabtuneFront":
+        """The policies of some files, and of folders of files, in the order of their names.
+
+        Raises:
+            PolicyError: a file is no policy, or a folder holds none.
+        """
+        files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+        if not files:
+            raise PolicyError(
+                f"{', '.join(map(str, paths))}: holds no policy files; make some with pabtune search --front DIR"
+            )
+        return cls([Policy.load(file) for file in files])
+
+    def misfit(self, model: Target) -> str | None:
+        """Whether a policy was made for another model."""
+        try:
+            for policy in self._policies:
+                check_fits(policy, model.under(policy), None)
+        except PolicyError as error:
+            return str(error)
+        return None
+
+    def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
+        """Checksums of the policies: what finding them took is not known here."""
+        return [policy.digest for policy in self._policies]
+
+    def at(self, setting: float, calibration: Any, steps: int) -> Policy:
+        """The policy of a number."""
+        return self._policies[round(setting) - 1]

@@ -1,0 +1,136 @@
+"""Comparing methods on the small pipeline."""
+
+from dataclasses import replace
+
+import pytest
+
+from pabtune.methods.comparing import CompareConfig, choose, compare
+from pabtune.methods.fewer_steps import FewerSteps
+from pabtune.methods.fora import FORA
+from pabtune.methods.lemica import LeMiCa
+from pabtune.methods.pab import PAB
+from pabtune.methods.registry import METHODS
+from pabtune.records.evaluations import Evaluation
+from pabtune.records.prompts import Prompt
+from pabtune.runtime.pipeline_calls import PipelineCall, observe
+from tests.conftest import PROMPTS, make_pipeline
+from tests.pipelines.cases import CASES, arguments_of
+
+STEPS = 9
+UNSEEN = [replace(prompt, seed=prompt.seed + 100) for prompt in PROMPTS]
+
+
+class Calls:
+    """Counts the calls of a pipeline, and ends them at a limit, as a kill does."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.count, self.limit = 0, limit
+
+    def begin_call(self, call: PipelineCall) -> None:
+        self.count += 1
+        if self.limit is not None and self.count > self.limit:
+            raise KeyboardInterrupt
+
+    def end_call(self, call: PipelineCall) -> None:
+        pass
+
+
+def config(folder, **values) -> CompareConfig:
+    return CompareConfig(
+        **{"steps": STEPS, "grids": {}, "batch_size": 4, "arguments": {}, "score": "shapes", "folder": folder} | values
+    )
+
+
+def evaluation(compute: float, psnr: float) -> Evaluation:
+    return Evaluation(
+        policy="p", compute_fraction=compute, latency_s=1.0, baseline_latency_s=2.0, psnr_db=(psnr, psnr), ssim=(1.0, 1.0),
+        score_name="none", baseline_scores=(), scores=(), computed_calls={}, broadcast_calls={}, most_stored_bytes=0,
+    )  # fmt: skip
+
+
+def test_for_each_share_the_closest_setting_within_it_is_chosen() -> None:
+    found = {
+        1.0: evaluation(0.70, 50.0),
+        2.0: evaluation(0.51, 30.0),
+        3.0: evaluation(0.40, 35.0),
+        4.0: evaluation(0.2, 20.0),
+    }
+    assert choose(found, (0.63, 0.5, 0.33, 0.1)) == [(3.0, 0.63, 35.0), (3.0, 0.5, 35.0), (4.0, 0.33, 20.0)]
+    assert choose({1.0: found[1.0], 5.0: evaluation(0.8, 60.0)}, (0.63, 0.5)) == [(1.0, None, 50.0)]
+
+
+def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> None:
+    notes = []
+    found = compare(
+        make_pipeline(), [FewerSteps(), FORA()], config(tmp_path, shares=(0.63, 0.45), grids={"fewer-steps": (0.6, 0.4)}),
+        PROMPTS[:2], UNSEEN[2:], model="small", progress=lambda *note: notes.append(note),
+    )  # fmt: skip
+    rows = {(each.method, each.share): each for each in found.settings}
+    assert set(rows) == {(method, share) for method in ("fewer-steps", "fora") for share in (0.63, 0.45)}
+    row = rows["fewer-steps", 0.63]
+    assert row.evaluation.compute_fraction == pytest.approx(5 / STEPS)
+    assert len(row.evaluation.psnr_db) == 2
+    assert row.calibration.videos == 4  # two settings on two prompts
+    assert rows["fora", 0.45].evaluation.compute_fraction < 0.47
+    assert found.unfit == {}
+    assert (0, 2, ": fewer-steps, calibration") in notes
+    document = found.to_document()
+    assert document["prompts"] == document["calibration_prompts"] == 2
+    assert 0 < document["settings"][0]["time_share"] < 2
+    assert found.at_share(0.63)[0].evaluation.psnr_db >= found.at_share(0.63)[1].evaluation.psnr_db
+
+
+def test_a_comparison_goes_on_where_a_killed_one_was(tmp_path) -> None:
+    methods = [FewerSteps(), FORA()]
+    pipeline, killed = make_pipeline(), Calls(limit=None)
+    settings = config(tmp_path, shares=(0.5,))
+    arguments = (settings, PROMPTS[:1], UNSEEN[:1])
+    stop = observe(pipeline, killed)
+    first = compare(pipeline, methods[:1], *arguments, model="small")
+    killed.limit, whole = killed.count + 4, killed.count
+    with pytest.raises(KeyboardInterrupt):
+        compare(pipeline, methods, *arguments, model="small")
+    assert killed.count == whole + 5  # nothing of the first method was made again
+    stop()
+    calls = Calls()
+    stop = observe(pipeline, calls)
+    found = compare(pipeline, methods, *arguments, model="small")
+    again = compare(pipeline, methods, *arguments, model="small")
+    stop()
+    assert found == again
+    assert found.settings[0] == first.settings[0]
+    other = replace(settings, steps=STEPS + 1)
+    before = calls.count
+    stop = observe(pipeline, calls)
+    compare(pipeline, methods[:1], other, PROMPTS[:1], UNSEEN[:1], model="small")
+    stop()
+    assert calls.count > before  # other steps are another comparison
+
+
+def test_other_weights_are_another_comparison(tmp_path) -> None:
+    one, other = (
+        compare(
+            make_pipeline(seed), [FewerSteps()], config(tmp_path, shares=(0.5,)), PROMPTS[:1], UNSEEN[:1], model="small"
+        )
+        for seed in (0, 1)
+    )
+    assert one.settings[0].evaluation.psnr_db != other.settings[0].evaluation.psnr_db
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_model_cannot_carry_is_said_and_the_others_run(tmp_path) -> None:
+    """Before it runs where that is known, else when it is tried: this Wan's scheduler is not Euler's."""
+    pipeline = CASES["wan-2.1"].build()
+    pipeline.set_progress_bar_config(disable=True)
+    settings = config(
+        tmp_path, shares=(0.5,), score="none", arguments=arguments_of("wan-2.1"), batch_size=1,
+        grids={"pab": (246,), "lemica": (0.5,)},
+    )  # fmt: skip
+    methods = [METHODS["best-spacing"], PAB(), LeMiCa()]
+    found = compare(
+        pipeline, methods, settings, [Prompt(prompt="a cat", seed=1)], [Prompt(prompt="a dog", seed=2)], model="wan"
+    )
+    assert set(found.unfit) == {"best-spacing"}
+    assert "UniPCMultistepScheduler" in found.unfit["best-spacing"]
+    assert {each.method for each in found.settings} == {"pab", "lemica"}
+    assert all(each.evaluation.scores == () for each in found.settings)
