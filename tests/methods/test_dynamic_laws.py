@@ -188,3 +188,15 @@ def test_an_evaluation_counts_what_was_computed() -> None:
 def traces(pipeline) -> list[tuple[str, tuple[str, ...]]]:
     """Attributes of every module of the transformer."""
     return [(name, tuple(sorted(vars(module)))) for name, module in pipeline.transformer.named_modules()]
+
+
+def test_ratios_of_another_guidance_are_refused(calibrations) -> None:
+    pipeline = build()
+    other = {**calibrations["magcache"], "ratios": calibrations["magcache"]["ratios"][:1]}
+    with (
+        pabtune.broadcast(pipeline, MagCache().at(0.1, other, STEPS)),
+        pytest.raises(
+            pabtune.PabtuneError, match="calibrated for transformer/cond, but the run calls transformer/uncond"
+        ),
+    ):
+        draw(pipeline)
