@@ -1,6 +1,7 @@
 """What must hold for every method that decides in a run."""
 
 import pytest
+from diffusers.hooks import HookRegistry
 
 import pabtune
 from pabtune.methods.adacache import AdaCache
@@ -15,6 +16,7 @@ from pabtune.methods.teacache import TeaCache
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.deciders import HOLD, DynamicPolicy
+from pabtune.runtime.interception import PARALLEL_HOOK, ParallelHook
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings
 from tests.conftest import PROMPTS, make_pipeline
@@ -167,6 +169,16 @@ def test_a_compiled_model_is_refused() -> None:
     with (
         pabtune.broadcast(pipeline, FirstBlockCache().at(0.1, None, STEPS)),
         pytest.raises(pabtune.PabtuneError, match="do not compile"),
+    ):
+        draw(pipeline)
+
+
+def test_a_model_that_is_split_over_processes_is_refused() -> None:
+    pipeline = build()
+    HookRegistry.check_if_exists_or_initialize(pipeline.transformer).register_hook(ParallelHook(), PARALLEL_HOOK)
+    with (
+        pabtune.broadcast(pipeline, FirstBlockCache().at(0.1, None, STEPS)),
+        pytest.raises(pabtune.PabtuneError, match="would not decide alike"),
     ):
         draw(pipeline)
 
