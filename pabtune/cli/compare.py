@@ -21,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 """Of the table; the last three are of the calibration. A setting stands at the share of the compute it was chosen for."""
 
-WIDTH = 132
+WIDTH = 144
 """Of the table where the terminal is narrower, or there is none."""
 
 
