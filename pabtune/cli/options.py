@@ -30,7 +30,7 @@ LARGEST_SEED = SEEDS // 2
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-TUNED, VALIDATED, TESTED, TESTED_PER_CONTENT = 24, 24, 648, 1440
+TUNED, VALIDATED, TESTED, TESTED_PER_CONTENT = 24, 24, 720, 1440
 """Captions of the embedded model to tune on, to validate with, and to test with at most, where the user names no file; the
 last for all of its three content classes together. Verdicts stop at what they need, about 330 with a budget of 1 point."""
 
