@@ -17,6 +17,7 @@ from pabtune.methods.method import Method
 from pabtune.methods.pab import PAB
 from pabtune.methods.pabtune import Pabtune
 from pabtune.methods.scalingcache import ScalingCache
+from pabtune.methods.scm import SCM
 from pabtune.methods.seacache import SeaCache
 from pabtune.methods.smoothcache import SmoothCache
 from pabtune.methods.taylorseer import TaylorSeer
@@ -28,7 +29,7 @@ METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         FewerSteps(), BestSpacing(),
-        PAB(), TGATE(), DeltaDiT(), FORA(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
+        PAB(), TGATE(), DeltaDiT(), FORA(), SCM(), SmoothCache(), LeMiCa(), DPCache(), BudCache(),
         TeaCache(), MagCache(), FirstBlockCache(), DBCache(), AdaCache(), EasyCache(), SeaCache(), ScalingCache(),
         TaylorSeer(), TaylorSeer(unit="stack"),
         Pabtune(),
