@@ -63,7 +63,7 @@ class AdaCache:
 
     name = "adacache"
     knob = Knob(name="scale", low=0.0, high=10.0, says="factor of the changes in the published table; 1 = as published")
-    settings = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    settings = (0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
     needs: Literal["nothing", "recordings"] = "nothing"
 
     def misfit(self, model: Target) -> str | None:

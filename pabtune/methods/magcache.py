@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pabtune.methods.differences import Seen, carried, misfit_of, watch_full_runs, watching
 from pabtune.methods.method import Knob, Recordings
+from pabtune.records.errors import ModelError
 from pabtune.runtime.deciders import COMPUTE, HOLD, Decision, DynamicPolicy, Moment
 from pabtune.runtime.targets import Target
 
@@ -110,9 +111,19 @@ class MagCache:
             for each in calibration["ratios"]
         }
         retained = max(int(RETENTION * steps + 0.5), 1)
+
+        def decider(transformer: str, branch: str) -> MagCacheDecider:
+            if (transformer, branch) not in ratios:
+                known = ", ".join("/".join(key) for key in ratios)
+                raise ModelError(
+                    f"{self.name} was calibrated for {known}, but the run calls {transformer}/{branch}; calibrate with the "
+                    "same guidance"
+                )
+            return MagCacheDecider(setting, self.most, ratios[transformer, branch], retained)
+
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
             steps=steps,
-            decider=lambda *names: MagCacheDecider(setting, self.most, ratios[names], retained),
+            decider=decider,
             point="call",
         )

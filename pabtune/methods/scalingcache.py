@@ -54,7 +54,7 @@ class ScalingCache:
     knob = Knob(
         name="threshold", low=0.0, high=1.0, says="sum of expected relative changes up to which nothing computes"
     )
-    settings = (0.02, 0.035, 0.05, 0.08, 0.12, 0.2)
+    settings = (0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.2)
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:

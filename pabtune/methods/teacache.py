@@ -55,7 +55,7 @@ class TeaCache:
 
     name = "teacache"
     knob = Knob(name="threshold", low=0.0, high=2.0, says="sum of rescaled changes up to which nothing computes")
-    settings = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
+    settings = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:

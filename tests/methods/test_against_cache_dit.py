@@ -21,7 +21,8 @@ pytestmark = [
     [
         (0.06, DBCache(front=1, back=0, warm_up=2)),
         (0.1, DBCache(front=1, back=1, warm_up=3, most=2)),
-        (0.1, DBCache(front=2, back=0, warm_up=2, most=3, order=1)),
+        # cache-dit takes no differences before the fourth step of a pipeline's first run, the third of later ones.
+        (0.1, DBCache(front=2, back=0, warm_up=4, most=3, order=1)),
     ],
 )
 def test_the_same_steps_and_video(threshold, method) -> None:

@@ -1,6 +1,7 @@
 """What must hold for every method that decides in a run."""
 
 import pytest
+from diffusers.hooks import HookRegistry
 
 import pabtune
 from pabtune.methods.adacache import AdaCache
@@ -15,6 +16,7 @@ from pabtune.methods.teacache import TeaCache
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.deciders import HOLD, DynamicPolicy
+from pabtune.runtime.interception import PARALLEL_HOOK, ParallelHook
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings
 from tests.conftest import PROMPTS, make_pipeline
@@ -171,6 +173,16 @@ def test_a_compiled_model_is_refused() -> None:
         draw(pipeline)
 
 
+def test_a_model_that_is_split_over_processes_is_refused() -> None:
+    pipeline = build()
+    HookRegistry.check_if_exists_or_initialize(pipeline.transformer).register_hook(ParallelHook(), PARALLEL_HOOK)
+    with (
+        pabtune.broadcast(pipeline, FirstBlockCache().at(0.1, None, STEPS)),
+        pytest.raises(pabtune.PabtuneError, match="would not decide alike"),
+    ):
+        draw(pipeline)
+
+
 def test_stores_and_limits_are_refused() -> None:
     with pytest.raises(pabtune.PabtuneError, match="without a limit of memory"):
         pabtune.enable(build(), FirstBlockCache().at(0.1, None, STEPS), store="int8")
@@ -188,3 +200,15 @@ def test_an_evaluation_counts_what_was_computed() -> None:
 def traces(pipeline) -> list[tuple[str, tuple[str, ...]]]:
     """Attributes of every module of the transformer."""
     return [(name, tuple(sorted(vars(module)))) for name, module in pipeline.transformer.named_modules()]
+
+
+def test_ratios_of_another_guidance_are_refused(calibrations) -> None:
+    pipeline = build()
+    other = {**calibrations["magcache"], "ratios": calibrations["magcache"]["ratios"][:1]}
+    with (
+        pabtune.broadcast(pipeline, MagCache().at(0.1, other, STEPS)),
+        pytest.raises(
+            pabtune.PabtuneError, match="calibrated for transformer/cond, but the run calls transformer/uncond"
+        ),
+    ):
+        draw(pipeline)
