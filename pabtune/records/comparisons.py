@@ -11,8 +11,8 @@ SCHEMA = "pabtune.comparison/1"
 POOR_DB = 30.0
 """Videos further from the full run than this are counted."""
 
-TIME_TOLERANCE = 0.05
-"""Of the full run's time: runs of the same work differ by as much on a busy machine."""
+TIME_TOLERANCE = 0.03
+"""Of the full run's time, as much as of its compute is allowed; on a busy machine runs of the same work differ by more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

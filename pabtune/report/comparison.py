@@ -10,7 +10,7 @@ from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
 from pabtune.report.figures import HIGHEST_PSNR_DB
 
 OURS = "pabtune"
-"""The method that is drawn in black, in front of the others."""
+"""How methods begin that are drawn in black, in front of the others; what was found before is dashed."""
 
 PANELS: Mapping[str, str] = {
     "psnr_db": "PSNR to the full run, mean, dB",
@@ -104,12 +104,13 @@ def draw_comparison(data: ComparisonData) -> Figure:
     colors = colormaps["tab20"]
     for axes, panel in zip(figure.subplots(2, (len(panels) + 1) // 2).flat, panels, strict=False):
         for index, (method, points) in enumerate(data.curves.items()):
-            is_ours = method == OURS
+            is_ours = method.startswith(OURS)
             axes.plot(
                 [point.time_share for point in points if panel in point.values],
                 [point.values[panel] for point in points if panel in point.values],
                 marker=MARKERS[index % len(MARKERS)],
                 color="black" if is_ours else colors(index % 20),
+                linestyle="--" if is_ours and method != OURS else "-",
                 linewidth=2.5 if is_ours else 1.2,
                 zorder=3 if is_ours else 2,
                 label=method,
