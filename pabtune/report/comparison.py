@@ -7,7 +7,6 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
-from pabtune.report.figures import HIGHEST_PSNR_DB
 
 OURS = "pabtune"
 """How methods begin that are drawn in black, in front of the others; what was found before is dashed."""
@@ -21,6 +20,10 @@ PANELS: Mapping[str, str] = {
 """What is drawn over the measured time, and the label of its axis."""
 
 MARKERS = "osD^v<>Pp*Xhd"
+
+
+HIGHEST_DRAWN_DB = 70.0
+"""PSNR at which curves are cut: identical videos have 100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +91,8 @@ def comparison_data(comparison: MethodsComparison) -> ComparisonData:
 def _point(compared: ComparedSetting) -> ComparisonPoint:
     evaluation = compared.evaluation
     values = {
-        "psnr_db": min(mean(evaluation.psnr_db), HIGHEST_PSNR_DB),
-        "worst_psnr_db": min(*evaluation.psnr_db, HIGHEST_PSNR_DB),
+        "psnr_db": min(mean(evaluation.psnr_db), HIGHEST_DRAWN_DB),
+        "worst_psnr_db": min(*evaluation.psnr_db, HIGHEST_DRAWN_DB),
         "ssim": mean(evaluation.ssim),
     }
     if evaluation.scores:
