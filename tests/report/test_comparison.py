@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from pabtune.records.comparisons import CalibrationCost, ComparedSetting, MethodsComparison
 from pabtune.records.evaluations import Evaluation
-from pabtune.report.comparison import PANELS, as_markdown, comparison_data, draw_comparison
-from pabtune.report.figures import HIGHEST_PSNR_DB, save_figure
+from pabtune.report.comparison import HIGHEST_DRAWN_DB, PANELS, as_markdown, comparison_data, draw_comparison
+from pabtune.report.figures import save_figure
 
 EVALUATION = Evaluation(
     policy="p", compute_fraction=0.5, latency_s=1.0, baseline_latency_s=2.0, psnr_db=(28.0, 40.0), ssim=(0.9, 1.0),
@@ -46,7 +46,7 @@ def test_within_a_share_of_the_time_the_setting_that_was_tuned_closest_counts() 
 def test_videos_that_hardly_differ_are_drawn_at_the_highest() -> None:
     same = replace(EVALUATION, psnr_db=(100.0, 100.0))
     values = comparison_data(comparison(replace(SETTING, evaluation=same))).curves["fora"][0].values
-    assert values["psnr_db"] == values["worst_psnr_db"] == HIGHEST_PSNR_DB
+    assert values["psnr_db"] == values["worst_psnr_db"] == HIGHEST_DRAWN_DB
 
 
 def test_a_panel_for_each_measure_and_none_for_a_score_that_was_not_taken(tmp_path) -> None:
