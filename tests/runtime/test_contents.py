@@ -98,22 +98,11 @@ def test_nothing_is_left_behind(pipeline) -> None:
 def test_dynamos_limits_hold_the_graphs_of_all_classes_and_are_given_back(pipeline) -> None:
     config = torch._dynamo.config
     before = (config.recompile_limit, config.accumulated_recompile_limit)
-    policy = replace(
-        POLICY,
-        variants={
-            "still": (Rule(kind="mlp", range=2, window=(1, 4)),),
-            "fast": (Rule(kind="mlp", range=3, window=(1, 4)),),
-        },
-    )
-    pipeline.transformer.compile(backend="eager")
-    patterns = []
-    with pabtune.broadcast(pipeline, policy, "auto") as active:
-        for content in ("still", "fast", "still"):
-            draw(pipeline, BY_CONTENT[content], num_inference_steps=4)
-            patterns.append(active.patterns)
-        assert config.recompile_limit == max(before[0], 8 * sum(patterns[:2]))
+    with pabtune.broadcast(pipeline, POLICY, "auto") as active:
+        for content, patterns, together in (("still", 20, 20), ("fast", 30, 50), ("still", 20, 50), ("still", 25, 55)):
+            active._broadcaster.allow_compilations(content, patterns)
+            assert config.recompile_limit == max(before[0], 8 * together)
     assert (config.recompile_limit, config.accumulated_recompile_limit) == before
-    torch._dynamo.reset()
 
 
 def test_a_bare_transformer_and_a_policy_without_a_classifier_are_refused(pipeline) -> None:
