@@ -2,6 +2,8 @@
 
     python benchmarks/content.py --out benchmarks/results/content.json
 
+takes nine minutes on a busy core.
+
 From the shipped front (schedules of whole calls, from 7 to 24 of 30 steps) the fastest one is chosen that holds the budget on
 captions to validate with: one for all classes, and one for each class, by the same rule (`choose`). Both are then judged on
 captions to test with, in turns with the unaccelerated model, one caption in a call; the class of each call is told by its
