@@ -20,7 +20,7 @@ from pabtune.quality.scores import NO_SCORE
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, PromptError
 from pabtune.records.evaluations import Evaluation
-from pabtune.records.policies import Policy, Store
+from pabtune.records.policies import Policy, Store, check_content
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import split_of
 from pabtune.records.verdicts import Judgement
@@ -64,6 +64,11 @@ PROMPTS = 24
     is_flag=True,
     help="Measure fidelity of H.264 videos, as the papers do, not of raw frames; the score sees raw frames.",
 )
+@click.option(
+    "--content",
+    help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt; default: the "
+    "one that a prompt file names.",
+)
 @options.batch_option
 @options.store_option("as the policy says")
 @options.any_steps_option
@@ -82,6 +87,7 @@ def command(
     vbench_home: Path | None,
     measures: tuple[str, ...],
     through_codec: bool,
+    content: str | None,
     batch_size: int | None,
     store: Store | None,
     any_steps: bool,
@@ -90,6 +96,7 @@ def command(
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name, model) for name in names]
+    check_content(policies, content)
     bar = None if budget_text is None else Bar.of(budget_text, largest_loss, worst_psnr, len(policies))
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
@@ -112,6 +119,7 @@ def command(
             arguments=arguments,
             store=store,
             any_steps=any_steps,
+            content=content,
             progress=advance,
             is_done=None if bar is None or found is None or found.is_of_all else bar.is_clear,
             repeat=bar is not None,

@@ -16,7 +16,7 @@ from pabtune.parallel.process import is_first, is_launched, world_size
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable
-from pabtune.records.policies import Store
+from pabtune.records.policies import AUTO_CONTENT, Store
 from pabtune.records.prompts import Prompt
 
 FRAMES_PER_SECOND = 8
@@ -29,7 +29,9 @@ FRAMES_PER_SECOND = 8
 @options.prompts_option("File with further prompts.")
 @options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
 @click.option(
-    "--content", help="Use the policy's variant for this content class; default: the one a prompt file names."
+    "--content",
+    help="Use the policy's variant for this content class; `auto`: the one that the policy tells by the prompt; default: the "
+    "one a prompt file names.",
 )
 @click.option("--compare", is_flag=True, help="Also generate without the policy; report speedup and PSNR.")
 @options.memory_option
@@ -65,7 +67,7 @@ def command(
     if not prompts:
         raise PromptError("no prompt given: use --prompt TEXT or --prompts FILE")
     check_writable(numbered(out, len(prompts) - 1, len(prompts)))
-    policy.rules_for(content)
+    policy.choices(content)
     layout = layout_options.layout(world_size() if is_launched() else None)
     plan = list(batches(prompts, layout.samples))
     check_batches(plan, layout.samples)
@@ -86,7 +88,8 @@ def command(
 
     paths_by_prompt = {prompt: numbered(out, index, len(prompts)) for index, prompt in enumerate(prompts)}
     rows: list[dict[str, Any]] = []
-    layout = layout_for(pipeline, layout, policy, content, run.steps)
+    planned = None if content == AUTO_CONTENT else content  # one layout for all prompts
+    layout = layout_for(pipeline, layout, policy, planned, run.steps)
     with (
         parallelize(pipeline, layout, device=run.device, agreement=agreement) as parallel,
         progress_bar("generate") as advance,
@@ -159,7 +162,8 @@ def describe(row: dict[str, Any]) -> str:
         f"{kind} {row['computed_calls'].get(kind, 0)} computed {row['broadcast_calls'].get(kind, 0)} broadcast"
         for kind in kinds
     )
-    line = f"{row['out']}: {row['seconds']:.2f} s; {calls}"
+    content = f" as {row['content']}" if row.get("content") else ""
+    line = f"{row['out']}: {row['seconds']:.2f} s{content}; {calls}"
     if "speedup" in row:
         line += (
             f"; {row['speedup']:.2f}x over {row['plain_seconds']:.2f} s without a policy, PSNR {row['psnr_db']:.1f} dB"

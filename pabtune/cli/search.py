@@ -49,7 +49,9 @@ from pabtune.records.trials import Candidate, SearchResult
     f"{options.TESTED_PER_CONTENT} with --per-content. The verdict takes as many to test with as it needs."
 )
 @click.option(
-    "--per-content", is_flag=True, help="Also search a variant for each content class, with a study of its own."
+    "--per-content",
+    is_flag=True,
+    help="Also search a variant for each content class, with a study of its own, and learn to tell the class by the prompt.",
 )
 @click.option(
     "--floor",
@@ -280,6 +282,11 @@ def _print(result: SearchResult, out: Path) -> None:
         print_judgement(result.judgement, "verdict: ")
     for content, variant in result.variants.items():
         say(f"  variant {content}: {variant.verdict or 'nothing found'}")
+    if result.best is not None and "classifier" in result.best.evidence:
+        told = result.best.evidence["classifier"]
+        say(
+            f"content class by the prompt: {told['right']} of {told['prompts']} unseen ones right, {told['wrong']} wrong"
+        )
     if result.best is None:
         say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
     else:

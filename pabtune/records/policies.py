@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import PolicyError
 from pabtune.records.files import check_document, digest, load_json, save_json
 from pabtune.records.hub import fetch_file, upload_file
@@ -19,6 +20,9 @@ Store = Literal["exact", "int8", "host"]
 """How outputs are kept for later steps: on the device as they are, there in 8 bits, or in the host's memory."""
 
 STORES: tuple[Store, ...] = get_args(Store)
+
+AUTO_CONTENT = "auto"
+"""In place of a content class: each call of a pipeline tells its own, by its prompt."""
 
 LARGEST_LEVEL = 1e3
 """No scheduler's noise levels come near it; theirs are about 0..1."""
@@ -77,6 +81,7 @@ class Policy:
         name: for people.
         rules: for prompts without a content class, or of one that has no variant.
         variants: rules per content class.
+        classifier: tells a prompt's content class, for runs whose content is `auto`; None = nothing does.
         store: how outputs are kept for later steps: `exact`; `int8` with a scale per token, a quarter of float32 and half
             of bfloat16; `host`: in its pinned memory, fetched ahead of their use.
         steps: number of denoising steps that a run is made with; None = as its caller asks.
@@ -88,6 +93,7 @@ class Policy:
     name: str
     rules: tuple[Rule, ...] = ()
     variants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    classifier: PromptClassifier | None = None
     store: Store = "exact"
     steps: int | None = None
     made_for: MadeFor = field(default_factory=MadeFor)
@@ -102,6 +108,10 @@ class Policy:
             raise PolicyError(f"{source}: store: {self.store!r} is not one of {', '.join(STORES)}")
         if self.steps is not None and (not _is_whole(self.steps) or self.steps < 1):
             raise PolicyError(f"{source}: `steps` must be a whole number from 1 on, but is {self.steps!r}")
+        if AUTO_CONTENT in self.variants:
+            raise PolicyError(
+                f"{source}: a content class cannot be called {AUTO_CONTENT!r}, which asks for one by the prompt"
+            )
         _check_made_for(source, self.made_for)
         for rules in (self.rules, *self.variants.values()):
             for rule in rules:
@@ -135,6 +145,7 @@ class Policy:
                 content: tuple(Rule.from_document(rule) for rule in rules)
                 for content, rules in document.get("variants", {}).items()
             },
+            classifier=PromptClassifier.from_document(document["classifier"]) if "classifier" in document else None,
             store=document.get("store", "exact"),
             steps=document.get("steps"),
             made_for=MadeFor.from_document(document.get("made_for", {})),
@@ -153,6 +164,8 @@ class Policy:
             document["variants"] = {
                 content: [rule.to_document() for rule in rules] for content, rules in self.variants.items()
             }
+        if self.classifier is not None:
+            document["classifier"] = self.classifier.to_document()
         if self.store != "exact":
             document["store"] = self.store
         if self.steps is not None:
@@ -229,6 +242,46 @@ class Policy:
             contents = ", ".join(self.variants) or "none"
             raise PolicyError(f"policy {self.name!r} has no variant for content {content!r}; it has: {contents}")
         return self.variants[content]
+
+    def choices(self, content: str | None) -> tuple[str | None, ...]:
+        """The content classes whose rules a run may be under; None stands for the general rules.
+
+        Args:
+            content: as its user says: a class, None, or `auto`, where each call of the pipeline may be of any.
+
+        Raises:
+            PolicyError: the policy has no variant for that class, or nothing that tells classes by prompts.
+        """
+        if content != AUTO_CONTENT:
+            self.rules_for(content)
+            return (content,)
+        if self.classifier is None:
+            raise PolicyError(
+                f"policy {self.name!r} has no classifier of prompts, so that content cannot be {AUTO_CONTENT!r}; name a "
+                "class, or search with --per-content, which makes one"
+            )
+        return (None, *self.variants)
+
+    def content_of(self, prompts: Sequence[str]) -> str | None:
+        """The content class whose variant suits all of these prompts, as the classifier tells it; None = the general rules."""
+        content = None if self.classifier is None else self.classifier.content_of_all(prompts)
+        return content if content in self.variants else None
+
+
+def check_content(policies: Sequence[Policy], content: str | None) -> None:
+    """Refuses a content class that none of the policies knows, and `auto` where none of them has a classifier.
+
+    Args:
+        policies: of which others may be without variants, to compare with.
+        content: as for `Policy.choices`.
+
+    Raises:
+        PolicyError: says what the first policy has.
+    """
+    if policies and not any(
+        content in policy.variants or (content == AUTO_CONTENT and policy.classifier) for policy in policies
+    ):
+        policies[0].choices(content)
 
 
 def _check_made_for(source: str, made_for: MadeFor) -> None:

@@ -5,6 +5,7 @@ outputs and the transformer's calls, which some files lacked, are required. The 
 its provenance as `upgraded_from`: the provenance of policies names it.
 
 `pabtune.policy/1` became `pabtune.policy/2`, which says more; what version 1 says means the same.
+Keys that were added to version 2 are optional; a file without them means what it did.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Stored outputs belong to one call of the pipeline, by transformer and branch. Th
 plan needs them, and are freed when the call ends, also by an exception.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from pabtune.libraries.torch_internals import raise_recompile_limits, storage_by
 from pabtune.planning.masks import resolve
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy, Store
-from pabtune.records.sites import WHOLE_CALLS
 from pabtune.runtime.compatibility import check_steps
+from pabtune.runtime.contents import ContentChoice, ContentSites
 from pabtune.runtime.guidance import conditional_part
 from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept
+from pabtune.runtime.pipeline_calls import PipelineCall
 from pabtune.runtime.plans import Branch, CallRecord, Plan, free_left_behind
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
@@ -44,39 +45,46 @@ class Broadcaster:
     """Listener that broadcasts outputs by a policy.
 
     Args:
-        target: the model, with the policy's blocks and stacks among its sites.
+        targets: the model under each content class that a run may be of (see `Policy.choices`), with the blocks and stacks
+            of that class among its sites.
         policy: the policy.
-        content: content class whose rules are used; None = the policy's general rules.
+        content: content class whose rules are used; None = the policy's general rules; `auto` = each call's own.
         store: how outputs are stored.
         memory: limit of stored bytes on the device; None = no limit.
         any_steps: carry the policy to few denoising steps too.
 
     Attributes:
-        indices: indices of the sites inside each transformer.
+        target: the model, with the sites of all classes.
         ongoing: sessions of the pipeline calls in progress, by id.
         latest: session of the call that began last; None before the first.
     """
 
     def __init__(
-        self, target: Target, policy: Policy, content: str | None, store: Store, memory: int | None, *, any_steps: bool
+        self,
+        targets: Mapping[str | None, Target],
+        policy: Policy,
+        content: str | None,
+        store: Store,
+        memory: int | None,
+        *,
+        any_steps: bool,
     ) -> None:
-        self.target, self.policy, self.content, self.store, self.memory = target, policy, content, store, memory
-        self.any_steps = any_steps
+        self.target = target = Target.joined(targets.values())
+        self.policy, self.store, self.memory, self.any_steps = policy, store, memory, any_steps
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
-        sites = list(enumerate(target.sites))
-        inner = [(index, site) for index, site in sites if site.kind not in WHOLE_CALLS]
-        self.indices = {
-            name: [index for index, site in inner if site.transformer == name] for name in target.transformers
-        }
+        by_site = dict(zip(target.sites, self.hooks, strict=True))
+        self._contents = {name: ContentSites.of(name, each, by_site) for name, each in targets.items()}
+        self._choice = ContentChoice(policy, content)
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: BroadcastSession | None = None
         self._restore_limits: list[Callable[[], None]] = []
-        self._most_patterns = 0
+        self._most_patterns: dict[str | None, int] = {}
 
-    def start(self, locator: Locator, *, is_compiled: bool) -> "BroadcastSession":
+    def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> "BroadcastSession":
         """Opens a session for a call of the pipeline (see `Listener`)."""
-        session = self.latest = BroadcastSession(self, locator, is_compiled=is_compiled)
+        sites = self._contents[self._choice.content_of(call)]
+        session = self.latest = BroadcastSession(self, sites, locator, is_compiled=is_compiled)
         self.ongoing[id(session)] = session
         return session
 
@@ -94,11 +102,11 @@ class Broadcaster:
         while self._restore_limits:
             self._restore_limits.pop()()
 
-    def allow_compilations(self, patterns: int) -> None:
-        """Raises dynamo's limits so that a compiled model can have a graph for each pattern."""
-        if patterns > self._most_patterns:
-            self._most_patterns = patterns
-            self._restore_limits.append(raise_recompile_limits(patterns))
+    def allow_compilations(self, content: str | None, patterns: int) -> None:
+        """Raises dynamo's limits so that a compiled model can have a graph for each pattern of each content class."""
+        if patterns > self._most_patterns.get(content, 0):
+            self._most_patterns[content] = patterns
+            self._restore_limits.append(raise_recompile_limits(sum(self._most_patterns.values())))
 
 
 class BroadcastSession:
@@ -106,29 +114,31 @@ class BroadcastSession:
 
     Args:
         broadcaster: owner of the policy, hooks and stores.
+        sites: what the rules of this call's content class are for.
         locator: source of the noise schedule.
         is_compiled: whether a transformer, or a part of one, went through `torch.compile`.
 
     Attributes:
+        sites: as given.
         plan: plan of the current denoising loop; None before the first.
         branches: state of each branch, by transformer and branch name.
         ledger: sizes of outputs and the memory limit.
         records: one record for each transformer call, in call order.
     """
 
-    def __init__(self, broadcaster: Broadcaster, locator: Locator, *, is_compiled: bool) -> None:
-        self._broadcaster, self._locator, self._is_compiled = broadcaster, locator, is_compiled
+    def __init__(self, broadcaster: Broadcaster, sites: ContentSites, locator: Locator, *, is_compiled: bool) -> None:
+        self._broadcaster, self.sites, self._locator, self._is_compiled = broadcaster, sites, locator, is_compiled
         self.plan: Plan | None = None
         self._active: Sequence[int] = ()
         self._halved: Halved | None = None
-        self._whole_calls = WholeCalls(broadcaster.policy.name, broadcaster.target, broadcaster.stores)
+        self._whole_calls = WholeCalls(broadcaster.policy.name, sites.target, broadcaster.stores)
         self._clear_counts()
 
     @property
     def stored_bytes(self) -> int:
         """Bytes held now: on the device, or on the host if outputs are stored there."""
         stored = [kept.outputs for branch in self.branches.values() for each in branch.stored.values() for kept in each]
-        stored += [self._broadcaster.hooks[index].outputs for index in self._active]
+        stored += [self.sites.hooks[index].outputs for index in self._active]
         # Parts of one output are often views of one storage.
         return storage_bytes(tensor for outputs in stored for tensor in tensors_of(outputs))
 
@@ -174,9 +184,9 @@ class BroadcastSession:
             return instead
         self._halved, is_one_branch = instead, self._whole_calls.is_one_branch(plan, transformer, step)
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
-        fetching_hooks, self._active = set(), self._broadcaster.indices[transformer]
+        fetching_hooks, self._active = set(), self.sites.indices[transformer]
         for index in self._active:
-            hook, history = self._broadcaster.hooks[index], branch.stored.get(index, ())
+            hook, history = self.sites.hooks[index], branch.stored.get(index, ())
             hook.calls, hook.nbytes, hook.meter = 0, 0, meter
             if history and not plan.computes[step][index]:
                 hook.mode = BROADCAST
@@ -206,8 +216,8 @@ class BroadcastSession:
             if self.ledger.limit is not None:
                 self.ledger.note_size((transformer, position.branch), index, store.nbytes(tensors_of(outputs)))
                 is_metered = True
-        for index in self._broadcaster.indices[transformer]:
-            hook, held = self._broadcaster.hooks[index], self.plan.held[step][index]
+        for index in self.sites.indices[transformer]:
+            hook, held = self.sites.hooks[index], self.plan.held[step][index]
             if hook.calls:
                 (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
                 if hook.mode != BROADCAST:
@@ -243,14 +253,14 @@ class BroadcastSession:
         """Frees the session's outputs; counts stay readable (see `Session`)."""
         is_complete = self.plan is not None and bool(self.records) and self.records[-1].step == self.plan.mask.steps - 1
         self._forget()
-        if self._broadcaster.target.pipeline is not None:
+        if self.sites.target.pipeline is not None:
             self._broadcaster.ongoing.pop(id(self), None)
         self._whole_calls.finish(is_complete=is_complete)
 
     def _served_inside(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
         """What a site inside a call serves: for a halved call, the conditional half (see `Plan.served`)."""
         assert self.plan is not None
-        store = self._broadcaster.stores[self._broadcaster.target.sites[index].transformer]
+        store = self._broadcaster.stores[self.sites.target.sites[index].transformer]
         if self._halved is None:
             return self.plan.served(index, history, step, store)
         half = self._halved.half
@@ -259,7 +269,7 @@ class BroadcastSession:
     def _outputs_of(self, hook: SiteHook) -> tuple[Any, ...]:
         """Outputs that a site keeps, cloned if the next replay of a CUDA graph would overwrite them."""
         hook.finish()
-        if hook.mode == KEEP and self._is_compiled and self._broadcaster.target.is_on_cuda:
+        if hook.mode == KEEP and self._is_compiled and self.sites.target.is_on_cuda:
             return clone(hook.outputs)
         return hook.outputs
 
@@ -273,31 +283,31 @@ class BroadcastSession:
 
     def _start_loop(self) -> None:
         """Resolves the policy for a new denoising loop. Counts continue if a pipeline call has several loops."""
-        if self._broadcaster.target.pipeline is None:
+        if self.sites.target.pipeline is None:
             self._clear_counts()
         self._forget()
         broadcaster = self._broadcaster
         policy, schedule = broadcaster.policy, self._locator.schedule()
         check_steps(policy, schedule, any_steps=broadcaster.any_steps)
-        mask = resolve(policy, broadcaster.target.sites, schedule, broadcaster.content)
+        mask = resolve(policy, self.sites.target.sites, schedule, self.sites.content)
         self.plan = Plan.of(mask)
         if self._is_compiled and broadcaster.store == "host":
             raise PolicyError("a compiled model cannot fetch outputs from the host: store them as `exact` or `int8`")
         if self._is_compiled:
-            broadcaster.allow_compilations(self.plan.patterns)
+            broadcaster.allow_compilations(self.sites.content, self.plan.patterns)
 
     def _clear_counts(self) -> None:
         broadcaster = self._broadcaster
         self.branches: dict[tuple[str, str], Branch] = {}
         self.records: list[CallRecord] = []
         self.ledger = CacheLedger(
-            broadcaster.target.sites, broadcaster.store, broadcaster.memory, broadcaster.policy.name
+            self.sites.target.sites, broadcaster.store, broadcaster.memory, broadcaster.policy.name
         )
 
     def _clear_hooks(self, transformer: str) -> None:
         self._active, self._halved = (), None
-        for index in self._broadcaster.indices[transformer]:
-            self._broadcaster.hooks[index].clear()
+        for index in self.sites.indices[transformer]:
+            self.sites.hooks[index].clear()
         self._broadcaster.stores[transformer].clear()
 
     def _forget(self) -> None:

@@ -21,6 +21,7 @@ from pabtune.runtime.interception import PARALLEL_HOOK
 from pabtune.runtime.listeners import Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
+from pabtune.runtime.pipeline_calls import PipelineCall
 from pabtune.runtime.plans import Branch, CallRecord, free_left_behind
 from pabtune.runtime.site_hooks import BROADCAST, KEEP, StackMemberHook
 from pabtune.runtime.stores import ExactStore
@@ -54,7 +55,7 @@ class Deciding:
         self.inside = {name: _sites_inside(target, name, places) for name in target.transformers}
         self.latest: DecidingSession | None = None
 
-    def start(self, locator: Locator, *, is_compiled: bool) -> "DecidingSession":
+    def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> "DecidingSession":
         """Opens a session for a call of the pipeline (see `Listener`).
 
         Raises:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import nn
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PabtuneWarning, PolicyError
-from pabtune.records.policies import STORES, Policy, Store
+from pabtune.records.policies import AUTO_CONTENT, STORES, Policy, Store
+from pabtune.records.sites import Site
 from pabtune.runtime.broadcaster import Broadcaster, BroadcastSession
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.deciders import DynamicPolicy
@@ -31,17 +32,23 @@ class Run:
 
     Attributes:
         policy: the policy.
-        content: content class whose rules are used; None = the policy's general rules.
+        content: content class whose rules are used; None = the policy's general rules; `auto` = each call's own.
         memory: limit of stored bytes on the device; None = no limit.
     """
 
     def __init__(
-        self, target: Target, policy: Policy, content: str | None, memory: int | None, store: Store, *, any_steps: bool
+        self,
+        targets: Mapping[str | None, Target],
+        policy: Policy,
+        content: str | None,
+        memory: int | None,
+        store: Store,
+        *,
+        any_steps: bool,
     ) -> None:
         self.policy, self.content, self.memory = policy, content, memory
-        self._sites = target.sites
-        self._broadcaster = Broadcaster(target, policy, content, store, memory, any_steps=any_steps)
-        self._interception = Interception(target, self._broadcaster)
+        self._broadcaster = Broadcaster(targets, policy, content, store, memory, any_steps=any_steps)
+        self._interception = Interception(self._broadcaster.target, self._broadcaster)
 
     @property
     def mask(self) -> ComputeMask | None:
@@ -86,7 +93,10 @@ class Run:
         return self._session.predicted_bytes() if self._session is not None else np.zeros(0)
 
     def summary(self) -> dict[str, Any]:
-        """Computed and broadcast calls per kind, bytes held now, and the most bytes held."""
+        """Content class of the latest call, computed and broadcast calls per kind, bytes held now, and the most bytes held.
+
+        A content class of None stands for the general rules.
+        """
         kinds = {site.name: site.kind for site in self._sites}
         computed: Counter[str] = Counter()
         broadcast: Counter[str] = Counter()
@@ -96,6 +106,7 @@ class Run:
             broadcast[kinds[name]] += count
         return {
             "policy": self.policy.name,
+            "content": self._session.sites.content if self._session is not None else None,
             "computed_calls": dict(computed),
             "broadcast_calls": dict(broadcast),
             "stored_bytes": self.stored_bytes,
@@ -109,6 +120,11 @@ class Run:
     @property
     def _session(self) -> BroadcastSession | None:
         return self._broadcaster.latest
+
+    @property
+    def _sites(self) -> Sequence[Site]:
+        """The sites under the rules of the latest call."""
+        return (self._broadcaster if self._session is None else self._session.sites).target.sites
 
     def _calls(self, counter: str) -> dict[tuple[str, str], int]:
         counts: Counter[tuple[str, str]] = Counter()
@@ -136,7 +152,9 @@ def enable(
     Args:
         model: diffusers pipeline or transformer.
         policy: the policy, fixed before the run or deciding in each call.
-        content: content class whose variant of the policy is used; None = the general rules.
+        content: content class whose variant of the policy is used; None = the general rules; `auto` = each call of the
+            pipeline is under the variant of its prompt's class, as the policy's classifier tells it; under the general rules
+            if that is not clear, if prompts of one call differ in it, or if the call has no prompt as text.
         memory: limit of stored bytes on the device; None = no limit. A run that would exceed it is refused in its first
             step, which shows all sizes before anything is broadcast.
         store: how outputs are stored, see `Policy.store`; None = as the policy says.
@@ -145,18 +163,25 @@ def enable(
 
     Raises:
         ModelError: the model has no known sites, another cache is enabled on it, or pabtune is already attached.
-        PolicyError: the policy was made for another model, does not fit its sites, or `store` is unknown.
+        PolicyError: the policy was made for another model, does not fit its sites, or `store` is unknown; with `auto` it has
+            no classifier, or the model is a bare transformer, which sees no prompts.
     """
     if isinstance(policy, DynamicPolicy):
         check_exact(policy, store, memory)
         return DynamicRun(Target.of(model, catalog), policy)
-    target = Target.of(model, catalog).under(policy, content)
-    check_fits(policy, target, content)
-    warn_of_verdict(policy, content)
+    target, choices = Target.of(model, catalog), policy.choices(content)
+    if content == AUTO_CONTENT and target.pipeline is None:
+        raise PolicyError(
+            f"a bare transformer sees no prompts, so that content cannot be {AUTO_CONTENT!r}; name a class"
+        )
+    targets = {each: target.under(policy, each) for each in choices}
+    for choice, own in targets.items():
+        check_fits(policy, own, choice)
+        warn_of_verdict(policy, choice)
     store = store or policy.store
     if store not in STORES:
         raise PolicyError(f"cannot store outputs as {store!r}; known: {', '.join(STORES)}")
-    return Run(target, policy, content, memory, store, any_steps=any_steps)
+    return Run(targets, policy, content, memory, store, any_steps=any_steps)
 
 
 def warn_of_verdict(policy: Policy, content: str | None) -> None:

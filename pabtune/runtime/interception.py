@@ -256,7 +256,7 @@ class Interception:
         if call not in self._sessions:
             pipeline = call.pipeline if call is not None else None
             locator = Locator(lambda: getattr(pipeline, "scheduler", None))
-            self._sessions[call] = self.listener.start(locator, is_compiled=self.is_compiled), locator
+            self._sessions[call] = self.listener.start(locator, call, is_compiled=self.is_compiled), locator
         return self._sessions[call][0]
 
     def _warn_of_others(self) -> None:
@@ -304,7 +304,9 @@ class Interception:
             self._undo.append(observe(self.target.pipeline, self))
 
     def _attach(self, module: nn.Module, hook: Any, role: str) -> None:
-        self._undo.append(attach(module, hook, f"{self._prefix}_{role}"))
+        name = f"{self._prefix}_{role}"
+        same = sum(each.startswith(name) for each in hook_names(module))  # stacks of several variants may share blocks
+        self._undo.append(attach(module, hook, f"{name}_{same}" if same else name))
 
 
 def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pabtune.records.errors import ModelError
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import half_of, map_tensors, taken_apart, weighted_sum
+from pabtune.runtime.pipeline_calls import PipelineCall
 
 Forward = Callable[..., Any]
 
@@ -82,8 +83,11 @@ class Session(Protocol):
 class Listener(Protocol):
     """Provides the hooks, and a session for each call of the pipeline."""
 
-    def start(self, locator: Locator, *, is_compiled: bool) -> Session:
-        """Session for a pipeline call that begins; `locator` knows its schedule from the first transformer call on."""
+    def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> Session:
+        """Session for a pipeline call that begins, or for a bare transformer, which has no `call`.
+
+        `locator` knows the schedule from the first transformer call on.
+        """
 
     def site_hook(self, index: int) -> ModelHook:
         """The hook for a site."""
@@ -124,7 +128,7 @@ class Measurement(ABC):
 
     is_measuring = False
 
-    def start(self, locator: Locator, *, is_compiled: bool) -> Self:
+    def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> Self:
         """The measurement itself, as the session (see `Listener`)."""
         return self
 

@@ -1,7 +1,7 @@
 """The transformers of a pipeline, or a bare transformer driven through `cache_context`, as a target of interception."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,12 @@ class Target:
             PolicyError: the blocks of a stack rule do not form a stack.
         """
         return replace(self, sites=(*self.sites, *units_of(policy, self.sites, content)))
+
+    @classmethod
+    def joined(cls, targets: Iterable["Target"]) -> "Target":
+        """One target with the sites of several for the same model, each once."""
+        first, *others = targets
+        return replace(first, sites=tuple(dict.fromkeys(site for each in (first, *others) for site in each.sites)))
 
     @property
     def is_on_cuda(self) -> bool:

@@ -16,7 +16,7 @@ from pabtune.quality.measures import MEASURES, Compare, load_measures
 from pabtune.quality.scores import NO_SCORE, Score, ScoreVideos, find_score
 from pabtune.records.errors import PromptError
 from pabtune.records.evaluations import Evaluation, Measured, Repeated
-from pabtune.records.policies import Policy, Store
+from pabtune.records.policies import AUTO_CONTENT, Policy, Store, check_content
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.decided_sites import lay_out
@@ -146,6 +146,7 @@ class PolicyRuns:
         store: how outputs are kept for later steps; None = as each policy says.
         catalog: what is known of transformer classes.
         any_steps: carry policies that were found at more steps to fewer than nine too.
+        content: content class of all prompts, `auto`; None = each prompt's own.
         calls: FLOPs of each call of a full run, by its number of denoising steps.
     """
 
@@ -155,6 +156,7 @@ class PolicyRuns:
     store: Store | None
     catalog: Catalog
     any_steps: bool
+    content: str | None
     calls: Mapping[int, Sequence[CallFlops]]
 
     def add(
@@ -168,8 +170,9 @@ class PolicyRuns:
             batch: prompts of one content class.
             reference: the unaccelerated videos of the batch.
         """
-        settings, content = self.settings.under(policy), batch[0].content
-        variant = content if content in policy.variants else None
+        settings, content = self.settings.under(policy), self.content or batch[0].content
+        is_told = self.content == AUTO_CONTENT and isinstance(policy, Policy) and policy.classifier is not None
+        variant = content if is_told or content in policy.variants else None
         with broadcast(
             self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps
         ) as run:
@@ -207,6 +210,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     store: Store | None = None,
     catalog: Catalog = CATALOG,
     any_steps: bool = False,
+    content: str | None = None,
     progress: Progress | None = None,
     meter: VideoMeter | None = None,
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
@@ -229,6 +233,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         store: how outputs are kept for later steps; None = as each policy says.
         catalog: what is known of transformer classes.
         any_steps: carry policies that were found at more steps to fewer than nine too.
+        content: content class whose variants are used; `auto` = as each policy's classifier tells it by the prompts, as
+            `broadcast` does; None = each prompt's own class. A policy without that is under its general rules.
         progress: told after each call of the pipeline.
         meter: counts the videos.
         on_videos: given the videos of each batch: policy name (`reference` for the unaccelerated), prompts, videos.
@@ -238,12 +244,14 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
 
     Raises:
         PromptError: no prompts.
-        PolicyError: a policy does not fit the model.
+        PolicyError: a policy does not fit the model, or no policy knows the content class.
         ModelError: the model lacks what a policy that decides in each call needs.
         BudgetError: the score is unknown, lacks something, or fails.
         MeasureError: a measure is unknown, or lacks something.
     """
     comparison = Comparison.load(measures, through_codec)
+    if content is not None:
+        check_content([policy for policy in policies if isinstance(policy, Policy)], content)
     target = _checked_target(pipeline, policies, prompts, catalog)
     found = score_on(pipeline, score)
     scoring = None if found is None else found.open([prompt.prompt for prompt in prompts])
@@ -252,7 +260,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     warm_up(pipeline, plan[0][0], settings, scoring)
     runs = PolicyRuns(
         pipeline=pipeline, settings=settings, scoring=scoring, store=store, catalog=catalog, any_steps=any_steps,
-        calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
+        content=content, calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
     )  # fmt: skip
     tallies, name = [PolicyTally(comparison=comparison) for _ in policies], NO_SCORE if found is None else found.name
     going = list(zip(policies, tallies, strict=True))

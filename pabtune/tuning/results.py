@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.records.trials import Candidate
+from pabtune.tuning.classifying import Accuracy
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -24,8 +26,21 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
-def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Policy:
+def combine(
+    name: str,
+    general: Policy,
+    per_content: Mapping[str, Policy],
+    classifier: PromptClassifier | None = None,
+    accuracy: Accuracy | None = None,
+) -> Policy:
     """One policy with a variant per content class; its general rules serve prompts of no known class.
+
+    Args:
+        name: of the policy.
+        general: for prompts of any class.
+        per_content: by class.
+        classifier: tells a prompt's class.
+        accuracy: of the classifier, on prompts that it was not fitted to.
 
     Raises:
         PolicyError: the policies were made for different models, or keep outputs in different ways.
@@ -38,8 +53,10 @@ def combine(name: str, general: Policy, per_content: Mapping[str, Policy]) -> Po
         general,
         name=name,
         variants={content: policy.rules for content, policy in per_content.items()},
+        classifier=classifier,
         evidence={
             **general.evidence,
             "variants": {content: dict(policy.evidence) for content, policy in per_content.items()},
+            **({} if accuracy is None else {"classifier": accuracy.to_document()}),
         },
     )

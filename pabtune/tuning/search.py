@@ -30,6 +30,7 @@ from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
+from pabtune.tuning.classifying import fit_on_split
 from pabtune.tuning.confirm import FINALISTS, confirm
 from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
@@ -214,6 +215,8 @@ def search_variants(
     """Searches for prompts of any content, then for each content class; `.best` holds a variant for each winner.
 
     If no policy was found for prompts of any content, those of no known class, or of one without a winner, are computed whole.
+    A classifier that tells a prompt's class is fitted to the prompts to tune on and to validate with; its accuracy is measured
+    on those to test with.
 
     Args:
         pipeline: the model that was profiled.
@@ -247,7 +250,7 @@ def search_variants(
     if best is None and winners:
         best = replace(next(iter(winners.values())), rules=(), evidence={})
     if best is not None and contents:
-        best = combine(config.name, best, winners)
+        best = combine(config.name, best, winners, *fit_on_split(prompts, contents))
     videos = general.videos + sum(result.videos for result in variants.values())
     return replace(general, best=best, variants=variants, videos=videos)
 
@@ -298,7 +301,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         layout: how GPUs will share a video; candidates are ranked by their predicted time on these.
         interconnect: between these GPUs.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
-        per_content: search a variant for each content class too.
+        per_content: search a variant for each content class too, and a classifier that tells a prompt's class.
         catalog: what is known of transformer classes.
         videos: videos that the search may generate in all, reference videos included, counted in full runs; None = any
             number. With few of them fewer prompts are searched with and confirmed on.

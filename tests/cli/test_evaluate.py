@@ -203,3 +203,9 @@ def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, t
 )
 def test_wrong_budgets_are_refused_in_one_line(pabtune, words, told) -> None:
     assert told in pabtune("evaluate", "shapes", "--policy", "none", *words).refusal()
+
+
+def test_a_content_class_that_no_policy_knows_is_refused_before_a_model_is_loaded(pabtune) -> None:
+    words = ("evaluate", "no-such-model", "--policy", "pab246", "--content")
+    assert "no variant for content 'wild'" in pabtune(*words, "wild").refusal()
+    assert "has no classifier of prompts" in pabtune(*words, "auto").refusal()

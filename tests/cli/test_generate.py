@@ -1,8 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pabtune.cli.options import LARGEST_SEED
+from pabtune.records.classifiers import PromptClassifier
+from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from tests.cli.conftest import POLICY, write_prompts
 
 
@@ -93,3 +97,25 @@ def test_arguments_of_another_type_are_refused(run_with, argument) -> None:
 def test_a_size_that_the_pipeline_refuses_is_refused_in_its_words(run_with, words) -> None:
     """Fault 22: of a folder's pipeline too, and sizes that no memory holds (`test_diffusers.py`)."""
     run_with(*words).refusal()
+
+
+def test_the_content_class_is_told_by_each_prompt(pabtune, tmp_path) -> None:
+    rule = Rule(kind="mlp", range=2, first=2, last=2)
+    policy = Policy(
+        name="told",
+        variants={"slow": (rule,), "fast": (replace(rule, range=4),)},
+        classifier=PromptClassifier(
+            bias={"slow": 0.0, "fast": 0.0}, words={"slow": {"slowly": 2.0}, "fast": {"quickly": 2.0}}, margin=1.0
+        ),
+    )
+    policy.save(tmp_path / "told.json")
+    prompts = [word for text in ("slowly", "quickly", "") for word in ("--prompt", f"a red square moves left {text}")]
+    words = ("generate", "shapes", "--policy", str(tmp_path / "told.json"), *prompts, "--steps", "9", "--content")
+    done = pabtune(*words, "auto", "--out", str(tmp_path / "v.gif"), "--json")
+    rows = done.document()["videos"]
+    assert [row["content"] for row in rows] == ["slow", "fast", None]
+    assert [bool(row["broadcast_calls"]) for row in rows] == [True, True, False]
+    assert " s as fast; " in done.stderr
+    assert "no variant for content 'wild'" in pabtune(*words, "wild", "--out", str(tmp_path / "w.gif")).refusal()
+    named = (*words[:2], "--policy", "pab246", "--prompt", "red", "--out", str(tmp_path / "w.gif"), "--content", "auto")
+    assert "has no classifier" in pabtune(*named).refusal()

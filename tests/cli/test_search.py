@@ -12,6 +12,7 @@ from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import StudyError
 from pabtune.records.layouts import ParallelLayout
+from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import load_prompts
 from pabtune.records.splits import split_prompts
@@ -127,6 +128,12 @@ def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
     words = ("generate", "shapes", "--policy", str(out), "--prompt", "a red square", "--steps", "6")
     made = pabtune(*words, "--content", "fast", "--out", str(tmp_path / "v.gif"), "--json").document()
     assert made["videos"][0]["broadcast_calls"]
+    accuracy = Policy.load(out).evidence["classifier"]
+    assert accuracy["prompts"] == sum(each["test"] for each in counts.values())
+    assert (
+        f"prompt: {accuracy['right']} of {accuracy['prompts']} unseen ones right, {accuracy['wrong']} wrong"
+        in done.stderr
+    )
 
 
 def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -> None:

@@ -6,8 +6,9 @@ import pytest
 from huggingface_hub import HfApi
 from jsonschema import Draft202012Validator
 
+from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.policies import MadeFor, Policy, check_content
 from pabtune.records.rules import Rule
 
 FULL = Policy(
@@ -164,3 +165,67 @@ def test_noise_levels_may_be_written_as_integers(made_for) -> None:
     assert Policy.from_document(document).made_for.sigmas == tuple(made_for["sigmas"])
     with pytest.raises(PolicyError, match="need as many noise levels"):
         Policy.from_document({**document, "made_for": {"sigmas": [1], "steps": 2}})
+
+
+TOLD = replace(
+    FULL,
+    variants={**FULL.variants, "fast": ()},
+    classifier=PromptClassifier(
+        bias={"still": 0.0, "fast": 0.0, "slow": 0.0},
+        words={"still": {"rests": 2.0}, "fast": {"runs": 2.0}, "slow": {"walks": 2.0}},
+        margin=1.0,
+    ),
+)
+
+
+def test_a_classifier_survives_its_file_and_a_file_needs_none(tmp_path: Path) -> None:
+    TOLD.save(tmp_path / "told.json")
+    assert Policy.load(tmp_path / "told.json") == TOLD
+    assert "classifier" not in FULL.to_document()
+    assert Policy.from_document(FULL.to_document()).classifier is None
+    assert TOLD.digest != replace(TOLD, classifier=None).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed": 1}, "classifier: .*'speed' was unexpected"),
+        ({"margin": "wide"}, "classifier.margin"),
+        ({"classes": {"fast": {"bias": 0, "words": {"runs": "much"}}, "slow": {"bias": 0, "words": {}}}}, "words.runs"),
+        ({"classes": {"fast": {"bias": 0, "words": {}}}}, "classifier.classes"),
+    ],
+)
+def test_a_broken_classifier_is_refused(changes, message) -> None:
+    document = TOLD.to_document()
+    with pytest.raises(PolicyError, match=message):
+        Policy.from_document({**document, "classifier": {**document["classifier"], **changes}})
+
+
+def test_what_a_run_may_be_of_is_one_class_or_by_the_prompt_any() -> None:
+    assert TOLD.choices("still") == ("still",)
+    assert TOLD.choices(None) == (None,)
+    assert TOLD.choices("auto") == (None, "still", "fast")
+    with pytest.raises(PolicyError, match="has no classifier of prompts"):
+        FULL.choices("auto")
+    with pytest.raises(PolicyError, match="no variant for content 'slow'"):
+        TOLD.choices("slow")
+    with pytest.raises(PolicyError, match="cannot be called 'auto'"):
+        Policy(name="p", variants={"auto": ()})
+
+
+def test_prompts_of_a_class_without_a_variant_are_under_the_general_rules() -> None:
+    assert TOLD.content_of(["it runs"]) == "fast"
+    assert TOLD.content_of(["it walks"]) is None
+    assert TOLD.content_of(["it runs", "it rests"]) is None
+    assert FULL.content_of(["it rests"]) is None
+
+
+def test_a_content_that_no_policy_knows_is_refused() -> None:
+    plain = Policy(name="plain")
+    for content in (None, "auto", "still"):
+        check_content([plain, TOLD], content)
+    check_content([], "wild")
+    with pytest.raises(PolicyError, match="'plain' has no variant for content 'wild'"):
+        check_content([plain, TOLD], "wild")
+    with pytest.raises(PolicyError, match="'plain' has no classifier"):
+        check_content([plain, FULL], "auto")

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from pabtune.planning.presets import PRESETS
 from pabtune.quality.codec import DESCRIPTION, load_codec
 from pabtune.quality.fidelity import psnr_db, ssim
 from pabtune.quality.measures import load_measures
+from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import BudgetError, MeasureError, PolicyError, PromptError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
@@ -137,3 +139,23 @@ def test_further_measures_are_those_of_the_videos_raw_or_through_the_codec(pipel
     assert (raw.codec, coded.codec) == (None, DESCRIPTION)
     assert raw.psnr_db != coded.psnr_db
     assert {figure: found.enlarged for figure, found in raw.measures.items()} == {"temporal_error": 1, "vmaf": 8}
+
+
+def test_variants_are_chosen_by_what_the_prompts_say(pipeline) -> None:
+    """The label says `still`, the text `slowly`."""
+    rules = {name: (Rule(kind="mlp", range=count, window=(1, STEPS)),) for name, count in (("slow", 99), ("still", 2))}
+    classifier = PromptClassifier(
+        bias={"slow": 0.0, "still": 0.0}, words={"slow": {"slowly": 2.0}, "still": {"still": 2.0}}, margin=1.0
+    )
+    policy, plain = Policy(name="v", variants=rules, classifier=classifier), Policy(name="plain")
+    prompts = [replace(PROMPTS[0], content="still")]
+
+    def broadcast(content: str | None) -> list[dict[str, int]]:
+        found = evaluate(pipeline, [policy, plain], prompts, STEPS, content=content)
+        return [each.broadcast_calls for each in found]
+
+    assert broadcast(None) == broadcast("still") == [{"mlp": 4 * STEPS // 2}, {}]
+    assert broadcast("auto") == broadcast("slow") == [{"mlp": 4 * (STEPS - 1)}, {}]
+    for content in ("wild", "auto"):
+        with pytest.raises(PolicyError, match="'plain' has no"):
+            evaluate(pipeline, [plain], prompts, STEPS, content=content)

@@ -156,6 +156,10 @@ def test_a_variant_for_each_content_class_and_a_general_policy(profile, pipeline
         assert result.best.variants[content] == variant.best.rules
     assert result.best.rules
     assert result.best.evidence["variants"] == {name: each.best.evidence for name, each in result.variants.items()}
+    assert set(result.best.classifier.bias) == {"slow", "still"}
+    assert sum(result.best.evidence["classifier"].values()) == 2 * len(
+        prompts[8:]
+    )  # `prompts`, and each told in one way
 
 
 MANY = Split(
@@ -194,7 +198,8 @@ def test_a_rejected_variant_is_not_inside_the_policy(profile, pipeline, tmp_path
     }
     assert result.best.rules == ()  # prompts of other classes are computed whole
     assert result.best.variants == {"still": result.variants["still"].best.rules}
-    assert set(result.best.evidence) == {"variants"}
+    assert set(result.best.evidence) == {"variants", "classifier"}
+    assert set(result.best.classifier.bias) == {"slow", "still"}  # what is told to be slow is computed whole
 
 
 @pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts
