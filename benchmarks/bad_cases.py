@@ -245,7 +245,10 @@ def option_case(rng: random.Random) -> Case:
     """One argument or option of any verb with another value."""
     verb = rng.choice(sorted(COMMANDS))
     words = list(COMMANDS[verb])
-    parameters = import_module(f"pabtune.cli.{words[0].replace('-', '_')}").command.params
+    command = import_module(f"pabtune.cli.{words[0].replace('-', '_')}").command
+    for word in words[1:2]:  # `prompts shapes`
+        command = getattr(command, "commands", {}).get(word, command)
+    parameters = command.params
     parameter, value = rng.choice(parameters), rng.choice(TEXTS)
     if isinstance(parameter, click.Argument):
         words[1] = value
