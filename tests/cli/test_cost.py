@@ -8,7 +8,7 @@ import pytest
 from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
-from pabtune.records.profiles import Call, Profile
+from pabtune.records.profiles import Profile
 from pabtune.records.rules import Rule
 from tests.cli.conftest import PROFILE
 
@@ -154,7 +154,7 @@ def test_numbers_of_gpus_that_are_too_large_are_left_out(pabtune) -> None:
 
 def test_a_profile_whose_frames_are_fewer_than_gpus_is_not_said_to_scale(pabtune) -> None:
     profile = Profile.load(PROFILE)
-    assert profile.call == Call(per_step=1, samples=2, shape=(4, 8, 24, 24))
+    assert (profile.call.per_step, profile.call.samples, profile.call.shape) == (1, 2, (4, 8, 24, 24))
     words = ("--policy", "none", "--gpus", "8,64", "--sequence-parallel", "dsp")
     assert (
         pabtune("cost", PROFILE, *words, "--json")
