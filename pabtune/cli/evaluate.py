@@ -13,7 +13,7 @@ from rich.table import Table
 from pabtune.cli import options
 from pabtune.cli.output import emit, print_judgement, progress_bar, say
 from pabtune.planning.presets import find_policy
-from pabtune.quality.budget import Budget
+from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
 from pabtune.quality.scores import NO_SCORE
@@ -43,7 +43,13 @@ PROMPTS = 24
     "Exit code 1: one does not.",
 )
 @options.largest_loss_option
-@click.option("--worst-psnr", type=options.Number(), help="A video that is further away counts as broken, in dB.")
+@click.option(
+    "--floor",
+    "floors",
+    multiple=True,
+    help="With --budget: a limit on the worst video, such as worst-psnr>=30 (dB) or worst-ssim>=0.9, beyond which a video "
+    "counts as broken; repeat it for several.",
+)
 @click.option(
     "--score",
     help="Absolute score: `shapes`, `vbench-quality`, vbench:DIMENSION, `vbench` (the total, on VBench's own prompts), "
@@ -82,7 +88,7 @@ def command(
     prompt_file: Path | None,
     budget_text: str | None,
     largest_loss: float,
-    worst_psnr: float | None,
+    floors: tuple[str, ...],
     score: str | None,
     vbench_home: Path | None,
     measures: tuple[str, ...],
@@ -97,7 +103,7 @@ def command(
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     policies = [find_policy(name, model) for name in names]
     check_content(policies, content)
-    bar = None if budget_text is None else Bar.of(budget_text, largest_loss, worst_psnr, len(policies))
+    bar = _bar(budget_text, largest_loss, floors, len(policies))
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
     prompts = _prompts(model, prompt_file, run.seed, policies, bar)
@@ -113,7 +119,7 @@ def command(
             prompts,
             run.steps,
             score=found or NO_SCORE,
-            measures=tuple(dict.fromkeys(measures)),
+            measures=tuple(dict.fromkeys((*measures, *(bar.floor.on_demand if bar else ())))),
             through_codec=through_codec,
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
@@ -146,12 +152,6 @@ class Bar:
     floor: Floor
     error: float
 
-    @classmethod
-    def of(cls, text: str, largest_loss: float, worst_psnr: float | None, policies: int) -> "Bar":
-        """From options; policies that are judged on the same prompts share the error."""
-        floor = Floor() if worst_psnr is None else Floor.parse(f"worst-psnr>={worst_psnr:g}")
-        return cls(budget=Budget.parse(text, largest_loss), floor=floor, error=look_error(1) / policies)
-
     def judge(self, evaluation: Evaluation, *, is_final: bool = True) -> Judgement:
         """The verdict on a policy."""
         from pabtune.tuning.judging import judgement_of
@@ -161,6 +161,22 @@ class Bar:
     def is_clear(self, evaluation: Evaluation) -> bool:
         """Whether a policy is not undecided any more."""
         return self.judge(evaluation, is_final=False).verdict != "undecided"
+
+
+def _bar(text: str | None, largest_loss: float, floors: Sequence[str], policies: int) -> Bar | None:
+    """From options; policies that are judged on the same prompts share the error.
+
+    Raises:
+        BudgetError: something cannot be read, is no limit on the worst video, or goes with a budget that is not there.
+    """
+    floor = Floor.parse(*floors)
+    if floor.preset is not None or not all(limit.is_worst for limit in floor.limits):
+        raise BudgetError(f"a verdict takes limits on the worst video, such as worst-psnr>=30, not {floor}")
+    if text is not None:
+        return Bar(budget=Budget.parse(text, largest_loss), floor=floor, error=look_error(1) / policies)
+    if floors or largest_loss != LARGEST_LOSS:
+        raise BudgetError("--floor and --largest-loss belong to a verdict; name its --budget")
+    return None
 
 
 def _prompts(

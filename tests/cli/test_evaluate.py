@@ -171,7 +171,7 @@ def test_what_passes_the_budget_exits_with_one(pabtune, tmp_path) -> None:
     (row,) = pabtune(*words).document(code=1)["policies"]
     assert row["judgement"]["verdict"] == "reject"
     assert row["judgement"]["prompts"] == 12  # one round: eight prompts are enough
-    (row,) = pabtune(*words[:-3], "--budget", "shapes>=-90", "--worst-psnr", "60", "--json").document(code=1)[
+    (row,) = pabtune(*words[:-3], "--budget", "shapes>=-90", "--floor", "worst-psnr>=60", "--json").document(code=1)[
         "policies"
     ]
     assert row["judgement"]["broken_share"] == 1.0
@@ -198,7 +198,14 @@ def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, t
         (("--budget", "shapes>=-1", "--score", "none"), "leave --score out"),
         (("--budget", "shapes<=1"), "a budget reads SCORE>=-DROP"),
         (("--budget", "shapes>=-1", "--largest-loss", "0.5"), "lies between the budget and 100 points"),
-        (("--budget", "shapes>=-1", "--worst-psnr", "200"), "a floor"),
+        (("--budget", "shapes>=-1", "--floor", "worst-psnr>=200"), "a floor on psnr lies between"),
+        (
+            ("--budget", "shapes>=-1", "--floor", "psnr>=30"),
+            "limits on the worst video, such as worst-psnr>=30, not psnr>=30",
+        ),
+        (("--budget", "shapes>=-1", "--floor", "pab246"), "limits on the worst video"),
+        (("--floor", "worst-psnr>=30"), "belong to a verdict; name its --budget"),
+        (("--largest-loss", "20"), "belong to a verdict; name its --budget"),
     ],
 )
 def test_wrong_budgets_are_refused_in_one_line(pabtune, words, told) -> None:
