@@ -218,11 +218,16 @@ def remarks(evaluation: Evaluation) -> list[str]:
 
 def print_table(evaluations: list[Evaluation]) -> None:
     """Prints speed, fidelity and score of each policy as a table."""
-    table = Table(title=f"{len(evaluations[0].psnr_db)} prompts, against the unaccelerated video of the same seed")
+    counts = sorted({len(evaluation.psnr_db) for evaluation in evaluations})
+    told = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    table = Table(title=f"{told} prompts, against the unaccelerated video of the same seed")
     measures = tuple(evaluations[0].measures)
     columns = ("policy", "compute", "measured speed", "PSNR dB", "worst", "SSIM", *measures, "score", "drop")
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column == "policy" else "right")
+        is_name = column == "policy"
+        table.add_column(
+            column.replace("_", " "), justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis"
+        )
     for evaluation in evaluations:
         row = evaluation.to_document()
         table.add_row(

@@ -32,6 +32,7 @@ def test_evaluate_draws_a_table(pabtune, tmp_path) -> None:
     assert not done.stdout
     assert "pab246" in done.stderr
     assert "PSNR dB" in done.stderr
+    assert "2 prompts, against" in done.stderr
 
 
 def test_further_measures_are_told_with_what_was_done_to_the_frames(pabtune, tmp_path) -> None:
@@ -175,6 +176,19 @@ def test_what_passes_the_budget_exits_with_one(pabtune, tmp_path) -> None:
         "policies"
     ]
     assert row["judgement"]["broken_share"] == 1.0
+
+
+def test_a_table_of_verdicts_tells_how_many_prompts_they_took(pabtune, tmp_path) -> None:
+    """Policies end at different numbers; their names stay whole, however narrow the terminal is."""
+    policy = tmp_path / "a-policy-with-a-long-name-20of30.json"
+    Policy(name=policy.stem, steps=1).save(policy)
+    words = ("--policy", "none", "--policy", str(policy), "--steps", "10", "--any-steps", "--budget", "shapes>=-1")
+    prompts = write_prompts(tmp_path / "p.jsonl", 24, 5)
+    done = pabtune("evaluate", "shapes", *words, "--prompts", prompts)
+    assert done.returncode == 1
+    assert "12 to 24 prompts" in done.stderr
+    column = [line.split("\u2502")[1].strip() for line in done.stderr.splitlines() if line.count("\u2502") > 5]
+    assert "".join(column) == f"none{policy.stem}"
 
 
 def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, tmp_path) -> None:
