@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "pabtune"
 FLOORS = {
-    "records": 0, "catalog": 0, "planning": 1, "quality": 2, "vbench": 2, "libraries": 2, "models": 2, "runtime": 3,
-    "parallel": 3, "testing": 3, "tuning": 4, "methods": 4, "report": 5, "cli": 6,
+    "records": 0, "catalog": 0, "planning": 1, "quality": 2, "vbench": 2, "engines": 2, "libraries": 2, "models": 2,
+    "runtime": 3, "parallel": 3, "testing": 3, "tuning": 4, "methods": 4, "report": 5, "cli": 6,
 }  # fmt: skip
 OWNERS = {
     "optuna": {"tuning/study.py"},

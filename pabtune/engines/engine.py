@@ -1,0 +1,70 @@
+"""The engines by name, and what each of them can say of a schedule.
+
+Almost all of them hold the summed residual of a run of blocks between the steps that compute, which is pabtune's kind `stack`;
+they differ in which blocks that is, in what a held step serves, and in whether each transformer has steps of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pabtune.records.errors import PolicyError
+
+Held = Literal["all", "behind the first", "attention", "preset"]
+"""Which blocks an engine holds: all of them; all but the first, which always runs; none, but attention in ranges; all but the
+first, by one of a few masks that the engine knows by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine that takes a schedule from its users.
+
+    Attributes:
+        name: as `--to` and `--for` take it.
+        version: that was read or run.
+        held: which blocks it holds.
+        takes_line: whether a held step may serve the line through the last two computed ones, over steps (TaylorSeer of
+            order 1), not only the last one.
+        has_masks_by_transformer: whether each transformer of a model with two may have steps of its own.
+    """
+
+    name: str
+    version: str
+    held: Held
+    takes_line: bool = False
+    has_masks_by_transformer: bool = False
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether it takes any steps that a policy names."""
+        return self.held in ("all", "behind the first")
+
+
+ENGINES: Mapping[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            name="cache-dit", version="1.5.3", held="behind the first", takes_line=True, has_masks_by_transformer=True
+        ),
+        Engine(name="sglang", version="0.5.23", held="behind the first", takes_line=True),
+        Engine(name="xdit", version="0.7.0", held="behind the first", takes_line=True),
+        Engine(name="diffusers", version="0.42.1", held="all", has_masks_by_transformer=True),
+        Engine(name="lightx2v", version="f8aee98", held="all"),
+        Engine(name="stable-diffusion.cpp", version="master of 2026-11", held="behind the first"),
+        Engine(name="vllm-omni", version="0.30.0", held="preset"),
+        Engine(name="tensorrt-llm", version="main of 2026-11", held="preset"),
+        Engine(name="videosys", version="2.0.0", held="attention"),
+    )
+}
+"""In the order of the documentation."""
+
+
+def find_engine(name: str) -> Engine:
+    """An engine by name.
+
+    Raises:
+        PolicyError: it is unknown.
+    """
+    if name not in ENGINES:
+        raise PolicyError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
+    return ENGINES[name]
