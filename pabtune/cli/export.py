@@ -1,37 +1,96 @@
-"""`pabtune export`: a policy for other libraries."""
+"""`pabtune export`: a policy for the engines that teams serve with, and whether they ran it."""
 
-import json
 from pathlib import Path
 
 import click
 
-from pabtune.cli.options import json_option
+from pabtune.cli.options import STEPS, json_option
 from pabtune.cli.output import emit, say
-from pabtune.planning.exports import FORMATS, export
-from pabtune.planning.presets import find_policy
-from pabtune.records.files import save_json
+from pabtune.engines.engine import ENGINES
+
+
+class Counts(click.ParamType):
+    """Whole numbers, separated by commas."""
+
+    name = "N[,N…]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.isascii() and part.isdigit() and 0 < int(part[:5]) <= 1000 for part in parts):
+            self.fail(f"{value!r} is not a number of blocks, or one for each list: 30 or 20,40", param, ctx)
+        return tuple(int(part) for part in parts)
 
 
 @click.command()
 @click.argument("name", metavar="POLICY")
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="Library whose configuration to write.")
+@click.option("--to", metavar="ENGINE", required=True, help=f"{', '.join(ENGINES)}.")
 @click.option("--content", help="Export the policy's variant for this content class.")
+@click.option("--steps", type=STEPS, help="Denoising steps, for a policy that does not say them.")
+@click.option(
+    "--layers", type=Counts(), default=(), help="Blocks of the model, list by list, if the policy does not say."
+)
+@click.option(
+    "--boundary", type=click.FloatRange(0, 1), help="Noise level of a pipeline's boundary_ratio, for two transformers."
+)
+@click.option(
+    "--calls", type=click.IntRange(1, 2), help="Calls of the transformer in a step: 2 = one for each guidance branch."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Output file; default: stdout.")
+@click.option(
+    "--check", "log", metavar="FILE", type=click.Path(path_type=Path),
+    help="Compare what ENGINE told of a run with the policy instead: cache_dit.summary, a log, or a JSON list of steps.",
+)  # fmt: skip
 @json_option
 @click.pass_context
-def command(ctx: click.Context, name: str, to: str, content: str | None, out: Path | None, as_json: bool) -> None:
-    """Write POLICY as another library's PAB configuration; list everything that it cannot express.
+def command(
+    ctx: click.Context, name: str, to: str, content: str | None, steps: int | None, layers: tuple[int, ...],
+    boundary: float | None, calls: int | None, out: Path | None, log: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write POLICY as an engine's configuration; list everything that it cannot express.
 
-    Exit code 1: nothing of the policy can be expressed.
+    Exit code 1: nothing of the policy can be expressed; with --check, the engine did something else.
     """
-    exported = export(find_policy(name), to, content)
+    from pabtune.engines.exports import export
+    from pabtune.engines.plan import Facts
+    from pabtune.planning.presets import find_policy
+    from pabtune.records.files import write_atomically
+
+    facts = Facts(content=content, steps=steps, layers=layers, boundary=boundary, calls=calls)
+    exported = export(find_policy(name), to, facts)
+    if log is not None:
+        ctx.exit(_check(exported, log, as_json))
     if out is not None:
-        save_json(out, exported.document)
+        write_atomically(out, lambda partial: partial.write_text(exported.text, encoding="utf-8"))
     if as_json:
-        emit({"to": to, "config": exported.document, "not_expressed": list(exported.losses)})
+        emit(exported.to_document())
     elif out is None:
-        click.echo(json.dumps(exported.document, indent=2))
+        click.echo(exported.text, nl=False)
+    for line in exported.facts:
+        say(line)
     for loss in exported.losses:
         say(f"not expressed: {loss}")
-    if not exported.document:
+    if not exported.losses and exported.is_useful:
+        say("exact: the engine does what the policy says")
+    if exported.is_useful:
+        say(f"use: {exported.use}")
+    else:
         ctx.exit(1)
+
+
+def _check(exported, log: Path, as_json: bool) -> int:  # type: ignore[no-untyped-def]
+    """Tells whether a run was the policy's; the exit code."""
+    from pabtune.engines.checking import check
+    from pabtune.records.errors import FileError
+    from pabtune.records.files import read_text
+
+    checked = check(exported, read_text(log, FileError), str(log))
+    if as_json:
+        emit({"equal": not checked.differences, "differences": list(checked.differences), "compared": checked.seen})
+    for difference in checked.differences:
+        say(f"differs: {difference}")
+    if not checked.differences:
+        say(f"equal: {checked.seen}")
+    return 1 if checked.differences else 0

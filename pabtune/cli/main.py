@@ -21,7 +21,7 @@ VERB_LINES = {
     "evaluate": "Measure speed, fidelity and score of policies.",
     "compare": "Compare methods of the literature with pabtune's own on a model.",
     "vbench": "Score videos with VBench, in an environment of its own.",
-    "export": "Write a policy as another library's configuration.",
+    "export": "Write a policy for another engine, or check that the engine ran it.",
     "bench-links": "Measure the interconnect between processes.",
     "cost": "Predict compute, communication, memory and time of a policy, without running the model.",
     "prompts": "Write prompts for measurements, and split them into parts.",

@@ -26,6 +26,8 @@ class Engine:
         takes_line: whether a held step may serve the line through the last two computed ones, over steps (TaylorSeer of
             order 1), not only the last one.
         has_masks_by_transformer: whether each transformer of a model with two may have steps of its own.
+        compiling: when torch.compile comes.
+        is_run: whether pabtune's tests run it; the others are read.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Engine:
     held: Held
     takes_line: bool = False
     has_masks_by_transformer: bool = False
+    compiling: str = "torch.compile is the engine's own affair"
+    is_run: bool = False
 
     @property
     def takes_masks(self) -> bool:
@@ -44,16 +48,40 @@ ENGINES: Mapping[str, Engine] = {
     engine.name: engine
     for engine in (
         Engine(
-            name="cache-dit", version="1.5.3", held="behind the first", takes_line=True, has_masks_by_transformer=True
+            name="cache-dit",
+            version="1.5.3",
+            held="behind the first",
+            takes_line=True,
+            has_masks_by_transformer=True,
+            compiling="enable the cache first, then torch.compile, without fullgraph",
+            is_run=True,
         ),
         Engine(name="sglang", version="0.5.23", held="behind the first", takes_line=True),
         Engine(name="xdit", version="0.7.0", held="behind the first", takes_line=True),
-        Engine(name="diffusers", version="0.42.1", held="all", has_masks_by_transformer=True),
-        Engine(name="lightx2v", version="f8aee98", held="all"),
-        Engine(name="stable-diffusion.cpp", version="master of 2026-11", held="behind the first"),
-        Engine(name="vllm-omni", version="0.30.0", held="preset"),
-        Engine(name="tensorrt-llm", version="main of 2026-11", held="preset"),
-        Engine(name="videosys", version="2.0.0", held="attention"),
+        Engine(
+            name="diffusers",
+            version="0.42.1",
+            held="all",
+            has_masks_by_transformer=True,
+            compiling="enable the cache first; its hooks stay outside of compiled graphs, so no fullgraph",
+            is_run=True,
+        ),
+        Engine(name="lightx2v", version="f8aee98", held="all", has_masks_by_transformer=True),
+        Engine(
+            name="stable-diffusion.cpp",
+            version="master of 2026-11",
+            held="behind the first",
+            compiling="nothing is compiled by torch",
+        ),
+        Engine(name="vllm-omni", version="0.30.0", held="preset", takes_line=True),
+        Engine(
+            name="tensorrt-llm",
+            version="main of 2026-11",
+            held="preset",
+            takes_line=True,
+            compiling="it compiles first and enables the cache then",
+        ),
+        Engine(name="videosys", version="2.0.0", held="attention", compiling="not compiled"),
     )
 }
 """In the order of the documentation."""

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
@@ -24,9 +25,58 @@ def test_export_writes_a_configuration_and_says_what_is_lost(pabtune, tmp_path) 
 
 
 def test_a_policy_of_which_nothing_can_be_expressed_exits_with_one(pabtune) -> None:
-    done = pabtune("export", "every:2", "--to", "diffusers")
+    done = pabtune("export", "steps:22", "--to", "diffusers")
     assert done.returncode == 1
-    assert "not expressed: transformer" in done.stderr
+    nothing = pabtune("export", "none", "--to", "sglang", "--steps", "12")
+    assert nothing.returncode == 1
+    assert nothing.stdout.endswith("SGLANG_CACHE_DIT_ENABLED=false\n")
+
+
+def test_a_mask_is_written_for_an_engine(pabtune, tmp_path) -> None:
+    out = tmp_path / "policy.yaml"
+    done = pabtune("export", "every:3", "--to", "cache-dit", "--steps", "12", "--calls", "2", "--out", str(out))
+    assert (done.returncode, done.stdout) == (0, "")
+    config = yaml.safe_load(out.read_text())["cache_config"]
+    assert config["steps_computation_mask"] == [1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1]
+    assert config["enable_separate_cfg"] is True
+    assert "not expressed: transformer: its 5 skipped calls are exported as held blocks" in done.stderr
+    document = pabtune("export", "every:3", "--to", "xdit", "--steps", "12", "--json").document()
+    assert document["config"]["steps_computation_mask"] == config["steps_computation_mask"]
+    assert document["computed_steps"] == {"transformer": [0, 1, 2, 5, 8, 10, 11]}
+    assert document["exact"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--to", "comfyui"), "unknown engine 'comfyui'; known: cache-dit, sglang, "),
+        (("--to", "xdit", "--content", "fast"), "no variant for content 'fast'"),
+        (("--to", "xdit", "--steps", "50"), "is for 30 steps, but --steps says 50"),
+        (("--to", "xdit", "--layers", "20,40,x"), "is not a number of blocks"),
+        (("--to", "cache-dit", "--layers", "3"), "has 2 lists of blocks (spatial_blocks, temporal_blocks)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(pabtune, words, reason) -> None:
+    assert reason in pabtune("export", POLICY, *words).refusal()
+
+
+def test_a_run_is_checked(pabtune, tmp_path) -> None:
+    log = tmp_path / "run.json"
+    words = ("export", "every:3", "--to", "cache-dit", "--steps", "12", "--check", str(log))
+    log.write_text("[0, 1, 2, 5, 8, 10, 11]")
+    done = pabtune(*words)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "equal: the steps that computed" in done.stderr
+    log.write_text("[0, 1, 2, 3, 8, 10, 11]")
+    assert pabtune(*words, "--json").document(1) == {
+        "equal": False,
+        "differences": ["computed at steps 3, which the mask holds", "held at steps 5, which the mask computes"],
+        "compared": "the steps that computed",
+    }
+    log.write_text("Traceback")
+    assert "neither what cache_dit.summary returns" in pabtune(*words).refusal()
+    log.unlink()
+    assert "cannot read" in pabtune(*words).refusal()
 
 
 @pytest.mark.parametrize("stop", ["31", "1e3", "1e19", "1e30", "9" * 30])

@@ -1,7 +1,7 @@
 import pytest
 from diffusers import PyramidAttentionBroadcastConfig
 
-from pabtune.planning.exports import export
+from pabtune.engines.exports import export
 from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
@@ -51,7 +51,7 @@ def test_what_cannot_be_said_is_said() -> None:
 
 
 def test_wrong_requests_are_refused() -> None:
-    with pytest.raises(PolicyError, match="formats: diffusers, videosys"):
+    with pytest.raises(PolicyError, match="unknown engine 'tensorrt'"):
         export(PRESETS["pab246"], "tensorrt")
     with pytest.raises(PolicyError, match="not its noise levels"):
         export(Policy(name="p", rules=(Rule(kind="full", range=2, window=(3, 8)),)), "diffusers")

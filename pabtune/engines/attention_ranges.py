@@ -1,16 +1,18 @@
-"""Export of a policy to other libraries' pyramid attention broadcast, with a list of what these cannot express.
+"""Pyramid attention broadcast in the words of diffusers and of VideoSys, with a list of what these cannot express.
 
 Both know one range and one interval of timesteps for each kind of attention, counted from step 0 (diffusers 0.42,
 `PyramidAttentionBroadcastConfig`; VideoSys, `PABConfig`). How far that is from the policy is counted, not guessed: on the
 policy's own schedule, step by step.
 """
 
-from dataclasses import dataclass
+import json
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from pabtune.engines.engine import Engine
+from pabtune.engines.export import Export
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
@@ -19,36 +21,32 @@ from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 
 TRAINING_TIMESTEPS = 1000
-FORMATS = ("diffusers", "videosys")
+USES = {
+    "diffusers": (
+        "import json\nfrom diffusers import PyramidAttentionBroadcastConfig\n"
+        'arguments = json.load(open("policy.json"))\n'
+        "pipe.transformer.enable_cache(PyramidAttentionBroadcastConfig(\n"
+        "    **arguments, current_timestep_callback=lambda: pipe.current_timestep))"
+    ),
+    "videosys": "PABConfig(**arguments), with the arguments of this file",
+}
+"""How the configurations are used, by engine."""
+
 _ATTENTION = {"spatial": "spatial", "full": "spatial", "temporal": "temporal", "cross": "cross"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """A configuration for another library.
-
-    Attributes:
-        document: arguments of the other library's configuration.
-        losses: parts of the policy that it cannot express, in words.
-    """
-
-    document: dict[str, Any]
-    losses: tuple[str, ...]
-
-
-def export(policy: Policy, to: str, content: str | None = None) -> Export:
-    """Writes a policy as another library's configuration.
+def write(policy: Policy, engine: Engine, content: str | None = None) -> Export:
+    """Writes a policy's rules for attention as another library's configuration.
 
     Args:
         policy: for a known schedule, or with windows in noise levels.
-        to: one of `FORMATS`.
+        engine: one of `USES`.
         content: the variant to export.
 
     Raises:
-        PolicyError: unknown format, two rules are for one site, or the policy does not tell its noise levels.
+        PolicyError: two rules are for one site, or the policy does not tell its noise levels.
     """
-    if to not in FORMATS:
-        raise PolicyError(f"cannot export to {to!r}; formats: {', '.join(FORMATS)}")
+    to = engine.name
     _check_sites(policy, content)
     document: dict[str, Any] = {}
     losses = [f"variant for {name}: export it with --content {name}" for name in policy.variants if name != content]
@@ -69,7 +67,11 @@ def export(policy: Policy, to: str, content: str | None = None) -> Export:
             losses += _differences(policy, rule, low, high)
     if to == "diffusers" and document:
         losses.append("guidance in separate calls: diffusers' branches share one cache there, see its issue list")
-    return Export(document=document, losses=tuple(losses))
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    return Export(
+        engine=engine, text=text, document=document, use=USES[to], suffix=".json", losses=tuple(losses),
+        is_useful=bool(document),
+    )  # fmt: skip
 
 
 def _check_sites(policy: Policy, content: str | None) -> None:

@@ -1,0 +1,70 @@
+"""Engines that run MagCache's rule: any mask as a list of made-up magnitude ratios.
+
+The rule adds up how far products of ratios are from 1, and holds as long as the sum stays within a threshold. With ratios of 1
+nothing adds up, with 1000 any threshold is passed; at a threshold of a half, without steps that are kept and with as many held
+steps as there are, the list says the mask. All blocks are held.
+"""
+
+import json
+from typing import Any
+
+from pabtune.engines.export import Export, export_of, facts_of
+from pabtune.engines.plan import Plan, StepMask
+
+COMPUTE, HOLD, THRESHOLD = 1000.0, 1.0, 0.5
+DIFFUSERS_CLASSES = (
+    "WanTransformer3DModel", "CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel",
+    "HunyuanVideoFramepackTransformer3DModel", "LTXVideoTransformer3DModel", "MochiTransformer3DModel",
+    "MotifVideoTransformer3DModel", "Kandinsky5Transformer3DModel",
+)  # fmt: skip
+"""Transformers of which diffusers 0.42.1 knows the blocks (`hooks/_helpers.py`)."""
+
+
+def ratios(mask: StepMask) -> list[float]:
+    """The ratios that say a mask."""
+    return [COMPUTE if computes else HOLD for computes in mask.computes]
+
+
+def write_diffusers(plan: Plan) -> Export:
+    """Arguments of diffusers' `MagCacheConfig`, for each transformer that holds anything."""
+    model = plan.policy.made_for.model
+    if model is None or model not in DIFFUSERS_CLASSES:
+        plan = plan.with_loss(
+            f"model: {model or 'an unknown class'} is not among those whose blocks diffusers' MagCache knows; register them "
+            "with TransformerBlockRegistry before you enable it"
+        )
+    document: dict[str, Any] = {
+        mask.transformer: {
+            "threshold": THRESHOLD,
+            "max_skip_steps": len(mask.computes),
+            "retention_ratio": 0.0,
+            "num_inference_steps": len(mask.computes),
+            "mag_ratios": ratios(mask),
+        }
+        for mask in plan.masks
+        if mask.held
+    }
+    use = (
+        "import json\nfrom diffusers import MagCacheConfig\n"
+        'for name, arguments in json.load(open("policy.json")).items():\n'
+        "    getattr(pipe, name).enable_cache(MagCacheConfig(**arguments))"
+    )
+    return export_of(plan, document, json.dumps(document, indent=2) + "\n", use, ".json")
+
+
+def write_lightx2v(plan: Plan) -> Export:
+    """Keys of LightX2V's configuration, for the model class `Mag`: one list for each guidance branch, over all steps."""
+    both = [ratio for mask in plan.masks for ratio in ratios(mask)]
+    config: dict[str, Any] = {
+        "infer_steps": plan.steps,
+        "enable_cfg": plan.calls != 1,
+        "feature_caching": "Mag",
+        "magcache_calibration": False,
+        "magcache_K": plan.steps,
+        "magcache_thresh": THRESHOLD,
+        "magcache_retention_ratio": 0.0,
+        "magcache_ratios": [both, both],
+    }
+    document = {"_comment": list(facts_of(plan)), **config}
+    use = "merge these keys into the file that you give as --config_json"
+    return export_of(plan, document, json.dumps(document, indent=2) + "\n", use, ".json")

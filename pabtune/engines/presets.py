@@ -1,0 +1,68 @@
+"""Engines that take none but cache-dit's masks by name: vLLM-Omni, and visual generation in TensorRT-LLM.
+
+They get the preset that differs in the fewest steps. Each of two transformers gets the preset for its own number of steps.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from pabtune.engines.export import Export, export_of, header
+from pabtune.engines.plan import Plan, StepMask
+from pabtune.planning.scm import FEWEST_STEPS, TEMPLATES, computed_steps
+from pabtune.records.errors import PolicyError
+
+
+def nearest_preset(masks: Sequence[StepMask]) -> tuple[str, int]:
+    """The preset that differs in the fewest steps, the slower of equals, and in how many.
+
+    Args:
+        masks: of the transformers, each of 16 steps or more.
+    """
+    distances = {}
+    for preset in TEMPLATES:
+        distances[preset] = sum(
+            (step in computed) != computes
+            for mask in masks
+            for computed in [computed_steps(preset, len(mask.computes))]
+            for step, computes in enumerate(mask.computes)
+        )
+    nearest = min(distances, key=lambda each: distances[each])
+    return nearest, distances[nearest]
+
+
+def write(plan: Plan) -> Export:
+    """The nearest preset: JSON for vLLM-Omni, YAML for TensorRT-LLM.
+
+    Raises:
+        PolicyError: a transformer has too few steps for the templates.
+    """
+    fewest = min(len(mask.computes) for mask in plan.masks)
+    if fewest < FEWEST_STEPS:
+        raise PolicyError(
+            f"{plan.engine.name} takes presets alone, whose masks are for {FEWEST_STEPS} steps and more, but one has "
+            f"{fewest}"
+        )
+    preset, distance = nearest_preset(plan.masks)
+    if distance:
+        plan = plan.with_loss(
+            f"mask: {plan.engine.name} takes presets alone; {preset!r} is the nearest, and differs in {distance} of "
+            f"{plan.steps} steps"
+        )
+    config: dict[str, Any] = {
+        "Fn_compute_blocks": 1,
+        "Bn_compute_blocks": 0,
+        "max_warmup_steps": 1,
+        "scm_steps_mask_policy": preset,
+        "scm_steps_policy": "static",
+    }
+    if any(mask.is_line for mask in plan.masks):
+        config |= {"enable_taylorseer": True, "taylorseer_order": 1}
+    if plan.engine.name == "vllm-omni":
+        use = 'vllm serve … --omni --cache-backend cache_dit --cache-config "$(cat policy.json)"'
+        return export_of(plan, config, json.dumps(config) + "\n", use, ".json")
+    document = {"cache_config": {"cache_backend": "cache_dit", **config}}
+    use = 'VisualGenArgs.from_yaml("policy.yaml")'
+    return export_of(plan, document, header(plan, use) + yaml.safe_dump(document, sort_keys=False), use, ".yaml")
