@@ -1,0 +1,42 @@
+"""diffusers itself loads what is exported for it: the same steps compute, and the same video comes out, run after run."""
+
+import json
+
+import pytest
+from diffusers import MagCacheConfig
+
+from pabtune.engines.exports import export
+from pabtune.engines.plan import Facts
+from tests.engines.running import (
+    BOUNDARY,
+    ROUNDING,
+    build,
+    count_last_blocks,
+    draw,
+    drawn_here,
+    held,
+    relative,
+    write,
+)  # fmt: skip
+from tests.pipelines.cases import cases
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "hunyuan-distilled", "cogvideox-ddim", "ltx", "mochi"]
+
+
+@pytest.mark.parametrize("name", cases(["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim"], NAMES))
+def test_a_held_stack(name, tmp_path) -> None:
+    policy = held(name, without_the_first=False)
+    exported = export(policy, "diffusers", Facts(boundary=BOUNDARY))
+    assert exported.losses == ()
+    expected = drawn_here(name, policy)
+    assert relative(draw(build(name), name), expected) > 1e-3
+    pipeline = build(name)
+    for part, arguments in json.loads(write(exported, tmp_path).read_text()).items():
+        getattr(pipeline, part).enable_cache(MagCacheConfig(**arguments))
+    computed = count_last_blocks(pipeline)
+    calls = 2 if name in ("wan-2.1", "wan-2.2", "hunyuan-true-cfg") else 1
+    for runs in (1, 2):
+        assert relative(draw(pipeline, name), expected) < ROUNDING
+        assert len(computed) == runs * calls * sum(len(mask.computed_steps) for mask in exported.masks)
+    assert len({*computed}) == len(exported.masks)
