@@ -24,7 +24,8 @@ _STATS = re.compile(
 )
 _MASK_LINE = re.compile(r"SCM: generated mask with (\d{1,9}) compute steps, (\d{1,9}) cache steps")
 _POLICY_LINE = re.compile(r"SCM enabled.*policy=(\w+)")
-_LOG_MARKS = ("cache-dit", "sglang", "SCM")
+_SERVER = re.compile(r"sglang|SCM", re.IGNORECASE)
+_PRINTED = "[Cache-DiT]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,10 @@ def check(export: Export, text: str, source: str) -> Check:
             for each in _STATS.finditer(text)
         ]  # fmt: skip
         return _check_stats(export.masks, found, source)
-    if _MASK_LINE.search(text) or any(mark in text for mark in _LOG_MARKS):
-        return _check_log(export.masks, text, source)
+    if _MASK_LINE.search(text) or _SERVER.search(text):
+        return _check_log(export.masks, text)
+    if _PRINTED in text:
+        raise FileError(f"{source}: cache-dit prints no steps of a static mask; save what it returns: {SAVE_SUMMARY}")
     raise FileError(
         f"{source}: neither what cache_dit.summary returns, nor a server's log, nor a JSON list of computed steps; after a "
         f"run, save it: {SAVE_SUMMARY}"
@@ -178,7 +181,7 @@ def _compare(mask: StepMask, computed: set[int], name: str, count: int) -> Itera
         yield f"{where}held at steps {span(wished - computed)}, which the mask computes"
 
 
-def _check_log(masks: Sequence[StepMask], text: str, source: str) -> Check:
+def _check_log(masks: Sequence[StepMask], text: str) -> Check:
     """Compares with the counts of a server's log."""
     counts = {(int(computes), int(holds)) for computes, holds in _MASK_LINE.findall(text)}
     wished = {(len(mask.computed_steps), mask.held) for mask in masks}
