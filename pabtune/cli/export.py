@@ -38,6 +38,10 @@ class Counts(click.ParamType):
 @click.option(
     "--calls", type=click.IntRange(1, 2), help="Calls of the transformer in a step: 2 = one for each guidance branch."
 )
+@click.option(
+    "--profile", "profile_file", type=click.Path(path_type=Path),
+    help="Predict the time from this profile; it also tells the model and the steps of a policy without.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Output file; default: stdout.")
 @click.option(
     "--check", "log", metavar="FILE", type=click.Path(path_type=Path),
@@ -47,7 +51,7 @@ class Counts(click.ParamType):
 @click.pass_context
 def command(
     ctx: click.Context, name: str, to: str, content: str | None, steps: int | None, layers: tuple[int, ...],
-    boundary: float | None, calls: int | None, out: Path | None, log: Path | None, as_json: bool,
+    boundary: float | None, calls: int | None, profile_file: Path | None, out: Path | None, log: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write POLICY as an engine's configuration; list everything that it cannot express.
 
@@ -57,9 +61,11 @@ def command(
     from pabtune.engines.plan import Facts
     from pabtune.planning.presets import find_policy
     from pabtune.records.files import write_atomically
+    from pabtune.records.profiles import Profile
 
-    facts = Facts(content=content, steps=steps, layers=layers, boundary=boundary, calls=calls)
-    exported = export(find_policy(name), to, facts)
+    profile = None if profile_file is None else Profile.load(profile_file)
+    facts = Facts(content=content, steps=steps, layers=layers, boundary=boundary, calls=calls, profile=profile)
+    exported = export(find_policy(name, profile.model if profile else None), to, facts)
     if log is not None:
         ctx.exit(_check(exported, log, as_json))
     if out is not None:

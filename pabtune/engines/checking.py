@@ -62,7 +62,7 @@ def check(export: Export, text: str, source: str) -> Check:
     Raises:
         FileError: the text is nothing of what is read, or the export has no mask.
     """
-    if not export.masks or export.engine.held == "preset":
+    if not export.masks:
         raise FileError(f"{export.engine.name} takes no mask of a policy, so that none can be checked")
     if not text.strip():
         raise FileError(f"{source}: is empty; after a run, save it: {SAVE_SUMMARY}")

@@ -6,6 +6,8 @@ from typing import Any
 
 from pabtune.engines.engine import Engine
 from pabtune.engines.plan import Plan, StepMask
+from pabtune.engines.predicting import predicted_shares
+from pabtune.records.errors import one_line
 from pabtune.records.policies import Policy
 
 
@@ -22,6 +24,7 @@ class Export:
         losses: what the engine does otherwise, in words; empty = it does exactly what the policy says.
         masks: what it is to do, by transformer; empty = no masks.
         facts: what the file is for, line by line.
+        shares: predicted time of the policy, and of what the engine runs, over that of the full run; None = unknown.
         is_useful: whether anything is held.
     """
 
@@ -33,6 +36,7 @@ class Export:
     losses: tuple[str, ...] = ()
     masks: tuple[StepMask, ...] = ()
     facts: tuple[str, ...] = ()
+    shares: tuple[float, float] | None = None
     is_useful: bool = True
 
     def to_document(self) -> dict[str, Any]:
@@ -46,6 +50,11 @@ class Export:
             "computed_steps": {mask.transformer: list(mask.computed_steps) for mask in self.masks},
             "facts": list(self.facts),
             "use": self.use,
+            **(
+                {}
+                if self.shares is None
+                else {"predicted_time": dict(zip(("policy", "engine"), self.shares, strict=True))}
+            ),
         }
 
 
@@ -61,23 +70,22 @@ def export_of(plan: Plan, document: Mapping[str, Any], text: str, use: str, suff
     """
     return Export(
         engine=plan.engine, text=text, document=document, use=use, suffix=suffix, losses=plan.losses, masks=plan.masks,
-        facts=facts_of(plan), is_useful=plan.held > 0,
+        facts=facts_of(plan), shares=shares_of(plan), is_useful=plan.held > 0,
     )  # fmt: skip
 
 
-def header(plan: Plan, use: str = "", mark: str = "# ") -> str:
-    """What a person who opens the file must know, as comments.
+def header(plan: Plan, use: str) -> str:
+    """What a person who opens the file must know, as comments, of which none goes on in the next line.
 
     Args:
         plan: what the engine is to do.
-        use: how the file is used; empty = left out.
-        mark: begins a comment.
+        use: how the file is used.
     """
     lines = [*facts_of(plan), *(f"not expressed: {each}" for each in plan.losses)]
     if not plan.losses:
         lines.append("exact: the engine does what the policy says")
-    lines += [f"use: {line}" if index == 0 else f"     {line}" for index, line in enumerate(use.splitlines())]
-    return "".join(f"{mark}{line}\n" for line in lines)
+    uses = [f"use: {line}" if index == 0 else f"     {line}" for index, line in enumerate(use.splitlines())]
+    return "".join(f"# {line}\n" for line in [*map(one_line, lines), *uses])
 
 
 def facts_of(plan: Plan) -> tuple[str, ...]:
@@ -86,14 +94,25 @@ def facts_of(plan: Plan) -> tuple[str, ...]:
     compute = plan.steps - plan.held
     model = f" for {policy.made_for.model}" if policy.made_for.model else ""
     facts = [
-        f"pabtune: policy {policy.name}{model}: {compute} of {plan.steps} steps compute",
-        f"for {engine.name} {engine.version} ({'run' if engine.is_run else 'not run, but read'} by pabtune's authors); "
+        f"pabtune: policy {policy.name}{model}: {engine.name} computes {compute} of {plan.steps} steps",
+        f"for {engine.name} {engine.version} ({'run' if engine.is_run else 'read, not run,'} by pabtune's authors); "
         f"{engine.compiling}",
         f"for exactly {plan.steps} steps{_scheduler_of(policy)}",
     ]
     evidence = evidence_of(policy)
     facts.append(f"measured in pabtune: {evidence}" if evidence else "nothing of it was measured")
-    return tuple(facts)
+    shares = shares_of(plan)
+    if shares is not None:
+        facts.append(
+            f"predicted from a profile, time in the transformer over that of the full run: {shares[0]:.1%} under the policy, "
+            f"{shares[1]:.1%} in {engine.name}"
+        )
+    return tuple(map(one_line, facts))
+
+
+def shares_of(plan: Plan) -> tuple[float, float] | None:
+    """Predicted time of the policy, and of what the engine runs, over that of the full run; None = there is no profile."""
+    return None if plan.facts.profile is None else predicted_shares(plan, plan.facts.profile, plan.facts.content)
 
 
 def _scheduler_of(policy: Policy) -> str:

@@ -1,6 +1,7 @@
 """A policy for an engine, by the engine's name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pabtune.engines import (
     attention_ranges,
@@ -15,7 +16,7 @@ from pabtune.engines.engine import Engine, find_engine
 from pabtune.engines.export import Export
 from pabtune.engines.plan import FROM_FILE, MASKED, Facts, Plan, StepMask, plan_of
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy
+from pabtune.records.policies import MadeFor, Policy
 
 WRITERS: Mapping[str, Callable[[Plan], Export]] = {
     "cache-dit": cache_dit.write,
@@ -43,6 +44,8 @@ def export(policy: Policy, to: str, facts: Facts = FROM_FILE) -> Export:
             none that it names; two rules meet; or the engine has one mask for two transformers that need two.
     """
     engine = find_engine(to)
+    if facts.profile is not None and policy.made_for == MadeFor():
+        policy = replace(policy, made_for=facts.profile.made_for)
     rules = policy.rules_for(facts.content)
     if engine.held == "attention" or (engine.name == "diffusers" and not any(rule.kind in MASKED for rule in rules)):
         return attention_ranges.write(policy, engine, facts.content)

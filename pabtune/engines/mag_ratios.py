@@ -25,6 +25,12 @@ def ratios(mask: StepMask) -> list[float]:
     return [COMPUTE if computes else HOLD for computes in mask.computes]
 
 
+def _lines(document: dict[str, Any]) -> str:
+    """JSON with a line for each key."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def write_diffusers(plan: Plan) -> Export:
     """Arguments of diffusers' `MagCacheConfig`, for each transformer that holds anything."""
     model = plan.policy.made_for.model
@@ -49,7 +55,7 @@ def write_diffusers(plan: Plan) -> Export:
         'for name, arguments in json.load(open("policy.json")).items():\n'
         "    getattr(pipe, name).enable_cache(MagCacheConfig(**arguments))"
     )
-    return export_of(plan, document, json.dumps(document, indent=2) + "\n", use, ".json")
+    return export_of(plan, document, _lines(document), use, ".json")
 
 
 def write_lightx2v(plan: Plan) -> Export:
@@ -67,4 +73,4 @@ def write_lightx2v(plan: Plan) -> Export:
     }
     document = {"_comment": list(facts_of(plan)), **config}
     use = "merge these keys into the file that you give as --config_json"
-    return export_of(plan, document, json.dumps(document, indent=2) + "\n", use, ".json")
+    return export_of(plan, document, _lines(document), use, ".json")

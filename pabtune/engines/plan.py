@@ -19,6 +19,7 @@ from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.units import units_of
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
+from pabtune.records.profiles import Profile
 from pabtune.records.rules import Rule
 from pabtune.records.sites import Kind, Site
 
@@ -78,6 +79,7 @@ class Plan:
         losses: what the engine does otherwise, in words.
         calls: how often a step calls a transformer for guidance: 1 or 2; None = unknown.
         has_text_between: whether the text's residual of one list of blocks goes into another list.
+        facts: what the policy's file did not tell.
     """
 
     policy: Policy
@@ -87,6 +89,7 @@ class Plan:
     losses: tuple[str, ...] = ()
     calls: int | None = None
     has_text_between: bool = False
+    facts: "Facts"
 
     @property
     def held(self) -> int:
@@ -108,6 +111,7 @@ class Facts:
         layers: numbers of blocks of each list; empty = as the policy's file says.
         boundary: noise level from which the first of two transformers gives way to the second.
         calls: calls of a step for guidance; None = as the card and the policy's file say.
+        profile: of the model, by which the time is predicted, and which tells when transformers take turns.
     """
 
     content: str | None = None
@@ -115,6 +119,7 @@ class Facts:
     layers: tuple[int, ...] = ()
     boundary: float | None = None
     calls: int | None = None
+    profile: Profile | None = None
 
 
 FROM_FILE = Facts()
@@ -170,7 +175,7 @@ def plan_of(policy: Policy, engine: Engine, facts: Facts = FROM_FILE) -> Plan:
     lists = {
         name: block_lists(policy.made_for.model, policy.made_for.config.get(name, {}), facts.layers) for name in names
     }
-    mask = _mask(masked, lists, schedule, _called(policy, names, schedule, facts.boundary))
+    mask = _mask(masked, lists, schedule, _called(policy, names, schedule, facts))
     masks, losses = [], list(_other_rules(policy, rules, schedule, facts.content))
     for name in names:
         called = np.ones(schedule.steps, dtype=bool) if mask.called is None else _called_of(mask, name)
@@ -189,6 +194,7 @@ def plan_of(policy: Policy, engine: Engine, facts: Facts = FROM_FILE) -> Plan:
         losses=tuple(losses),
         calls=guidance_calls(policy) if facts.calls is None else facts.calls,
         has_text_between=any(known is not None and len(known) > 1 for known in lists.values()),
+        facts=facts,
     )
 
 
@@ -198,20 +204,22 @@ def _transformers(policy: Policy, rules: Sequence[Rule]) -> list[str]:
     return sorted(dict.fromkeys([*policy.made_for.config, *named])) or ["transformer"]
 
 
-def _called(
-    policy: Policy, names: Sequence[str], schedule: NoiseSchedule, boundary: float | None
-) -> Mapping[str, np.ndarray]:
+def _called(policy: Policy, names: Sequence[str], schedule: NoiseSchedule, facts: Facts) -> Mapping[str, np.ndarray]:
     """For each transformer, whether a step calls it; empty = there is one, and all do."""
     if len(names) == 1:
         return {}
-    if boundary is None or len(names) > 2:
+    if facts.profile is not None and facts.profile.steps == schedule.steps:
+        seconds, sites = facts.profile.arrays["seconds"], facts.profile.sites
+        rows = {name: seconds[[site.transformer == name for site in sites]] for name in names}
+        return {name: (own > 0).any(axis=0) for name, own in rows.items()}
+    if facts.boundary is None or len(names) > 2:
         raise PolicyError(
             f"policy {policy.name!r} is for {', '.join(names)}, which take turns; say from which noise level on the second "
             "one is called, as the pipeline's boundary_ratio does: --boundary 0.875"
         )
     if schedule.sigmas is None:
         raise PolicyError(f"policy {policy.name!r} does not tell its noise levels, by which transformers take turns")
-    is_first = np.array(schedule.sigmas) >= boundary - 1e-6
+    is_first = np.array(schedule.sigmas) >= facts.boundary - 1e-6
     return {names[0]: is_first, names[1]: ~is_first}
 
 
@@ -316,6 +324,8 @@ def _differences(
             f"transformer: its {skipped} skipped calls are exported as held blocks, which also compute the embedding and the "
             "last layer in each of them; videos of that were not measured"
         )
+    if lists is not None and len({each.first for each in lists}) < len(lists):
+        yield f"stack: lists of blocks that take turns ({', '.join(each.path for each in lists)}) are not held as one there"
     if chosen.kind == "stack":
         yield from _block_differences(chosen, lists, engine, mask.held)
     other = unserved(mask)
@@ -335,8 +345,6 @@ def _block_differences(rows: _Rows, lists: tuple[BlockList, ...] | None, engine:
             f"{' but the first' if behind else ''} in {held} steps"
         )
         return
-    if len({each.first for each in lists}) < len(lists):
-        yield f"stack: lists of blocks that take turns ({', '.join(each.path for each in lists)}) are not held as one there"
     theirs = {layer for each in lists for layer in (each.layers if engine.held == "all" else each.layers[1:])}
     more, fewer = sorted(theirs - rows.layers), sorted(rows.layers - theirs)
     total = sum(each.count for each in lists)

@@ -5,6 +5,7 @@ They get the preset that differs in the fewest steps. Each of two transformers g
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -33,6 +34,12 @@ def nearest_preset(masks: Sequence[StepMask]) -> tuple[str, int]:
     return nearest, distances[nearest]
 
 
+def _as_preset(mask: StepMask, preset: str) -> StepMask:
+    """What a preset makes of a transformer's steps."""
+    computed = computed_steps(preset, len(mask.computes))
+    return replace(mask, computes=tuple(step in computed for step in range(len(mask.computes))))
+
+
 def write(plan: Plan) -> Export:
     """The nearest preset: JSON for vLLM-Omni, YAML for TensorRT-LLM.
 
@@ -46,6 +53,7 @@ def write(plan: Plan) -> Export:
             f"{fewest}"
         )
     preset, distance = nearest_preset(plan.masks)
+    plan = replace(plan, masks=tuple(_as_preset(mask, preset) for mask in plan.masks))
     if distance:
         plan = plan.with_loss(
             f"mask: {plan.engine.name} takes presets alone; {preset!r} is the nearest, and differs in {distance} of "

@@ -112,7 +112,14 @@ def test_what_cache_dit_prints_of_a_static_mask_has_no_steps() -> None:
         check(EXPORT, printed, "f")
 
 
-def test_a_preset_cannot_be_checked() -> None:
-    steps = made_for(steps=28, sigmas=None)
+def test_a_preset_is_checked_as_itself() -> None:
+    """What the policy says was not given to the engine."""
+    exported = export(held(BEHIND_THE_FIRST, made_for=made_for(steps=28, sigmas=None)), "vllm-omni")
+    ran = json.dumps([0, 1, 2, 3, 6, 12, 19, 27])  # `ultra`
+    assert check(exported, ran, "f").differences == ()
+
+
+def test_windows_of_attention_are_no_mask() -> None:
+    exported = export(Policy(name="p", rules=(Rule(kind="mlp", compute=(0,)),)), "videosys")
     with pytest.raises(FileError, match="takes no mask of a policy"):
-        check(export(held(BEHIND_THE_FIRST, made_for=steps), "vllm-omni"), "[0]", "f")
+        check(exported, "[0]", "f")

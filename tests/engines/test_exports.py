@@ -223,13 +223,3 @@ def test_whole_calls_are_a_mask_that_is_not_called_exact() -> None:
         (loss,) = made.losses
         assert loss.startswith("transformer: its 4 skipped calls are exported as held blocks")
         assert loss.endswith("videos of that were not measured")
-
-
-def test_the_header_tells_what_was_measured() -> None:
-    evidence = {
-        "speedup": {"measured": 1.5, "device": "cpu"}, "fidelity": {"psnr_db": 31.2}, "verdict": "accept", "budget": "b>=-1"
-    }  # fmt: skip
-    made = export(held(BEHIND_THE_FIRST, evidence=evidence), "cache-dit")
-    assert "# measured in pabtune: speed 1.50x on cpu, PSNR 31.20 dB, verdict accept on b>=-1\n" in made.text
-    assert "# for cache-dit 1.5.3 (run by pabtune's authors)" in made.text
-    assert "# nothing of it was measured\n" in export(held(BEHIND_THE_FIRST), "stable-diffusion.cpp").text
