@@ -16,6 +16,7 @@ import click
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from pabtune.engines.engine import ENGINES
 from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.policies import SCHEMA as POLICY_SCHEMA
 from pabtune.records.policies import MadeFor, Policy
@@ -154,7 +155,7 @@ def cases(seed: int, count: int) -> Iterator[Case]:
 def policy_case(rng: random.Random) -> Case:
     words = rng.choice(
         [
-            ("export", "{folder}/f.json", "--to", rng.choice(["diffusers", "videosys"])),
+            ("export", "{folder}/f.json", "--to", rng.choice(list(ENGINES))),
             ("cost", str(PROFILE), "--policy", "{folder}/f.json", "--json"),
             ("cost", "shapes", "--policy", "{folder}/f.json", "--gpus", "1,2", "--steps", rng.choice(["30", "12"])),
             ("evaluate", "shapes", "--policy", "{folder}/f.json", "--prompts", "{folder}/one.txt", "--device", "meta"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.planning.rule_sites import MOST_LAYERS
 from pabtune.records.errors import PolicyError
 from pabtune.records.sites import Site
 
@@ -71,7 +72,7 @@ def block_lists(
             "numbers; say one for each"
         )
     sizes = list(counts) or [config.get(SIZES.get(path, "")) for path in paths]
-    if not (counts or card) or not all(isinstance(size, int) for size in sizes):
+    if not (counts or card) or not all(isinstance(size, int) and 0 < size <= MOST_LAYERS for size in sizes):
         return None
     by_path = dict(zip(paths, sizes, strict=True))
     return tuple(

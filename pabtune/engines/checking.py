@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabtune.engines.export import Export
-from pabtune.engines.plan import StepMask, span
+from pabtune.engines.step_masks import StepMask, span
 from pabtune.records.errors import FileError
 
 SAVE_SUMMARY = 'json.dump([vars(each) for each in cache_dit.summary(pipe)], open("summary.json", "w"), default=str)'

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabtune.engines.engine import Engine
-from pabtune.engines.plan import Plan, StepMask
+from pabtune.engines.plan import Plan
 from pabtune.engines.predicting import predicted_shares
+from pabtune.engines.step_masks import StepMask
 from pabtune.records.errors import one_line
 from pabtune.records.policies import Policy
 
@@ -128,13 +129,19 @@ def _scheduler_of(policy: Policy) -> str:
 def evidence_of(policy: Policy) -> str:
     """Speed, closeness and verdict, as far as they were measured."""
     evidence = policy.evidence
-    speedup, fidelity = evidence.get("speedup", {}), evidence.get("fidelity", {})
+    speedup, fidelity = (_section(evidence, name) for name in ("speedup", "fidelity"))
     parts = []
-    if "measured" in speedup:
+    if isinstance(speedup.get("measured"), int | float):
         device = f" on {speedup['device']}" if "device" in speedup else ""
         parts.append(f"speed {speedup['measured']:.2f}x{device}")
-    if "psnr_db" in fidelity:
+    if isinstance(fidelity.get("psnr_db"), int | float):
         parts.append(f"PSNR {fidelity['psnr_db']:.2f} dB")
     if "verdict" in evidence:
         parts.append(f"verdict {evidence['verdict']}" + (f" on {evidence['budget']}" if "budget" in evidence else ""))
     return ", ".join(parts)
+
+
+def _section(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a policy's evidence; empty where it is missing, or something else."""
+    section = evidence.get(name)
+    return section if isinstance(section, Mapping) else {}

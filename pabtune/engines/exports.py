@@ -14,7 +14,8 @@ from pabtune.engines import (
 )
 from pabtune.engines.engine import Engine, find_engine
 from pabtune.engines.export import Export
-from pabtune.engines.plan import FROM_FILE, MASKED, Facts, Plan, StepMask, plan_of
+from pabtune.engines.plan import FROM_FILE, Facts, Plan, plan_of
+from pabtune.engines.step_masks import MASKED, StepMask
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
 

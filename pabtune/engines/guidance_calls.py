@@ -1,7 +1,6 @@
 """How often a step calls the transformer for guidance, as far as a card and a policy's file tell."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.catalog.card import ByArguments, ByProperties
@@ -20,7 +19,9 @@ def guidance_calls(policy: Policy, catalog: Catalog = CATALOG) -> int | None:
         return None
     if card.guidance.order == "batched":
         return 1
-    arguments: Mapping[str, Any] = policy.made_for.settings.get("arguments", {})
+    arguments = policy.made_for.settings.get("arguments")
+    if not isinstance(arguments, Mapping):
+        arguments = {}
     when = card.guidance.when
     if isinstance(when, ByArguments):
         is_above = _number(arguments.get(when.name), 0.0) > when.above

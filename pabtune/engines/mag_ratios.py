@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from pabtune.engines.export import Export, export_of, facts_of
-from pabtune.engines.plan import Plan, StepMask
+from pabtune.engines.plan import Plan
+from pabtune.engines.step_masks import StepMask
 
 COMPUTE, HOLD, THRESHOLD = 1000.0, 1.0, 0.5
 DIFFUSERS_CLASSES = (

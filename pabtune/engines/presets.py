@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from pabtune.engines.export import Export, export_of, header
-from pabtune.engines.plan import Plan, StepMask
+from pabtune.engines.plan import Plan
+from pabtune.engines.step_masks import StepMask
 from pabtune.planning.scm import FEWEST_STEPS, TEMPLATES, computed_steps
 from pabtune.records.errors import PolicyError
 

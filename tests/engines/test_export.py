@@ -40,3 +40,9 @@ def test_names_stay_in_their_comments() -> None:
     module = ast.parse(export(Policy(name=evil, rules=(rule,), made_for=two), "cache-dit", Facts(boundary=0.55)).text)
     assert [type(each).__name__ for each in module.body] == ["Import", "Assign", "FunctionDef"]
     assert ast.literal_eval(module.body[1].value).keys() == {"transformer", 'a", __import__("os"), "'}
+
+
+def test_evidence_of_another_form_is_left_out() -> None:
+    odd = {"speedup": "fast", "fidelity": {"psnr_db": "good"}, "verdict": "accept"}
+    made = export(held(BEHIND_THE_FIRST, evidence=odd), "cache-dit")
+    assert "# measured in pabtune: verdict accept\n" in made.text

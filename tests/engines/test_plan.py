@@ -3,7 +3,8 @@
 import pytest
 
 from pabtune.engines.engine import ENGINES
-from pabtune.engines.plan import plan_of, span
+from pabtune.engines.plan import Facts, plan_of
+from pabtune.engines.step_masks import span
 from pabtune.planning.presets import named_policy
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
@@ -100,3 +101,20 @@ def test_rules_that_meet_are_refused() -> None:
 def test_spans() -> None:
     assert span({7, 1, 2, 3}) == "1..3, 7"
     assert span([]) == ""
+
+
+def test_numbers_that_no_model_has_are_refused() -> None:
+    """A few bytes of a file would have asked for gigabytes."""
+    unknown = made_for(config={})
+    with pytest.raises(PolicyError, match="names layer 999999999, but no model has that many"):
+        plan_of(held((999_999_999,), made_for=unknown), CACHE_DIT)
+    huge = made_for(config={"transformer": {"num_layers": 10**9}})
+    assert "which blocks the model has is not known" in plan_of(held(made_for=huge), CACHE_DIT).losses[0]
+    with pytest.raises(PolicyError, match="is for 1000000000 steps, but no run has more than 10000"):
+        plan_of(held(made_for=made_for(steps=10**9, sigmas=None)), CACHE_DIT)
+
+
+def test_a_transformer_that_is_never_called_has_no_mask() -> None:
+    two = held(BEHIND_THE_FIRST, made_for=made_for(names=("transformer", "transformer_2")))
+    (mask,) = plan_of(two, CACHE_DIT, Facts(boundary=0.0)).masks
+    assert (mask.transformer, mask.bits) == ("transformer", BITS)
