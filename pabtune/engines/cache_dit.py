@@ -48,9 +48,8 @@ def cache_config(plan: Plan, mask: StepMask) -> dict[str, Any]:
     if plan.calls is not None:
         config["enable_separate_cfg"] = plan.calls == 2
     if mask.is_line:
-        config |= {"enable_taylorseer": True, "taylorseer_order": 1}
-        if plan.has_text_between:
-            config["enable_encoder_taylorseer"] = True
+        # of the text too, which goes into the next list of blocks, where there is one
+        config |= {"enable_taylorseer": True, "enable_encoder_taylorseer": True, "taylorseer_order": 1}
     return config
 
 

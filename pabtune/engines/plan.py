@@ -39,7 +39,6 @@ class Plan:
         masks: one for each transformer, in the order in which they take turns.
         losses: what the engine does otherwise, in words.
         calls: how often a step calls a transformer for guidance: 1 or 2; None = unknown.
-        has_text_between: whether the text's residual of one list of blocks goes into another list.
         facts: what the policy's file did not tell.
     """
 
@@ -49,7 +48,6 @@ class Plan:
     masks: tuple[StepMask, ...]
     losses: tuple[str, ...] = ()
     calls: int | None = None
-    has_text_between: bool = False
     facts: "Facts"
 
     @property
@@ -144,7 +142,6 @@ def plan_of(policy: Policy, engine: Engine, facts: Facts = FROM_FILE) -> Plan:
         masks=tuple(masks),
         losses=tuple(losses),
         calls=guidance_calls(policy) if facts.calls is None else facts.calls,
-        has_text_between=any(known is not None and len(known) > 1 for known in lists.values()),
         facts=facts,
     )
 

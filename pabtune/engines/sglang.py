@@ -70,8 +70,6 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
 
 def write(plan: Plan) -> Export:
     """The environment of a server; the fields of a request stand in a comment."""
-    if plan.has_text_between and any(mask.is_line for mask in plan.masks):
-        plan = plan.with_loss("payload: between its lists of blocks the text's residual is held, not extrapolated")
     parameters = request_parameters(plan)
     variables = environment(parameters)
     use = f"set -a; . ./policy.env; set +a; sglang serve … with requests of {plan.steps} steps"

@@ -1,7 +1,7 @@
 """xDiT (xfuser 0.7.0): cache-dit's static mask as the JSON of `--cache_config`.
 
 Its presets are switched off by name, as they would bring a mask and TaylorSeer of their own. Unknown keys are refused there,
-so the file has no comments.
+so the file has no comments. Its TaylorSeer is always of order 1.
 """
 
 import json
@@ -20,11 +20,11 @@ def write(plan: Plan) -> Export:
         "max_warmup_steps": 1,
         "scm_policy": None,
         "enable_taylorseer": mask.is_line,
-        "enable_encoder_calibrator": mask.is_line and plan.has_text_between,
+        "enable_encoder_calibrator": mask.is_line,
         "steps_computation_mask": mask.bits,
         "steps_computation_policy": "static",
     }
-    if mask.is_line:
-        config["taylorseer_order"] = 1
+    if plan.calls is not None:
+        config["enable_separate_cfg"] = plan.calls == 2
     use = f'xdit … --num_inference_steps {plan.steps} --cache_method dbcache --cache_config "$(cat policy.json)"'
     return export_of(plan, config, json.dumps(config) + "\n", use, ".json")

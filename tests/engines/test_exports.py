@@ -129,6 +129,14 @@ def test_xdit_gets_json_that_switches_its_presets_off() -> None:
     document = json.loads(made.text)
     assert (document["scm_policy"], document["enable_taylorseer"]) == (None, False)
     assert (document["steps_computation_mask"], document["steps_computation_policy"]) == (BITS, "static")
+    line = Rule(kind="stack", compute=(0, 1, 2, 3, 5), layers=BEHIND_THE_FIRST, payload="linear")
+    made = export(Policy(name="line", rules=(line,), made_for=made_for()), "xdit")
+    assert json.loads(made.text)["enable_taylorseer"] is True
+    # Fields of xfuser 0.7.0's DBCachePreset and of cache-dit 1.5's DBCacheConfig: others are refused.
+    assert set(json.loads(made.text)) == {
+        "Fn_compute_blocks", "Bn_compute_blocks", "max_warmup_steps", "scm_policy", "enable_taylorseer",
+        "enable_encoder_calibrator", "enable_separate_cfg", "steps_computation_mask", "steps_computation_policy",
+    }  # fmt: skip
 
 
 def test_stable_diffusion_cpp_gets_options_on_a_line() -> None:
