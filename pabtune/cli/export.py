@@ -1,12 +1,16 @@
 """`pabtune export`: a policy for the engines that teams serve with, and whether they ran it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pabtune.cli.options import STEPS, json_option
 from pabtune.cli.output import emit, say
 from pabtune.engines.engine import ENGINES
+
+if TYPE_CHECKING:
+    from pabtune.engines.export import Export
 
 
 class Counts(click.ParamType):
@@ -86,7 +90,7 @@ def command(
         ctx.exit(1)
 
 
-def _check(exported, log: Path, as_json: bool) -> int:  # type: ignore[no-untyped-def]
+def _check(exported: "Export", log: Path, as_json: bool) -> int:
     """Tells whether a run was the policy's; the exit code."""
     from pabtune.engines.checking import check
     from pabtune.records.errors import FileError

@@ -71,7 +71,7 @@ def block_lists(
             f"{model or 'the model'} has {len(paths)} lists of blocks ({', '.join(paths)}), but --layers has {len(counts)} "
             "numbers; say one for each"
         )
-    sizes = list(counts) or [config.get(SIZES.get(path, "")) for path in paths]
+    sizes: list[Any] = list(counts) or [config.get(SIZES.get(path, "")) for path in paths]
     if not (counts or card) or not all(isinstance(size, int) and 0 < size <= MOST_LAYERS for size in sizes):
         return None
     by_path = dict(zip(paths, sizes, strict=True))

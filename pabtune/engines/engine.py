@@ -15,6 +15,13 @@ Held = Literal["all", "behind the first", "attention", "preset"]
 first, by one of a few masks that the engine knows by name."""
 
 
+RUN_IN_BOTH = (
+    "WanTransformer3DModel", "CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel", "LTXVideoTransformer3DModel",
+    "MochiTransformer3DModel",
+)  # fmt: skip
+"""Transformers that cache-dit and diffusers' MagCache both hold as the policy says."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """An engine that takes a schedule from its users.
@@ -27,7 +34,8 @@ class Engine:
             order 1), not only the last one.
         has_masks_by_transformer: whether each transformer of a model with two may have steps of its own.
         compiling: when torch.compile comes.
-        is_run: whether pabtune's tests run it; the others are read.
+        models: transformers whose exports pabtune's tests run in it, with the video that the policy gives; empty = it is read,
+            not run.
     """
 
     name: str
@@ -36,7 +44,12 @@ class Engine:
     takes_line: bool = False
     has_masks_by_transformer: bool = False
     compiling: str = "torch.compile is the engine's own affair"
-    is_run: bool = False
+    models: tuple[str, ...] = ()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether pabtune's tests run it."""
+        return bool(self.models)
 
     @property
     def takes_masks(self) -> bool:
@@ -54,7 +67,16 @@ ENGINES: Mapping[str, Engine] = {
             takes_line=True,
             has_masks_by_transformer=True,
             compiling="enable the cache first, then torch.compile, without fullgraph",
-            is_run=True,
+            models=(
+                *RUN_IN_BOTH,
+                "AllegroTransformer3DModel",
+                "ChronoEditTransformer3DModel",
+                "CosmosTransformer3DModel",
+                "EasyAnimateTransformer3DModel",
+                "HunyuanVideo15Transformer3DModel",
+                "Kandinsky5Transformer3DModel",
+                "SkyReelsV2Transformer3DModel",
+            ),
         ),
         Engine(name="sglang", version="0.5.23", held="behind the first", takes_line=True),
         Engine(name="xdit", version="0.7.0", held="behind the first", takes_line=True),
@@ -64,7 +86,7 @@ ENGINES: Mapping[str, Engine] = {
             held="all",
             has_masks_by_transformer=True,
             compiling="enable the cache first; its hooks stay outside of compiled graphs, so no fullgraph",
-            is_run=True,
+            models=RUN_IN_BOTH,
         ),
         Engine(name="lightx2v", version="f8aee98", held="all", has_masks_by_transformer=True),
         Engine(

@@ -13,12 +13,6 @@ from pabtune.engines.plan import Plan
 from pabtune.engines.step_masks import StepMask
 
 COMPUTE, HOLD, THRESHOLD = 1000.0, 1.0, 0.5
-DIFFUSERS_CLASSES = (
-    "WanTransformer3DModel", "CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel",
-    "HunyuanVideoFramepackTransformer3DModel", "LTXVideoTransformer3DModel", "MochiTransformer3DModel",
-    "MotifVideoTransformer3DModel", "Kandinsky5Transformer3DModel",
-)  # fmt: skip
-"""Transformers of which diffusers 0.42.1 knows the blocks (`hooks/_helpers.py`)."""
 
 
 def ratios(mask: StepMask) -> list[float]:
@@ -34,12 +28,6 @@ def _lines(document: dict[str, Any]) -> str:
 
 def write_diffusers(plan: Plan) -> Export:
     """Arguments of diffusers' `MagCacheConfig`, for each transformer that holds anything."""
-    model = plan.policy.made_for.model
-    if model is None or model not in DIFFUSERS_CLASSES:
-        plan = plan.with_loss(
-            f"model: {model or 'an unknown class'} is not among those whose blocks diffusers' MagCache knows; register them "
-            "with TransformerBlockRegistry before you enable it"
-        )
     document: dict[str, Any] = {
         mask.transformer: {
             "threshold": THRESHOLD,
@@ -72,6 +60,7 @@ def write_lightx2v(plan: Plan) -> Export:
         "magcache_retention_ratio": 0.0,
         "magcache_ratios": [both, both],
     }
-    document = {"_comment": list(facts_of(plan)), **config}
+    losses = [f"not expressed: {each}" for each in plan.losses]
+    document = {"_comment": [*facts_of(plan), *losses], **config}
     use = "merge these keys into the file that you give as --config_json"
     return export_of(plan, document, _lines(document), use, ".json")

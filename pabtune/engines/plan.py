@@ -132,6 +132,9 @@ def plan_of(policy: Policy, engine: Engine, facts: Facts = FROM_FILE) -> Plan:
         masks.append(step_mask(mask, name, rows[0] if rows else None, called, engine))
         where = f"{name}: " if len(names) > 1 else ""
         losses += [where + each for each in differences(masks[-1], rows, lists[name], engine)]
+    model = policy.made_for.model or "a class that the policy does not name"
+    if engine.is_run and model not in engine.models and any(mask.held for mask in masks):
+        losses.append(f"model: {model} was not run in {engine.name} here; compare a video before you trust it")
     own_steps = policy.steps if policy.steps != policy.made_for.steps else None
     if own_steps is not None:
         losses.append(f"its {own_steps} denoising steps: ask the engine for them when you call it")
@@ -164,7 +167,7 @@ def _called(policy: Policy, names: Sequence[str], schedule: NoiseSchedule, facts
                 f"policy {policy.name!r} is for {missing[0]}, which profile {facts.profile.name!r} has not"
             )
         rows = {name: seconds[[site.transformer == name for site in sites]] for name in names}
-        return {name: (own > 0).any(axis=0) for name, own in rows.items()}
+        return {name: np.asarray((own > 0).any(axis=0)) for name, own in rows.items()}
     if facts.boundary is None or len(names) > 2:
         raise PolicyError(
             f"policy {policy.name!r} is for {', '.join(names)}, which take turns; say from which noise level on the second "

@@ -73,5 +73,5 @@ def write(plan: Plan) -> Export:
         use = 'vllm serve … --omni --cache-backend cache_dit --cache-config "$(cat policy.json)"'
         return export_of(plan, config, json.dumps(config) + "\n", use, ".json")
     document = {"cache_config": {"cache_backend": "cache_dit", **config}}
-    use = 'VisualGenArgs.from_yaml("policy.yaml")'
+    use = 'VisualGenArgs.from_yaml("policy.yaml", model="…")'
     return export_of(plan, document, header(plan, use) + yaml.safe_dump(document, sort_keys=False), use, ".yaml")

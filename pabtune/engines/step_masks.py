@@ -100,7 +100,8 @@ def step_mask(
     steps = np.flatnonzero(called).tolist()
     start = steps[0] if steps else 0
     if rows is None:
-        return StepMask(transformer=name, start=start, computes=(True,) * len(steps), serves=("hold",) * len(steps))
+        idle: tuple[Serves, ...] = tuple("hold" for _ in steps)
+        return StepMask(transformer=name, start=start, computes=(True,) * len(steps), serves=idle)
     computes = tuple(bool(rows.computes[step]) for step in steps)
     serves: list[Serves] = []
     for step in steps:

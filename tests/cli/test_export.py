@@ -3,9 +3,9 @@ import json
 import pytest
 import yaml
 
-from pabtune.records.policies import Policy
+from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
-from tests.cli.conftest import POLICY
+from tests.cli.conftest import POLICY, PROFILE
 
 
 def test_export_writes_a_configuration_and_says_what_is_lost(pabtune, tmp_path) -> None:
@@ -44,6 +44,28 @@ def test_a_mask_is_written_for_an_engine(pabtune, tmp_path) -> None:
     assert document["config"]["steps_computation_mask"] == config["steps_computation_mask"]
     assert document["computed_steps"] == {"transformer": [0, 1, 2, 5, 8, 10, 11]}
     assert document["exact"] is False
+
+
+def test_transformers_that_take_turns_and_a_profile_are_heard(pabtune, tmp_path) -> None:
+    rule = Rule(kind="stack", compute=(0, 2, 5, 6, 8, 9), layers=(1, 2))
+    made_for = MadeFor(
+        model="WanTransformer3DModel", steps=10, sigmas=tuple(1 - step / 10 for step in range(10)),
+        config={"transformer": {}, "transformer_2": {}},
+    )  # fmt: skip
+    Policy(name="two", rules=(rule,), made_for=made_for).save(tmp_path / "two.json")
+    words = ("export", str(tmp_path / "two.json"), "--to", "cache-dit", "--boundary", "0.55", "--layers", "3", "--json")
+    document = pabtune(*words).document()
+    assert document["computed_steps"] == {"transformer": [0, 2], "transformer_2": [0, 1, 3, 4]}
+    assert document["exact"] is True
+    assert "which take turns" in pabtune(*words[:4]).refusal()
+    predicted = pabtune("export", POLICY, "--to", "cache-dit", "--profile", PROFILE, "--json").document()[
+        "predicted_time"
+    ]
+    assert 0.25 < predicted["policy"] < predicted["engine"] < 1
+    assert (
+        predicted["policy"]
+        == pabtune("cost", PROFILE, "--policy", POLICY, "--json").document()["predicted_time_fraction"]
+    )
 
 
 @pytest.mark.parametrize(

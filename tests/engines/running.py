@@ -32,16 +32,18 @@ FAMILIES: dict[str, tuple[ModuleType, dict[str, int]]] = {
     "ltx": (ltx, {"num_layers": 4}),
     "mochi": (mochi, {"num_layers": 4}),
 }
-"""Cases, and what makes their transformers deep enough to hold some blocks."""
+"""Cases, and what makes their transformers deep enough to hold several blocks; of others one of two is held."""
 
 
 def build(name: str) -> DiffusionPipeline:
-    module, depth = FAMILIES[name]
     pipeline = CASES[name].build()
+    pipeline.set_progress_bar_config(disable=True)
+    if name not in FAMILIES:
+        return pipeline
+    module, depth = FAMILIES[name]
     pipeline.transformer = module.transformer(**depth)
     if getattr(pipeline, "transformer_2", None) is not None:
         pipeline.transformer_2 = module.transformer(seed=1, **depth)
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 

@@ -159,9 +159,15 @@ def test_diffusers_gets_ratios_for_each_transformer_that_holds() -> None:
     }  # fmt: skip
 
 
-def test_a_class_whose_blocks_diffusers_does_not_know_is_said() -> None:
-    (loss,) = export(held(made_for=made_for("SkyReelsV2Transformer3DModel")), "diffusers").losses
-    assert loss.startswith("model: SkyReelsV2Transformer3DModel is not among those whose blocks")
+def test_a_class_that_was_not_run_is_said() -> None:
+    """diffusers' MagCache changes the videos of Kandinsky 5 and Framepack, cache-dit those of ConsisID and Helios."""
+    said = "model: {} was not run in {} here; compare a video before you trust it"
+    config = {"transformer": {"num_visual_blocks": 4, "num_layers": 4}}
+    for model, name in (("Kandinsky5Transformer3DModel", "diffusers"), ("HeliosTransformer3DModel", "cache-dit")):
+        layers = None if name == "diffusers" else BEHIND_THE_FIRST
+        policy = held(layers, made_for=made_for(model, config=config))
+        assert export(policy, name).losses == (said.format(model, name),)
+        assert export(policy, "lightx2v" if name == "diffusers" else "xdit").losses == ()
 
 
 def test_lightx2v_counts_the_steps_of_both_transformers() -> None:

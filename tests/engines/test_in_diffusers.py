@@ -5,6 +5,7 @@ import json
 import pytest
 from diffusers import MagCacheConfig
 
+from pabtune.engines.engine import ENGINES
 from pabtune.engines.exports import export
 from pabtune.engines.plan import Facts
 from tests.engines.running import (
@@ -22,6 +23,11 @@ from tests.pipelines.cases import cases
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "hunyuan-distilled", "cogvideox-ddim", "ltx", "mochi"]
+
+
+def test_the_table_has_what_is_run() -> None:
+    models = {type(build(name).transformer).__name__ for name in NAMES}
+    assert models == set(ENGINES["diffusers"].models)
 
 
 @pytest.mark.parametrize("name", cases(["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim"], NAMES))

@@ -79,8 +79,7 @@ def test_both_lists_of_blocks_are_one_mask() -> None:
 
 def test_lists_that_take_turns_are_no_stack() -> None:
     stdit3 = made_for("STDiT3Transformer3DModel", config={"transformer": {"depth": 3}})
-    losses = plan_of(held(made_for=stdit3), DIFFUSERS).losses
-    assert losses == (
+    assert plan_of(held(made_for=stdit3), ENGINES["lightx2v"]).losses == (
         "stack: lists of blocks that take turns (spatial_blocks, temporal_blocks) are not held as one there",
     )
 
