@@ -1,13 +1,13 @@
 """Whether an engine ran the mask that it was given, by what it tells of a run.
 
-Three things are read: what `cache_dit.summary(pipe)` returns, printed or as JSON; an SGLang server's log, which tells counts
-alone; and JSON lists of the steps that computed, by transformer.
+Read are what `cache_dit.summary(pipe)` returns, printed or as JSON, or logs with its details; an SGLang server's log, which
+tells counts alone; and JSON lists of the steps that computed, by transformer.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pabtune.engines.export import Export
@@ -17,6 +17,9 @@ from pabtune.records.errors import FileError
 SAVE_SUMMARY = 'json.dump([vars(each) for each in cache_dit.summary(pipe)], open("summary.json", "w"), default=str)'
 """What a user does after a run, to have something to check."""
 
+DYNAMIC = "policy dynamic: a threshold decides at the steps that the mask holds"
+"""Said even where the steps were the same: for another prompt they need not be."""
+
 _STATS = re.compile(
     r"cached_steps=\[(?P<held>[\d, ]*)\].*?cfg_cached_steps=\[(?P<second>[\d, ]*)\].*?"
     r"accumulated_executed_steps=(?P<steps>\d{1,9}), accumulated_transformer_executed_steps=(?P<calls>\d{1,9})",
@@ -25,7 +28,10 @@ _STATS = re.compile(
 _MASK_LINE = re.compile(r"SCM: generated mask with (\d{1,9}) compute steps, (\d{1,9}) cache steps")
 _POLICY_LINE = re.compile(r"SCM enabled.*policy=(\w+)")
 _SERVER = re.compile(r"sglang|SCM", re.IGNORECASE)
-_PRINTED = "[Cache-DiT]"
+_PRINTED = "Cache Context Options:"
+_COUNTS = re.compile(r"Executed Steps: (\d{1,9}), Transformer Executed Steps: (\d{1,9})")
+_LISTED = re.compile(r"(CFG )?Cache Steps: \d{1,9}, \[([\d, ]*)\]")
+_BY_THRESHOLD = "steps_computation_policy='dynamic'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,7 @@ def check(export: Export, text: str, source: str) -> Check:
         raise FileError(f"{source}: is empty; after a run, save it: {SAVE_SUMMARY}")
     document = _json(text)
     if document is not None:
-        return _check_document(export.masks, document, source)
+        return _with_policy(_check_document(export.masks, document, source), text)
     if "CacheStats(" in text:
         found = [
             _Stats(
@@ -77,15 +83,40 @@ def check(export: Export, text: str, source: str) -> Check:
             )
             for each in _STATS.finditer(text)
         ]  # fmt: skip
-        return _check_stats(export.masks, found, source)
+        return _with_policy(_check_stats(export.masks, found, source), text)
+    if _PRINTED in text:
+        return _with_policy(_check_stats(export.masks, _printed(text, source), source), text)
     if _MASK_LINE.search(text) or _SERVER.search(text):
         return _check_log(export.masks, text)
-    if _PRINTED in text:
-        raise FileError(f"{source}: cache-dit prints no steps of a static mask; save what it returns: {SAVE_SUMMARY}")
     raise FileError(
         f"{source}: neither what cache_dit.summary returns, nor a server's log, nor a JSON list of computed steps; after a "
         f"run, save it: {SAVE_SUMMARY}"
     )
+
+
+def _with_policy(checked: Check, text: str) -> Check:
+    """Adds what a configuration tells that cache-dit prints beside the steps."""
+    if _BY_THRESHOLD not in text:
+        return checked
+    return replace(checked, differences=(*checked.differences, DYNAMIC))
+
+
+def _printed(text: str, source: str) -> list[_Stats]:
+    """What `cache_dit.summary(pipe, details=True)` logs, list by list and transformer by transformer.
+
+    Raises:
+        FileError: there are no steps: of a static mask it logs none.
+    """
+    found = []
+    for section in text.split(_PRINTED)[1:]:
+        counts = _COUNTS.search(section)
+        lists = {bool(second): _numbers(steps) for second, steps in _LISTED.findall(section)}
+        if counts is None or False not in lists:
+            raise FileError(f"{source}: cache-dit logs no steps of a static mask; save what it returns: {SAVE_SUMMARY}")
+        found.append(
+            _Stats(held=lists[False], second_held=lists.get(True, ()), steps=int(counts[1]), calls=int(counts[2]))
+        )
+    return found
 
 
 def _json(text: str) -> Any:
@@ -195,7 +226,7 @@ def _check_log(masks: Sequence[StepMask], text: str) -> Check:
             f"no mask of {computes} computed and {holds} held steps ran" for computes, holds in sorted(wished - counts)
         ]
     for policy in sorted(set(_POLICY_LINE.findall(text)) - {"static"}):
-        differences.append(f"policy {policy}: a threshold decides at the steps that the mask holds")
+        differences.append(DYNAMIC if policy == "dynamic" else f"policy {policy}, which is not known here")
     return Check(
         differences=tuple(differences), seen="numbers of steps in a log, which does not tell the steps themselves"
     )

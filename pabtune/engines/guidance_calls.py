@@ -15,7 +15,7 @@ def guidance_calls(policy: Policy, catalog: Catalog = CATALOG) -> int | None:
         catalog: cards of the classes.
     """
     card = catalog.find(policy.made_for.model or "")
-    if card is None or card.guidance.order == "interleaved":
+    if card is None:
         return None
     if card.guidance.order == "batched":
         return 1
@@ -23,6 +23,8 @@ def guidance_calls(policy: Policy, catalog: Catalog = CATALOG) -> int | None:
     if not isinstance(arguments, Mapping):
         arguments = {}
     when = card.guidance.when
+    if card.guidance.order == "interleaved" and not (isinstance(when, ByProperties) and len(when.names) == 1):
+        return None
     if isinstance(when, ByArguments):
         is_above = _number(arguments.get(when.name), 0.0) > when.above
         is_given = any(all(arguments.get(name) is not None for name in group) for group in when.given)

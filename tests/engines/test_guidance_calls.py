@@ -15,6 +15,7 @@ from tests.engines.policies import made_for
         ("HunyuanVideoTransformer3DModel", {"true_cfg_scale": 6.0}, 1),
         ("HunyuanVideoTransformer3DModel", {"true_cfg_scale": 6.0, "negative_prompt": "blurry"}, 2),
         ("HunyuanVideo15Transformer3DModel", {}, 2),
+        ("CosmosTransformer3DModel", {}, 2),
         ("LTX2VideoTransformer3DModel", {}, None),
         ("UnknownTransformer3DModel", {}, None),
     ],

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from pabtune.engines.checking import check
+from pabtune.engines.checking import DYNAMIC, check
 from pabtune.engines.engine import ENGINES
 from pabtune.engines.exports import export
 from pabtune.engines.plan import Facts
@@ -49,7 +49,7 @@ def test_a_held_stack(name, tmp_path) -> None:
 
     policy = held(name, without_the_first=True)
     exported = export(policy, "cache-dit", Facts(boundary=BOUNDARY))
-    assert [loss for loss in exported.losses if not loss.startswith("guidance")] == []
+    assert exported.losses == ()
     expected = drawn_here(name, policy)
     assert relative(draw(build(name), name), expected) > 5e-4
     pipeline = build(name)
@@ -120,7 +120,26 @@ def test_a_run_without_the_file_is_told_from_one_with_it() -> None:
     assert idle.differences == (
         "nothing was cached: all 10 steps computed, 4 should have been held",
         "second call of a step: nothing was cached: all 10 steps computed, 4 should have been held",
+        DYNAMIC,
     )
+    cache_dit.disable_cache(pipeline)
+
+
+def test_a_threshold_is_told_from_the_mask(caplog) -> None:
+    """The policy of the mask was forgotten: cache-dit's is `dynamic`, and here its threshold agrees."""
+    import cache_dit  # noqa: PLC0415, only where it is installed
+
+    exported = export(held("wan-2.1", without_the_first=True), "cache-dit")
+    changed = {"steps_computation_policy": "dynamic", "residual_diff_threshold": 0.3}
+    config = exported.document["cache_config"] | changed
+    pipeline = build("wan-2.1")
+    cache_dit.enable_cache(pipeline, cache_config=cache_dit.DBCacheConfig(**config))
+    draw(pipeline, "wan-2.1")
+    caplog.clear()
+    summary = cache_dit.summary(pipeline, details=True)
+    assert "Cache Steps: 4, [1, 3, 4, 7]" in caplog.text
+    for text in (repr(summary), caplog.text):
+        assert check(exported, text, "summary").differences == (DYNAMIC,)
     cache_dit.disable_cache(pipeline)
 
 
