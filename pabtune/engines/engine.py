@@ -86,7 +86,12 @@ ENGINES: Mapping[str, Engine] = {
             held="all",
             has_masks_by_transformer=True,
             compiling="enable the cache first; its hooks stay outside of compiled graphs, so no fullgraph",
-            models=RUN_IN_BOTH,
+            models=(
+                *RUN_IN_BOTH,
+                "AllegroTransformer3DModel",
+                "HunyuanVideo15Transformer3DModel",
+                "SkyReelsV2Transformer3DModel",
+            ),
         ),
         Engine(name="lightx2v", version="f8aee98", held="all", has_masks_by_transformer=True),
         Engine(

@@ -6,6 +6,7 @@ steps as there are, the list says the mask. All blocks are held.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pabtune.engines.export import Export, export_of, facts_of
@@ -13,6 +14,16 @@ from pabtune.engines.plan import Plan
 from pabtune.engines.step_masks import StepMask
 
 COMPUTE, HOLD, THRESHOLD = 1000.0, 1.0, 0.5
+
+REGISTERED_BY_USERS: Mapping[str, str] = {
+    "AllegroTransformer3DModel": "transformer_blocks[0]), TransformerBlockMetadata(return_hidden_states_index=0)",
+    "SkyReelsV2Transformer3DModel": "blocks[0]), TransformerBlockMetadata(return_hidden_states_index=0)",
+    "HunyuanVideo15Transformer3DModel": (
+        "transformer_blocks[0]), TransformerBlockMetadata(\n"
+        "    return_hidden_states_index=0, return_encoder_hidden_states_index=1)"
+    ),
+}
+"""Transformers whose blocks diffusers 0.42.1 must be told of: a block, and what it returns."""
 
 
 def ratios(mask: StepMask) -> list[float]:
@@ -39,8 +50,13 @@ def write_diffusers(plan: Plan) -> Export:
         for mask in plan.masks
         if mask.held
     }
+    told = REGISTERED_BY_USERS.get(plan.policy.made_for.model or "")
+    registering = (
+        "from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry\n"
+        f"TransformerBlockRegistry.register(type(pipe.transformer.{told})\n"
+    )
     use = (
-        "import json\nfrom diffusers import MagCacheConfig\n"
+        f"import json\nfrom diffusers import MagCacheConfig\n{registering if told else ''}"
         'for name, arguments in json.load(open("policy.json")).items():\n'
         "    getattr(pipe, name).enable_cache(MagCacheConfig(**arguments))"
     )

@@ -1,7 +1,7 @@
 """cache-dit itself loads what is exported for it: the same steps compute, and the same video comes out, run after run."""
 
 import json
-import runpy
+import sys
 from bisect import bisect_right
 from importlib.util import find_spec
 
@@ -23,13 +23,19 @@ pytestmark = [
 ]
 
 
-def enable(pipeline, path) -> None:
-    import cache_dit  # noqa: PLC0415, only where it is installed
+@pytest.fixture
+def enable(tmp_path, monkeypatch):
+    """Loads an export from disk as its users are told to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "policy", raising=False)
 
-    if path.suffix == ".py":
-        runpy.run_path(str(path))["enable"](pipeline)
-    else:
-        cache_dit.enable_cache(pipeline, **cache_dit.load_configs(str(path)))
+    def paste(pipeline, exported) -> None:
+        write(exported, tmp_path)
+        exec(exported.use, {"pipe": pipeline})  # noqa: S102, what users are told to paste
+
+    yield paste
+    sys.modules.pop("policy", None)
 
 
 NAMES = [
@@ -44,7 +50,7 @@ def test_the_table_has_what_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_held_stack(name, tmp_path) -> None:
+def test_a_held_stack(name, enable) -> None:
     import cache_dit  # noqa: PLC0415, only where it is installed
 
     policy = held(name, without_the_first=True)
@@ -53,7 +59,7 @@ def test_a_held_stack(name, tmp_path) -> None:
     expected = drawn_here(name, policy)
     assert relative(draw(build(name), name), expected) > 5e-4
     pipeline = build(name)
-    enable(pipeline, write(exported, tmp_path))
+    enable(pipeline, exported)
     for _ in range(2):
         assert relative(draw(pipeline, name), expected) < ROUNDING
         summary = cache_dit.summary(pipeline, logging=False)
@@ -74,7 +80,7 @@ def line_policy(name: str, computed: tuple[int, ...], first: int):
 
 
 @pytest.mark.parametrize("name", ["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "mochi"])
-def test_a_line_over_steps_is_taylorseer_of_order_one(name, tmp_path) -> None:
+def test_a_line_over_steps_is_taylorseer_of_order_one(name, enable) -> None:
     import cache_dit  # noqa: PLC0415, only where it is installed
 
     first = 8 if name == "wan-2.2" else 3  # the second transformer, of which these are steps, begins at the fifth
@@ -84,7 +90,7 @@ def test_a_line_over_steps_is_taylorseer_of_order_one(name, tmp_path) -> None:
     assert "enable_taylorseer" in exported.text
     expected = drawn_here(name, policy)
     pipeline = build(name)
-    enable(pipeline, write(exported, tmp_path))
+    enable(pipeline, exported)
     for _ in range(2):
         assert relative(draw(pipeline, name), expected) < ROUNDING
     cache_dit.disable_cache(pipeline)
