@@ -8,6 +8,7 @@ import click
 from pabtune.cli.options import STEPS, json_option
 from pabtune.cli.output import emit, say
 from pabtune.engines.engine import ENGINES
+from pabtune.records.errors import one_line
 
 if TYPE_CHECKING:
     from pabtune.engines.export import Export
@@ -81,7 +82,7 @@ def command(
     for line in exported.facts:
         say(line)
     for loss in exported.losses:
-        say(f"not expressed: {loss}")
+        say(f"not expressed: {one_line(loss)}")
     if not exported.losses and exported.is_useful:
         say("exact: the engine does what the policy says")
     if exported.is_useful:
@@ -100,7 +101,7 @@ def _check(exported: "Export", log: Path, as_json: bool) -> int:
     if as_json:
         emit({"equal": not checked.differences, "differences": list(checked.differences), "compared": checked.seen})
     for difference in checked.differences:
-        say(f"differs: {difference}")
+        say(f"differs: {one_line(difference)}")
     if not checked.differences:
         say(f"equal: {checked.seen}")
     return 1 if checked.differences else 0

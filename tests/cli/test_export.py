@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -58,6 +59,9 @@ def test_transformers_that_take_turns_and_a_profile_are_heard(pabtune, tmp_path)
     assert document["computed_steps"] == {"transformer": [0, 2], "transformer_2": [0, 1, 3, 4]}
     assert document["exact"] is True
     assert "which take turns" in pabtune(*words[:4]).refusal()
+    odd = replace(made_for, config={"transformer": {}, "u\nerror: v": {}})
+    Policy(name="two", rules=(Rule(kind="stack", compute=(0, 2, 9)),), made_for=odd).save(tmp_path / "two.json")
+    assert not [line for line in pabtune(*words).stderr.splitlines() if line.startswith("error")]
     predicted = pabtune("export", POLICY, "--to", "cache-dit", "--profile", PROFILE, "--json").document()[
         "predicted_time"
     ]

@@ -6,8 +6,6 @@ import yaml
 
 from pabtune.engines.exports import export
 from pabtune.engines.plan import Facts
-from pabtune.records.policies import Policy
-from pabtune.records.rules import Rule
 from tests.engines.policies import BEHIND_THE_FIRST, held, made_for
 
 
@@ -35,11 +33,14 @@ def test_names_stay_in_their_comments() -> None:
         text = export(held(BEHIND_THE_FIRST, **changes), name).text
         assert read(text)
         assert not [line for line in text.splitlines() if line.startswith(("import", "SGLANG_CACHE_DIT_ENABLED=false"))]
-    two = made_for(names=("transformer", 'a", __import__("os"), "'))
-    rule = Rule(kind="stack", compute=(0, 2, 5, 6, 8, 9), layers=BEHIND_THE_FIRST)
-    module = ast.parse(export(Policy(name=evil, rules=(rule,), made_for=two), "cache-dit", Facts(boundary=0.55)).text)
+        assert not [fact for fact in export(held(BEHIND_THE_FIRST, **changes), name).facts if "\n" in fact]
+    name = 'u\nimport os\n", __import__("os"), "'
+    two = held(name=evil, made_for=made_for(names=("transformer", name)))
+    made = export(two, "cache-dit", Facts(boundary=0.55))
+    assert made.losses[1].startswith(name)
+    module = ast.parse(made.text)
     assert [type(each).__name__ for each in module.body] == ["Import", "Assign", "FunctionDef"]
-    assert ast.literal_eval(module.body[1].value).keys() == {"transformer", 'a", __import__("os"), "'}
+    assert ast.literal_eval(module.body[1].value).keys() == {"transformer", name}
 
 
 def test_evidence_of_another_form_is_left_out() -> None:

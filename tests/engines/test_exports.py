@@ -82,6 +82,8 @@ def test_two_transformers_get_a_module_with_a_mask_each(tmp_path) -> None:
 def test_two_transformers_need_a_boundary_and_noise_levels() -> None:
     with pytest.raises(PolicyError, match=r"transformer, transformer_2, which take turns; .*--boundary 0.875"):
         export(TWO, "cache-dit")
+    at_the_boundary = export(TWO, "cache-dit", Facts(boundary=0.5))  # of step 5, as diffusers compares timesteps
+    assert [mask.start for mask in at_the_boundary.masks] == [0, 6]
     without = Policy(name="two", rules=TWO.rules, made_for=made_for(names=("a", "b"), sigmas=None))
     with pytest.raises(PolicyError, match="does not tell its noise levels"):
         export(without, "cache-dit", Facts(boundary=0.55))

@@ -31,9 +31,7 @@ def test_the_table_has_what_is_run() -> None:
     assert models == set(ENGINES["diffusers"].models)
 
 
-@pytest.mark.parametrize(
-    "name", cases(["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "allegro"], NAMES)
-)
+@pytest.mark.parametrize("name", cases(["wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "allegro"], NAMES))
 def test_a_held_stack(name, tmp_path, monkeypatch) -> None:
     policy = held(name, without_the_first=False)
     exported = export(policy, "diffusers", Facts(boundary=BOUNDARY))
