@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.engines.engine import Engine
 from pabtune.planning.rule_sites import MOST_LAYERS
 from pabtune.records.errors import PolicyError
 from pabtune.records.sites import Site
@@ -83,3 +84,14 @@ def block_lists(
         )
         for path, count in by_path.items()
     )
+
+
+def held_layers(engine: Engine, lists: Sequence[BlockList]) -> tuple[int, ...]:
+    """The layers that an engine with masks holds, rising: of each list all, or all but the first.
+
+    Args:
+        engine: the engine.
+        lists: of blocks of a transformer.
+    """
+    skipped = 0 if engine.held == "all" else 1
+    return tuple(sorted({layer for each in lists for layer in each.layers[skipped:]}))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pabtune.engines.blocks import BlockList
+from pabtune.engines.blocks import BlockList, held_layers
 from pabtune.engines.engine import Engine
 from pabtune.engines.step_masks import MASKED, HeldRows, StepMask, span, unserved
 from pabtune.planning.masks import resolve
@@ -53,7 +53,7 @@ def __block_differences(
             f"{' but the first' if behind else ''} in {held} steps"
         )
         return
-    theirs = {layer for each in lists for layer in (each.layers if engine.held == "all" else each.layers[1:])}
+    theirs = set(held_layers(engine, lists))
     more, fewer = sorted(theirs - rows.layers), sorted(rows.layers - theirs)
     total = sum(each.count for each in lists)
     if more:

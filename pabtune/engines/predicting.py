@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pabtune.engines.blocks import block_lists
+from pabtune.engines.blocks import block_lists, held_layers
 from pabtune.engines.plan import Plan
 from pabtune.planning.costs.profiled import cost_of_profile
 from pabtune.records.errors import PolicyError
@@ -43,12 +43,11 @@ def _rules(plan: Plan, profile: Profile) -> Iterator[Rule]:
                 f"profile {profile.name!r} does not tell which blocks {mask.transformer} has, so that no time is predicted; "
                 "leave it out"
             )
-        skipped = 0 if plan.engine.held == "all" else 1
-        layers = sorted({layer for each in lists for layer in each.layers[skipped:]})
+        layers = held_layers(plan.engine, lists)
         if mask.held and layers:
             computed = sorted({0, *(mask.start + step for step in mask.computed_steps)})
             name = mask.transformer if len(plan.masks) > 1 else None
-            yield Rule(kind="stack", compute=tuple(computed), layers=tuple(layers), transformer=name)
+            yield Rule(kind="stack", compute=tuple(computed), layers=layers, transformer=name)
 
 
 def predicted_shares(plan: Plan, profile: Profile, content: str | None) -> tuple[float, float]:

@@ -9,7 +9,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 import pabtune
-from pabtune.engines.blocks import block_lists
+from pabtune.engines.blocks import block_lists, held_layers
+from pabtune.engines.engine import ENGINES
 from pabtune.engines.export import Export
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
@@ -66,7 +67,7 @@ def held(name: str, *, without_the_first: bool, computed: Sequence[int] = COMPUT
     """A stack of all blocks, or of all but the first of each list."""
     made = made_for(build(name), name)
     lists = block_lists(made.model, made.config["transformer"])
-    layers = tuple(layer for each in lists for layer in each.layers[1:]) if without_the_first else None
+    layers = held_layers(ENGINES["cache-dit"], lists) if without_the_first else None
     rule = Rule(kind="stack", compute=tuple(computed), layers=layers, **payload)
     return Policy(name="held", rules=(rule,), made_for=made)
 

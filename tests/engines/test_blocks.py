@@ -2,7 +2,8 @@
 
 import pytest
 
-from pabtune.engines.blocks import block_lists
+from pabtune.engines.blocks import block_lists, held_layers
+from pabtune.engines.engine import ENGINES
 from pabtune.records.errors import PolicyError
 from tests.pipelines.cases import CASES, cases, transformers_of
 
@@ -23,6 +24,8 @@ def test_lists_of_blocks_are_the_networks(name) -> None:
 def test_layers_go_on_from_a_list_to_the_next() -> None:
     dual, single = block_lists("HunyuanVideoTransformer3DModel", {"num_layers": 20, "num_single_layers": 40})
     assert (dual.layers, single.layers) == (range(20), range(20, 60))
+    assert held_layers(ENGINES["diffusers"], (dual, single)) == tuple(range(60))
+    assert held_layers(ENGINES["sglang"], (dual, single)) == (*range(1, 20), *range(21, 60))
 
 
 def test_the_user_says_what_the_file_does_not() -> None:
