@@ -33,6 +33,15 @@ def find_choice(name: str, model: str | None = None) -> Policy | Configuration:
     return find_policy(name, model)
 
 
+def check_content_of(choice: Policy | Configuration, content: str | None) -> None:
+    """Refuses a content class that a policy does not know; another engine's file knows none.
+
+    Raises:
+        PolicyError: says what there is.
+    """
+    (choice if isinstance(choice, Policy) else Policy(name=choice.name)).choices(content)
+
+
 def policies_only(choices: Iterable[Policy | Configuration]) -> list[Policy]:
     """Those that are pabtune's own."""
     return [each for each in choices if isinstance(each, Policy)]

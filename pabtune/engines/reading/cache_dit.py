@@ -44,6 +44,12 @@ NOT_JUDGED: Mapping[str, str] = {
     "quantize_config": "pabtune runs the weights as they are, so that the loss by quantizing is not seen",
 }
 
+OF_OTHER_ENGINES: Mapping[str, str] = {
+    "scm_policy": "xDiT", "scm_steps_mask_policy": "vLLM-Omni or TensorRT-LLM",
+    "scm_steps_policy": "vLLM-Omni or TensorRT-LLM", "cache_backend": "vLLM-Omni or TensorRT-LLM",
+}  # fmt: skip
+"""Keys beside DBCache's fields that tell another engine."""
+
 
 def recognizes(document: Any) -> bool:
     """Whether a document is one of cache-dit's: with `cache_config`, or the older form with the fields at its top."""
@@ -65,6 +71,11 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
         PolicyError: cache-dit would stop at it, or pabtune cannot judge what it says.
     """
     is_nested = KEY in document
+    if foreign := sorted(OF_OTHER_ENGINES.keys() & document.keys()):
+        raise PolicyError(
+            f"{name}: {foreign[0]} is {OF_OTHER_ENGINES[foreign[0]]}'s, whose files are not read: its defaults are not "
+            "cache-dit's; write what it says as cache_config of cache-dit"
+        )
     if not is_nested and not set(document) - NOT_JUDGED.keys():
         raise PolicyError(
             f"{name}: there is no cache_config, so that cache-dit caches nothing; there is nothing to judge"
@@ -178,6 +189,8 @@ def _refuse_others(values: Values) -> None:
 def _remarks(values: Values, fields: Mapping[str, Any], rule: DualBlocks) -> list[str]:
     """What cache-dit ignores, and what is judged otherwise."""
     remarks = []
+    if "cache_type" in fields:
+        remarks.append("cache-dit 1.5.3 stops at cache_type in a file (`Unsupported cache_type`); leave it out there")
     is_encoder_held = rule.order > 0 and not values.truth("enable_encoder_taylorseer")
     values.take("enable_encoder_taylorseer")
     if values.unknown:

@@ -72,7 +72,7 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
         PolicyError: diffusers would refuse it, or pabtune cannot judge what it says.
     """
     kind = _class_of(document)
-    if kind not in READERS:
+    if kind is None or kind not in READERS:
         raise PolicyError(f"{name}: {kind} cannot be judged; of diffusers' caches can: {', '.join(READERS)}")
     fields = {key: value for key, value in document.items() if key not in (*KEYS, *OWN)}
     values = Values(fields, name, DEFAULTS[kind])

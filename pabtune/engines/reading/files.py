@@ -1,6 +1,6 @@
 """Which engine's configuration a file holds, by its content."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,14 @@ from pabtune.engines.reading.configuration import Configuration
 from pabtune.records.errors import PolicyError, first_line
 from pabtune.records.files import parse_json, read_text
 
-FORMS = (cache_dit.FORM, sglang.FORM, sglang.REQUEST_FORM, diffusers.FORM)
 MOST_CHARACTERS = 2**18
 """No configuration is longer; reading YAML takes about a second for as much."""
+
+READERS: tuple[tuple[Callable[[Any], bool], Callable[[Mapping[str, Any], str], Configuration]], ...] = (
+    (sglang.recognizes, sglang.read),
+    (diffusers.recognizes, diffusers.read),
+    (cache_dit.recognizes, cache_dit.read),
+)
 
 OWN_SCHEMAS = "pabtune."
 
@@ -54,9 +59,9 @@ def _may_be_own(document: Any) -> bool:
 
 def _of_document(document: Any, path: Path) -> Configuration:
     """The configuration of a document of YAML or JSON."""
-    for form in (sglang, diffusers, cache_dit):
-        if form.recognizes(document):
-            return form.read(document, path.name)
+    for recognizes, read in READERS:
+        if recognizes(document):
+            return read(document, path.name)
     what = (
         f"keys {', '.join(map(str, list(document)[:5]))}" if isinstance(document, Mapping) else type(document).__name__
     )
