@@ -16,19 +16,22 @@ HELP = (
 )
 
 
-def find_choice(name: str, model: str | None = None) -> Policy | Configuration:
+def find_choice(name: str, model: str | None = None, steps: int | None = None) -> Policy | Configuration:
     """What a name stands for: a policy, or the configuration of another engine.
 
     Args:
         name: as `find_policy` takes it, or a file of another engine.
         model: name of the model that will run it.
+        steps: denoising steps of the run; None = unknown.
 
     Raises:
-        PolicyError: neither; a file of no known form is told which there are.
+        PolicyError: neither, and which forms of files there are; or a configuration for another number of steps.
     """
     if name not in PRESETS and os.path.isfile(name):
         configuration = read_configuration(Path(name))
         if configuration is not None:
+            if steps is not None:
+                configuration.check_steps(steps)
             return configuration
     return find_policy(name, model)
 

@@ -101,7 +101,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
-    choices = [find_choice(name, model) for name in names]
+    choices = [find_choice(name, model, run.steps) for name in names]
     own = policies_only(choices)
     check_content(own, content)
     bar = _bar(budget_text, largest_loss, floors, len(choices))

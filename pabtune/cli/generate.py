@@ -59,7 +59,7 @@ def command(
     from pabtune.report.videos import check_video_path
     from pabtune.tuning.generation import batches
 
-    choice = find_choice(name, model)
+    choice = find_choice(name, model, run.steps)
     check_video_path(out)
     prompts = [Prompt(prompt=text, seed=run.seed + index) for index, text in enumerate(texts)]
     if prompt_file is not None:

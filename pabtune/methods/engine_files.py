@@ -56,7 +56,7 @@ def engine_policy(configuration: Configuration, target: Target, steps: int) -> J
     Raises:
         PolicyError: the configuration is for another number of steps, or does not fit the model.
     """
-    check_steps(configuration, steps)
+    configuration.check_steps(steps)
     _check_calls(configuration, target)
     if configuration.other_for_second and len(target.transformers) > 1:
         raise PolicyError(
@@ -88,7 +88,7 @@ def fixed_policy(configuration: Configuration, sites: Sequence[Site] | None, ste
         run = steps or configuration.steps or (len(rule.mask) if rule.mask is not None else None)
         if run is None:
             raise PolicyError(f"{name}: the mask {rule.preset!r} depends on the number of denoising steps; say --steps")
-        check_steps(configuration, run)
+        configuration.check_steps(run)
         if sites is None:
             blocks = f"the first {rule.front} and the last {rule.back} blocks compute in all steps"
             remarks = (*remarks, f"{blocks}; a --profile of the model tells which the others are")
@@ -96,26 +96,13 @@ def fixed_policy(configuration: Configuration, sites: Sequence[Site] | None, ste
         return Judged(policy=policy, remarks=remarks)
     if isinstance(rule, HeldSteps):
         run = steps or len(rule.mask)
-        check_steps(configuration, run)
+        configuration.check_steps(run)
         return Judged(policy=_held_steps(configuration, None, run)[0], remarks=remarks)
     if isinstance(rule, Nothing):
         return Judged(policy=Policy(name=name), remarks=remarks)
     raise PolicyError(
         f"{name}: which steps compute is decided in the run; pabtune evaluate MODEL --policy {name} tells what they come to"
     )
-
-
-def check_steps(configuration: Configuration, steps: int) -> None:
-    """Refuses another number of steps than a configuration is for.
-
-    Raises:
-        PolicyError: says what to do.
-    """
-    if configuration.steps not in (None, steps):
-        raise PolicyError(
-            f"{configuration.name} is for {configuration.steps} denoising steps (num_inference_steps), but the run has "
-            f"{steps}; say --steps {configuration.steps}"
-        )
 
 
 def mask_of(configuration: Configuration, steps: int) -> tuple[bool, ...]:

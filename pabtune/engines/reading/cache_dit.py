@@ -71,11 +71,6 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
         PolicyError: cache-dit would stop at it, or pabtune cannot judge what it says.
     """
     is_nested = KEY in document
-    if foreign := sorted(OF_OTHER_ENGINES.keys() & document.keys()):
-        raise PolicyError(
-            f"{name}: {foreign[0]} is {OF_OTHER_ENGINES[foreign[0]]}'s, whose files are not read: its defaults are not "
-            "cache-dit's; write what it says as cache_config of cache-dit"
-        )
     if not is_nested and not set(document) - NOT_JUDGED.keys():
         raise PolicyError(
             f"{name}: there is no cache_config, so that cache-dit caches nothing; there is nothing to judge"
@@ -85,6 +80,11 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
         others = sorted(str(key) for key in document if key != KEY and key not in NOT_JUDGED)
         remarks += [f"cache-dit ignores {', '.join(others)} beside cache_config"] if others else []
     fields = document[KEY] if is_nested else {key: document[key] for key in document if key not in NOT_JUDGED}
+    if foreign := sorted(OF_OTHER_ENGINES.keys() & fields.keys()):
+        raise PolicyError(
+            f"{name}: {foreign[0]} is {OF_OTHER_ENGINES[foreign[0]]}'s, whose files are not read: its defaults are not "
+            "cache-dit's; write what it says as cache_config of cache-dit"
+        )
     values = Values(fields, name, DEFAULTS)
     if (kind := values.take("cache_type")) != "DBCache":
         raise PolicyError(f"{name}: cache_type {kind!r} cannot be judged, only DBCache")

@@ -162,6 +162,18 @@ class Configuration:
     other_for_second: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
+    def check_steps(self, steps: int) -> None:
+        """Refuses another number of steps than the configuration is for.
+
+        Raises:
+            PolicyError: says what to do.
+        """
+        if self.steps not in (None, steps):
+            raise PolicyError(
+                f"{self.name} is for {self.steps} denoising steps (num_inference_steps), but the run has {steps}; say --steps "
+                f"{self.steps}"
+            )
+
     def to_document(self) -> dict[str, Any]:
         """What was read, as JSON."""
         return {
