@@ -45,13 +45,20 @@ TRUE = ("1", "true", "yes", "y", "t", "on")
 FALSE = ("0", "false", "no", "n", "f", "off", "")
 FLAGS = {"--enable-cache-dit": "enable_cache_dit", "--cache-dit-params": "cache_dit_params"}
 STEPS_FLAG = "--num-inference-steps"
+OTHER_ACCELERATORS: Mapping[str, str] = {
+    "enable_teacache": "TeaCache leaves out calls besides", "enable_spectrum": "Spectrum leaves out calls besides",
+    "cfg_gate_step": "the guidance difference is held from that step on", "progressive_mode": "sizes change in the run",
+}  # fmt: skip
+"""Parameters of a request that pabtune does not read, and what they do."""
+
 MOST_STEPS = 10_000
 """More steps in a list of run lengths are a slip."""
 
 
 def recognizes_text(text: str) -> bool:
     """Whether a text sets SGLang's variables, or calls it with its flags."""
-    return re.search(rf"(?m)(^|\s|export ){PREFIX}\w+=", text) is not None or any(flag in text for flag in FLAGS)
+    said = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return re.search(rf"(?m)(^|\s){PREFIX}\w+=", said) is not None or any(flag in said for flag in FLAGS)
 
 
 def recognizes(document: Any) -> bool:
@@ -74,7 +81,11 @@ def read_text(text: str, name: str) -> Configuration:
         flag, equals, value = word.partition("=")
         if flag in FLAGS or flag == STEPS_FLAG:
             request[FLAGS.get(flag, "num_inference_steps")] = _flag_value(flag, value if equals else following, name)
-    remarks: list[str] = []
+    remarks = [
+        f"not judged: {word}: {OTHER_ACCELERATORS[key]}"
+        for word in words
+        if (key := word.partition("=")[0].removeprefix("--").replace("-", "_")) in OTHER_ACCELERATORS
+    ]
     knobs, second = _of_environment(settings, name, remarks)
     is_on = _truth(f"{PREFIX}ENABLED", settings.get("ENABLED", "false"), remarks)
     return _configuration(name, FORM, request, knobs, second, remarks, is_on)
@@ -86,7 +97,11 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
     Raises:
         PolicyError: SGLang would refuse it, or pabtune cannot judge what it says.
     """
-    return _configuration(name, REQUEST_FORM, document, {}, {}, [], None)
+    remarks = [f"not judged: {key}: {why}" for key, why in OTHER_ACCELERATORS.items() if document.get(key)]
+    others = sorted(document.keys() - OTHER_ACCELERATORS.keys() - {*FLAGS.values(), "num_inference_steps"})
+    if others:
+        remarks.append(f"not taken from the request: {', '.join(others)}; say them to the run, as --argument")
+    return _configuration(name, REQUEST_FORM, document, {}, {}, remarks, None)
 
 
 def _configuration(
@@ -187,8 +202,10 @@ def _run_lengths(source: str, values: Any) -> list[int]:
 
 def _words(text: str, name: str) -> list[str]:
     """The words of a shell file, without comments; a backslash at the end of a line continues it."""
+    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
     try:
-        return shlex.split(text.replace("\\\n", " "), comments=True)
+        return list(lexer)
     except ValueError as error:
         raise PolicyError(f"{name}: cannot be read as a shell file: {error}") from error
 

@@ -37,6 +37,16 @@ def test_variables_are_read_from_a_shell_file(read) -> None:
     assert (configuration.engine, configuration.steps, configuration.remarks) == ("sglang", 10, ())
 
 
+def test_commands_in_one_line_are_told_apart(read) -> None:
+    rule = read(f"export {ON}; export SGLANG_CACHE_DIT_FN=2; sglang serve --port 30 && echo SGLANG_CACHE_DIT_BN=1").rule
+    assert (rule.front, rule.back) == (2, 1)
+
+
+def test_a_comment_is_no_setting(read) -> None:
+    text = f"# SGLANG_CACHE_DIT_FN=3 {ON}\ncache_config:\n  Fn_compute_blocks: 2\n"
+    assert (read(text).engine, read(text).rule.front) == ("cache-dit", 2)
+
+
 def test_a_request_counts_before_the_environment(read) -> None:
     text = f"{ON}\nSGLANG_CACHE_DIT_RDT=0.5\nSGLANG_CACHE_DIT_FN=3\nsglang generate --cache-dit-params "
     rule = read(text + """'{"residual_diff_threshold": 0.1}'""").rule
@@ -60,6 +70,18 @@ def test_a_request_counts_before_the_environment(read) -> None:
         (
             {"enable_cache_dit": True, "cache_dit_params": {"scm_compute_bins": [50], "scm_cache_bins": []}},
             "SGLang then takes no mask and the threshold decides; to cache nothing, say enable_cache_dit: false",
+        ),
+        (
+            f"{ON} sglang generate --enable-teacache true",
+            "not judged: --enable-teacache: TeaCache leaves out calls besides",
+        ),
+        (
+            {"enable_cache_dit": True, "cfg_gate_step": 0.5},
+            "not judged: cfg_gate_step: the guidance difference is held",
+        ),
+        (
+            {"enable_cache_dit": True, "seed": 1, "prompt": "a"},
+            "not taken from the request: prompt, seed; say them to the run",
         ),
         ({"cache_dit_params": {}}, "judged as if SGLANG_CACHE_DIT_ENABLED were true on the server"),
     ],
