@@ -67,6 +67,17 @@ def front_and_back(name: str, front: int, back: int, sites: Sequence[Site]) -> t
     return front * together, back * together
 
 
+def has_several_lists(name: str, sites: Sequence[Site]) -> bool:
+    """Whether a transformer has lists of blocks that run one after the other.
+
+    Args:
+        name: of the file, for messages.
+        sites: of the model.
+    """
+    transformers = dict.fromkeys(site.transformer for site in sites)
+    return any(len(_lists(name, [site for site in sites if site.transformer == each])) > 1 for each in transformers)
+
+
 def _lists(name: str, sites: Sequence[Site]) -> list[list[int]]:
     """The layers of each list of blocks; of lists that take turns once."""
     by_list: dict[str, list[int]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pabtune.catalog.card import ByArguments
 from pabtune.engines.reading.configuration import (
     AttentionRanges,
     Configuration,
@@ -17,7 +18,7 @@ from pabtune.engines.reading.configuration import (
     ModuleSeries,
     Nothing,
 )
-from pabtune.methods.block_lists import dual_block_layers, front_and_back
+from pabtune.methods.block_lists import dual_block_layers, front_and_back, has_several_lists
 from pabtune.methods.dbcache import FIRST_CHANGE, DualBlockDecider
 from pabtune.methods.fbcache import FirstBlockDecider
 from pabtune.methods.few_step_masks import preset_mask
@@ -57,7 +58,7 @@ def engine_policy(configuration: Configuration, target: Target, steps: int) -> J
         PolicyError: the configuration is for another number of steps, or does not fit the model.
     """
     configuration.check_steps(steps)
-    _check_calls(configuration, target)
+    on_calls = _remarks_on_calls(configuration, target)
     if configuration.other_for_second and len(target.transformers) > 1:
         raise PolicyError(
             f"{configuration.name}: {', '.join(configuration.other_for_second)} of the second transformer differ from the "
@@ -69,7 +70,7 @@ def engine_policy(configuration: Configuration, target: Target, steps: int) -> J
             lay_out(target, policy)
         except ModelError as error:
             raise PolicyError(f"{configuration.name}: {error}") from error
-    return Judged(policy=policy, remarks=(*configuration.remarks, *remarks))
+    return Judged(policy=policy, remarks=(*configuration.remarks, *on_calls, *remarks))
 
 
 def fixed_policy(configuration: Configuration, sites: Sequence[Site] | None, steps: int | None) -> Judged:
@@ -125,21 +126,35 @@ def mask_of(configuration: Configuration, steps: int) -> tuple[bool, ...]:
     return mask
 
 
-def _check_calls(configuration: Configuration, target: Target) -> None:
-    """Refuses what would mix up the guidance branches in the engine.
+def _remarks_on_calls(configuration: Configuration, target: Target) -> list[str]:
+    """In which runs cache-dit takes calls of guidance branches for steps.
 
     Raises:
-        PolicyError: the model's branches have calls of their own and the configuration denies it, or the other way round.
+        PolicyError: it would in all.
     """
     said = configuration.has_separate_calls
     card = next(iter(target.maps.values())).card
-    if said is None or card is None or said == (card.guidance.order != "batched"):
-        return
-    how = "one call for both guidance branches" if said else "a call for each guidance branch"
-    raise PolicyError(
-        f"{configuration.name}: enable_separate_cfg is {str(said).lower()}, but {target.model_class} makes {how}, so that "
-        "cache-dit counts steps wrongly; leave it out, cache-dit knows the model"
-    )
+    if card is None or configuration.engine != "cache-dit":
+        return []
+    if card.guidance.order == "batched":
+        if said:
+            raise PolicyError(
+                f"{configuration.name}: enable_separate_cfg is true, but {target.model_class} makes one call for both "
+                "branches of guidance, so that cache-dit counts steps wrongly; leave it out, cache-dit knows the model"
+            )
+        return []
+    if said is not None:
+        right = "guides" if said else "does not guide"
+        return [
+            f"enable_separate_cfg is {str(said).lower()}, which is right only if the run {right}: else cache-dit counts steps "
+            "wrongly, and pabtune judges something better"
+        ]
+    if isinstance(card.guidance.when, ByArguments):
+        return [
+            f"if the run has a call for each guidance branch ({card.guidance.when.name}), cache-dit counts them as steps "
+            "unless enable_separate_cfg is true; pabtune tells them apart"
+        ]
+    return []
 
 
 def _dual_blocks(
@@ -163,6 +178,11 @@ def _dual_blocks(
             remarks.append(
                 f"max_warmup_steps {rule.warm_up} counts as {ones}, where the mask first lets a step be held"
             )
+    if not rule.continues_text and (rule.back or has_several_lists(name, target.sites)):
+        remarks.append(
+            "where blocks pass text along, cache-dit holds its residual (enable_encoder_taylorseer is off), pabtune continues "
+            "it with the video's"
+        )
     if rule.is_fixed and len(target.transformers) == 1:
         return _dual_blocks_policy(name, rule, rule.mask or (), target.sites), tuple(remarks)
     front, back = front_and_back(name, rule.front, rule.back, target.sites)

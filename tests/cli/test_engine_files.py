@@ -93,6 +93,16 @@ def test_a_file_for_other_steps_is_refused(pabtune, tmp_path, monkeypatch, stati
     assert error in pabtune(*words, *flag, str(static)).refusal()
 
 
+def test_other_steps_are_refused_before_a_model_is_loaded(pabtune, tmp_path) -> None:
+    path = tmp_path / "team.yaml"
+    path.write_text("cache_config: {num_inference_steps: 50}", encoding="utf-8")
+    for words in (("evaluate",), ("generate", "--prompt", "a", "--out", str(tmp_path / "v.gif"))):
+        refused = pabtune(*words, "no/such-model", "--policy", str(path)).refusal()
+        assert (
+            "team.yaml is for 50 denoising steps (num_inference_steps), but the run has 30; say --steps 50" in refused
+        )
+
+
 @pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe", b"a: &a 1\nb: *a", b"hello: world", b"[" * 2000])
 def test_broken_files_are_refused_before_a_model_is_loaded(pabtune, tmp_path, content) -> None:
     (tmp_path / "team.yaml").write_bytes(content)

@@ -1,22 +1,24 @@
 """What another engine's file comes to on a model, and what does not fit one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
+import pabtune
 from pabtune.engines.reading.configuration import Configuration, DualBlocks, HeldSteps, ModuleSeries, Nothing
 from pabtune.methods.block_lists import dual_block_layers, front_and_back
 from pabtune.methods.engine_files import engine_policy, fixed_policy
-from pabtune.records.errors import PolicyError
+from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.targets import Target
 from tests.methods.wan import LAYERS, build
-from tests.pipelines.cases import CASES
+from tests.pipelines.cases import CASES, run
 
 MASK = (True, True, False, True, False, True)
 STATIC = DualBlocks(front=1, mask=MASK, is_static=True)
@@ -93,8 +95,6 @@ def test_remarks_of_the_file_come_first() -> None:
         (configured(DualBlocks(front=3, back=1)), "3 blocks in front and 1 behind always compute, of the 4 of transformer: "
                                                   "nothing is left to hold"),
         (configured(DualBlocks(front=8)), "of the 4 of transformer: the engine stops; name fewer (Fn_compute_blocks"),
-        (configured(STATIC, has_separate_calls=False), "enable_separate_cfg is false, but WanTransformer3DModel makes a call "
-                                                       "for each guidance branch"),
         (
             configured(ModuleSeries(interval=3, before=3, after=None, order=1, patterns=("^blocks.*attn",))),
             "its patterns match no module of WanTransformer3DModel, so that diffusers keeps nothing and says nothing",
@@ -113,6 +113,42 @@ def test_what_does_not_fit_is_refused(configuration, error) -> None:
     with pytest.raises(PolicyError) as refused:
         engine_policy(configuration, target(), 6)
     assert error in str(refused.value)
+
+
+def test_calls_that_cache_dit_would_take_for_steps_are_told() -> None:
+    with pytest.raises(
+        PolicyError, match="is true, but CogVideoXTransformer3DModel makes one call for both branches of guidance"
+    ):
+        engine_policy(configured(STATIC, has_separate_calls=True), target("cogvideox-ddim"), 6)
+    assert engine_policy(configured(STATIC), target(), 6).remarks == ()
+    (said,) = engine_policy(configured(STATIC, has_separate_calls=False), target(), 6).remarks
+    assert said.startswith(
+        "enable_separate_cfg is false, which is right only if the run does not guide: else cache-dit counts"
+    )
+    (said,) = engine_policy(configured(STATIC), target("hunyuan-distilled"), 6).remarks
+    assert said.startswith(
+        "if the run has a call for each guidance branch (true_cfg_scale), cache-dit counts them as steps"
+    )
+    assert engine_policy(configured(STATIC, engine="sglang"), target("hunyuan-distilled"), 6).remarks == ()
+
+
+def test_a_held_text_stream_is_told_where_it_matters() -> None:
+    rule = DualBlocks(front=1, mask=MASK, is_static=True, order=1, continues_text=False)
+    assert engine_policy(configured(rule), target(), 6).remarks == ()  # what follows the held blocks reads no text
+    for other, name in ((replace(rule, back=1), "wan"), (rule, "hunyuan-distilled")):
+        assert "cache-dit holds its residual" in engine_policy(configured(other), target(name), 6).remarks[-1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_first_blocks_that_change_the_layout_are_refused() -> None:
+    """Latte's spatial and temporal blocks have other shapes: this was a RuntimeError of torch."""
+    pipeline = CASES["latte"].build()
+    policy = engine_policy(configured(DualBlocks(front=1)), Target.of(pipeline), 6).policy
+    with (
+        pabtune.broadcast(pipeline, policy),
+        pytest.raises(ModelError, match="what the first blocks add cannot be told: they take .* and return "),
+    ):
+        run(pipeline, "latte", num_inference_steps=6)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pabtune.runtime.engine import Run
 from pabtune.runtime.targets import Target
 from tests.methods.wan import LAYERS, STEPS, build, draw
 from tests.pipelines import wan
+from tests.pipelines.cases import CASES
 from tests.pipelines.cases import run as run_case
 
 pytestmark = [
@@ -124,6 +125,7 @@ def test_a_threshold(name, tmp_path) -> None:
     "lines",
     [
         ["steps_computation_mask: [1, 0, 1, 0, 0, 1]", STATIC, TAYLOR],
+        ["steps_computation_mask: [1, 1, 0]", STATIC],  # behind its end all steps are held
         ["max_warmup_steps: 2", "residual_diff_threshold: 0.3", "max_continuous_cached_steps: 1"],
     ],
 )
@@ -150,6 +152,26 @@ def test_two_transformers_count_their_own_steps(lines, tmp_path) -> None:
         assert tuple(own) == held[("transformer", "transformer_2").index(name)][branch]
         assert 0 < len(own) < len(called[name])
     np.testing.assert_allclose(frames, expected, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cogvideox-ddim", "ltx", "mochi", "allegro", "hunyuan-1.5", "hunyuan-distilled"])
+def test_other_models_that_cache_dit_knows(name, tmp_path) -> None:
+    """Text passed along the blocks; a list of dual and one of single blocks, each with a front of its own."""
+
+    def draws(pipeline: DiffusionPipeline) -> np.ndarray:
+        return run_case(pipeline, name=name, num_inference_steps=STEPS)
+
+    files = [[LATE, STATIC, TAYLOR, "enable_encoder_taylorseer: true"]]
+    if name != "hunyuan-distilled":  # for the two lists of which a threshold decides twice
+        files.append(["max_warmup_steps: 2", "residual_diff_threshold: 0.15", "max_continuous_cached_steps: 2"])
+    for lines in files:
+        path = write(tmp_path / "cache.yaml", lines)
+        pipeline = CASES[name].build()
+        with pabtune.broadcast(pipeline, policy_of(pipeline, path)):
+            frames = draws(pipeline)
+        expected, (held, *_) = by_cache_dit(CASES[name].build(), path, draws)
+        assert held["cond"] == (4, 6, 7, 9) or lines is not files[0]
+        np.testing.assert_allclose(frames, expected, atol=ROUNDING, rtol=0)
 
 
 def test_presets_are_cache_dits() -> None:

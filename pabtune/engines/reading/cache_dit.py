@@ -136,6 +136,7 @@ def dual_blocks(values: Values, mask: tuple[bool, ...] | None, preset: str | Non
         most_in_row=values.limit("max_continuous_cached_steps"),
         most_change=most_change if most_change is not None and most_change > 0 else None,
         order=order,
+        continues_text=values.truth("enable_encoder_taylorseer") or order == 0,
         takes_one_decision=not values.truth("cfg_diff_compute_separate"),
         mask=mask,
         preset=preset,
@@ -191,18 +192,11 @@ def _remarks(values: Values, fields: Mapping[str, Any], rule: DualBlocks) -> lis
     remarks = []
     if "cache_type" in fields:
         remarks.append("cache-dit 1.5.3 stops at cache_type in a file (`Unsupported cache_type`); leave it out there")
-    is_encoder_held = rule.order > 0 and not values.truth("enable_encoder_taylorseer")
-    values.take("enable_encoder_taylorseer")
     if values.unknown:
         remarks.append(f"cache-dit does not know, and ignores: {', '.join(values.unknown)}")
     unused = [key for key in NOT_FOR_STATIC if fields.get(key) is not None]
     if rule.is_fixed and unused:
         remarks.append(f"a static mask does not consult {', '.join(unused)}")
-    if is_encoder_held:
-        remarks.append(
-            "where blocks pass text along, cache-dit holds its residual (enable_encoder_taylorseer is off), pabtune continues "
-            "it with the video's"
-        )
     if not rule.has_mask and "steps_computation_policy" in fields:
         remarks.append("steps_computation_policy says nothing without steps_computation_mask")
     return remarks

@@ -25,6 +25,7 @@ class DualBlocks:
         most_in_row: most steps that are held in a row; None = any number.
         most_change: sum of all changes that were measured in a run, from which on everything computes; None = no limit.
         order: of the series that a held step serves, 0 to 2: 0 = the last computed residual.
+        continues_text: whether the series is of text too, where blocks pass it along beside the video.
         takes_one_decision: whether the second branch does as the first one did.
         mask: per step, whether it must compute; None = the threshold decides in all.
         preset: cache-dit's name of a mask; None = it is in `mask`, or there is none.
@@ -40,6 +41,7 @@ class DualBlocks:
     most_in_row: int | None = None
     most_change: float | None = None
     order: int = 0
+    continues_text: bool = True
     takes_one_decision: bool = False
     mask: tuple[bool, ...] | None = None
     preset: str | None = None

@@ -21,7 +21,8 @@ PREFIX, SECOND = "SGLANG_CACHE_DIT_", "SECONDARY_"
 
 OWN_DEFAULTS: Mapping[str, Any] = {
     **DEFAULTS, "Fn_compute_blocks": 1, "max_warmup_steps": 4, "residual_diff_threshold": 0.24,
-    "max_continuous_cached_steps": 3, "scm_preset": "none", "scm_policy": "dynamic", "enable_dmd": False,
+    "max_continuous_cached_steps": 3, "enable_encoder_taylorseer": True,
+    "scm_preset": "none", "scm_policy": "dynamic", "enable_dmd": False,
 }  # fmt: skip
 """SGLang's, where they are not cache-dit's."""
 
@@ -100,7 +101,9 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
     remarks = [f"not judged: {key}: {why}" for key, why in OTHER_ACCELERATORS.items() if document.get(key)]
     others = sorted(document.keys() - OTHER_ACCELERATORS.keys() - {*FLAGS.values(), "num_inference_steps"})
     if others:
-        remarks.append(f"not taken from the request: {', '.join(others)}; say them to the run, as --argument")
+        remarks.append(
+            f"not taken from the request: {', '.join(others)}; say them to the run (--size, --guidance-scale, --pipeline-arg)"
+        )
     return _configuration(name, REQUEST_FORM, document, {}, {}, remarks, None)
 
 

@@ -34,9 +34,18 @@ def test_all_numbers_are_read(read) -> None:
         "cfg_diff_compute_separate: false", "enable_separate_cfg: true", "num_inference_steps: 50",
     )  # fmt: skip
     assert configuration.rule == DualBlocks(
-        front=2, back=1, threshold=0.12, warm_up=4, warm_up_interval=2, most=20, most_in_row=3, most_change=2.0, order=2,
+        front=2,
+        back=1,
+        threshold=0.12,
+        warm_up=4,
+        warm_up_interval=2,
+        most=20,
+        most_in_row=3,
+        most_change=2.0,
+        order=2,
         takes_one_decision=True,
-    )  # fmt: skip
+    )
+    assert not read("enable_taylorseer: true").rule.continues_text  # fmt: skip
     assert (configuration.steps, configuration.has_separate_calls, configuration.remarks) == (50, True, ())
 
 
@@ -62,7 +71,6 @@ def test_the_older_form_has_its_fields_at_the_top(read) -> None:
             "a static mask does not consult max_cached_steps",
         ),
         (["steps_computation_policy: static"], "steps_computation_policy says nothing without steps_computation_mask"),
-        (["enable_taylorseer: true"], "where blocks pass text along, cache-dit holds its residual"),
     ],
 )
 def test_what_cache_dit_ignores_is_said(read, lines, remark) -> None:

@@ -26,6 +26,7 @@ def test_ratios_say_which_steps_mag_cache_computes() -> None:
     assert mag_cache_mask(0.07, 5, 0.2, [1.02] * 10, 10) == tuple(step in (0, 1, 4, 7) for step in range(10))
     assert mag_cache_mask(0.07, 1, 0.2, [1.02] * 10, 10) == tuple(step in (0, 1, 3, 5, 7, 9) for step in range(10))
     assert mag_cache_mask(0.5, 9, 0.0, [1000.0, 1.0], 4) == (True, True, False, False)
+    assert mag_cache_mask(0.25, 9, 0.0, [1.25] * 3, 3) == (True, False, True)  # an error of just the threshold is held
 
 
 def test_each_class_is_read(read) -> None:

@@ -35,6 +35,7 @@ def test_variables_are_read_from_a_shell_file(read) -> None:
         front=2, threshold=0.1, warm_up=4, most_in_row=3, mask=mask, is_static=True
     )  # fmt: skip
     assert (configuration.engine, configuration.steps, configuration.remarks) == ("sglang", 10, ())
+    assert configuration.is_cut
 
 
 def test_commands_in_one_line_are_told_apart(read) -> None:
