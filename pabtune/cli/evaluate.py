@@ -1,6 +1,6 @@
 """`pabtune evaluate`: speed, fidelity and score of policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pabtune.cli import options
+from pabtune.cli.engine_files import HELP, find_choice, made_for_pipeline, policies_only, read_document
 from pabtune.cli.output import emit, print_judgement, progress_bar, say
-from pabtune.planning.presets import find_policy
 from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
@@ -31,7 +31,7 @@ PROMPTS = 24
 
 @click.command()
 @click.argument("model")
-@click.option("--policy", "names", multiple=True, required=True, help="Preset or policy file; repeat for several.")
+@click.option("--policy", "names", multiple=True, required=True, help=f"{HELP} Repeat for several.")
 @options.prompts_option(
     f"Prompts to generate; default for `shapes`: {PROMPTS} captions that no search sees, with --budget at most "
     f"{options.TESTED}. Under a policy that a search found only those to test with count for the verdict."
@@ -101,17 +101,19 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
-    policies = [find_policy(name, model) for name in names]
-    check_content(policies, content)
-    bar = _bar(budget_text, largest_loss, floors, len(policies))
+    choices = [find_choice(name, model, run.steps) for name in names]
+    own = policies_only(choices)
+    check_content(own, content)
+    bar = _bar(budget_text, largest_loss, floors, len(choices))
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
-    prompts = _prompts(model, prompt_file, run.seed, policies, bar)
+    prompts = _prompts(model, prompt_file, run.seed, own, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
 
     pipeline, arguments = run.load(model)
+    policies = made_for_pipeline(choices, pipeline, run.steps)
     with progress_bar("evaluate") as advance:
         evaluations = evaluate(
             pipeline,
@@ -134,7 +136,8 @@ def command(
         say(remark)
     judgements = None if bar is None else [bar.judge(each) for each in evaluations]
     if as_json:
-        emit({"policies": [_document(*row) for row in zip(evaluations, judgements or repeat(None), strict=False)]})
+        rows = zip(evaluations, judgements or repeat(None), map(read_document, choices), strict=False)
+        emit({"policies": [_document(*row) for row in rows]})
         say(f"{len(evaluations[0].psnr_db)} prompts, {run.steps} steps")
     else:
         print_table(evaluations)
@@ -196,8 +199,8 @@ def _prompts(
     return unseen
 
 
-def _document(evaluation: Evaluation, judgement: Judgement | None) -> dict[str, Any]:
-    document = evaluation.to_document()
+def _document(evaluation: Evaluation, judgement: Judgement | None, read: Mapping[str, Any]) -> dict[str, Any]:
+    document = {**evaluation.to_document(), **read}
     return document if judgement is None else {**document, "judgement": judgement.to_document()}
 
 

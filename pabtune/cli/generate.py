@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from pabtune.cli import options
+from pabtune.cli.engine_files import HELP, check_content_of, find_choice, made_for_pipeline
 from pabtune.cli.layout import LayoutOptions, check_batches, layout_options, start_processes
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.parallel.process import is_first, is_launched, world_size
-from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PromptError
-from pabtune.records.files import check_writable
-from pabtune.records.policies import AUTO_CONTENT, Store
+from pabtune.records.files import check_writable, digest
+from pabtune.records.policies import AUTO_CONTENT, Policy, Store
 from pabtune.records.prompts import Prompt
 
 FRAMES_PER_SECOND = 8
@@ -24,7 +24,7 @@ FRAMES_PER_SECOND = 8
 
 @click.command()
 @click.argument("model")
-@click.option("--policy", "name", default="none", show_default=True, help="Preset or policy file.")
+@click.option("--policy", "name", default="none", show_default=True, help=HELP)
 @click.option("--prompt", "texts", multiple=True, help="Prompt; repeat for several.")
 @options.prompts_option("File with further prompts.")
 @options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
@@ -59,7 +59,7 @@ def command(
     from pabtune.report.videos import check_video_path
     from pabtune.tuning.generation import batches
 
-    policy = find_policy(name, model)
+    choice = find_choice(name, model, run.steps)
     check_video_path(out)
     prompts = [Prompt(prompt=text, seed=run.seed + index) for index, text in enumerate(texts)]
     if prompt_file is not None:
@@ -67,7 +67,7 @@ def command(
     if not prompts:
         raise PromptError("no prompt given: use --prompt TEXT or --prompts FILE")
     check_writable(numbered(out, len(prompts) - 1, len(prompts)))
-    policy.choices(content)
+    check_content_of(choice, content)
     layout = layout_options.layout(world_size() if is_launched() else None)
     plan = list(batches(prompts, layout.samples))
     check_batches(plan, layout.samples)
@@ -75,8 +75,9 @@ def command(
     if code is not None:
         click.get_current_context().exit(code)
     pipeline, arguments = run.load(model)
+    (policy,) = made_for_pipeline([choice], pipeline, run.steps)
     agreement = {
-        "policy": policy.digest,
+        "policy": digest(choice.to_document()),
         "prompt": prompts,
         "options": (replace(run, device="", image=None), content, memory, store, compare),
         "image": run.image and sha256(Path(run.image).read_bytes()).hexdigest(),
@@ -89,7 +90,10 @@ def command(
     paths_by_prompt = {prompt: numbered(out, index, len(prompts)) for index, prompt in enumerate(prompts)}
     rows: list[dict[str, Any]] = []
     planned = None if content == AUTO_CONTENT else content  # one layout for all prompts
-    layout = layout_for(pipeline, layout, policy, planned, run.steps)
+    planning = (
+        policy if isinstance(policy, Policy) else Policy(name=name)
+    )  # one that decides in the run sends as any other
+    layout = layout_for(pipeline, layout, planning, planned, run.steps)
     with (
         parallelize(pipeline, layout, device=run.device, agreement=agreement) as parallel,
         progress_bar("generate") as advance,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pabtune.cli.engine_files import find_choice
 from pabtune.cli.options import STEPS, json_option, out_option
 from pabtune.cli.output import emit, say
 from pabtune.planning.presets import find_policy
@@ -54,14 +55,17 @@ def command(ctx: click.Context, as_json: bool) -> None:
 def show(
     name: str, steps: int | None, profile_file: Path | None, content: str | None, out: Path | None, as_json: bool
 ) -> None:
-    """Show what POLICY computes and broadcasts, step by layer. POLICY is a preset, a name like every:2:linear, or a file."""
+    """Show what POLICY computes and broadcasts, step by layer.
+
+    POLICY is a preset, a name like every:2:linear, a policy file, or another engine's file that names its steps.
+    """
     from pabtune.planning.timelines import timeline_of
     from pabtune.report.timeline_text import ASCII_SYMBOLS, SYMBOLS, timeline_lines
 
     if out is not None:
         _check_figure_path(out)
     profile = None if profile_file is None else Profile.load(profile_file)
-    timeline = timeline_of(find_policy(name, profile.model if profile else None), steps, profile, content)
+    timeline = timeline_of(_shown(name, steps, profile), steps, profile, content)
     if out is not None:
         from pabtune.report.figures import draw_timeline, save_figure
 
@@ -116,6 +120,19 @@ def rank(profile_file: Path, names: tuple[str, ...], content: str | None, as_jso
             f"{names[each.index]:{width}}  {len(each.computed):3}/{profile.steps} computed  error of the latents "
             f"{each.error:.1e}, worst prompt {each.worst_error:.1e}"
         )
+
+
+def _shown(name: str, steps: int | None, profile: Profile | None) -> Policy:
+    """The policy to show; of another engine's file, with what that engine ignores said."""
+    choice = find_choice(name, profile.model if profile else None)
+    if isinstance(choice, Policy):
+        return choice
+    from pabtune.methods.engine_files import fixed_policy
+
+    shown = fixed_policy(choice, profile.sites if profile else None, steps or (profile.steps if profile else None))
+    for remark in shown.remarks:
+        say(f"{choice.name}: {remark}")
+    return shown.policy
 
 
 def _can_encode(text: str, encoding: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from pabtune.engines.reading.configuration import DualBlocks
 from pabtune.methods.differences import misfit_of, relative_change
 from pabtune.methods.method import Knob, Recordings
 from pabtune.methods.taylorseer import taylor_factors
@@ -27,39 +28,61 @@ SHARE = 4
 
 ALWAYS = 1.0
 
+FIRST_CHANGE = 3
+"""First step whose change from the computed step before cache-dit's TaylorSeer takes: before, the last residual serves."""
+
 
 class DualBlockDecider:
-    """DBCache's rule for one branch.
+    """DBCache's rule for one branch. Steps are those of its own transformer: one that takes over begins at 0.
 
     Args:
-        threshold: of the relative change below which nothing computes.
-        warm_up: number of steps at the beginning that compute.
-        most: most steps that are served in a row; None = any number.
-        order: of the series that serves, 0 to 2.
+        rule: the numbers; its preset, if any, is in its mask.
     """
 
-    def __init__(self, threshold: float, warm_up: int, most: int | None, order: int) -> None:
-        self._threshold, self._warm_up, self._most, self._order = threshold, warm_up, most, order
+    def __init__(self, rule: DualBlocks) -> None:
+        self._rule = rule
+        ones = rule.warm_up if rule.mask is None else [*rule.mask, False].index(False)
+        self._warm_up = range(0, min(rule.warm_up, ones), rule.warm_up_interval)
         self._seen: Tensor | None = None
         self._reference: Tensor | None = None
-        self._served = 0
+        self._calls, self._served, self._in_row, self._change = 0, 0, 0, 0.0
 
     def decide(self, moment: Moment, seen: Tensor) -> Decision:
         """Compares with the last computed step (see `Decider`)."""
-        self._seen = seen
-        if moment.step < self._warm_up or self._served == self._most or not self._is_near(seen):
+        step, self._calls, self._seen = self._calls, self._calls + 1, seen
+        if not self._may_hold(step, seen):
             return COMPUTE
-        self._served += 1
-        return Decision(computes=False, factors=taylor_factors(moment.kept, moment.step, self._order))
+        self._served, self._in_row = self._served + 1, self._in_row + 1
+        first_change = FIRST_CHANGE + moment.step - step
+        return Decision(
+            computes=False, factors=taylor_factors(moment.kept, moment.step, self._rule.order, first_change)
+        )
 
     def computed(self, moment: Moment, watched: Tensor | None) -> None:
         """Notes what later steps are compared with (see `Decider`)."""
-        self._reference, self._served = self._seen, 0
+        self._reference, self._in_row = self._seen, 0
+
+    def _may_hold(self, step: int, seen: Tensor) -> bool:
+        """Whether a step is held, in the order in which cache-dit asks (`can_cache`)."""
+        rule = self._rule
+        if step in self._warm_up or (rule.mask is not None and step < len(rule.mask) and rule.mask[step]):
+            return False
+        if rule.is_fixed:
+            return True
+        if self._served == rule.most or self._in_row == rule.most_in_row:
+            return False
+        if rule.most_change is not None and self._change >= rule.most_change:
+            return False
+        return self._is_near(seen)
 
     def _is_near(self, seen: Tensor) -> bool:
-        if self._reference is None:
+        if self._reference is None or self._rule.threshold <= 0:
             return False
-        return self._threshold >= ALWAYS or relative_change(seen, self._reference) < self._threshold
+        if self._rule.threshold >= ALWAYS:
+            return True
+        change = relative_change(seen, self._reference)
+        self._change += change
+        return change < self._rule.threshold
 
 
 @dataclass(frozen=True)
@@ -95,10 +118,11 @@ class DBCache:
 
     def at(self, setting: float, calibration: Any, steps: int) -> DynamicPolicy:
         """The policy of a threshold."""
+        rule = DualBlocks(threshold=setting, warm_up=max(self.warm_up, 1), most_in_row=self.most, order=self.order)
         return DynamicPolicy(
             name=f"{self.name}:{setting:g}",
             steps=steps,
-            decider=lambda *_: DualBlockDecider(setting, max(self.warm_up, 1), self.most, self.order),
+            decider=lambda *_: DualBlockDecider(rule),
             point="front",
             front=calibration,
             back=self.back,

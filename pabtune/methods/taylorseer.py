@@ -8,6 +8,7 @@ it, the series is of the summed residual of all blocks instead, which holds a fe
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from pabtune.methods.method import Knob, Recordings
@@ -20,7 +21,7 @@ ENHANCED = 3
 """Steps at the beginning that compute."""
 
 
-def taylor_factors(computed: Sequence[int], step: int, order: int) -> tuple[float, ...]:
+def taylor_factors(computed: Sequence[int], step: int, order: int, first_change: int = 0) -> tuple[float, ...]:
     """Factors of the last changes in the series, the latest first (see `Rule.factors`).
 
     Differences are divided by the steps that they span, those of differences by the later span.
@@ -29,9 +30,10 @@ def taylor_factors(computed: Sequence[int], step: int, order: int) -> tuple[floa
         computed: the steps that computed, rising.
         step: that is served, behind the last of them.
         order: of the series, 0 to 2; lower where too few steps computed.
+        first_change: first step whose change from the computed step before is taken.
     """
     ahead = step - computed[-1]
-    spans = [later - earlier for earlier, later in zip(computed[:-1], computed[1:], strict=True)]
+    spans = [later - earlier for earlier, later in pairwise(computed) if later >= first_change]
     if order == 0 or not spans:
         return ()
     if order == 1 or len(spans) == 1:

@@ -106,7 +106,13 @@ class FrontHook(DirectHook):
             gate.entered = copied(first_tensor(args, kwargs))
         output = self.compute(module, args, kwargs)
         if self._is_last and gate.entered is not None:
-            gate.settle(tensors_of(output)[0] - gate.entered)
+            left = tensors_of(output)[0]
+            if left.shape != gate.entered.shape:
+                raise ModelError(
+                    f"what the first blocks add cannot be told: they take {tuple(gate.entered.shape)} and return "
+                    f"{tuple(left.shape)}; a policy that decides by it does not fit this model"
+                )
+            gate.settle(left - gate.entered)
         return output
 
 

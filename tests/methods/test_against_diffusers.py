@@ -13,39 +13,16 @@ from diffusers.hooks import (
     apply_taylorseer_cache,
 )
 from diffusers.hooks.sea_cache import apply_sea_cache
-from torch import nn
 
 import pabtune
 from pabtune.methods.fbcache import FirstBlockCache
 from pabtune.methods.magcache import MagCache
 from pabtune.methods.seacache import SeaCache
 from pabtune.methods.taylorseer import taylor_policy
-from tests.methods.wan import LAYERS, STEPS, build, draw, recordings, under
+from tests.methods.wan import STEPS, build, by_diffusers, draw, recordings, under
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROUNDING = 2e-5
-
-
-def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
-    """What a run with diffusers' own hooks draws, and the steps in which the middle of the network really computed."""
-    pipeline = build()
-    computed: dict[str, list[int]] = {"cond": [], "uncond": []}
-    calls, inside = [], []
-    inside_attention = pipeline.transformer.blocks[LAYERS - 1].attn1.to_q
-
-    def note_inside(module: nn.Module, args: object) -> None:
-        inside.append(len(calls))
-
-    def note_call(module: nn.Module, args: object, output: object) -> None:
-        calls.append(None)
-
-    inside_attention.register_forward_pre_hook(note_inside)
-    pipeline.transformer.register_forward_hook(note_call)
-    apply(pipeline.transformer, config)
-    frames = draw(pipeline)
-    for number in inside:
-        computed[("cond", "uncond")[number % 2]].append(number // 2)
-    return frames, {branch: tuple(steps) for branch, steps in computed.items()}
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.06, 0.1])

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 from diffusers import WanPipeline
+from torch import nn
 
 import pabtune
 from pabtune.methods.method import Recordings
@@ -35,3 +36,25 @@ def under(pipeline: WanPipeline, policy) -> tuple[np.ndarray, dict[str, tuple[in
     with pabtune.broadcast(pipeline, policy) as active:
         frames = draw(pipeline)
     return frames, {branch: steps for (_, branch), steps in active.computed_steps.items()}
+
+
+def by_diffusers(apply, config) -> tuple[np.ndarray, dict[str, tuple[int, ...]]]:
+    """What a run with diffusers' own hooks draws, and the steps in which the middle of the network really computed."""
+    pipeline = build()
+    computed: dict[str, list[int]] = {"cond": [], "uncond": []}
+    calls, inside = [], []
+    inside_attention = pipeline.transformer.blocks[LAYERS - 1].attn1.to_q
+
+    def note_inside(module: nn.Module, args: object) -> None:
+        inside.append(len(calls))
+
+    def note_call(module: nn.Module, args: object, output: object) -> None:
+        calls.append(None)
+
+    inside_attention.register_forward_pre_hook(note_inside)
+    pipeline.transformer.register_forward_hook(note_call)
+    apply(pipeline.transformer, config)
+    frames = draw(pipeline)
+    for number in inside:
+        computed[("cond", "uncond")[number % 2]].append(number // 2)
+    return frames, {branch: tuple(steps) for branch, steps in computed.items()}
