@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def team_here() -> Any:
         return ALONE
     if again:
         say(f"a worker died: all were started again (time {again}), and the trials that were open are tried again")
+    if rank():
+        warnings.simplefilter("ignore")  # the first worker says the same
     return Team(rank=rank(), folder=folder / f"start-{again}")
 
 
