@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from pabtune.records.errors import PabtuneError, StudyError, first_line
 from pabtune.records.files import check_writable
@@ -353,9 +354,16 @@ def _open_storage(storage: str) -> optuna.storages.BaseStorage:
         check_writable(Path(storage.removeprefix("sqlite:///")))
         return _open_sqlite(storage)
     if "://" in storage:
-        return _retried(lambda: optuna.storages.get_storage(storage), (IntegrityError, ProgrammingError))
+        return _retried(lambda: _open_server(storage), (IntegrityError, ProgrammingError))
     check_writable(Path(storage))
     return optuna.storages.JournalStorage(JournalFileBackend(storage))
+
+
+def _open_server(storage: str) -> optuna.storages.BaseStorage:
+    """A storage on a server. A database's connections are closed after use: a server takes about 100, of all workers."""
+    if storage.startswith("redis"):
+        return optuna.storages.get_storage(storage)
+    return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
 
 
 def _retried(
