@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pabtune.records.policies import Policy
-from tests.cli.conftest import start, write_prompts
+from tests.cli.conftest import ROOT, start, write_prompts
 
 
 @pytest.fixture
@@ -145,6 +147,38 @@ def test_an_interrupt_ends_all_workers_soon_and_the_same_command_resumes(words, 
     check_full(tmp_path, 9)
     assert before < {each.number for each in trials_in(tmp_path, TrialState.COMPLETE)}
     assert re.search(r"study short-\w+: 9 trials", err)
+
+
+@pytest.mark.slow
+def test_the_example_runs_with_two_workers(short_profile, tmp_path) -> None:
+    program = tmp_path / "pabtune"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "cli.py"}" "$@"\n')
+    program.chmod(0o755)
+    out, log = tmp_path / "found.json", str(tmp_path / "log")
+    values = {
+        "PABTUNE": str(program),
+        "WORKERS": "2",
+        "DEVICE": "cpu",
+        "BUDGET": "shapes>=-80",
+        "PYTHONPATH": str(ROOT),
+    }
+    more = (
+        "--prompts",
+        write_prompts(tmp_path / "many.jsonl", 18, 6),
+        "--floor",
+        "none",
+        "--trials",
+        "3",
+        "--logdir",
+        log,
+    )
+    done = subprocess.run(
+        ["sh", str(ROOT / "examples" / "search_workers.sh"), short_profile, str(out), *more],
+        env={**os.environ, **values, "STORAGE": f"sqlite:///{tmp_path}/study.db"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr  # undecided on so few prompts
+    assert out.exists()
+    assert f"optuna-dashboard sqlite:///{tmp_path}/study.db" in done.stderr
 
 
 @pytest.mark.slow
