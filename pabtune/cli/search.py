@@ -105,8 +105,8 @@ def command(
 ) -> None:
     """Find the fastest policy within a quality budget, for the model of PROFILE.
 
-    The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 1: no policy was
-    shown to hold the budget on unseen prompts.
+    The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 1: no
+    policy was shown to hold the budget on unseen prompts.
     """
     parsed = Budget.parse(budget, largest_loss)
     if trials < 1:

@@ -82,6 +82,7 @@ def test_more_workers_than_gpus_are_refused(pabtune, words) -> None:
     assert f"for --workers {workers} there are {count} CUDA devices" in line
 
 
+@pytest.mark.slow
 def test_one_worker_says_where_to_look(pabtune, words, tmp_path) -> None:
     done = pabtune(*words, "--trials", "2", "--workers", "1")
     assert done.returncode == 1
