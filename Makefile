@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench check format bench measures paper models train compare clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench test-postgres check format bench measures paper models train compare clean
 
 venv: $(STAMP)
 
@@ -34,6 +34,11 @@ test-gpu: venv
 # Installs VBench from PyPI into out/vbench: 2 GB, minutes; later runs use what is there.
 test-vbench: venv
 	$(BIN)/python -m pytest -m vbench -rs
+
+# The driver from PyPI; the server is the machine's own, or Debian's, which root may install.
+test-postgres: venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres -rs
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -1,5 +1,7 @@
 """Small real models: the real classes with random weights, and what tests share."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.runtime.noise_levels import noise_levels
+from tests.tuning.postgres import server
 
 STEPS = 8
 PROMPT = "a red square moves slowly to the left"
@@ -75,3 +78,11 @@ def sigmas() -> tuple[float, ...]:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS))
     return noise_levels(scheduler)
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """URL of an empty database of PostgreSQL."""
+    pytest.importorskip("psycopg", reason="the driver is missing: pip install 'pabtune[postgres]'")
+    with server() as url:
+        yield url

@@ -9,7 +9,7 @@ import click
 
 import pabtune
 from pabtune.cli.layout import ARGUMENTS
-from pabtune.parallel.process import has_launcher, is_spoken_for, report_failure
+from pabtune.parallel.process import has_launcher, has_outcome, is_spoken_for, leave_outcome, report_failure
 from pabtune.records.errors import PabtuneError, one_line
 
 VERB_LINES = {
@@ -82,6 +82,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: after the name of the command; None = those of this process.
     """
+    if has_outcome():
+        sys.exit(0)
+    reason = ""
     try:
         code = main.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -98,10 +101,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {one_line(error.format_message())}", err=True)
         code = 2
     except PabtuneError as error:
-        _report(str(error))
-        code = 2
+        reason, code = str(error), 2
+        _report(reason)
     except Exception as error:
         if has_launcher():
             report_failure(f"{type(error).__name__}: {error}")
         raise
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(leave_outcome(code if isinstance(code, int) else 0, reason))

@@ -10,6 +10,7 @@ import click
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
+from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
@@ -42,6 +43,7 @@ from pabtune.records.trials import Candidate, SearchResult
     help="Videos that the search may generate in all, reference videos included, counted in full runs; with few of them fewer "
     "prompts are searched with and confirmed on. Default: as many as it takes.",
 )
+@workers_option
 @options.out_option("Policy file (.json).")
 @options.prompts_option(
     f"Prompts; a hash of its text says whether one is to tune on, to validate or to test with, a quarter, 15 % and 60 % of "
@@ -85,6 +87,7 @@ def command(
     trials: int,
     storage: str | None,
     videos: int | None,
+    workers: int,
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
@@ -102,8 +105,8 @@ def command(
 ) -> None:
     """Find the fastest policy within a quality budget, for the model of PROFILE.
 
-    The same command resumes a stopped study; several processes with one --storage share it. Exit code 1: no policy was
-    shown to hold the budget on unseen prompts.
+    The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 1: no
+    policy was shown to hold the budget on unseen prompts.
     """
     parsed = Budget.parse(budget, largest_loss)
     if trials < 1:
@@ -142,14 +145,21 @@ def command(
             parsed.score, vbench_home, device, [each for part in prompts.parts().values() for each in part]
         ),
     )
+    code = start_workers(workers, device, videos)
+    if code is not None:
+        ctx.exit(code)
+    config = replace(config, team=team_here())
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
         progress = _Progress(logdir, trials, advance, _what_is_too_few(prompts, contents, config))
-        config = replace(config, on_videos=progress.generated)
+        config = replace(config, on_videos=progress.generated, on_count=progress.counted)
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
+    if not config.team.is_leader:
+        return
     if result.best is not None:
         result.best.save(out)
     _print(result, out)
+    say_where_to_look(config.storage, logdir)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
     if as_json:
@@ -233,12 +243,12 @@ def _what_is_too_few(prompts: Split, contents: Sequence[str], config: Any) -> li
 
 
 class _Progress:
-    """The search's progress bar, and its trials in TensorBoard; remarks are printed once it is under way."""
+    """The search's progress bar, and its own trials in TensorBoard; remarks are printed once it is under way."""
 
     def __init__(self, logdir: Path, trials: int, advance: Advance, remarks: list[str]) -> None:
         self._logdir, self._trials, self._advance, self._remarks = logdir, trials, advance, remarks
         self._writers: dict[str | None, Any] = {}
-        self._done, self._videos = 0, ""
+        self._done, self._videos, self._is_under_way = 0, "", False
 
     def tried(self, content: str | None, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
         """Writes a trial to TensorBoard."""
@@ -247,13 +257,19 @@ class _Progress:
         if content not in self._writers:
             self._writers[content] = open_writer(self._logdir / as_file_name(content) if content else self._logdir)
         write_trial(self._writers[content], candidate, candidates)
-        self._done = len(candidates)
-        self._advance(self._done, self._trials, self._videos)
+        self.counted(len(candidates))
+
+    def counted(self, done: int) -> None:
+        """Shows how many trials are finished, by whichever worker."""
+        self._done = done
+        if self._is_under_way:
+            self._advance(self._done, self._trials, self._videos)
 
     def generated(self, count: float, limit: int | None) -> None:
         """Shows how many videos were generated."""
         if count < 1:  # the warm-up: a request that is refused right after it prints its error alone
             return
+        self._is_under_way = True
         while self._remarks:
             say(self._remarks.pop(0))
         self._videos = f", {count:.0f} videos" if limit is None else f", {count:.0f} of {limit} videos"

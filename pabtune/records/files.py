@@ -1,5 +1,6 @@
 """Reading and writing of files: strict JSON, checked against a schema, written atomically."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -7,7 +8,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +57,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def holding_file(path: Path, part: str) -> Iterator[None]:
+    """Lets one process at a time into the block of a part of some work; others wait. A process that dies lets go.
+
+    Args:
+        path: file that the processes share; it stays empty.
+        part: names what is done in the block; other parts are not waited for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        # A byte of the file for each part: no part leaves a file of its own behind.
+        start = int(hashlib.sha256(part.encode()).hexdigest()[:15], 16)
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, start)
+        yield
 
 
 def check_writable(path: Path) -> None:

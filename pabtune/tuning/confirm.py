@@ -25,7 +25,7 @@ from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate
 from pabtune.records.verdicts import Judgement, Verdict
 from pabtune.tuning.candidates import first_prompts
-from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy
+from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import BEFORE_VERDICT, PER_JUDGED, VideoMeter
@@ -97,7 +97,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     of_preset = compared[len(finalists)] if presets else None
     standings = [assess(each, floor, of_preset, config.budget) for each in compared[: len(finalists)]]
     order = sorted(range(len(finalists)), key=lambda index: standings[index].order)
-    confirmation = Confirmation()
+    confirmation, place = Confirmation(), measured_on(pipeline)
     for index in order[:MOST_JUDGED]:
         finalist, standing = finalists[index], standings[index]
         rival_names = [rival.name for rival in fewer_steps(finalist, profile.steps)]
@@ -119,7 +119,9 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             meter,
         )
         policy = with_evidence(finalist, judged, judgement, profile, prompts, config, study_name)
-        policy = replace(policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": look})
+        policy = replace(
+            policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": look, "measured_on": place}
+        )
         confirmation = Confirmation(
             best=None if judgement.verdict == "reject" else policy,
             verdict=judgement.verdict,

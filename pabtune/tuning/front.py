@@ -19,7 +19,7 @@ from pabtune.records.splits import Split
 from pabtune.records.verdicts import Judgement
 from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.generation import Progress
-from pabtune.tuning.judging import evaluate_unseen, evidence_of, judgement_of
+from pabtune.tuning.judging import evaluate_unseen, evidence_of, judgement_of, measured_on
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
 
@@ -81,7 +81,10 @@ def judge_front(
             FrontPoint(
                 policy=replace(
                     policy,
-                    evidence=evidence_of(on_test, judgement, profile, config.budget),
+                    evidence={
+                        **evidence_of(on_test, judgement, profile, config.budget),
+                        "measured_on": measured_on(pipeline),
+                    },
                     provenance={
                         "profile": profile.digest,
                         "prompts": digest_prompts(prompts.tune),

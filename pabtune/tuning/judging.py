@@ -1,10 +1,12 @@
 """Judging a policy on unseen prompts, round by round until the verdict is clear, and the evidence for its file."""
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY
@@ -16,6 +18,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.verdicts import Judgement
 from pabtune.tuning.evaluate import IsDone, evaluate
 from pabtune.tuning.generation import Progress
+from pabtune.tuning.profile import device_name
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import VideoMeter
 
@@ -117,6 +120,11 @@ def evaluate_unseen(
         meter=meter,
         is_done=None if config.score is not None and config.score.is_of_all else is_done,
     )
+
+
+def measured_on(pipeline: DiffusionPipeline) -> dict[str, str]:
+    """Device and machine of this process, on which all times of a winner are measured."""
+    return {"device": device_name(execution_device(pipeline)), "host": platform.node()}
 
 
 def evidence_of(evaluation: Evaluation, judgement: Judgement, profile: Profile, budget: Budget) -> dict[str, Any]:

@@ -131,11 +131,10 @@ def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings
 def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:
     """Size, precision, device and further arguments of a run, for the reader of its file."""
     frames, height, width, _ = video.shape
-    device = execution_device(pipeline)
     return {
         "size": f"{frames}x{height}x{width}",
         "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(execution_device(pipeline)),
         # What has no place in a file, an image for example, is named.
         "arguments": json.loads(
             json.dumps(dict(settings.arguments), default=lambda value: f"<{type(value).__name__}>")
@@ -143,6 +142,11 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
         # What is not written is torch's own attention.
         **({} if attention_in_use() == "sdpa" else {"attention": attention_in_use()}),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is: the name of a GPU, else the type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, str]:

@@ -10,11 +10,14 @@ import numpy as np
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from pabtune.records.files import digest, write_atomically
+from pabtune.records.files import digest, holding_file, write_atomically
 from pabtune.records.policies import MadeFor
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.generation import Settings, Video, generate
+
+LOCK = "references.lock"
+"""File through which workers tell one another which videos they are making."""
 
 LONGEST_PATH = 4096
 """Longer texts are no names of files."""
@@ -47,13 +50,19 @@ class References:
     def videos(self, batch: Sequence[Prompt]) -> list[Video]:
         """The reference videos of a batch, from the folder where it has them all, else made now."""
         paths = [self._path(prompt, batch) for prompt in batch]
-        stored = [self._read(path) for path in paths]
-        videos = [video for video in stored if video is not None]
-        if len(videos) == len(batch):
-            return videos
-        videos = generate(self._pipeline, batch, self._settings).videos
-        self.keep(batch, videos)
-        return videos
+        stored = self._stored(paths)
+        if stored is None:
+            with holding_file(self._folder / LOCK, paths[0].stem):
+                stored = self._stored(paths)
+                if stored is None:
+                    stored = generate(self._pipeline, batch, self._settings).videos
+                    self.keep(batch, stored)
+        return stored
+
+    def _stored(self, paths: Sequence[Path]) -> list[Video] | None:
+        """The videos of these files; None if one is missing."""
+        videos = [self._read(path) for path in paths]
+        return None if any(video is None for video in videos) else videos
 
     def keep(self, batch: Sequence[Prompt], videos: Sequence[Video]) -> None:
         """Keeps the unaccelerated videos of a batch, which another part of a search generated."""

@@ -1,6 +1,6 @@
 """What a search is asked for: its configuration and its prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.tuning.generation import BATCH_SIZE
+from pabtune.tuning.teams import ALONE, Team
 from pabtune.tuning.videos import OnVideos
 
 AUTO_FLOOR = "auto"
@@ -54,6 +55,8 @@ class SearchConfig:
         schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
             calls always happen.
         score: the budget's, found before; None = it is found by its name.
+        team: workers that were started together, of which one fits, confirms and judges.
+        on_count: told how many trials of the study are finished, by whichever worker.
     """
 
     budget: Budget
@@ -75,6 +78,8 @@ class SearchConfig:
     on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
     score: Score | None = None
+    team: Team = ALONE
+    on_count: Callable[[int], None] | None = None
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""

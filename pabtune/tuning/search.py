@@ -18,20 +18,20 @@ from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
 from pabtune.quality.budget import Budget
 from pabtune.quality.scores import Score
-from pabtune.records.errors import ModelError, PabtuneWarning, ProfileError, StudyError
+from pabtune.records.errors import PabtuneWarning, ProfileError, StudyError
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
-from pabtune.records.schedules import Schedule, load_schedules, save_schedules
+from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
 from pabtune.tuning.classifying import fit_on_split
-from pabtune.tuning.confirm import FINALISTS, confirm
+from pabtune.tuning.confirm import FINALISTS, Confirmation, confirm
 from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
@@ -39,6 +39,7 @@ from pabtune.tuning.references import References, describe_argument
 from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, request_document, short_name, study_name
 from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
+from pabtune.tuning.shared_schedules import shared_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
@@ -92,16 +93,18 @@ def search_policy(
     study = _open_study(profile, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.measure_floor())
-    study.run(runner.try_out, config.trials, on_trial, limits.can_try)
+    study.run(runner.try_out, config.trials, on_trial, limits.can_try, config.on_count)
     if not study.candidates():
         raise StudyError(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
             "not pay for a trial and its confirmation; allow more"
         )
     candidates, count_look = study.candidates(), partial(study.count_look, digest_prompts(prompts.test))
-    confirmation = confirm(
-        pipeline, profile, candidates, prompts, config, study.name, count_look, plan.finalists, meter
-    )
+    confirmation = Confirmation()
+    if config.team.is_leader:
+        confirmation = confirm(
+            pipeline, profile, candidates, prompts, config, study.name, count_look, plan.finalists, meter
+        )
     best, videos = confirmation.best, round(meter.total, 1)
     return SearchResult(
         study=study.name,
@@ -189,18 +192,11 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         *([] if few is None else [config.videos, str(config.floor), str(config.budget)]),
     ]  # fmt: skip
     path = config.folder / f"schedules-{short_name(request)}.json"
-    schedules = load_schedules(path)
-    if schedules is None:
-        try:
-            schedules = find_schedules(
-                pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
-                known_surrogate(pipeline, profile, settings, config.content),
-            )  # fmt: skip
-        except ModelError as error:
-            warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
-            schedules = []
-        save_schedules(path, schedules)
-    return schedules
+    find = partial(
+        find_schedules, pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
+        known_surrogate(pipeline, profile, settings, config.content),
+    )  # fmt: skip
+    return shared_schedules(config.storage, path, find, config.team.is_leader)
 
 
 def search_variants(
@@ -243,7 +239,7 @@ def search_variants(
         config = replace(config, videos=config.videos // (1 + len(contents)))
     general = search_one(config)
     # Variants are of one policy, which keeps all outputs in one way.
-    store = general.best.store if general.best is not None else config.store
+    store = config.team.of_leader("store", general.best.store if general.best is not None else config.store)
     variants = {content: search_one(replace(config, content=content, store=store)) for content in contents}
     winners = {content: result.best for content, result in variants.items() if result.best is not None}
     best = general.best

@@ -9,7 +9,7 @@ given up for dead and comes back finds its trial failed, and drops it.
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,7 +21,8 @@ from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from pabtune.records.errors import PabtuneError, StudyError, first_line
 from pabtune.records.files import check_writable
@@ -47,13 +48,16 @@ LOCKED_S = 60.0
 """How long a worker waits for its turn at an SQLite file."""
 
 OPENINGS = 5
-"""How often a new SQLite file is opened."""
+"""How often a new database is opened."""
 
 TryOut = Callable[[Policy, float | None], Outcome]
 """Tries a policy; given the predicted time of the best one so far, unless the policy is to be tried in any case."""
 
 OnTrial = Callable[[Candidate, Sequence[Candidate]], None]
 """Told of every trial that this process finished, and of all finished trials of the study."""
+
+OnCount = Callable[[int], None]
+"""Told how many trials of the study are finished, over all workers."""
 
 
 class SharedStudy:
@@ -82,7 +86,7 @@ class SharedStudy:
         self._worker = Worker.here()
         self._watch = Watch(self._worker, self._patience)
         self._finished: dict[int, Candidate] = {}
-        self._study, self._storage = _open(storage, name)
+        self._study, self._storage = open_study(storage, name)
         self._study.set_user_attr("request", dict(request or {}))
         is_first = not self._study.get_trials(deepcopy=False)
         self._study.sampler = sampler_of(seed if is_first else seed + 1 + self._worker.process)
@@ -134,6 +138,7 @@ class SharedStudy:
         trials: int,
         on_trial: OnTrial | None = None,
         can_try: Callable[[Policy], bool] | None = None,
+        on_count: OnCount | None = None,
     ) -> None:
         """Works on the study until it has so many finished trials.
 
@@ -142,10 +147,14 @@ class SharedStudy:
             trials: finished trials in the end, over all workers and runs.
             on_trial: told of every trial.
             can_try: whether a policy may still be tried; the first that may not ends this worker's part.
+            on_count: told how many trials are finished, by whichever worker; in a thread of its own while one is tried.
         """
         while True:
             self._free_trials_of_the_dead()
-            if len(self.candidates()) >= trials:
+            finished = len(self.candidates())
+            if on_count is not None:
+                on_count(finished)
+            if finished >= trials:
                 return
             if len(self._trials(TrialState.COMPLETE, TrialState.RUNNING)) >= trials:
                 time.sleep(self._patience.poll_s)
@@ -158,7 +167,7 @@ class SharedStudy:
             elif can_try is not None and not can_try(self._policy(trial)):
                 self._give_back(self._frozen(trial.number))
                 return
-            elif self._try(trial, try_out):
+            elif self._try(trial, try_out, on_count):
                 candidates = self.candidates()
                 if on_trial is not None:
                     on_trial(self._finished[trial.number], candidates)
@@ -176,13 +185,19 @@ class SharedStudy:
     def _policy(self, trial: optuna.Trial | FrozenTrial) -> Policy:
         return self._space.policy(trial.params, f"{self._prefix}-trial-{trial.number}")
 
-    def _try(self, trial: optuna.Trial, try_out: TryOut) -> bool:
+    def _try(self, trial: optuna.Trial, try_out: TryOut, on_count: OnCount | None = None) -> bool:
         """Tries a trial that was asked for, and tells its outcome; False if others gave this worker up meanwhile."""
         policy = self._policy(trial)
         times = [each.outcome.predicted_time for each in self.candidates() if each.outcome.is_feasible]
         time_to_beat = None if "origin" in trial.user_attrs else min(times, default=None)
+
+        def beat(count: int) -> None:
+            trial.set_user_attr("heartbeat", count)
+            if on_count is not None:
+                on_count(len(self._trials(TrialState.COMPLETE)))
+
         try:
-            with heartbeat(lambda count: trial.set_user_attr("heartbeat", count), self._patience.heartbeat_s):
+            with heartbeat(beat, self._patience.heartbeat_s):
                 outcome = try_out(policy, time_to_beat)
         except BaseException:
             self._give_back(self._frozen(trial.number))
@@ -219,7 +234,7 @@ class SharedStudy:
     def _free_trials_of_the_dead(self) -> None:
         """Fails the open trials whose workers are dead, and queues what they were to try."""
         running = {trial.number: trial for trial in self._trials(TrialState.RUNNING)}
-        self._watch.observe({number: _sign_of_life(trial) for number, trial in running.items()})
+        self._watch.observe({number: sign_of_life(trial) for number, trial in running.items()})
         for number in self._watch.dead():
             self._give_back(running[number])
 
@@ -255,7 +270,8 @@ class SharedStudy:
         return self._study.get_trials(deepcopy=False)[number]
 
 
-def _sign_of_life(trial: FrozenTrial) -> SignOfLife:
+def sign_of_life(trial: FrozenTrial) -> SignOfLife:
+    """What an open trial says of its worker."""
     worker = trial.user_attrs.get("worker")
     return SignOfLife(
         worker=None if worker is None else Worker.from_document(worker), heartbeat=trial.user_attrs.get("heartbeat", 0)
@@ -280,7 +296,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return IntDistribution(parameter.low, parameter.high)
 
 
-def _open(storage: str, name: str) -> tuple[optuna.Study, optuna.storages.BaseStorage | str]:
+def open_study(storage: str, name: str) -> tuple[optuna.Study, optuna.storages.BaseStorage]:
     """The study of a name, and the storage that it is in."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _as_study_error(storage):
@@ -299,6 +315,8 @@ def _as_study_error(storage: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001, every database driver has errors of its own
         shown, reason = without_secrets(storage, first_line(error))
         message = f"cannot use the storage {shown!r}: {reason or type(error).__name__}"
+        if isinstance(error, ImportError) and storage.startswith("postgresql"):
+            message = f"{message}; PostgreSQL needs its driver: pip install 'pabtune[postgres]'"
         raise StudyError(message) from (error if shown == storage else None)  # whose text has the secret too
 
 
@@ -319,7 +337,7 @@ def check_storage(storage: str) -> None:
         StudyError: neither a URL nor a journal file, or it cannot be opened.
     """
     with _as_study_error(storage):
-        optuna.storages.get_storage(_open_storage(storage))
+        _open_storage(storage)
 
 
 def _check_name(storage: str) -> None:
@@ -330,15 +348,33 @@ def _check_name(storage: str) -> None:
     )
 
 
-def _open_storage(storage: str) -> optuna.storages.BaseStorage | str:
+def _open_storage(storage: str) -> optuna.storages.BaseStorage:
     _check_name(storage)
     if storage.startswith("sqlite:///"):
         check_writable(Path(storage.removeprefix("sqlite:///")))
         return _open_sqlite(storage)
     if "://" in storage:
-        return storage
+        return _retried(lambda: _open_server(storage), (IntegrityError, ProgrammingError))
     check_writable(Path(storage))
     return optuna.storages.JournalStorage(JournalFileBackend(storage))
+
+
+def _open_server(storage: str) -> optuna.storages.BaseStorage:
+    """A storage on a server. A database's connections are closed after use: a server takes about 100, of all workers."""
+    if storage.startswith("redis"):
+        return optuna.storages.get_storage(storage)
+    return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
+
+
+def _retried(
+    opening: Callable[[], optuna.storages.BaseStorage], errors: tuple[type[DatabaseError], ...]
+) -> optuna.storages.BaseStorage:
+    """A database of which several workers may make the tables at once, when it is new: one of them succeeds."""
+    for attempt in range(OPENINGS - 1):
+        with suppress(*errors):
+            return opening()
+        time.sleep(0.2 * (attempt + 1))
+    return opening()
 
 
 def _open_sqlite(storage: str) -> RDBStorage:
@@ -347,14 +383,9 @@ def _open_sqlite(storage: str) -> RDBStorage:
     Optuna takes a waiting trial by reading its state for update, which SQLite does not know: two workers that read at once
     would both try the same trial.
     """
-    for attempt in range(OPENINGS):
-        try:
-            opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCKED_S}})
-            break
-        except DatabaseError:  # several workers make the tables of a new file at once: one of them succeeds
-            if attempt == OPENINGS - 1:
-                raise
-            time.sleep(0.2 * (attempt + 1))
+    opened = _retried(
+        lambda: RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCKED_S}}), (DatabaseError,)
+    )
 
     @event.listens_for(opened.engine, "begin")
     def lock(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from pabtune.parallel.launch import first_failure, launch
+from pabtune.parallel.launch import MOST_RESTARTS, first_failure, launch, launch_workers
 from pabtune.parallel.mesh import LOST
 from pabtune.records.errors import ParallelError
 from tests.parallel.pool import ROOT, WORKER
@@ -59,3 +59,50 @@ def test_blame_falls_on_who_failed_first_not_on_who_lost_it(first, others, tmp_p
     rows = [*others, first]
     failures = {rank: failed(tmp_path / str(rank), *row) for rank, row in enumerate(rows)}
     assert first_failure(failures)[0] == len(others)
+
+
+CASES = """
+import os, signal, sys, time
+from pathlib import Path
+from pabtune.parallel.process import has_outcome, leave_outcome, rank, restarts
+case, folder = sys.argv[1], Path(sys.argv[2])
+(folder / f"{rank()}-{restarts()}").touch()
+if has_outcome(): sys.exit(0)
+while not (folder / f"0-{restarts()}").exists(): time.sleep(0.01)
+if rank() == 1 and (case == "always" or (case == "once" and not restarts())):
+    os.kill(os.getpid(), signal.SIGKILL)
+if case == "refused":
+    if rank() == 1: sys.exit(leave_outcome(2, "no such device"))
+    time.sleep(600)
+if case == "always" or (case == "once" and not restarts()): time.sleep(600)
+sys.exit(leave_outcome(1))
+"""
+
+
+@pytest.fixture
+def run_workers(tmp_path, monkeypatch):
+    """Launches two workers; returns the answer, or its refusal, and which of them were started how often."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def run(case: str) -> tuple[int | str, set[str]]:
+        try:
+            answer = launch_workers(2, [sys.executable, "-c", CASES, case, str(tmp_path)])
+        except ParallelError as error:
+            answer = str(error)
+        return answer, {path.name for path in tmp_path.iterdir()}
+
+    return run
+
+
+def test_if_a_worker_dies_all_are_started_again(run_workers) -> None:
+    assert run_workers("once") == (1, {"0-0", "1-0", "0-1", "1-1"})
+
+
+def test_a_worker_that_always_dies_is_given_up(run_workers) -> None:
+    answer, started = run_workers("always")
+    assert answer.startswith("rank 1 stopped with code -9")
+    assert started == {f"{rank}-{start}" for rank in (0, 1) for start in range(1 + MOST_RESTARTS)}
+
+
+def test_a_refusal_of_one_worker_ends_all_and_is_not_tried_again(run_workers) -> None:
+    assert run_workers("refused") == ("worker 1: no such device", {"0-0", "1-0", "0-1", "1-1"})

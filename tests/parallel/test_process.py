@@ -1,6 +1,18 @@
 import json
 
-from pabtune.parallel.process import ERROR_FILE, is_launched, local_device, rank, report_failure, world_size
+import pytest
+
+from pabtune.parallel.process import (
+    ERROR_FILE,
+    OUTCOMES,
+    has_outcome,
+    is_launched,
+    leave_outcome,
+    local_device,
+    rank,
+    report_failure,
+    world_size,
+)  # fmt: skip
 
 
 def test_one_process_of_a_cluster_is_alone(monkeypatch) -> None:
@@ -27,3 +39,25 @@ def test_a_reason_is_left_where_a_launcher_looks(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error.json"))
     report_failure("broken on purpose")
     assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "broken on purpose"
+
+
+@pytest.mark.parametrize(
+    ("worker", "code", "left", "exits"),
+    [
+        ("0", 0, {"code": 0, "reason": ""}, 0),
+        ("0", 1, {"code": 1, "reason": ""}, 0),
+        ("1", 0, None, 0),  # the answer is the first one's
+        ("0", 2, {"code": 2, "reason": "no"}, 2),
+        ("1", 2, {"code": 2, "reason": "no"}, 2),
+        ("0", 130, None, 130),  # interrupted: it is started again
+    ],
+)
+def test_a_worker_leaves_how_it_ended(monkeypatch, tmp_path, worker, code, left, exits) -> None:
+    monkeypatch.setenv("RANK", worker)
+    assert leave_outcome(code, "no") == code  # nobody looks
+    monkeypatch.setenv(OUTCOMES, str(tmp_path))
+    assert not has_outcome()
+    assert leave_outcome(code, "no" if code == 2 else "") == exits
+    path = tmp_path / f"outcome-{worker}.json"
+    assert (json.loads(path.read_text()) if path.exists() else None) == left
+    assert has_outcome() == (left is not None)

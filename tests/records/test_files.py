@@ -1,11 +1,23 @@
 import json
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from pabtune.records.errors import FileError, PolicyError
-from pabtune.records.files import check_writable, digest, load_json, parse_json, save_json, write_atomically
+from pabtune.records.files import (
+    check_writable,
+    digest,
+    holding_file,
+    load_json,
+    parse_json,
+    save_json,
+    write_atomically,
+)
 
+ROOT = Path(__file__).parents[2]
 SCHEMA = "pabtune.policy/2"
 
 
@@ -112,3 +124,33 @@ def test_of_a_long_value_the_beginning_is_quoted(tmp_path: Path, key: str) -> No
         load_json(path, SCHEMA, PolicyError)
     assert len(str(caught.value)) <= 480
     assert key[:40] in str(caught.value)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pabtune.records.files import holding_file
+with holding_file(Path(sys.argv[1]), "a"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_is_in_a_part_and_a_dead_one_lets_go(tmp_path: Path) -> None:
+    lock, entered = tmp_path / "lock", threading.Event()
+
+    def enter() -> None:
+        with holding_file(lock, "a"):
+            entered.set()
+
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert holder.stdout.readline() == "held\n"
+    with holding_file(lock, "b"):  # another part
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.3)
+    holder.kill()
+    holder.communicate()
+    assert entered.wait(10)
+    thread.join()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]

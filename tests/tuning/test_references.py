@@ -1,10 +1,15 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from pabtune.records.policies import MadeFor
 from pabtune.tuning import references as module
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.references import References, describe_argument
+from pabtune.tuning.references import LOCK, References, describe_argument
 from tests.conftest import PROMPTS
 
 SETTINGS = Settings(steps=2)
@@ -20,6 +25,34 @@ def test_videos_are_made_once_and_survive(pipeline, tmp_path, monkeypatch) -> No
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     References(tmp_path, pipeline, SETTINGS, MadeFor(steps=3)).videos(PROMPTS[:2])
     assert len(made) == 2
+
+
+MAKER = """
+import shutil, sys, time
+from pathlib import Path
+from pabtune.records.files import holding_file
+lock, made, folder, part = sys.argv[1:]
+with holding_file(Path(lock), part):
+    print("held", flush=True)
+    time.sleep(0.5)
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+"""
+
+
+def test_videos_that_another_worker_is_making_are_waited_for(pipeline, tmp_path, monkeypatch) -> None:
+    made, shared = tmp_path / "made", tmp_path / "shared"
+    first = References(made, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:2])
+    references = References(shared, pipeline, SETTINGS, MadeFor(steps=2))
+    part = references._path(PROMPTS[0], PROMPTS[:2]).stem
+    words = [str(each) for each in (shared / LOCK, made, shared, part)]
+    maker = subprocess.Popen(
+        [sys.executable, "-c", MAKER, *words], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert maker.stdout.readline() == "held\n"
+    monkeypatch.setattr(module, "generate", lambda *_: pytest.fail("another worker is making them"))
+    again = references.videos(PROMPTS[:2])
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    maker.communicate()
 
 
 def test_a_broken_file_is_made_again(pipeline, tmp_path) -> None:
