@@ -26,6 +26,9 @@ from pabtune.records.errors import PolicyError
 
 FORM = "a cache of diffusers as JSON (_class_name: MagCacheConfig, FirstBlockCacheConfig, …, and its arguments)"
 KEYS = ("_class_name", "cache_config")
+EXPORTED, RATIOS = "MagCacheConfig", "mag_ratios"
+"""The class that pabtune exports for, and the argument by which its files are known: they hold arguments by transformer."""
+
 OWN = ("_diffusers_version",)
 """What diffusers' own files hold besides."""
 
@@ -57,8 +60,8 @@ MOST_STEPS = 10_000
 
 
 def recognizes(document: Any) -> bool:
-    """Whether a document names a configuration class."""
-    return isinstance(document, dict) and _class_of(document) is not None
+    """Whether a document names a configuration class, or is what `pabtune export --to diffusers` writes."""
+    return isinstance(document, dict) and (_class_of(document) is not None or bool(_by_transformer(document)))
 
 
 def read(document: Mapping[str, Any], name: str) -> Configuration:
@@ -71,6 +74,13 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
     Raises:
         PolicyError: diffusers would refuse it, or pabtune cannot judge what it says.
     """
+    by_transformer = _by_transformer(document)
+    if len(by_transformer) > 1:
+        raise PolicyError(
+            f"{name}: it has steps for {', '.join(by_transformer)}; judge the policy that it was exported from, which has both"
+        )
+    if by_transformer:
+        document = {"_class_name": EXPORTED, **next(iter(by_transformer.values()))}
     kind = _class_of(document)
     if kind is None or kind not in READERS:
         raise PolicyError(f"{name}: {kind} cannot be judged; of diffusers' caches can: {', '.join(READERS)}")
@@ -87,6 +97,12 @@ def _class_of(document: Mapping[str, Any]) -> str | None:
     """The name of the configuration class."""
     named = [document[key] for key in KEYS if isinstance(document.get(key), str)]
     return next((each for each in named if re.fullmatch(r"\w+Config", each)), None)
+
+
+def _by_transformer(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Arguments of MagCache by transformer, as an exported file has them; empty = it is none."""
+    is_exported = all(isinstance(each, dict) and RATIOS in each for each in document.values())
+    return dict(document) if is_exported else {}
 
 
 def mag_cache_mask(
