@@ -11,6 +11,7 @@ from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
 from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
+from pabtune.engines.engine import ENGINES, Engine, find_engine
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
@@ -69,6 +70,13 @@ from pabtune.records.trials import Candidate, SearchResult
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for one policy per useful point of measured time against closeness to the unaccelerated video.",
 )
+@click.option(
+    "--for",
+    "engine_name",
+    metavar="ENGINE",
+    help="Search only what this engine can run, so that what is measured is what runs there: "
+    f"{', '.join(ENGINES)}. Write its file with `pabtune export FILE --to ENGINE`.",
+)
 @click.option("--logdir", type=click.Path(path_type=Path), help="Folder for all other files; default: runs/NAME.")
 @predicted_layout_options
 @options.memory_option
@@ -93,6 +101,7 @@ def command(
     per_content: bool,
     floors: tuple[str, ...],
     front_dir: Path | None,
+    engine_name: str | None,
     logdir: Path | None,
     layout: ParallelLayout,
     interconnect: Interconnect,
@@ -109,6 +118,7 @@ def command(
     policy was shown to hold the budget on unseen prompts.
     """
     parsed = Budget.parse(budget, largest_loss)
+    engine = _engine(engine_name, per_content)
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
@@ -141,6 +151,7 @@ def command(
         layout=layout,
         interconnect=interconnect,
         videos=videos,
+        engine=engine,
         score=options.find_score(
             parsed.score, vbench_home, device, [each for part in prompts.parts().values() for each in part]
         ),
@@ -158,7 +169,7 @@ def command(
         return
     if result.best is not None:
         result.best.save(out)
-    _print(result, out)
+    _print(result, out, engine)
     say_where_to_look(config.storage, logdir)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
@@ -198,7 +209,15 @@ def _save_front(
 
 
 def _say_fitted(done: int, total: int) -> None:
-    say(f"schedules of whole calls: {done} of {total} fitted")
+    say(f"schedules: {done} of {total} fitted")
+
+
+def _engine(name: str | None, per_content: bool) -> Engine | None:
+    """The engine that a policy is for; None = pabtune's own runtime."""
+    engine = None if name is None else find_engine(name)
+    if engine is not None and per_content:
+        raise StudyError(f"--for {engine.name}: it has one schedule for all prompts; leave --per-content out")
+    return engine
 
 
 def _load_profile(path: Path) -> Profile:
@@ -276,7 +295,7 @@ class _Progress:
         self._advance(self._done, self._trials, self._videos)
 
 
-def _print(result: SearchResult, out: Path) -> None:
+def _print(result: SearchResult, out: Path, engine: Engine | None) -> None:
     say(f"study {result.study}: {len(result.candidates)} trials, {result.videos:.0f} videos")
     if result.verdict is None:
         say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
@@ -309,6 +328,8 @@ def _print(result: SearchResult, out: Path) -> None:
         if not result.best.rules:
             say("prompts of other classes are computed whole: what was found for all of them was not accepted")
         say(f"policy -> {out}")
+        if engine is not None:
+            say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
 
 
 def _document(result: SearchResult, out: Path) -> dict[str, object]:

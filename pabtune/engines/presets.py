@@ -13,46 +13,41 @@ import yaml
 from pabtune.engines.export import Export, export_of, header
 from pabtune.engines.plan import Plan
 from pabtune.engines.step_masks import StepMask
-from pabtune.planning.scm import FEWEST_STEPS, TEMPLATES, computed_steps
-from pabtune.records.errors import PolicyError
+from pabtune.planning.scm import TEMPLATES, preset_mask
 
 
 def nearest_preset(masks: Sequence[StepMask]) -> tuple[str, int]:
     """The preset that differs in the fewest steps, the slower of equals, and in how many.
 
     Args:
-        masks: of the transformers, each of 16 steps or more.
+        masks: of the transformers.
+
+    Raises:
+        PolicyError: a transformer has so few steps that there are no presets for it.
     """
-    distances = {}
-    for preset in TEMPLATES:
-        distances[preset] = sum(
-            (step in computed) != computes
+    distances = {
+        preset: sum(
+            own != preset_own
             for mask in masks
-            for computed in [computed_steps(preset, len(mask.computes))]
-            for step, computes in enumerate(mask.computes)
+            for own, preset_own in zip(mask.computes, preset_mask(preset, len(mask.computes)), strict=True)
         )
+        for preset in TEMPLATES
+    }
     nearest = min(distances, key=lambda each: distances[each])
     return nearest, distances[nearest]
 
 
 def _as_preset(mask: StepMask, preset: str) -> StepMask:
     """What a preset makes of a transformer's steps."""
-    computed = computed_steps(preset, len(mask.computes))
-    return replace(mask, computes=tuple(step in computed for step in range(len(mask.computes))))
+    return replace(mask, computes=preset_mask(preset, len(mask.computes)))
 
 
 def write(plan: Plan) -> Export:
     """The nearest preset: JSON for vLLM-Omni, YAML for TensorRT-LLM.
 
     Raises:
-        PolicyError: a transformer has too few steps for the templates.
+        PolicyError: a transformer has so few steps that there are no presets for it.
     """
-    fewest = min(len(mask.computes) for mask in plan.masks)
-    if fewest < FEWEST_STEPS:
-        raise PolicyError(
-            f"{plan.engine.name} takes presets alone, whose masks are for {FEWEST_STEPS} steps and more, but one has "
-            f"{fewest}"
-        )
     preset, distance = nearest_preset(plan.masks)
     plan = replace(plan, masks=tuple(_as_preset(mask, preset) for mask in plan.masks))
     if distance:

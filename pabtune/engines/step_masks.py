@@ -1,6 +1,6 @@
 """The mask of steps of one transformer, from the rows of a policy's compute mask."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -148,3 +148,26 @@ def span(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+
+
+def line_factors(computed: Sequence[int], steps: int, takeovers: Collection[int] = ()) -> tuple[tuple[float, ...], ...]:
+    """Factors of a `scaled` payload that serve the line of an engine's TaylorSeer; none where the engine holds.
+
+    Args:
+        computed: the steps that compute.
+        steps: of the run.
+        takeovers: steps in which another transformer takes over: its steps are counted from there.
+    """
+    factors: list[tuple[float, ...]] = []
+    start, history = 0, list[int]()
+    for step in range(steps):
+        if step in takeovers:
+            start, history = step, []
+        if step in computed or step in takeovers:
+            history.append(step)
+            factors.append(())
+        elif len(history) > 1 and history[-1] - start >= FIRST_LINE:
+            factors.append(((step - history[-1]) / (history[-1] - history[-2]),))
+        else:
+            factors.append(())
+    return tuple(factors)

@@ -21,9 +21,9 @@ from pabtune.engines.reading.configuration import (
 from pabtune.methods.block_lists import dual_block_layers, front_and_back, has_several_lists
 from pabtune.methods.dbcache import FIRST_CHANGE, DualBlockDecider
 from pabtune.methods.fbcache import FirstBlockDecider
-from pabtune.methods.few_step_masks import preset_mask
 from pabtune.methods.module_series import module_series_policy
 from pabtune.methods.taylorseer import taylor_factors
+from pabtune.planning.scm import preset_mask
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule

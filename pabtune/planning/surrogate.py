@@ -9,7 +9,7 @@ later one undo an earlier.
 Knows inner products, rates and gains as arrays; knows nothing of tensors, pipelines or where they were measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,8 +150,15 @@ def solve(normal: NDArray[np.float64], right: NDArray[np.float64], ridge: float 
     return tuple(np.linalg.solve(normal + ridge * size * np.eye(len(normal)), right).tolist())
 
 
-def best_schedule(
-    surrogate: Surrogate, count: int, first: int, last: int = 1, seed: int = 0, iterations: int = 4000, most: int = 2
+def best_schedule(  # noqa: PLR0913, PLR0917, all but three have a default
+    surrogate: Surrogate,
+    count: int,
+    first: int,
+    last: int = 1,
+    seed: int = 0,
+    iterations: int = 4000,
+    most: int = 2,
+    factors: Callable[[Sequence[int]], Factors] | None = None,
 ) -> tuple[int, ...]:
     """The steps that compute in the best schedule that simulated annealing finds.
 
@@ -163,6 +170,7 @@ def best_schedule(
         seed: seed of the annealing.
         iterations: moves that are tried, of one computed step to another place each.
         most: most factors of a step, at most `MOST_FACTORS`.
+        factors: of the steps, by those that compute; None = those that suit each schedule best.
     """
     rng, most = np.random.default_rng(seed), min(most, MOST_FACTORS)
     fixed = {*range(first), *range(surrogate.steps - last, surrogate.steps), *surrogate.takeovers}
@@ -173,7 +181,9 @@ def best_schedule(
     def value(chosen: set[int]) -> float:
         key = tuple(sorted(chosen | fixed))
         if key not in known:
-            known[key] = surrogate.objective(key, most)
+            known[key] = (
+                surrogate.objective(key, most) if factors is None else objective_of(surrogate.errors(key, factors(key)))
+            )
         return known[key]
 
     value_now = value(current)

@@ -1,10 +1,10 @@
-"""Schedules of whole calls that were fitted, and their file beside a study."""
+"""Schedules of whole calls, or of all blocks of a call, that were fitted, and their file beside a study."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.records.files import write_atomically
 from pabtune.records.policies import MadeFor, Policy
@@ -13,15 +13,19 @@ from pabtune.records.rules import Rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A schedule of whole calls with fitted factors.
+    """A schedule that was run on a few prompts.
 
     Attributes:
+        kind: what is broadcast: whole calls, or the blocks of one.
+        layers: of the blocks; None = all.
         computed: the steps that compute.
         factors: per step, of the last changes.
         psnr_db: mean against the full runs that it was fitted on.
         worst_psnr_db: of the worst of these videos.
     """
 
+    kind: Literal["transformer", "stack"] = "transformer"
+    layers: tuple[int, ...] | None = None
     computed: tuple[int, ...]
     factors: tuple[tuple[float, ...], ...]
     psnr_db: float
@@ -30,7 +34,9 @@ class Schedule:
     @property
     def rule(self) -> Rule:
         """The rule of a policy."""
-        return Rule(kind="transformer", compute=self.computed, payload="scaled", factors=self.factors)
+        if self.kind == "stack" and not any(self.factors):
+            return Rule(kind="stack", compute=self.computed, layers=self.layers)
+        return Rule(kind=self.kind, compute=self.computed, layers=self.layers, payload="scaled", factors=self.factors)
 
     def policy(self, name: str, made_for: MadeFor) -> Policy:
         """A policy of this schedule alone."""
@@ -39,8 +45,9 @@ class Schedule:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Schedule":
         """The schedule that `asdict` wrote."""
-        factors = tuple(tuple(each) for each in document["factors"])
-        return cls(**{**document, "computed": tuple(document["computed"]), "factors": factors})
+        factors, layers = tuple(tuple(each) for each in document["factors"]), document.get("layers")
+        own = {"computed": tuple(document["computed"]), "factors": factors, "layers": layers and tuple(layers)}
+        return cls(**{**document, **own})
 
 
 def load_schedules(path: Path) -> list[Schedule] | None:

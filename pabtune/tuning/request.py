@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pabtune.catalog import CATALOG, Catalog
+from pabtune.engines.engine import Engine
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
@@ -78,6 +79,7 @@ class SearchConfig:
     on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
     score: Score | None = None
+    engine: Engine | None = None
     team: Team = ALONE
     on_count: Callable[[int], None] | None = None
 
@@ -87,11 +89,16 @@ class SearchConfig:
         return {"layout": self.layout.to_document(), "interconnect": interconnect}
 
     @property
+    def engine_name(self) -> str | None:
+        """The engine with its version; None = pabtune's own runtime."""
+        return None if self.engine is None else f"{self.engine.name} {self.engine.version}"
+
+    @property
     def stores(self) -> tuple[Store, ...]:
         """Ways of keeping outputs that candidates may choose."""
         if self.store is not None:
             return (self.store,)
-        return ("exact",) if self.memory is None else ("exact", "int8")
+        return ("exact",) if self.memory is None or self.engine is not None else ("exact", "int8")
 
 
 def find_floor(profile: Profile, floors: str | Sequence[str] | None = AUTO_FLOOR) -> Floor | None:
@@ -131,6 +138,7 @@ def request_document(profile: Profile, prompts: Sequence[Prompt], config: Search
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
         **({"videos": config.videos} if config.videos is not None else {}),
+        **({"engine": config.engine_name} if config.engine is not None else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Schedules of whole calls: which steps compute, and what the others are made from, for each number of computed steps.
+"""Schedules: which steps compute, and what the others are made from, for each number of computed steps.
 
 A few full runs are recorded; a surrogate ranks schedules by them without generating a video; the best ones run, which fits
 their factors, and the closest to the full runs is taken. Nothing here asks for a score.
@@ -25,6 +25,7 @@ from pabtune.records.schedules import Schedule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
+from pabtune.tuning.drafts import Draft, Unit
 from pabtune.tuning.fitting import fit_factors
 from pabtune.tuning.generation import Generation, Settings, generate
 from pabtune.tuning.request import SCHEDULE_SHARES
@@ -81,6 +82,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     few: FewVideos | None = None,
     known: Surrogate | None = None,
     runs: Sequence[Trajectories] | None = None,
+    unit: Unit | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -96,12 +98,13 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         known: surrogate of the model's profile; with as many prompts as are fitted on, and without a limit of videos, it
             proposes schedules too, and half of the runs with a broken step are spared.
         runs: full runs of the batches that were recorded before; None = they are recorded now.
+        unit: what is broadcast; None = whole calls.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
-    target = Target.of(pipeline, catalog)
-    if settings.steps < FEWEST_STEPS:
+    target, unit = Target.of(pipeline, catalog), unit or WholeCalls()
+    if settings.steps < FEWEST_STEPS and isinstance(unit, WholeCalls):
         return []
     if runs is None:
         runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
@@ -116,18 +119,16 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         halves = [{place: each[place] for place in sorted(each)[::2]} for each in gains]
         surrogates.append(known or surrogate_of(runs, halves))
     counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
-    ranked = {count: _ranked(surrogates, count, seed) for count in counts}
+    drafts = {count: each for count, each in unit.drafts(surrogates, counts, seed).items() if each}
 
     def fit_count(count: int) -> tuple[Schedule, list[Generation]]:
-        candidates = ranked[count] if few is None else ranked[count][: few.candidates]
-        fitted = [fit(pipeline, target, runs, settings, computed) for computed in candidates]
+        candidates = drafts[count] if few is None else drafts[count][: few.candidates]
+        fitted = [unit.fit(pipeline, target, runs, settings, draft) for draft in candidates]
         return max(fitted, key=lambda each: each[0].psnr_db + each[0].worst_psnr_db)
 
-    counts = [count for count in counts if ranked[count]]
+    counts = list(drafts)
     if few is not None:
-        return _bisect(
-            counts, fit_count, [_predicted_db(surrogates[0], ranked[count][0]) for count in counts], few, progress
-        )
+        return _bisect(counts, fit_count, [_predicted_db(drafts[count][0]) for count in counts], few, progress)
     schedules = []
     for count in counts:
         schedules.append(fit_count(count)[0])
@@ -163,7 +164,26 @@ def known_surrogate(
     return surrogate_of_profile(profile, content)
 
 
-def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[tuple[int, ...]]:
+class WholeCalls:
+    """Whole calls, whose factors are fitted while they run (see `Unit`)."""
+
+    def drafts(self, surrogates: Sequence[Surrogate], counts: Sequence[int], seed: int) -> dict[int, list[Draft]]:
+        """The best schedules by each surrogate and number of steps to begin with (see `Unit`)."""
+        return {count: _ranked(surrogates, count, seed) for count in counts}
+
+    def fit(
+        self,
+        pipeline: DiffusionPipeline,
+        target: Target,
+        runs: Sequence[Trajectories],
+        settings: Settings,
+        draft: Draft,
+    ) -> tuple[Schedule, list[Generation]]:
+        """Fits the factors of a schedule (see `Unit`)."""
+        return fit(pipeline, target, runs, settings, draft.computed)
+
+
+def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[Draft]:
     """The best schedules by each surrogate and number of steps to begin with, the best by the first surrogate first."""
     found = {
         best_schedule(surrogate, count, first, seed=seed)
@@ -171,12 +191,13 @@ def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[tupl
         for first in FIRSTS
         if first + 1 < count
     }
-    return sorted(found, key=surrogates[0].objective)
+    drafts = [Draft(computed=computed, objective=surrogates[0].objective(computed)) for computed in found]
+    return sorted(drafts, key=lambda draft: draft.objective)
 
 
-def _predicted_db(surrogate: Surrogate, computed: Sequence[int]) -> float:
+def _predicted_db(draft: Draft) -> float:
     """PSNR of a schedule by the surrogate, in dB from some level that is the same for all schedules."""
-    return -10 / log(10) * surrogate.objective(computed)
+    return -10 / log(10) * draft.objective
 
 
 def _bisect(

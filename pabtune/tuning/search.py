@@ -4,7 +4,6 @@ One study holds all trials; it lives in a storage that outlives a kill, and seve
 the search's prompts is confirmed on prompts that the search never saw, measured in turns with the unaccelerated model.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,11 +13,10 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
-from pabtune.planning.costs.measured import Measured
-from pabtune.planning.layouts import can_share
+from pabtune.engines.engine import find_engine
 from pabtune.quality.budget import Budget
 from pabtune.quality.scores import Score
-from pabtune.records.errors import PabtuneWarning, ProfileError, StudyError
+from pabtune.records.errors import StudyError
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
@@ -27,11 +25,12 @@ from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
-from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
+from pabtune.tuning.checks import check_search
 from pabtune.tuning.classifying import fit_on_split
 from pabtune.tuning.confirm import FINALISTS, Confirmation, confirm
+from pabtune.tuning.engine_masks import EngineMasks
 from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
@@ -41,7 +40,7 @@ from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
 from pabtune.tuning.shared_schedules import shared_schedules
 from pabtune.tuning.space import Space
-from pabtune.tuning.study import OnTrial, SharedStudy, check_storage
+from pabtune.tuning.study import OnTrial, SharedStudy
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
 
 OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
@@ -72,7 +71,7 @@ def search_policy(
         BudgetError: the score lacks something, fails, or returns anything but a finite number.
         MeasureError: a measure of the floor lacks something.
     """
-    _check_search(pipeline, profile, prompts, config)
+    check_search(pipeline, profile, prompts, config)
     plan = plan_of(config, prompts)
     prompts = replace(
         prompts,
@@ -90,10 +89,12 @@ def search_policy(
     warm_up(pipeline, tuned[:1], settings, runner.scoring)
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, tuned, settings, config, on_schedule, plan, limits.few_videos())
-    study = _open_study(profile, schedules, asked, config)
+    space = _space(profile, schedules, config)
+    study = _open_study(profile, space, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.measure_floor())
-    study.run(runner.try_out, config.trials, on_trial, limits.can_try, config.on_count)
+    trials = min(config.trials, space.policies or config.trials)
+    study.run(runner.try_out, trials, on_trial, limits.can_try, config.on_count)
     if not study.candidates():
         raise StudyError(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
@@ -109,7 +110,9 @@ def search_policy(
     return SearchResult(
         study=study.name,
         candidates=tuple(candidates),
-        best=None if best is None else replace(best, provenance={**best.provenance, "videos": videos}),
+        best=None
+        if best is None
+        else replace(best, provenance={**best.provenance, **_found_for(config), "videos": videos}),
         verdict=confirmation.verdict,
         evaluations=confirmation.evaluations,
         judgement=confirmation.judgement,
@@ -118,14 +121,16 @@ def search_policy(
     )
 
 
-def _open_study(
-    profile: Profile, schedules: Sequence[Schedule], asked: Mapping[str, Any], config: SearchConfig
-) -> SharedStudy:
-    """The study of what is asked for, over the space of policies around the fitted schedules."""
-    space = Space(
+def _space(profile: Profile, schedules: Sequence[Schedule], config: SearchConfig) -> Space:
+    """The space of policies around the fitted schedules."""
+    return Space(
         profile, config.content, config.stores, schedules,
-        has_guidance=_has_guidance(profile, config), is_frugal=config.videos is not None,
+        has_guidance=_has_guidance(profile, config), is_frugal=config.videos is not None, engine=config.engine,
     )  # fmt: skip
+
+
+def _open_study(profile: Profile, space: Space, asked: Mapping[str, Any], config: SearchConfig) -> SharedStudy:
+    """The study of what is asked for in a space."""
     request = {**asked, "space": [asdict(parameter) for parameter in space.parameters()]}
     name = study_name(profile, config.content, request)
     return SharedStudy(config.storage, name, space, config.name, config.seed, request)
@@ -182,21 +187,27 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         plan: how many of the prompts are fitted on; None = as many as are of use.
         few: keeps it to few videos.
     """
-    if not config.schedule_shares or config.batch_size < 1:
+    engine = config.engine
+    if not config.schedule_shares or config.batch_size < 1 or (engine is not None and engine.held == "attention"):
         return []
+    unit = None if engine is None else EngineMasks.of(engine, profile.sites, config.catalog)
     fitted = MOST_FITTED_PROMPTS if plan is None else plan.fitted
     fitted_on = interleaved(first_prompts(prompts, fitted), settings.batch_size)
     request = [
         profile.digest, weights_digest(pipeline), digest_prompts(prompts), settings.batch_size, config.seed,
         describe_argument(dict(settings.arguments)), list(config.schedule_shares),
         *([] if few is None else [config.videos, str(config.floor), str(config.budget)]),
+        *([] if engine is None else [config.engine_name]),
     ]  # fmt: skip
     path = config.folder / f"schedules-{short_name(request)}.json"
     find = partial(
         find_schedules, pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
-        known_surrogate(pipeline, profile, settings, config.content),
+        known_surrogate(pipeline, profile, settings, config.content), unit=unit,
     )  # fmt: skip
-    return shared_schedules(config.storage, path, find, config.team.is_leader)
+    schedules = shared_schedules(config.storage, path, find, config.team.is_leader)
+    if unit is not None and not schedules:
+        raise StudyError(f"no mask for {config.engine_name} could be ranked on this model, and it runs nothing else")
+    return schedules
 
 
 def search_variants(
@@ -272,6 +283,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     catalog: Catalog = CATALOG,
     videos: int | None = None,
     score: Score | None = None,
+    engine: str | None = None,
     on_trial: OnVariantTrial | None = None,
 ) -> SearchResult:
     """Searches the policy that takes the least time inside a quality budget; `.best` is the winner.
@@ -302,10 +314,12 @@ def search(  # noqa: PLR0913, the public surface names them all
         videos: videos that the search may generate in all, reference videos included, counted in full runs; None = any
             number. With few of them fewer prompts are searched with and confirmed on.
         score: the budget's, found before (`find_score`); None = it is found by its name.
+        engine: that will run the policy, such as `cache-dit`: only what it can run is searched; None = pabtune.
         on_trial: told of every trial.
 
     Raises:
         BudgetError: the budget cannot be read.
+        PolicyError: the engine is unknown.
         StudyError: too few prompts or trials, or an unusable storage.
     """
     split = split_prompts(as_prompts(prompts))
@@ -326,63 +340,15 @@ def search(  # noqa: PLR0913, the public surface names them all
         catalog=catalog,
         videos=videos,
         score=score,
+        engine=None if engine is None else find_engine(engine),
     )
     contents = profile.contents if per_content else ()
     return search_variants(pipeline, profile, split, config, contents, on_trial)
 
 
-def _check_search(
-    pipeline: DiffusionPipeline,
-    profile: Profile,
-    prompts: Split,
-    config: SearchConfig,
-) -> None:
-    check_storage(config.storage)
-    if config.trials < 1:
-        raise StudyError(f"a search needs at least 1 trial, but got {config.trials}")
-    _check_layout(profile, config)
-    target = Target.of(pipeline, config.catalog)
-    if target.fingerprint() != profile.made_for.fingerprint:
-        raise ProfileError(
-            f"profile {profile.name!r} is of another model than the one given (its configuration or sites differ); "
-            "profile this one first"
-        )
-    weights = profile.provenance.get("weights")
-    if weights is not None and weights != weights_digest(pipeline):
-        warnings.warn(
-            f"profile {profile.name!r} was measured with other weights (another checkpoint, or a LoRA); profile this model to "
-            "search with its own measurements",
-            PabtuneWarning,
-            stacklevel=2,
-        )
-    parts = {"tune": prompts.tune, "validate": prompts.validate, "test": prompts.test}
-    empty = [name for name, part in parts.items() if not part]
-    if empty:
-        raise StudyError(
-            f"a search needs prompts to tune on, to validate and to test with, but none of these falls to {empty[0]}; add "
-            "prompts (`pabtune prompts split` shows the parts)"
-        )
-    seen: set[str] = set()
-    for part in parts.values():
-        shared = seen & {prompt.prompt for prompt in part}
-        if shared:
-            raise StudyError(f"the prompt {shared.pop()!r} is in two parts of the split")
-        seen |= {prompt.prompt for prompt in part}
-
-
-def _check_layout(profile: Profile, config: SearchConfig) -> None:
-    measured = Measured.of(profile, config.layout.gpus, config.catalog)
-    if config.layout.axis not in (None, *measured.axes):
-        raise ProfileError(
-            f"{profile.made_for.model} can be split along {', '.join(measured.axes)}, not along {config.layout.axis}"
-        )
-    if not can_share(config.layout, measured.axes, measured.frames):
-        raise ProfileError(
-            f"{measured.frames} frames over {config.layout.sequence} GPUs leave one to each, which this model does not "
-            "take"
-        )
-    if config.layout.branches > measured.branches:
-        raise ProfileError(f"profile {profile.name!r} has no guidance branches that GPUs could share")
+def _found_for(config: SearchConfig) -> dict[str, str]:
+    """What a policy's provenance says of the engine that it was searched for."""
+    return {} if config.engine_name is None else {"engine": config.engine_name}
 
 
 def _has_guidance(profile: Profile, config: SearchConfig) -> bool:

@@ -1,7 +1,8 @@
 """The space of policies that is searched: parameters by name, and the way to a policy and back.
 
-A schedule of whole calls; per kind of site, for guidance differences and for a stack of blocks a broadcast range and a window;
-for MLPs and stacks a run of layers too; and what ranges count from. Knows what a profile suggests; knows nothing of trials.
+A schedule of whole calls, or of the blocks that an engine holds; per kind of site, for guidance differences and for a stack of
+blocks a broadcast range and a window; for MLPs and stacks a run of layers too; and what ranges count from. Knows what a
+profile suggests; knows nothing of trials.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pabtune.engines.engine import Engine
 from pabtune.planning.curves import ALL_CONTENTS, mean_of_known, mean_over_contents, rows_of
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
@@ -30,8 +32,10 @@ SUGGESTED_CHANGES = (0.002, 0.003, 0.005, 0.01)
 LAYERED: tuple[Kind, ...] = ("mlp", "stack")
 """Kinds of which a run of layers follows the rule."""
 
+ATTENTION: tuple[Kind, ...] = ("spatial", "temporal", "cross", "full")
+
 SCHEDULE = "schedule"
-"""Parameter that chooses a schedule of whole calls; 0 = every call happens."""
+"""Parameter that chooses a schedule; 0 = every step computes."""
 
 LEAST_STEPS = 4
 """Fewer steps leave no room for a window."""
@@ -56,9 +60,11 @@ class Space:
         profile: gives kinds, layers, steps and the change of outputs.
         content: the content class to make suggestions for; None = all.
         stores: ways of keeping outputs that may be chosen.
-        schedules: schedules of whole calls that may be chosen, from the most computed steps to the fewest.
+        schedules: of whole calls or of an engine's blocks, that may be chosen, from the most computed steps to the fewest.
         has_guidance: whether guidance differences may be broadcast.
         is_frugal: whether trials are few: what is tried first is what is known already, the fastest first.
+        engine: that the policies are for; None = pabtune's own. One that takes masks has the schedules alone, one that takes
+            attention in ranges has these, counted from step 0.
 
     Raises:
         ProfileError: the profile has too few steps.
@@ -73,6 +79,7 @@ class Space:
         *,
         has_guidance: bool = False,
         is_frugal: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         if profile.steps < LEAST_STEPS:
             raise ProfileError(
@@ -86,6 +93,9 @@ class Space:
             self._kinds.append("guidance")
         if any(site.block for site in profile.sites):
             self._kinds.append("stack")
+        if engine is not None:
+            self._kinds = [kind for kind in self._kinds if engine.held == "attention" and kind in ATTENTION]
+        self._engine = engine
         self._layers = {
             kind: 1 + max(site.layer for site in profile.sites if site.kind == kind or (kind == "stack" and site.block))
             for kind in LAYERED
@@ -96,10 +106,15 @@ class Space:
         self._schedules = tuple(schedules)
         self._is_frugal = is_frugal
 
+    @property
+    def policies(self) -> int | None:
+        """Number of all policies of the space, where it has schedules alone; None = it has more than anybody tries."""
+        return None if self._kinds else 1 + len(self._schedules)
+
     def parameters(self) -> list[Parameter]:
         """All parameters; every combination of values is a policy."""
         steps, middle = self._profile.steps, self._middle
-        parameters = [Parameter(name="anchor", choices=("window", "start"))]
+        parameters = [] if self._engine else [Parameter(name="anchor", choices=("window", "start"))]
         if len(self._stores) > 1:
             parameters.append(Parameter(name="store", choices=self._stores))
         if self._schedules:
@@ -129,7 +144,7 @@ class Space:
                 run = tuple(range(first, min(first + count, self._layers[kind])))
                 layers = run if len(run) < self._layers[kind] else None
             window = (int(parameters[f"{kind}.start"]), int(parameters[f"{kind}.stop"]))
-            anchor: Anchor = "start" if parameters["anchor"] == "start" else "window"
+            anchor: Anchor = "start" if parameters.get("anchor", "start") == "start" else "window"
             rules.append(Rule(kind=kind, range=n, window=window, layers=layers, anchor=anchor))
         store: Any = parameters.get("store", self._stores[0])
         return Policy(name=name, rules=tuple(rules), store=store, made_for=self._profile.made_for)
@@ -139,8 +154,9 @@ class Space:
         if not self._is_frugal:
             yield "no broadcast", self._values({}, "window")
         for index, schedule in reversed([*enumerate(self._schedules, start=1)]):
-            yield f"{len(schedule.computed)} whole calls", {**self._values({}, "window"), SCHEDULE: index}
-        if self._is_frugal and self._schedules:
+            what = "whole calls" if schedule.kind == "transformer" else f"of {self._profile.steps} steps"
+            yield f"{len(schedule.computed)} {what}", {**self._values({}, "window"), SCHEDULE: index}
+        if (self._is_frugal and self._schedules) or not self._kinds:
             return
         for name, preset in PRESETS.items():
             if preset.rules:
@@ -158,7 +174,7 @@ class Space:
     def _values(self, rules: Mapping[str, tuple[int, int, int]], anchor: Anchor) -> dict[str, Any]:
         """Parameters for (range, start, stop) per kind; kinds left out do not broadcast."""
         steps, middle = self._profile.steps, self._middle
-        values: dict[str, Any] = {"anchor": anchor}
+        values: dict[str, Any] = {} if self._engine else {"anchor": anchor}
         if len(self._stores) > 1:
             values["store"] = self._stores[0]
         if self._schedules:

@@ -201,8 +201,11 @@ def test_presets_are_the_nearest_and_their_distance_is_told() -> None:
     strict = yaml.safe_load(export(other, "tensorrt-llm").text)
     assert list(strict) == ["cache_config"]
     assert strict["cache_config"]["cache_backend"] == "cache_dit"
-    with pytest.raises(PolicyError, match="whose masks are for 16 steps and more, but one has 10"):
-        export(held(BEHIND_THE_FIRST), "vllm-omni")
+    few = export(held(BEHIND_THE_FIRST), "vllm-omni")
+    assert few.losses == ("mask: vllm-omni takes presets alone; 'medium' is the nearest, and differs in 2 of 10 steps",)
+    fewer = held(BEHIND_THE_FIRST, (0, 2, 4), made_for=made_for(steps=5, sigmas=None))
+    with pytest.raises(PolicyError, match="has no mask 'slow' for 5 steps: only for 4, 6, and 8 or more"):
+        export(fewer, "vllm-omni")
 
 
 def test_a_policy_without_steps_needs_some() -> None:

@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 import pabtune
 from pabtune.engines.reading.files import read_configuration
 from pabtune.methods.engine_files import engine_policy
-from pabtune.methods.few_step_masks import preset_mask
 from pabtune.methods.scm import TEMPLATES
+from pabtune.planning.scm import preset_mask
 from pabtune.records.policies import Policy
 from pabtune.runtime.engine import Run
 from pabtune.runtime.targets import Target
