@@ -10,6 +10,7 @@ import numpy as np
 from pabtune.cli import options
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.curves import kind_curves, mean_over_contents
+from pabtune.planning.few_steps import FEW_STEPS, bound
 from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.files import check_writable
@@ -49,6 +50,8 @@ def command(
 
     writer = open_writer(logdir) if logdir else None
     pipeline, arguments = run.load(model)
+    if run.steps <= FEW_STEPS:
+        say(bound(run.steps))
     contents: set[str] = set()
 
     def show(sample: ProfiledVideo) -> None:

@@ -12,6 +12,7 @@ from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
 from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
 from pabtune.engines.engine import ENGINES, Engine, find_engine
+from pabtune.planning.few_steps import FEW_STEPS, bound, is_worth, nothing_worth
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
@@ -162,14 +163,14 @@ def command(
     config = replace(config, team=team_here())
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
-        progress = _Progress(logdir, trials, advance, _what_is_too_few(prompts, contents, config))
+        progress = _Progress(logdir, trials, advance, _remarks(profile, prompts, contents, config))
         config = replace(config, on_videos=progress.generated, on_count=progress.counted)
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:
         return
     if result.best is not None:
         result.best.save(out)
-    _print(result, out, engine)
+    _print(result, out, profile.steps, engine)
     say_where_to_look(config.storage, logdir)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
@@ -243,6 +244,12 @@ def _prompts(model: str, prompt_file: Path | None, seed: int, tested: int) -> Sp
     return options.sample_split(options.TUNED, options.VALIDATED, tested, seed)
 
 
+def _remarks(profile: Profile, prompts: Split, contents: Sequence[str], config: Any) -> list[str]:
+    """What few steps can save at most, and which results will stay undecided for want of unseen prompts."""
+    few_steps = [bound(profile.steps)] if profile.steps <= FEW_STEPS else []
+    return few_steps + _what_is_too_few(prompts, contents, config)
+
+
 def _what_is_too_few(prompts: Split, contents: Sequence[str], config: Any) -> list[str]:
     """Which results will stay undecided for want of unseen prompts."""
     needed = least_prompts(config.budget)
@@ -295,8 +302,10 @@ class _Progress:
         self._advance(self._done, self._trials, self._videos)
 
 
-def _print(result: SearchResult, out: Path, engine: Engine | None) -> None:
+def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -> None:
     say(f"study {result.study}: {len(result.candidates)} trials, {result.videos:.0f} videos")
+    if steps <= FEW_STEPS and not is_worth(result):
+        say(nothing_worth(steps, result.candidates))
     if result.verdict is None:
         say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
         return
@@ -338,6 +347,7 @@ def _document(result: SearchResult, out: Path) -> dict[str, object]:
         "trials": len(result.candidates),
         "videos": result.videos,
         "verdict": result.verdict,
+        "is_worth_caching": is_worth(result),
         "judgement": None if result.judgement is None else result.judgement.to_document(),
         "policy": str(out) if result.best else None,
         "evaluations": [evaluation.to_document() for evaluation in result.evaluations],

@@ -13,6 +13,7 @@ import numpy as np
 
 from pabtune.engines.engine import Engine
 from pabtune.planning.curves import ALL_CONTENTS, mean_of_known, mean_over_contents, rows_of
+from pabtune.planning.few_steps import FEW_STEPS
 from pabtune.planning.presets import PRESETS
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.windows import windows_of
@@ -166,6 +167,23 @@ class Space:
         for store in self._stores[1:]:
             for limit in SUGGESTED_CHANGES:
                 yield f"profile at {limit:g}, {store}", {**self._suggestion(limit), "store": store}
+        if self._profile.steps <= FEW_STEPS and "stack" in self._kinds:
+            yield from self._part_stacks()
+
+    def _part_stacks(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Parts of the blocks held in every other step of the second half: where steps are few, all blocks are too much."""
+        count = self._layers["stack"]
+        for first, layers in dict.fromkeys(
+            (
+                (0, count),
+                (min(1, count - 1), max(count - 1, 1)),
+                (count // 4, max(count // 2, 1)),
+                (count // 2, count - count // 2),
+            )
+        ):
+            rules = {"stack": (2, self._middle, self._profile.steps - 1)}
+            values = {"stack.first_layer": first, "stack.layers": layers}
+            yield f"layers {first}..{first + layers - 1} in turns", {**self._values(rules, "window"), **values}
 
     def schedule(self) -> NoiseSchedule:
         """The profile's schedule."""

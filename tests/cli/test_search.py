@@ -10,7 +10,7 @@ from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.quality.fidelity import psnr_db
-from pabtune.records.errors import StudyError
+from pabtune.records.errors import PabtuneWarning, StudyError
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
@@ -259,3 +259,44 @@ def test_the_help_tells_the_captions_that_a_search_takes(pabtune, short_profile,
 
 def help_of(pabtune) -> str:
     return " ".join(pabtune("search", "--help").stdout.split())
+
+
+def test_with_few_steps_the_gain_is_bounded_and_nothing_worth_caching_is_an_answer(
+    pabtune, short_profile, tmp_path
+) -> None:
+    many = write_prompts(tmp_path / "many.jsonl", 18, 6)
+    words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--trials", "2", "--json")
+    words += ("--out", str(tmp_path / "found.json"), "--logdir", str(tmp_path / "log"), "--floor", "psnr>=99")
+    done = pabtune(*words)
+    assert done.document(code=1)["is_worth_caching"] is False
+    assert "6 steps: at most 2 can be held without holding two in a row" in done.stderr
+    assert re.search(
+        r"nothing worth caching at 6 steps: the closest of 2 policies that saves 5% of the time", done.stderr
+    )
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_a_search_for_an_engine_names_the_command_that_writes_its_file(pabtune, short_profile, tmp_path) -> None:
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
+    words = (
+        "search",
+        short_profile,
+        "--budget",
+        "shapes>=-80",
+        "--prompts",
+        many,
+        "--out",
+        str(out),
+        "--floor",
+        "none",
+    )
+    words += ("--logdir", str(tmp_path / "log"), "--for")
+    with pytest.warns(PabtuneWarning, match="was not run in cache-dit by pabtune's tests"):
+        done = pabtune(*words, "cache-dit")
+    assert done.returncode == 1  # undecided on so few prompts
+    assert f"its file for cache-dit: pabtune export {out} --to cache-dit" in done.stderr
+    assert {rule.kind for rule in Policy.load(out).rules} == {"stack"}
+    assert "unknown engine 'comfy'; known: cache-dit" in pabtune(*words, "comfy").refusal()
+    told = pabtune(*words, "sglang", "--per-content").refusal()
+    assert "--for sglang: it has one schedule for all prompts; leave --per-content out" in told
+    assert "--for sglang: it has nothing like --store" in pabtune(*words, "sglang", "--store", "int8").refusal()

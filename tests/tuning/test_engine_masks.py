@@ -28,6 +28,7 @@ from tests.tuning.conftest import SETTINGS
 from tests.tuning.test_request import config
 from tests.tuning.test_search import SPLIT
 
+pytestmark = pytest.mark.filterwarnings("ignore:STDiT3Transformer3DModel was not run in")
 CACHE_DIT, DIFFUSERS = find_engine("cache-dit"), find_engine("diffusers")
 
 

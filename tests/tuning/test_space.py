@@ -134,3 +134,15 @@ def test_a_run_of_layers_is_chosen(profile, first, count, layers) -> None:
     }
     (rule,) = (rule for rule in space.policy(values, "p").rules if rule.kind == "mlp")
     assert rule.layers == layers
+
+
+def test_with_few_steps_parts_of_the_blocks_are_held_in_turns(profile) -> None:
+    space = Space(profile)
+    parts = {
+        origin: space.policy(values, "part").rules for origin, values in space.first_trials() if "in turns" in origin
+    }
+    assert set(parts) == {"layers 0..1 in turns", "layers 1..1 in turns", "layers 0..0 in turns"}
+    for (rule,) in parts.values():
+        assert (rule.kind, rule.range, rule.window) == ("stack", 2, (STEPS // 2, STEPS - 1))
+    assert parts["layers 0..1 in turns"][0].layers is None
+    assert parts["layers 1..1 in turns"][0].layers == (1,)
