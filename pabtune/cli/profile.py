@@ -50,8 +50,6 @@ def command(
 
     writer = open_writer(logdir) if logdir else None
     pipeline, arguments = run.load(model)
-    if run.steps <= FEW_STEPS:
-        say(bound(run.steps))
     contents: set[str] = set()
 
     def show(sample: ProfiledVideo) -> None:
@@ -60,6 +58,13 @@ def command(
             write_video(writer, f"sample/{sample.prompt.content}", sample.video, 8, sample.prompt.prompt)
 
     with progress_bar("profile") as advance:
+
+        def go_on(done: int, total: int) -> None:
+            # Said after the warm-up, so that a request that the pipeline refuses prints its error alone.
+            if done == 0 and run.steps <= FEW_STEPS:
+                say(bound(run.steps))
+            advance(done, total)
+
         profile = pabtune.profile(
             pipeline,
             prompts,
@@ -69,7 +74,7 @@ def command(
             batch_size=options.batch_size_of(model, batch_size),
             arguments=arguments,
             memory=memory,
-            progress=advance,
+            progress=go_on,
             on_video=show,
         )
     profile.save(out)

@@ -75,7 +75,7 @@ def profile(  # noqa: PLR0913, the public surface names them all
         arguments: further arguments of the pipeline's call.
         memory: bytes of outputs that may be held beside the model on its device; the rest is held by the host.
         catalog: what is known of transformer classes.
-        progress: told after each call of the pipeline.
+        progress: told after the warm-up and after each call of the pipeline.
         on_video: given every video.
 
     Raises:
@@ -93,6 +93,8 @@ def profile(  # noqa: PLR0913, the public surface names them all
     plan = list(batches(drawn, batch_size))
     generate(pipeline, plan[0], replace(settings, steps=WARM_UP_STEPS))
 
+    if progress:
+        progress(0, len(plan))
     recorder, tally = CallsRecorder(len(target.sites), execution_device(pipeline), memory), RecordingTally()
     sensitivity = SensitivityTally(pipeline, settings, catalog)
     for done, batch in enumerate(plan):

@@ -7,10 +7,12 @@ from tests.cli.conftest import write_prompts
 def test_profile_writes_a_profile_and_events(pabtune, tmp_path) -> None:
     out = tmp_path / "deep" / "p.json"
     prompts = write_prompts(tmp_path / "p.jsonl", 6, 5)
-    made = pabtune(
+    done = pabtune(
         "profile", "shapes", "--prompts", prompts, "--steps", "6", "--out", str(out), "--logdir",
         str(tmp_path / "log"), "--json",
-    ).document()  # fmt: skip
+    )  # fmt: skip
+    made = done.document()
+    assert done.stderr.startswith("6 steps: at most 2 can be held")
     assert made["prompts"] == {"fast": 2, "slow": 2, "still": 2}
     assert set(made["windows"]) == {"fast", "slow", "still", "all"}
     assert made["overhead"] > 0
