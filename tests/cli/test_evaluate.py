@@ -178,6 +178,7 @@ def test_what_passes_the_budget_exits_with_one(pabtune, tmp_path) -> None:
     assert row["judgement"]["broken_share"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_table_of_verdicts_tells_how_many_prompts_they_took(pabtune, tmp_path) -> None:
     """Policies end at different numbers; their names stay whole, however narrow the terminal is."""
     policy = tmp_path / "a-policy-with-a-long-name-20of30.json"

@@ -63,6 +63,7 @@ def test_a_model_is_split_along_the_axis_that_the_user_names(tmp_path) -> None:
     assert json.loads(done.stdout)["videos"][0]["sent_by_first_process"]["spatial"]["messages"] > 0
 
 
+@pytest.mark.slow  # reading a layout, and running one from options, are tested below and above
 def test_a_layout_from_a_file_is_the_one_that_runs(tmp_path) -> None:
     ParallelLayout(sequence=2, axis="tokens", exchange="ulysses", decode="alone").save(tmp_path / "layout.json")
     words = (*DRAW, "--out", str(tmp_path / "v.gif"), "--layout", str(tmp_path / "layout.json"))
@@ -116,9 +117,10 @@ def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_pa
     [
         (["--gpus", "2", "--split-axis", "tokens", "--sequence-parallel", "ring"], "'ring' is not one of"),
         (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
-        (
+        pytest.param(
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
             "a call must have a multiple of 2 samples, but has 1: is guidance on",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -110,6 +110,7 @@ def test_branches_are_split_only_where_there_are_two(pabtune, short_profile, tmp
     assert "has no guidance branches that GPUs could share" in done.stderr
 
 
+@pytest.mark.slow  # tests of tuning search variants, others of the command line use them
 @pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts
 def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)

@@ -17,7 +17,7 @@ from tests.parallel.conftest import check
 from tests.pipelines.cases import CASES
 
 
-@pytest.mark.parametrize("processes", [2, 4, *(pytest.param(many, marks=pytest.mark.slow) for many in (8, 16))])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(many, marks=pytest.mark.slow) for many in (4, 8, 16))])
 def test_several_processes_draw_the_same_video_and_send_what_was_predicted(processes, together) -> None:
     found = together(processes, "videos")
     for rows in found:

@@ -236,6 +236,7 @@ def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile
     assert len({first.study, *studies}) == 3
 
 
+@pytest.mark.slow
 def test_variants_keep_outputs_as_the_general_policy_does(profile, tmp_path) -> None:
     """Fault 27: under a limit that only 8 bits hold; else the winners could not be one policy."""
     space = Space(profile)
