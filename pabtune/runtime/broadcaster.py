@@ -19,6 +19,7 @@ from pabtune.records.policies import Policy, Store
 from pabtune.runtime.compatibility import check_steps
 from pabtune.runtime.contents import ContentChoice, ContentSites
 from pabtune.runtime.guidance import conditional_part
+from pabtune.runtime.latest import Latest
 from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
@@ -56,7 +57,7 @@ class Broadcaster:
     Attributes:
         target: the model, with the sites of all classes.
         ongoing: sessions of the pipeline calls in progress, by id.
-        latest: session of the call that began last; None before the first.
+        latest: session of each thread's own latest call.
     """
 
     def __init__(
@@ -77,14 +78,15 @@ class Broadcaster:
         self._contents = {name: ContentSites.of(name, each, by_site) for name, each in targets.items()}
         self._choice = ContentChoice(policy, content)
         self.ongoing: dict[int, BroadcastSession] = {}
-        self.latest: BroadcastSession | None = None
+        self.latest: Latest[BroadcastSession] = Latest()
         self._restore_limits: list[Callable[[], None]] = []
         self._most_patterns: dict[str | None, int] = {}
 
     def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> "BroadcastSession":
         """Opens a session for a call of the pipeline (see `Listener`)."""
         sites = self._contents[self._choice.content_of(call)]
-        session = self.latest = BroadcastSession(self, sites, locator, is_compiled=is_compiled)
+        session = BroadcastSession(self, sites, locator, is_compiled=is_compiled)
+        self.latest.note(session, call)
         self.ongoing[id(session)] = session
         return session
 
@@ -137,7 +139,8 @@ class BroadcastSession:
     @property
     def stored_bytes(self) -> int:
         """Bytes held now: on the device, or on the host if outputs are stored there."""
-        stored = [kept.outputs for branch in self.branches.values() for each in branch.stored.values() for kept in each]
+        branches = tuple(self.branches.values())  # another thread may ask while the call goes on
+        stored = [kept.outputs for branch in branches for each in tuple(branch.stored.values()) for kept in each]
         stored += [self.sites.hooks[index].outputs for index in self._active]
         # Parts of one output are often views of one storage.
         return storage_bytes(tensor for outputs in stored for tensor in tensors_of(outputs))
@@ -180,7 +183,10 @@ class BroadcastSession:
         branch.step, branch.shape = step, shape
         instead = self._whole_calls.begin(plan, position, branch, sample)
         if isinstance(instead, Substitute):
-            self.records.append(CallRecord(transformer=transformer, step=step, branch=position.branch, computed=None))
+            served = self._whole_calls.broadcast
+            self.records.append(
+                CallRecord(transformer=transformer, step=step, branch=position.branch, computed=None, broadcast=served)
+            )
             return instead
         self._halved, is_one_branch = instead, self._whole_calls.is_one_branch(plan, transformer, step)
         meter = self._meter(transformer, step) if self.ledger.limit is not None and not follows else None
@@ -209,33 +215,33 @@ class BroadcastSession:
             PolicyError: the run will hold more than the limit.
         """
         transformer, step = position.transformer, position.step
-        branch, computed = self.branches[transformer, position.branch], set()
+        branch, computed, served = self.branches[transformer, position.branch], set(), set(self._whole_calls.broadcast)
         assert self.plan is not None
         is_metered, store = False, self._broadcaster.stores[transformer]
         for index, outputs in self._whole_calls.end(self.plan, position, branch, output).items():
+            computed.add(index)
             if self.ledger.limit is not None:
                 self.ledger.note_size((transformer, position.branch), index, store.nbytes(tensors_of(outputs)))
                 is_metered = True
         for index in self.sites.indices[transformer]:
             hook, held = self.sites.hooks[index], self.plan.held[step][index]
             if hook.calls:
-                (branch.broadcast if hook.mode == BROADCAST else branch.computed)[index] += 1
-                if hook.mode != BROADCAST:
-                    computed.add(index)
+                counts, indices = (branch.broadcast, served) if hook.mode == BROADCAST else (branch.computed, computed)
+                counts[index] += 1
+                indices.add(index)
                 if hook.mode == KEEP:
                     branch.keep(index, self._outputs_of(hook), held)
                 if hook.meter is not None:
                     self.ledger.note_size((transformer, position.branch), index, hook.nbytes)
                     is_metered = True
             branch.trim(index, held)
-        if transformer in self._whole_calls.sites:
-            computed.add(self._whole_calls.sites[transformer])
         self.records.append(
             CallRecord(
                 transformer=transformer,
                 step=step,
                 branch=position.branch,
                 computed=frozenset(computed),
+                broadcast=frozenset(served),
                 is_halved=self._halved is not None,
             )
         )

@@ -18,6 +18,7 @@ from pabtune.runtime.decided_sites import HookedSite, lay_out
 from pabtune.runtime.deciders import COMPUTE, Decider, Decision, DynamicPolicy, Moment
 from pabtune.runtime.decision_hooks import AttentionHook, DecidedStackHook, FrontHook, Gate, WatchHook
 from pabtune.runtime.interception import PARALLEL_HOOK
+from pabtune.runtime.latest import Latest
 from pabtune.runtime.listeners import Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept, copied, taken_apart, weighted_sum
@@ -39,7 +40,8 @@ class Deciding:
         hooked: the model, with what the policy needs hooks on as its sites.
         inside: for each transformer, the indices of those of the model's own sites that a served call leaves out.
         gates: what the hooks of each transformer share.
-        latest: session of the call that began last; None before the first.
+        ongoing: sessions of the pipeline calls in progress, by id.
+        latest: session of each thread's own latest call.
 
     Raises:
         ModelError: the model lacks what the policy needs.
@@ -53,7 +55,8 @@ class Deciding:
         self.store = ExactStore()
         self._hooks = [self._hook(place) for place in places]
         self.inside = {name: _sites_inside(target, name, places) for name in target.transformers}
-        self.latest: DecidingSession | None = None
+        self.ongoing: dict[int, DecidingSession] = {}
+        self.latest: Latest[DecidingSession] = Latest()
 
     def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> "DecidingSession":
         """Opens a session for a call of the pipeline (see `Listener`).
@@ -71,8 +74,10 @@ class Deciding:
                     f"{self.policy.name} decides by what one process sees, but {name} is split over several, which would not "
                     "decide alike; run it on one"
                 )
-        self.latest = DecidingSession(self, locator)
-        return self.latest
+        session = DecidingSession(self, locator)
+        self.latest.note(session, call)
+        self.ongoing[id(session)] = session
+        return session
 
     def site_hook(self, index: int) -> ModelHook:
         """The hook of a place (see `Listener`)."""
@@ -162,12 +167,18 @@ class DecidingSession:
         self._clear_counts()
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the current denoising loop."""
+        return self._schedule.steps
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes held now, by deciders too."""
-        kept = [each.outputs for branch in self.branches.values() for some in branch.stored.values() for each in some]
+        branches = tuple(self.branches.values())  # another thread may ask while the call goes on
+        kept = [each.outputs for branch in branches for some in tuple(branch.stored.values()) for each in some]
         held = [tensor for outputs in kept for tensor in tensors_of(outputs)]
-        for branch in self.branches.values():
-            seen = vars(branch.decider).values() if branch.decider is not None else ()
+        for decider in [branch.decider for branch in branches]:
+            seen = tuple(vars(decider).values()) if decider is not None else ()
             held += [value for value in seen if isinstance(value, Tensor)]
         return storage_bytes(held)
 
@@ -231,6 +242,8 @@ class DecidingSession:
     def finish(self) -> None:
         """Frees what is held; counts stay readable (see `Session`)."""
         self._forget()
+        if self._owner.target.pipeline is not None:
+            self._owner.ongoing.pop(id(self), None)
 
     def _start_loop(self) -> None:
         """Begins a denoising loop. Counts continue if a pipeline call has several.

@@ -8,11 +8,14 @@ from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.deciding import Deciding, DecidingSession
 from pabtune.runtime.interception import Interception
 from pabtune.runtime.plans import CallRecord
+from pabtune.runtime.step_patterns import COMPUTED, SERVED, line_of
 from pabtune.runtime.targets import Target
 
 
 class DynamicRun:
-    """Handle of a policy that decides in each call, enabled on a model. Its counts are of the latest call of the pipeline.
+    """Handle of a policy that decides in each call, enabled on a model.
+
+    Its counts are of the asking thread's own latest call of the pipeline (see `Run`).
 
     Attributes:
         policy: the policy.
@@ -31,22 +34,19 @@ class DynamicRun:
     @property
     def computed_steps(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """Steps that computed, by transformer and branch."""
-        every = self._listener.target.sites
         steps: dict[tuple[str, str], tuple[int, ...]] = {}
         for record in self.records:
             key = (record.transformer, record.branch)
-            own = sum(site.transformer == record.transformer for site in every)
-            computes = record.computed is not None and len(record.computed) == own
-            steps[key] = (*steps.get(key, ()), record.step) if computes else steps.get(key, ())
+            steps[key] = (*steps.get(key, ()), record.step) if self._computes(record) else steps.get(key, ())
         return steps
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes held now."""
-        return self._session.stored_bytes if self._session is not None else 0
+        """Bytes held now by all calls in progress."""
+        return sum(session.stored_bytes for session in tuple(self._listener.ongoing.values()))
 
     def summary(self) -> dict[str, Any]:
-        """Computed and served calls, bytes held now, and the most bytes held (see `Run.summary`)."""
+        """What a server may monitor (see `Run.summary`); a policy that is a program has no digest and no content classes."""
         kind = "stack" if self.policy.unit == "stack" else "transformer"
         branches = self._session.branches.values() if self._session is not None else ()
         counts: dict[str, Counter[str]] = {"computed": Counter(), "broadcast": Counter()}
@@ -55,7 +55,10 @@ class DynamicRun:
                 counter[kind] += getattr(branch, name)[0]
         return {
             "policy": self.policy.name,
+            "policy_digest": None,
+            "content": None,
             **{f"{name}_calls": dict(+counter) for name, counter in counts.items()},
+            "step_pattern": {kind: self._step_pattern()} if self.records else {},
             "stored_bytes": self.stored_bytes,
             "most_stored_bytes": self._session.most_bytes if self._session is not None else 0,
         }
@@ -66,7 +69,17 @@ class DynamicRun:
 
     @property
     def _session(self) -> DecidingSession | None:
-        return self._listener.latest
+        return self._listener.latest.get()
+
+    def _computes(self, record: CallRecord) -> bool:
+        """Whether all sites computed in a call."""
+        own = sum(site.transformer == record.transformer for site in self._listener.target.sites)
+        return record.computed is not None and len(record.computed) == own
+
+    def _step_pattern(self) -> str:
+        assert self._session is not None
+        calls = ((record.step, COMPUTED if self._computes(record) else SERVED) for record in self.records)
+        return line_of(calls, self._session.steps)
 
 
 def check_exact(policy: DynamicPolicy, store: str | None, memory: int | None) -> None:

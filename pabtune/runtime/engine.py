@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.dynamic_runs import DynamicRun, check_exact
 from pabtune.runtime.interception import Interception, detach_from
 from pabtune.runtime.plans import CallRecord
+from pabtune.runtime.step_patterns import step_pattern
 from pabtune.runtime.targets import Target
 
 
 class Run:
     """Handle of a policy that is enabled on a model. Returned by `enable` and `broadcast`.
 
-    Counts, mask and bytes are those of the latest call of the pipeline or of one of its shallow copies.
+    Counts, mask and most bytes are those of the asking thread's own latest call of the pipeline or of one of its shallow
+    copies, so that a server's request never sees those of another one. A bare transformer has one run for all threads.
 
     Attributes:
         policy: the policy.
@@ -52,7 +55,7 @@ class Run:
 
     @property
     def mask(self) -> ComputeMask | None:
-        """The compute mask of the latest call; None before its first step."""
+        """The compute mask of this thread's latest call; None before its first step."""
         return self._session.plan.mask if self._session is not None and self._session.plan is not None else None
 
     @property
@@ -93,9 +96,13 @@ class Run:
         return self._session.predicted_bytes() if self._session is not None else np.zeros(0)
 
     def summary(self) -> dict[str, Any]:
-        """Content class of the latest call, computed and broadcast calls per kind, bytes held now, and the most bytes held.
+        """What a server may monitor of this thread's latest call, or of the one it is in; never waits for the device.
 
-        A content class of None stands for the general rules.
+        Returns:
+            As JSON: `policy`, its name; `policy_digest`, the checksum of its file; `content`, the class whose rules were used,
+            None for the general ones; `computed_calls` and `broadcast_calls` per kind; `step_pattern` per kind, one symbol per
+            step: `#` computed, `-` broadcast, `+` some of each, `.` not called; `stored_bytes`, held now by all calls in
+            progress in any thread; `most_stored_bytes`, the most that this call held. Without a call the counts are empty.
         """
         kinds = {site.name: site.kind for site in self._sites}
         computed: Counter[str] = Counter()
@@ -106,9 +113,11 @@ class Run:
             broadcast[kinds[name]] += count
         return {
             "policy": self.policy.name,
+            "policy_digest": self._digest,
             "content": self._session.sites.content if self._session is not None else None,
             "computed_calls": dict(computed),
             "broadcast_calls": dict(broadcast),
+            "step_pattern": self._step_pattern(),
             "stored_bytes": self.stored_bytes,
             "most_stored_bytes": self._session.ledger.most_bytes if self._session is not None else 0,
         }
@@ -117,14 +126,23 @@ class Run:
         """Detaches from the model, which is then as before, and frees all stored outputs."""
         self._interception.detach()
 
+    @cached_property
+    def _digest(self) -> str:
+        return self.policy.digest
+
     @property
     def _session(self) -> BroadcastSession | None:
-        return self._broadcaster.latest
+        return self._broadcaster.latest.get()
 
     @property
     def _sites(self) -> Sequence[Site]:
         """The sites under the rules of the latest call."""
         return (self._broadcaster if self._session is None else self._session.sites).target.sites
+
+    def _step_pattern(self) -> dict[str, str]:
+        if self._session is None or self.mask is None:
+            return {}
+        return dict(step_pattern(self.records, self._sites, self.mask.steps))
 
     def _calls(self, counter: str) -> dict[tuple[str, str], int]:
         counts: Counter[tuple[str, str]] = Counter()

@@ -18,11 +18,16 @@ from typing import Any, Protocol
 
 from diffusers import DiffusionPipeline
 
+from pabtune.runtime.scheduler_uses import SchedulerUses
+
 OBSERVERS = "_pabtune_observers"
 """Attribute of a pipeline that holds its observers."""
 
 _CLASSES = threading.Lock()
 """Lock for changing the `__call__` of a class."""
+
+_USES = SchedulerUses()
+"""Calls in progress of observed classes, over all threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,15 +133,16 @@ def _noting(original: Callable[..., Any], replaced: Callable[..., Any] | None) -
         except TypeError:
             return original(self, *args, **kwargs)  # raises the TypeError for the caller
         call = PipelineCall(pipeline=self, arguments=arguments)
-        token = _CURRENT.set(call)
-        try:
-            for observer in observers_of(self):
-                observer.begin_call(call)
-            return original(self, *args, **kwargs)
-        finally:
-            for observer in observers_of(self):
-                observer.end_call(call)
-            _CURRENT.reset(token)
+        with _USES.holding(self, is_observed=bool(observers_of(self))):
+            token = _CURRENT.set(call)
+            try:
+                for observer in observers_of(self):
+                    observer.begin_call(call)
+                return original(self, *args, **kwargs)
+            finally:
+                for observer in observers_of(self):
+                    observer.end_call(call)
+                _CURRENT.reset(token)
 
     call_and_note.pabtune_users = weakref.WeakSet()  # type: ignore[attr-defined]
     call_and_note.pabtune_replaced = replaced  # type: ignore[attr-defined]

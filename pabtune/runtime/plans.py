@@ -137,6 +137,7 @@ class CallRecord:
         branch: guidance branch.
         computed: indices of the sites that computed; None if the call did not happen: all of it was broadcast, or put
             together from the conditional one's output.
+        broadcast: indices of the sites that were served by a broadcast, also of the one that served the whole call.
         is_halved: whether the guidance difference was broadcast inside the call, and half of its samples computed.
     """
 
@@ -144,4 +145,5 @@ class CallRecord:
     step: int
     branch: str
     computed: frozenset[int] | None
+    broadcast: frozenset[int] = frozenset()
     is_halved: bool = False

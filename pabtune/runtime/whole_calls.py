@@ -29,6 +29,7 @@ class WholeCalls:
 
     Attributes:
         sites: index of the site of a transformer's whole calls, where the policy has one.
+        broadcast: index of what serves the latest call or half of it: the whole call or the guidance difference, or nothing.
     """
 
     def __init__(self, policy: str, target: Target, stores: Mapping[str, OutputStore]) -> None:
@@ -39,6 +40,7 @@ class WholeCalls:
         self._stores = stores
         self._role: Role = "other"
         self._halved: Halved | None = None
+        self.broadcast: frozenset[int] = frozenset()
 
     def begin(self, plan: Plan, position: CallPosition, branch: Branch, sample: Tensor) -> Substitute | Halved | None:
         """What stands in the place of a call, or is left of it; None if all of it has to happen.
@@ -52,7 +54,7 @@ class WholeCalls:
         Raises:
             PolicyError: the call has no guidance branches, or nothing tells them.
         """
-        self._role, self._halved = self._guidance.role(position, sample), None
+        self._role, self._halved, self.broadcast = self._guidance.role(position, sample), None, frozenset()
         instead = self._broadcast_call(plan, position, branch) or self._broadcast_guidance(
             plan, position, branch, sample
         )
@@ -111,7 +113,7 @@ class WholeCalls:
         history = branch.stored.get(index, ())
         if not history:
             return None
-        branch.broadcast[index] += 1
+        self._count_broadcast(branch, index)
         (parts,) = plan.unpacked(index, history, step, self._stores[position.transformer])
         return self._in_place(plan, position, branch, parts)
 
@@ -132,12 +134,18 @@ class WholeCalls:
             return None
         (parts,) = plan.unpacked(index, history, step, self._stores[position.transformer])
         if self._role == "both":
+            self.broadcast = frozenset({index})  # counted when the call has happened
             return Halved(self._guidance.half(position), len(sample), parts)
-        branch.broadcast[index] += 1
+        self._count_broadcast(branch, index)
         self._guidance.release(position)
         return self._in_place(
             plan, position, branch, parts if conditional is None else put_together(parts, conditional)
         )
+
+    def _count_broadcast(self, branch: Branch, index: int) -> None:
+        """Notes a call that a site serves."""
+        branch.broadcast[index] += 1
+        self.broadcast = frozenset({index})
 
     def _in_place(self, plan: Plan, position: CallPosition, branch: Branch, parts: tuple[Any, ...]) -> Substitute:
         """Puts parts of an output in the place of a call that does not happen; frees what is not needed later."""

@@ -74,13 +74,17 @@ def call_with_part(
 
 
 def parts_of(output: Any) -> list[Any]:
-    """Tensors of a transformer's output."""
+    """Tensors of a transformer's output: a tensor, a tuple, or an output class of diffusers."""
+    if isinstance(output, torch.Tensor):
+        return [output]
     return list(output.values() if isinstance(output, dict) else output)
 
 
 def made_like(output: Any, parts: Sequence[Any]) -> Any:
     """An output of the same type with copies of these tensors."""
     parts = [part.clone() for part in parts]
+    if isinstance(output, torch.Tensor):
+        return parts[0]
     return type(output)(**dict(zip(output, parts, strict=True))) if isinstance(output, dict) else type(output)(parts)
 
 
@@ -276,8 +280,7 @@ def calls_by_hand(
             if step in computed:
                 steps_computed.append(step)
                 output = forward(*args, **kwargs)
-                values = output.values() if isinstance(output, dict) else output
-                outputs[ordinal].append([value.clone() for value in values])
+                outputs[ordinal].append([part.clone() for part in parts_of(output)])
                 shapes[ordinal] = output
                 return output
             used = outputs[ordinal][-len(weights[step]) :]
@@ -287,8 +290,7 @@ def calls_by_hand(
                 )
                 for tensors in zip(*used, strict=True)
             ]
-            like = shapes[ordinal]
-            return type(like)(**dict(zip(like, served, strict=True))) if isinstance(like, dict) else type(like)(served)
+            return made_like(shapes[ordinal], served)
 
         return call
 

@@ -89,7 +89,7 @@ def test_what_is_held_is_predicted(store, payload, load) -> None:
     )
     with pabtune.broadcast(pipeline, Policy(name="held", rules=rules), memory=10**9, store=store) as active:
         run(pipeline, name)
-        session = active._broadcaster.latest
+        session = active._broadcaster.latest.get()
     if store == "exact":
         assert session.ledger.most_bytes == session.predicted_bytes().max() > 0
     assert sum(each.is_halved for each in active.records) == 1

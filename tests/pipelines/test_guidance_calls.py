@@ -193,7 +193,7 @@ def test_an_aborted_run_leaves_nothing(at_call, load) -> None:
     with pabtune.broadcast(pipeline, mixture("wan-2.1")) as active:
         first = run(pipeline, "wan-2.1")
         abort(pipeline, "wan-2.1", at_call=at_call)
-        session = active._broadcaster.latest
+        session = active._broadcaster.latest.get()
         assert active.stored_bytes == 0
         assert not session._whole_calls._guidance._waiting
         assert (run(pipeline, "wan-2.1") == first).all()
@@ -265,12 +265,12 @@ def test_what_is_held_is_foreseen(name, payload, load) -> None:
     size = run(pipeline, name, output_type="latent").nbytes
     with pabtune.broadcast(pipeline, Policy(name="held", rules=(alone,)), memory=10**9) as active:
         run(pipeline, name)
-        session = active._broadcaster.latest
+        session = active._broadcaster.latest.get()
     outputs = 1 if payload == "hold" else 2
     assert session.ledger.most_bytes == session.predicted_bytes().max() == outputs * size
     with pabtune.broadcast(pipeline, Policy(name="held", rules=(alone, inner)), memory=10**9) as active:
         run(pipeline, name)
-        session = active._broadcaster.latest
+        session = active._broadcaster.latest.get()
     assert 0 < session.ledger.most_bytes <= session.predicted_bytes().max()
 
 
@@ -280,7 +280,7 @@ def test_what_is_not_needed_any_more_is_freed_at_once(load) -> None:
 
     def note(_pipeline, _step, _timestep, _tensors) -> dict:
         held.append(active.stored_bytes)
-        waiting.append(len(active._broadcaster.latest._whole_calls._guidance._waiting))
+        waiting.append(len(active._broadcaster.latest.get()._whole_calls._guidance._waiting))
         return {}
 
     rule = Rule(kind="guidance", compute=(0, 1, 2, 3), payload="linear")

@@ -127,7 +127,7 @@ def test_an_output_that_waits_is_freed_if_the_run_is_stopped() -> None:
             drive(transformer)
         handle.remove()
         assert run.stored_bytes == 0
-        assert not run._broadcaster.latest._whole_calls._guidance._waiting
+        assert not run._broadcaster.latest.get()._whole_calls._guidance._waiting
 
 
 def test_its_card_is_true() -> None:
