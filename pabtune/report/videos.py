@@ -81,6 +81,21 @@ def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     write_atomically(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
 
 
+def first_frame(path: Path) -> tuple[bytes, int, int]:
+    """The first frame of a video file as PNG, its width and its height.
+
+    Raises:
+        FileError: the file is no video that can be read.
+    """
+    try:
+        image = Image.fromarray(iio.imread(path, index=0, plugin="FFMPEG"))
+    except Exception as error:  # noqa: BLE001, the reader fails in many ways
+        raise FileError("their files are no videos that can be read") from error
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue(), image.width, image.height
+
+
 def is_image(path: str | Path) -> bool:
     """Whether a file is a picture that can be read."""
     try:
