@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from pabtune.planning.timelines import State, Timeline
-from pabtune.report.figures import HIGHEST_PSNR_DB, LEAST_CHANGE, CurvesData
+from pabtune.report.figures import LEAST_CHANGE, CurvesData
 from pabtune.report.page.panels import Panel, Series
 from pabtune.report.page.results import Judged, largest_drop
 from pabtune.report.page.svg import Axes, dash_of, decades, element, even_ticks, label, path, picture
@@ -18,6 +18,9 @@ WIDTHS: Mapping[str, int] = {"wide": 760, "narrow": 340}
 
 COLORS = 10
 """Of lines, which the page's style names."""
+
+HIGHEST_DRAWN_DB = 80.0
+"""Closer ones are drawn like this: videos that are the same have 100."""
 
 MOST_STEPS_APART = 120
 """Most steps between which gaps are drawn."""
@@ -133,7 +136,7 @@ def draw_panel(panel: Panel) -> str:
 
 
 def _panel(panel: Panel, width: int, size: str) -> str:
-    drawn = [(100 * each.time_share, min(each.psnr_db, HIGHEST_PSNR_DB)) for s in panel.series for each in s.drawable]
+    drawn = [(100 * each.time_share, min(each.psnr_db, HIGHEST_DRAWN_DB)) for s in panel.series for each in s.drawable]
     most_x = max(100.0, *(x for x, _ in drawn)) * 1.04
     least_y, most_y = min(y for _, y in drawn), max(y for _, y in drawn)
     margin = max((most_y - least_y) * 0.08, 1.0)
@@ -157,7 +160,7 @@ def _series(series: Series, index: int, axes: Axes) -> list[str]:
     """Marks of one method, joined where it is one knob; ours are thick."""
     style, is_ours = color_of(index), series.role == "ours"
     points = [
-        (axes.x(100 * each.time_share), axes.y(min(each.psnr_db, HIGHEST_PSNR_DB)), each) for each in series.drawable
+        (axes.x(100 * each.time_share), axes.y(min(each.psnr_db, HIGHEST_DRAWN_DB)), each) for each in series.drawable
     ]
     parts = []
     if series.is_joined and len(points) > 1:

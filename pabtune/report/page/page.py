@@ -1,9 +1,10 @@
 """The record of a page: what stands in each section, as plain data. Knows what is shown, not how it looks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pabtune.planning.curves import ALL_CONTENTS
 from pabtune.planning.timelines import STATES, State, Timeline, timeline_of
 from pabtune.planning.windows import windows_of
 from pabtune.records.errors import PabtuneError
@@ -91,6 +92,11 @@ class Page:
     others: int
     left_out: Mapping[str, int]
 
+    def numbers_of(self, command: Command) -> list[Result]:
+        """What the files of a command say was measured, the fastest first."""
+        told = [result for file in command.files for result in self.numbers.get(file, ())]
+        return sorted(told, key=lambda each: -(each.speedup or 0.0))
+
     def command_of(self, file: str) -> int | None:
         """Number of the command that made a file, from 1 on; None where there is none."""
         return next((i for i, command in enumerate(self.commands, start=1) if file in command.files), None)
@@ -102,7 +108,13 @@ def page_of(folder: Folder) -> Page:
     judged = [*_of_searches(folder), *of_policies.values(), *_of_evaluations(folder)]
     panels = tuple(panels_of(folder))
     headline = _headline(judged, [each for panel in panels for each in panel.results])
-    order = sorted(folder.policies, key=lambda entry: headline is None or entry.value.name != headline.policy)
+    order = sorted(
+        folder.policies,
+        key=lambda entry: (
+            headline is None or entry.value.name != headline.policy,
+            -(of_policies[entry.name].speedup or 0.0),
+        ),
+    )
     numbers: dict[str, list[Result]] = {}
     for result in (*judged, *(each for panel in panels for each in panel.results)):
         known = numbers.setdefault(result.file, [])
@@ -134,7 +146,8 @@ def _of_searches(folder: Folder) -> list[Result]:
         document = entry.value
         if document.get("judged") and document.get("judgement"):
             row = {**document["judged"], "judgement": document["judgement"]}
-            results.append(result_of_row(entry.name, row, {**document, "split": "test"}))
+            result = result_of_row(entry.name, row, {**document, "split": "test"})
+            results.append(replace(result, is_winner=True))
         for row in document.get("front") or ():
             results.append(result_of_row(entry.name, row, document))
     return results
@@ -153,6 +166,7 @@ def _headline(judged: Sequence[Result], others: Sequence[Result]) -> Result | No
     ranked = sorted(
         enumerate(ours),
         key=lambda pair: (
+            not pair[1].is_winner,
             verdicts[pair[1].judged.verdict] if pair[1].judged is not None else 3,
             -(pair[1].speedup or 0.0),
             pair[0],
@@ -168,7 +182,9 @@ def _verdicts(judged: Sequence[Result], headline: Result | None) -> tuple[Result
         if result.judged is not None:
             told = result.judged
             found.setdefault((result.policy, told.verdict, told.prompts, told.mean_drop), result)
-    ranked = sorted(found.values(), key=lambda each: headline is None or each.policy != headline.policy)
+    ranked = sorted(
+        found.values(), key=lambda each: (headline is None or each.policy != headline.policy, -(each.speedup or 0.0))
+    )
     return tuple(ranked)
 
 
@@ -268,12 +284,13 @@ def _told(rows: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _curves(entry: Entry[Profile]) -> ProfileCurves:
+    of_contents = windows_of(entry.value)
     windows = {
         content: {
             kind: NOTHING if window.start is None else f"{window.start}–{(window.stop or 0) - 1}"
             for kind, window in kinds.items()
         }
-        for content, kinds in windows_of(entry.value).items()
+        for content, kinds in sorted(of_contents.items(), key=lambda pair: pair[0] != ALL_CONTENTS)
     }
     return ProfileCurves(
         name=short(entry.value.name), file=entry.name, data=curves_data(entry.value), windows=windows

@@ -139,26 +139,31 @@ def _of_comparison(entry: Entry[Mapping[str, Any]]) -> Panel:
 
 
 def _of_policies(entries: Iterable[Entry[Policy]]) -> list[Panel]:
-    """Policies of one folder that were made from one profile, where their files say what was measured."""
-    groups: dict[tuple[str, str | None], list[Result]] = {}
+    """Policies that were made from one profile and judged on the same prompts, where their files say what was measured."""
+    groups: dict[tuple[str | None, ...], list[Result]] = {}
     for entry in entries:
         result = result_of_policy(entry.name, entry.value)
         if result.is_measured:
-            groups.setdefault((entry.folder, text(entry.value.provenance, "profile")), []).append(result)
-    return [
-        Panel(
-            title=f"Policies of {folder}" if folder else "Policies of this folder",
-            remark=f"as their files say, each on {_prompts(results)}; times of different runs compare as shares alone",
-            file=results[0].file,
-            series=(
-                Series(
-                    name="policies", role="ours", is_joined=True,
-                    results=tuple(sorted(results, key=lambda each: each.time_share or 0)),
-                ),
-            ),
-        )
-        for (folder, _), results in groups.items()
-    ]  # fmt: skip
+            key = (text(entry.value.provenance, "profile"), text(entry.value.provenance, "judged_on"))
+            groups.setdefault(key, []).append(result)
+    return [_of_group(sorted(results, key=lambda each: each.time_share or 0)) for results in groups.values()]
+
+
+def _of_group(results: Sequence[Result]) -> Panel:
+    winners = tuple(each for each in results if each.is_winner)
+    front = tuple(each for each in results if not each.is_winner)
+    series = [
+        Series(name="front" if len(front) > 1 else front[0].policy, role="ours", results=front, is_joined=True)
+        if front
+        else None,
+        Series(name="chosen by the search", role="ours", results=winners, is_joined=False) if winners else None,
+    ]
+    return Panel(
+        title="The front" if len(results) > 1 else "The policy",
+        remark=f"as the policies' files say, each on {_prompts(results)}; times of different runs compare as shares alone",
+        file=results[0].file,
+        series=tuple(each for each in series if each is not None),
+    )
 
 
 def _prompts(results: Sequence[Result]) -> str:

@@ -29,6 +29,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "decimal": words.decimal,
     "prompts": words.prompts,
     "short": words.short,
+    "sentence": words.sentence,
     "verdict_words": words.verdict_in_words,
     "interval_words": words.interval_in_words,
     "doubt_words": words.doubt_in_words,

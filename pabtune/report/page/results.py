@@ -67,6 +67,7 @@ class Result:
         device: where the time was measured.
         further: other measures of fidelity by name, the mean.
         judged: the verdict, if there is one.
+        is_winner: whether a search chose it among all others.
     """
 
     policy: str
@@ -84,6 +85,7 @@ class Result:
     device: str | None = None
     further: Mapping[str, float] | None = None
     judged: Judged | None = None
+    is_winner: bool = False
 
     @property
     def time_share(self) -> float | None:
@@ -167,6 +169,7 @@ def result_of_policy(file: str, policy: Policy, content: str | None = None) -> R
         device=text(evidence, "measured_on", "device") or text(evidence, "speedup", "device"),
         further=_further(inside(evidence, "fidelity")),
         judged=judged_of(flat, text(evidence, "budget"), is_unseen=is_unseen),
+        is_winner="trial" in provenance,
     )
 
 

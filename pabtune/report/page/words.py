@@ -21,6 +21,11 @@ def short(text: object, longest: int = LONGEST) -> str:
     return one_line(text, longest)
 
 
+def sentence(text: str) -> str:
+    """A text with a capital; nothing else of it changes."""
+    return text[:1].upper() + text[1:]
+
+
 def times(value: float | None) -> str:
     """A speed over that of the full run."""
     return NOTHING if value is None else f"{value:.2f}×"
@@ -40,7 +45,7 @@ def decibels(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """Points of a score, with their sign."""
-    return NOTHING if value is None else _minus(f"{value:+.2f}")
+    return NOTHING if value is None else _minus(f"{round(value, 2) + 0.0:+.2f}")
 
 
 def seconds(value: float | None) -> str:
