@@ -9,6 +9,7 @@ import click
 
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
+from pabtune.cli.left_files import RESULT_SUFFIX, made_by, search_document
 from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
 from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
 from pabtune.engines.engine import ENGINES, Engine, find_engine
@@ -16,10 +17,10 @@ from pabtune.planning.few_steps import FEW_STEPS, bound, is_worth, nothing_worth
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
-from pabtune.records.files import as_file_name, check_writable
+from pabtune.records.files import as_file_name, check_writable, save_json
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
-from pabtune.records.policies import Store
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
@@ -132,6 +133,7 @@ def command(
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     check_writable(logdir / "study.journal")
+    from pabtune.tuning.judging import measured_on
     from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
     from pabtune.tuning.search import search_variants
 
@@ -169,13 +171,21 @@ def command(
     if not config.team.is_leader:
         return
     if result.best is not None:
-        result.best.save(out)
+        with_command(result.best).save(out)
     _print(result, out, profile.steps, engine)
     say_where_to_look(config.storage, logdir)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
+    summary = {**document_of(result, out), **({} if front_dir is None else {"front": front})}
+    save_json(
+        out.with_name(out.stem + RESULT_SUFFIX),
+        search_document(
+            result, summary, model=profile.model, steps=profile.steps, device=measured_on(pipeline)["device"], budget=str(parsed),
+            profile=profile.digest,
+        ),
+    )  # fmt: skip
     if as_json:
-        emit({**_document(result, out), **({} if front_dir is None else {"front": front})})
+        emit(summary)
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
 
@@ -204,9 +214,14 @@ def _save_front(
             + ("" if point.is_useful else "; not useful, not written")
         )
         if point.is_useful:
-            point.policy.save(path)
+            with_command(point.policy).save(path)
         rows.append({**row, "compared": compared, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
     return rows
+
+
+def with_command(policy: Policy) -> Policy:
+    """A policy that says by which command it was found, and when."""
+    return replace(policy, provenance={**policy.provenance, "made_by": made_by()})
 
 
 def _say_fitted(done: int, total: int) -> None:
@@ -341,7 +356,8 @@ def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -
             say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
 
 
-def _document(result: SearchResult, out: Path) -> dict[str, object]:
+def document_of(result: SearchResult, out: Path) -> dict[str, Any]:
+    """The document that `--json` prints."""
     return {
         "study": result.study,
         "trials": len(result.candidates),
