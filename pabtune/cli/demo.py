@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pabtune.cli import options
-from pabtune.cli.left_files import FRAMES_PER_SECOND, RESULT_SUFFIX, made_by, save_pairs, search_document
+from pabtune.cli.left_files import FRAMES_PER_SECOND, made_by, save_pairs, search_document
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.cli.profile import describe
 from pabtune.cli.report import write_page
-from pabtune.cli.search import document_of, with_command
-from pabtune.records.files import check_writable, save_json
-from pabtune.records.policies import Policy
+from pabtune.cli.search import document_of, leave_result
+from pabtune.records.files import check_writable
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import Split
@@ -66,11 +65,10 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     writer.close()
     if result.best is None:
         say("   no policy was found within the budget, or none held it on unseen prompts; try more --trials")
-        _leave(result, profile, out, [])
+        _leave(pipeline, result, profile, out, [])
         return {"verdict": result.verdict, "trials": len(result.candidates), **_page(out)}
-    with_command(result.best).save(out / "policy.json")
     worst = _generate(pipeline, result, prompts.test, out)
-    _leave(result, profile, out, save_pairs(out, worst, result.judged))
+    _leave(pipeline, result, profile, out, save_pairs(out, worst, result.judged))
     document = {
         "verdict": result.verdict,
         "trials": len(result.candidates),
@@ -90,13 +88,11 @@ def _page(out: Path) -> dict[str, str]:
     return {"out": str(out), "report": report}
 
 
-def _leave(result: Any, profile: Profile, out: Path, worst: Sequence[dict[str, Any]]) -> None:
+def _leave(pipeline: Any, result: Any, profile: Profile, out: Path, worst: Sequence[dict[str, Any]]) -> None:
     """Writes what the search tried and found beside its policy, with the worst videos of the prompts of the verdict."""
     summary = {**document_of(result, out / "policy.json"), "worst": list(worst)}
-    document = search_document(
-        result, summary, model="shapes", steps=profile.steps, device="cpu", budget=BUDGET, profile=profile.digest
-    )
-    save_json(out / f"policy{RESULT_SUFFIX}", document)
+    document = search_document(result, summary, profile, BUDGET, pipeline)
+    leave_result(result, document, out / "policy.json")
 
 
 def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:

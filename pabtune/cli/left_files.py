@@ -10,6 +10,7 @@ import click
 from pabtune.cli.layout import ARGUMENTS
 from pabtune.records.evaluations import SCHEMA as EVALUATION
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import split_of
 from pabtune.records.trials import SCHEMA as SEARCH
@@ -78,29 +79,28 @@ def evaluation_document(
 
 
 def search_document(
-    result: SearchResult, summary: Mapping[str, Any], *, model: str, steps: int, device: str, budget: str, profile: str
+    result: SearchResult, summary: Mapping[str, Any], profile: Profile, budget: str, pipeline: Any
 ) -> dict[str, Any]:
     """What `pabtune search` leaves beside its policy.
 
     Args:
         result: what was found.
         summary: what `--json` prints of it.
-        model: name or path.
-        steps: of the full run.
-        device: where it ran.
+        profile: that it was searched on.
         budget: that was held to.
-        profile: digest of the profile.
+        pipeline: the model, on its device.
     """
+    from pabtune.tuning.judging import measured_on
     from pabtune.tuning.profile import versions
 
     return {
         **summary,
         "schema": SEARCH,
-        "model": model,
-        "steps": steps,
-        "device": device,
+        "model": profile.model,
+        "steps": profile.steps,
+        "device": measured_on(pipeline)["device"],
         "budget": budget,
-        "profile": profile,
+        "profile": profile.digest,
         "versions": versions(),
         "tried": [_trial(candidate) for candidate in result.candidates],
         "made_by": made_by(),

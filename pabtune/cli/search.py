@@ -124,16 +124,10 @@ def command(
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
-    if front_dir is not None:
-        if videos is not None:
-            raise StudyError(
-                "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
-            )
-        check_writable(front_dir / "policy.json")
+    _check_front(front_dir, videos)
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     check_writable(logdir / "study.journal")
-    from pabtune.tuning.judging import measured_on
     from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor
     from pabtune.tuning.search import search_variants
 
@@ -170,24 +164,28 @@ def command(
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:
         return
-    if result.best is not None:
-        with_command(result.best).save(out)
     _print(result, out, profile.steps, engine)
     say_where_to_look(config.storage, logdir)
+    leave_result(result, search_document(result, document_of(result, out), profile, str(parsed), pipeline), out)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
     summary = {**document_of(result, out), **({} if front_dir is None else {"front": front})}
-    save_json(
-        out.with_name(out.stem + RESULT_SUFFIX),
-        search_document(
-            result, summary, model=profile.model, steps=profile.steps, device=measured_on(pipeline)["device"], budget=str(parsed),
-            profile=profile.digest,
-        ),
-    )  # fmt: skip
+    if front_dir is not None:
+        leave_result(result, search_document(result, summary, profile, str(parsed), pipeline), out)
     if as_json:
         emit(summary)
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
+
+
+def _check_front(folder: Path | None, videos: int | None) -> None:
+    """Refuses a front that a limit of videos does not allow, and a folder that cannot be written to."""
+    if folder is not None and videos is not None:
+        raise StudyError(
+            "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
+        )
+    if folder is not None:
+        check_writable(folder / "policy.json")
 
 
 def _save_front(
@@ -217,6 +215,13 @@ def _save_front(
             with_command(point.policy).save(path)
         rows.append({**row, "compared": compared, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
     return rows
+
+
+def leave_result(result: SearchResult, document: dict[str, Any], out: Path) -> None:
+    """Writes the policy, if there is one, and beside it what the search tried and found."""
+    save_json(out.with_name(out.stem + RESULT_SUFFIX), document)
+    if result.best is not None:
+        with_command(result.best).save(out)
 
 
 def with_command(policy: Policy) -> Policy:
