@@ -101,6 +101,7 @@ def search_document(
         "device": measured_on(pipeline)["device"],
         "budget": budget,
         "profile": profile.digest,
+        "name": None if result.best is None else result.best.name,
         "versions": versions(),
         "tried": [_trial(candidate) for candidate in result.candidates],
         "made_by": made_by(),

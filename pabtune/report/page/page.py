@@ -15,7 +15,7 @@ from pabtune.report.page.clips import Clips, clips_of
 from pabtune.report.page.commands import Command, commands_of, versions_in_words
 from pabtune.report.page.folder import Entry, Folder
 from pabtune.report.page.panels import Panel, panels_of
-from pabtune.report.page.results import Result, inside, result_of_policy, result_of_row, text
+from pabtune.report.page.results import Result, inside, result_of_policy, result_of_row, text, with_winner_named
 from pabtune.report.page.words import NOTHING, prompts, short
 
 MOST_PROFILES, MOST_POLICIES = 6, 40
@@ -143,7 +143,7 @@ def _of_searches(folder: Folder) -> list[Result]:
     """What searches judged; on prompts that they did not choose on, by what `pabtune search` does."""
     results = []
     for entry in folder.searches:
-        document = entry.value
+        document = with_winner_named(entry.value)
         if document.get("judged") and document.get("judgement"):
             row = {**document["judged"], "judgement": document["judgement"]}
             result = result_of_row(entry.name, row, {**document, "split": "test"})

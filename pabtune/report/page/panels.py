@@ -9,11 +9,11 @@ from pabtune.report.page.folder import Entry, Folder
 from pabtune.report.page.results import (
     Result,
     Role,
-    inside,
     result_of_policy,
     result_of_row,
     result_of_setting,
     text,
+    with_winner_named,
 )
 
 
@@ -74,14 +74,14 @@ def panels_of(folder: Folder) -> list[Panel]:
         *(_of_comparison(entry) for entry in folder.comparisons),
     ]
     shown = {
-        inside(row, "policy") for entry in folder.searches for row in entry.value.get("front", ())
+        each.policy for panel in panels for each in panel.results
     }  # these panels say more than the policies' files
     rest = [entry for entry in folder.policies if entry.value.name not in shown]
     return [*panels, *_of_policies(rest)]
 
 
 def _of_search(entry: Entry[Mapping[str, Any]]) -> list[Panel]:
-    document, panels = entry.value, []
+    document, panels = with_winner_named(entry.value), []
     if document["evaluations"]:
         title = "What the search found, the floor and fewer steps"
         panels.append(_of_rows(entry, document["evaluations"], title, "where finalists were compared"))

@@ -202,6 +202,15 @@ def result_of_row(file: str, row: Mapping[str, Any], document: Mapping[str, Any]
     )
 
 
+def with_winner_named(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A document of a search whose rows call the winner as its policy is called, not as its trial was."""
+    name, trial = text(document, "name"), text(document, "judged", "policy")
+    if name is None or trial is None:
+        return document
+    rows = [{**row, "policy": name} if row["policy"] == trial else row for row in document["evaluations"]]
+    return {**document, "evaluations": rows, "judged": {**document["judged"], "policy": name}}
+
+
 def result_of_setting(file: str, setting: Mapping[str, Any], document: Mapping[str, Any]) -> Result:
     """What a comparison says was measured of a method at a setting."""
     method = setting["method"]
