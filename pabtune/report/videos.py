@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pabtune.records.errors import FileError
+from pabtune.quality.ffmpeg import call_ffmpeg, find_ffmpeg
+from pabtune.records.errors import FileError, MeasureError
 from pabtune.records.files import write_atomically
 
 SUFFIXES = (".mp4", ".gif")
@@ -87,13 +88,15 @@ def first_frame(path: Path) -> tuple[bytes, int, int]:
     Raises:
         FileError: the file is no video that can be read.
     """
+    words = ["-protocol_whitelist", "file", "-i", str(path.absolute())]
     try:
-        image = Image.fromarray(iio.imread(path, index=0, plugin="FFMPEG"))
-    except Exception as error:  # noqa: BLE001, the reader fails in many ways
+        frame = call_ffmpeg(
+            find_ffmpeg(), [*words, "-frames:v", "1", "-f", "image2pipe", "-c:v", "png", "pipe:1"], b"", path.parent
+        )
+        with Image.open(BytesIO(frame)) as image:
+            return frame, image.width, image.height
+    except (MeasureError, OSError) as error:
         raise FileError("their files are no videos that can be read") from error
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue(), image.width, image.height
 
 
 def is_image(path: str | Path) -> bool:

@@ -73,7 +73,7 @@ def leave_evaluation(folder: Path, prompt: str = EVIL) -> None:
 
 def leave_search(folder: Path, pipeline) -> None:
     """What `search` writes of one trial."""
-    policy = replace(Policy.load(POLICY), name="found")
+    policy = replace(Policy.load(POLICY), name="found", evidence={})
     measured = Measurement(prompts=3, seconds=1, psnr_db=41.0, drop=0.1, drop_upper=0.2, over_budget=-1.0)
     outcome = Outcome(status="complete", predicted_time=0.3, compute_fraction=0.3, measured=measured)
     judged = evaluation("found-trial-0", speedup=3.0)
