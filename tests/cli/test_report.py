@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_an_evaluation_leaves_what_a_page_is_made_of(pabtune, tmp_path, monkeypa
         prompts,
         "--any-steps",
     )
-    told = pabtune(*words, "--budget", "shapes>=-90", "--out", "left", "--json").document()
+    told = pabtune(*words, "--any-steps", "--budget", "shapes>=-90", "--out", "left", "--json").document()
     left = json.loads((tmp_path / "left" / "evaluation.json").read_text())
     assert left == told
     assert (left["schema"], left["model"], left["steps"], left["split"]) == (
@@ -89,7 +90,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(pabtune, tmp_path, files, t
 def test_wrong_places_are_refused_in_one_line(pabtune, tmp_path) -> None:
     assert "there is no such folder" in pabtune("report", str(tmp_path / "gone")).refusal()
     assert "is a file; name its folder" in pabtune("report", POLICY).refusal()
-    (tmp_path / "p.json").write_bytes(open(POLICY, "rb").read())
+    (tmp_path / "p.json").write_bytes(Path(POLICY).read_bytes())
     (tmp_path / "folder").mkdir()
     assert "is a folder; name a file" in pabtune("report", str(tmp_path), "--out", str(tmp_path / "folder")).refusal()
     os.mkfifo(tmp_path / "pipe.json")

@@ -162,7 +162,7 @@ def test_prompts_and_names_cannot_be_markup(tmp_path) -> None:
             "score_drop": {"ci95": [1], "mean": "x"},
             "classes": {"a": {"verdict": "reject"}, "b": 3},
         },
-        {"variants": [1], "verdict": ["accept"], "budget": "shapes>=nan", "measured_on": [], "prompts": -3},
+        {"variants": [1], "verdict": ["accept"], "budget": "shapes>=abc", "measured_on": [], "prompts": -3},
         {"verdict": "reject", "budget": "shapes>=1e-3", "score_drop": {"mean": 1, "ci95": ["a", "b"]}, "prompts": 2.5},
     ],
 )
@@ -177,7 +177,7 @@ def test_odd_evidence_is_left_out(tmp_path, evidence, provenance) -> None:
     )
     html = as_html(page(tmp_path))
     checked(html)
-    assert "nan" not in html.lower().replace("finance", "")
+    assert "nan" not in html.lower()
     assert page(tmp_path).headline is None
 
 
@@ -233,7 +233,7 @@ def test_commands_tell_no_passwords_and_no_places_of_a_machine() -> None:
         "/home/me/p.json",
         "--storage",
         "postgresql://me:secret@host/db",
-        "--out=/tmp/x/o.json",
+        "--out=/tmp/o.json",
         "a b",
         "C:\\x\\y",
     )
@@ -263,7 +263,7 @@ def test_the_worst_videos_come_first_and_the_others_are_counted(tmp_path, monkey
         ("../outside.mp4", "outside"),
         ("/etc/passwd", "not .mp4"),
         ("gone.mp4", "missing"),
-        ("broken.mp4", "cannot be read|can be read"),
+        ("broken.mp4", "can be read"),
     ],
 )
 def test_videos_that_cannot_be_shown_are_named(tmp_path, name, reason) -> None:
