@@ -24,32 +24,15 @@ def test_the_page_is_written_into_its_folder(pabtune, tmp_path) -> None:
 
 def test_an_evaluation_leaves_what_a_page_is_made_of(pabtune, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    prompts = write_prompts(tmp_path / "p.jsonl", 4, 5, part="test")
-    words = (
-        "evaluate",
-        "shapes",
-        "--policy",
-        "pab246",
-        "--policy",
-        "steps:6",
-        "--steps",
-        "8",
-        "--prompts",
-        prompts,
-        "--any-steps",
-    )
+    prompts = write_prompts(tmp_path / "p.jsonl", 3, 5, part="test")
+    words = ("evaluate", "shapes", "--policy", "pab246", "--policy", "steps:4", "--steps", "6", "--prompts", prompts)
     told = pabtune(*words, "--any-steps", "--budget", "shapes>=-90", "--out", "left", "--json").document()
     left = json.loads((tmp_path / "left" / "evaluation.json").read_text())
     assert left == told
-    assert (left["schema"], left["model"], left["steps"], left["split"]) == (
-        "pabtune.evaluation/1",
-        "shapes",
-        8,
-        "test",
-    )
+    assert (left["schema"], left["steps"], left["split"]) == ("pabtune.evaluation/1", 6, "test")
     assert left["made_by"]["command"][:4] == ["evaluate", "shapes", "--policy", "pab246"]
     assert "p.jsonl" in left["made_by"]["command"]  # from the current folder on
-    for policy, row in zip(("pab246", "steps:6"), left["policies"], strict=True):
+    for policy, row in zip(("pab246", "steps:4"), left["policies"], strict=True):
         videos = [each for each in left["videos"] if each["policy"] == policy]
         assert len(videos) == 3
         assert videos[0]["psnr_db"] == row["fidelity"]["worst_psnr_db"]

@@ -1,7 +1,9 @@
 """Folders as the verbs leave them: shipped profile and policies, documents from our own records, real video files."""
 
 import shutil
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,20 @@ def leave_front(folder: Path) -> None:
 
 def leave_evaluation(folder: Path, prompt: str = EVIL) -> None:
     """What `evaluate --out` writes, of two policies and three prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _evaluation_files(prompt).items():
+        (folder / name).write_bytes(content)
+
+
+@cache
+def _evaluation_files(prompt: str) -> dict[str, bytes]:
+    """By name; made once, since encoding takes long."""
+    with tempfile.TemporaryDirectory() as name:
+        _evaluate(Path(name), prompt)
+        return {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
+
+
+def _evaluate(folder: Path, prompt: str) -> None:
     prompts = [Prompt(prompt=f"{prompt} {index}", seed=index) for index in range(3)]
     evaluations = [evaluation("mine"), evaluation("steps:20", (25.0, 26.0, 27.0), 1.5)]
     worst, videos = WorstVideos(2), []
