@@ -133,4 +133,6 @@ def numbers_in_words(result: Result) -> str:
         parts.append(f"drop {points(result.drop)} points")
     if result.judged is not None:
         parts.append(f"{result.judged.verdict} on {prompts(result.judged.prompts)}")
+    elif result.prompts is not None:
+        parts.append(f"on {prompts(result.prompts)}")
     return f"{short(result.policy)}: {', '.join(parts)}"
