@@ -69,12 +69,22 @@ def checked(html: str) -> Checked:
     return parser
 
 
+def leave(folder: Path) -> Path:
+    leave_all(folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "other.json").write_text('{"schema": "pabtune.layout/1"}')
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    leave_all(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "other.json").write_text('{"schema": "pabtune.layout/1"}')
-    return tmp_path
+    return leave(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Page:
+    """The page of all kinds of files."""
+    return page(leave(tmp_path_factory.mktemp("all")))
 
 
 def test_files_are_known_by_what_they_say_they_are(folder) -> None:
@@ -92,8 +102,8 @@ def test_a_copy_of_a_file_counts_once(folder) -> None:
     assert len(read_folder(folder).policies) == 1 + len(list(FRONT.glob("*.json")))
 
 
-def test_the_page_has_all_sections_and_is_well_formed(folder) -> None:
-    html = as_html(page(folder))
+def test_the_page_has_all_sections_and_is_well_formed(whole) -> None:
+    html = as_html(whole)
     parser = checked(html)
     for section in ("verdict", "front", "policy", "curves", "videos", "facts", "reproduce"):
         assert f'<section id="{section}">' in html
@@ -107,8 +117,8 @@ def test_the_page_has_all_sections_and_is_well_formed(folder) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_nothing_on_a_page_is_fetched_from_elsewhere(folder) -> None:
-    for tag, attributes in checked(as_html(page(folder))).attributes:
+def test_nothing_on_a_page_is_fetched_from_elsewhere(whole) -> None:
+    for tag, attributes in checked(as_html(whole)).attributes:
         for name in ("src", "href", "poster", "data", "srcset"):
             if name in attributes:
                 assert attributes[name].startswith(("data:", "#")), (tag, attributes)
@@ -118,10 +128,10 @@ def test_the_same_folder_gives_the_same_page(folder) -> None:
     assert as_html(page(folder)) == as_html(page(folder))
 
 
-def test_the_headline_is_what_the_search_chose(folder) -> None:
-    best = page(folder).headline
+def test_the_headline_is_what_the_search_chose(whole) -> None:
+    best = whole.headline
     assert (best.policy, best.file, best.judged.verdict) == ("shapes-30steps", "policy.json", "accept")
-    html = as_html(page(folder))
+    html = as_html(whole)
     assert "<h1>shapes: 3.32× as fast, 41.3 dB to the full run</h1>" in html
     assert "−0.22 to −0.02" in html
 
@@ -199,8 +209,8 @@ def test_an_evaluation_on_any_prompts_claims_nothing_about_them(tmp_path) -> Non
     assert "did not see" in as_html(page(tmp_path))
 
 
-def test_a_front_has_one_command_which_a_shell_reads(folder) -> None:
-    commands = page(folder).commands
+def test_a_front_has_one_command_which_a_shell_reads(whole) -> None:
+    commands = whole.commands
     (search,) = [command for command in commands if "search" in command.line]
     assert shlex.split(search.line) == [
         "pabtune", "search", "shapes-30steps.json", "--budget", "shapes>=-1", "--out", "policy.json", "--front", "front",
@@ -218,8 +228,8 @@ def test_a_front_has_one_command_which_a_shell_reads(folder) -> None:
     ]
 
 
-def test_every_number_leads_to_a_command_or_to_why_there_is_none(folder) -> None:
-    result = page(folder)
+def test_every_number_leads_to_a_command_or_to_why_there_is_none(whole) -> None:
+    result = whole
     files = {file for command in result.commands for file in command.files}
     assert {each.file for each in result.verdicts} | {panel.file for panel in result.panels} <= files
     assert all(command.line or command.remark for command in result.commands)
