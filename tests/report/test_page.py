@@ -295,6 +295,8 @@ def test_a_comparison_has_a_curve_for_each_method_and_ours_first(tmp_path) -> No
         ("pabtune", "ours", 2), ("fewer-steps", "fewer", 2), ("teacache", "peer", 2),
     ]  # fmt: skip
     assert panel.series[0].results[0].speedup == pytest.approx(2.0)
+    best = page(tmp_path).headline
+    assert (best.policy, best.psnr_db) == ("pabtune, k 1.2", 36.0)  # the closest of those that are twice as fast
 
 
 def test_what_nobody_measured_is_drawn_as_a_gap(tmp_path) -> None:

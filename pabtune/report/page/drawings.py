@@ -38,6 +38,11 @@ def color_of(index: int) -> str:
     return f"--color:var(--c{index % COLORS})"
 
 
+def is_plain(index: int) -> bool:
+    """Whether a line is the first of its colour: further ones are dashed, and their marks are hollow."""
+    return dash_of(index, COLORS) is None
+
+
 def draw_curves(data: CurvesData) -> str:
     """Change over the steps on a logarithmic axis, and bars for the stable windows below."""
     return both(lambda width, size: _curves(data, width, size))
@@ -177,7 +182,8 @@ def _series(series: Series, index: int, axes: Axes) -> list[str]:
     for x, y, each in points:
         words = f"{each.policy}: {each.speedup:.2f}× as fast, {each.psnr_db:.1f} dB"
         mark = element("title", words.replace("&", "&amp;").replace("<", "&lt;"))
-        parts.append(element("circle", mark, cx=x, cy=y, r=5.5 if is_ours else 4, class_="mark", style=style))
+        shape = "mark" if is_plain(index) else "mark hollow"
+        parts.append(element("circle", mark, cx=x, cy=y, r=5.5 if is_ours else 4, class_=shape, style=style))
     return parts
 
 

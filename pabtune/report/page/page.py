@@ -21,6 +21,9 @@ from pabtune.report.page.words import NOTHING, prompts, short
 MOST_PROFILES, MOST_POLICIES = 6, 40
 """Of a page; how many there are more is told."""
 
+WORTH = 2.0
+"""Speed from which on, where there is no verdict, closeness decides what a page begins with."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -66,6 +69,7 @@ class Page:
 
     Attributes:
         title: the models.
+        is_of_one_model: whether there is one alone, which the headline can be said of.
         headline: the policy that the page is about; None = nothing was measured of any.
         facts: what was measured on what, a record for each file.
         curves: of profiles.
@@ -80,6 +84,7 @@ class Page:
     """
 
     title: str
+    is_of_one_model: bool
     headline: Result | None
     facts: tuple[Facts, ...]
     curves: tuple[ProfileCurves, ...]
@@ -120,8 +125,10 @@ def page_of(folder: Folder) -> Page:
         known = numbers.setdefault(result.file, [])
         if result.is_measured and result not in known:
             known.append(result)
+    models = list(dict.fromkeys(_models(folder)))
     return Page(
-        title=", ".join(dict.fromkeys(_models(folder))) or "policies",
+        title=", ".join(models) or "policies",
+        is_of_one_model=len(models) == 1,
         headline=headline,
         facts=tuple(_facts(folder)),
         curves=tuple(_curves(entry) for entry in folder.profiles[:MOST_PROFILES]),
@@ -160,19 +167,21 @@ def _of_evaluations(folder: Folder) -> list[Result]:
 
 
 def _headline(judged: Sequence[Result], others: Sequence[Result]) -> Result | None:
-    """The result that the page begins with: a search's own, else an accepted one, else the fastest of ours."""
+    """The result that the page begins with: what a search chose, else the fastest of those with the best verdict.
+
+    Without any verdict it is the closest of those that are at least twice as fast as the full run, or else the fastest.
+    """
     ours = [each for each in (*judged, *others) if each.role == "ours" and each.is_measured]
     verdicts = {"accept": 0, "undecided": 1, "reject": 2}
-    ranked = sorted(
-        enumerate(ours),
-        key=lambda pair: (
-            not pair[1].is_winner,
-            verdicts[pair[1].judged.verdict] if pair[1].judged is not None else 3,
-            -(pair[1].speedup or 0.0),
-            pair[0],
-        ),
-    )
-    return ranked[0][1] if ranked else None
+
+    def order(result: Result) -> tuple[bool, int, bool, float]:
+        speedup = result.speedup or 0.0
+        if result.judged is not None:
+            return not result.is_winner, verdicts[result.judged.verdict], False, -speedup
+        is_slow = speedup < WORTH
+        return not result.is_winner, len(verdicts), is_slow, -speedup if is_slow else -(result.psnr_db or 0.0)
+
+    return min(ours, key=order, default=None)
 
 
 def _verdicts(judged: Sequence[Result], headline: Result | None) -> tuple[Result, ...]:

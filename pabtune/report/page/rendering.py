@@ -13,7 +13,15 @@ from markupsafe import Markup
 from pabtune import __version__
 from pabtune.planning.curves import ALL_CONTENTS
 from pabtune.report.page import words
-from pabtune.report.page.drawings import KIND_COLORS, color_of, draw_curves, draw_interval, draw_panel, draw_timeline
+from pabtune.report.page.drawings import (
+    KIND_COLORS,
+    color_of,
+    draw_curves,
+    draw_interval,
+    draw_panel,
+    draw_timeline,
+    is_plain,
+)
 from pabtune.report.page.page import Page
 from pabtune.report.timeline_text import STATE_LINES, summary_lines
 
@@ -74,6 +82,7 @@ def _environment() -> Environment:
     ):  # fmt: skip
         environment.filters[f"{name}_picture"] = _as_markup(draw)
     environment.filters["color"] = color_of
+    environment.tests["plain"] = is_plain
     environment.globals["kind_colors"] = dict(KIND_COLORS)
     return environment
 

@@ -215,7 +215,7 @@ def result_of_setting(file: str, setting: Mapping[str, Any], document: Mapping[s
     """What a comparison says was measured of a method at a setting."""
     method = setting["method"]
     return Result(
-        policy=method,
+        policy=f"{method}, {setting['knob']} {setting['setting']:g}",
         role="ours" if method.startswith("pabtune") else "fewer" if method == "fewer-steps" else "peer",
         file=file,
         speedup=1 / setting["time_share"],
