@@ -98,7 +98,15 @@ def leave_search(folder: Path, pipeline) -> None:
         best=policy, verdict="undecided", judged=judged, judgement=judgement_of(judged, Budget.parse("shapes>=-1"), 0.04),
         evaluations=(judged, evaluation("pab246", speedup=1.3), evaluation("steps:10", speedup=2.9)), videos=12.5,
     )  # fmt: skip
-    summary = document_of(result, folder / "found.json")
+    front = [
+        {
+            **evaluation(f"found-{count}of30", speedup=30 / count).to_document(), "file": None,
+            "compared": evaluation(f"found-{count}of30", speedup=30 / count).to_document(),
+            "fewer_steps": evaluation(f"steps:{count}", (20.0,), 30 / count).to_document(),
+        }
+        for count in (20, 10)
+    ]  # fmt: skip
+    summary = {**document_of(result, folder / "found.json"), "front": front}
     document = search_document(result, summary, Profile.load(PROFILE), "shapes>=-1", pipeline)
     save_json(folder / "found.result.json", document)
     policy.save(folder / "found.json")

@@ -145,7 +145,13 @@ def test_a_search_names_its_winner_and_shows_it_once(tmp_path, pipeline) -> None
         "found.result.json",
     )
     assert [each.policy for each in result.panels[0].results] == ["found", "pab246", "steps:10"]
-    assert [panel.title for panel in result.panels] == ["What the search found, the floor and fewer steps"]
+    assert [panel.title for panel in result.panels] == [
+        "What the search found, the floor and fewer steps", "The front and fewer steps",
+    ]  # fmt: skip
+    assert [(series.name, series.role, len(series.results)) for series in result.panels[1].series] == [
+        ("front", "ours", 2), ("fewer steps", "fewer", 2),
+    ]  # fmt: skip
+    checked(as_html(result))
 
 
 def test_prompts_and_names_cannot_be_markup(tmp_path) -> None:
