@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench test-postgres check format bench measures paper models train compare clean
+.PHONY: venv demo demo-parallel test test-slow test-gpu test-vbench test-postgres test-browser check format bench measures paper models train compare clean
 
 venv: $(STAMP)
 
@@ -39,6 +39,11 @@ test-vbench: venv
 test-postgres: venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres -rs
+
+# The driver from PyPI; Chromium is the machine's own.
+test-browser: venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser -rs
 
 check: venv
 	$(BIN)/ruff format --check .

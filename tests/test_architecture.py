@@ -27,6 +27,7 @@ OWNERS = {
     "imageio": {"report/videos.py"},
     "imageio_ffmpeg": {"quality/ffmpeg.py"},
     "PIL": {"report/videos.py"},
+    "jinja2": {"report/page/rendering.py"},
     "jsonschema": {"records/files.py"},
     "huggingface_hub": {"records/hub.py", "models/published.py"},
     "rich": {"cli/output.py", "cli/evaluate.py", "cli/compare.py"},

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pabtune.cli import options
+from pabtune.cli.left_files import made_by
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
 from pabtune.records.errors import PromptError
@@ -99,13 +100,14 @@ def command(
     )
     with progress_bar("compare") as advance:
         comparison = compare(pipeline, methods, config, tuned_on, unseen, model=model, progress=advance)
-    save_json(out / "compare.json", comparison.to_document())
+    document = {**comparison.to_document(), "made_by": made_by()}
+    save_json(out / "compare.json", document)
     write_atomically(out / "compare.md", lambda partial: partial.write_text(as_markdown(comparison), encoding="utf-8"))
     save_figure(out / "compare.png", draw_comparison(comparison_data(comparison)))
     print_tables(comparison)
     say(f"{out}: compare.json, compare.md and compare.png are written")
     if as_json:
-        emit(comparison.to_document())
+        emit(document)
 
 
 def prompts_of(

@@ -2,19 +2,25 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pabtune.cli import options
+from pabtune.cli.left_files import FRAMES_PER_SECOND, made_by, save_pairs, search_document
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.cli.profile import describe
+from pabtune.cli.report import write_page
+from pabtune.cli.search import document_of, leave_result
 from pabtune.records.files import check_writable
-from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import Split
+
+if TYPE_CHECKING:
+    from pabtune.tuning.worst import VideoPair
 
 BUDGET = "shapes>=-2.0"
 """Wider than for production: a verdict on half of it takes twice the prompts."""
@@ -59,9 +65,10 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
     writer.close()
     if result.best is None:
         say("   no policy was found within the budget, or none held it on unseen prompts; try more --trials")
-        return {"verdict": result.verdict, "out": str(out), "trials": len(result.candidates)}
-    result.best.save(out / "policy.json")
-    _generate(pipeline, result.best, prompts.test[:SHOWN], out)
+        _leave(pipeline, result, profile, out, [])
+        return {"verdict": result.verdict, "trials": len(result.candidates), **_page(out)}
+    worst = _generate(pipeline, result, prompts.test, out)
+    _leave(pipeline, result, profile, out, save_pairs(out, worst, result.judged))
     document = {
         "verdict": result.verdict,
         "trials": len(result.candidates),
@@ -69,10 +76,23 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
         "policies": [evaluation.to_document() for evaluation in result.evaluations],
         "speedup": result.evaluations[0].speedup,
         "rules": result.best.to_document()["rules"],
-        "out": str(out),
     }
     conclude(document, out)
-    return document
+    return {**document, **_page(out)}
+
+
+def _page(out: Path) -> dict[str, str]:
+    """Writes the page of the folder, as the last thing that the demo does, and says where it is."""
+    report = write_page(out, out / "report.html")["report"]
+    say(f"   {report}       all of it on one page, with the worst videos")
+    return {"out": str(out), "report": report}
+
+
+def _leave(pipeline: Any, result: Any, profile: Profile, out: Path, worst: Sequence[dict[str, Any]]) -> None:
+    """Writes what the search tried and found beside its policy, with the worst videos of the prompts of the verdict."""
+    summary = {**document_of(result, out / "policy.json"), "worst": list(worst)}
+    document = search_document(result, summary, profile, BUDGET, pipeline)
+    leave_result(result, document, out / "policy.json")
 
 
 def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
@@ -84,6 +104,7 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
     prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1, part="tune")
     with progress_bar("profile") as advance:
         profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
+    profile = replace(profile, provenance={**profile.provenance, "made_by": made_by()})
     profile.save(out / "profile.json")
     write_profile(writer, profile)
     draw_curves(curves_data(profile)).savefig(out / "u-shape.png", dpi=120)
@@ -121,19 +142,35 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
         return search_policy(pipeline, profile, prompts, config, report), prompts
 
 
-def _generate(pipeline: Any, policy: Policy, prompts: Sequence[Prompt], out: Path) -> None:
+def _generate(pipeline: Any, result: Any, unseen: Sequence[Prompt], out: Path) -> "list[VideoPair]":
+    """Generates the worst of the prompts of the verdict again, without and with the policy, and returns them as pairs."""
     import pabtune
     from pabtune.report.videos import contact_sheet, save_picture, save_video
     from pabtune.tuning.generation import Settings, generate
+    from pabtune.tuning.worst import VideoPair
 
-    say("\n3. generate: the same prompts and seeds without and with the policy")
+    say("\n3. generate: the same prompts and seeds without and with the policy, of those where it is furthest away")
+    judged, by_text = result.judged, {prompt.prompt: prompt for prompt in unseen}
+    places = sorted(range(len(judged.psnr_db)), key=lambda place: judged.psnr_db[place])[:SHOWN]
+    prompts = [by_text[judged.prompts[place]] for place in places]
     plain = generate(pipeline, prompts, Settings(steps=30)).videos
-    with pabtune.broadcast(pipeline, policy):
+    with pabtune.broadcast(pipeline, result.best):
         fast = generate(pipeline, prompts, Settings(steps=30)).videos
     for index, video in enumerate(fast):
-        save_video(out / f"video-{index}.mp4", video, 8)
+        save_video(out / f"video-{index}.mp4", video, FRAMES_PER_SECOND)
     pairs = [each for pair in zip(plain, fast, strict=True) for each in pair]
     save_picture(out / "side-by-side.png", contact_sheet(pairs))
+    return [
+        VideoPair(
+            policy=result.best.name,
+            index=place,
+            prompt=prompt,
+            psnr_db=judged.psnr_db[place],
+            without=before,
+            under=after,
+        )
+        for place, prompt, before, after in zip(places, prompts, plain, fast, strict=True)
+    ]
 
 
 def conclude(document: dict[str, Any], out: Path) -> None:

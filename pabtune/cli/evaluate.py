@@ -12,14 +12,16 @@ from rich.table import Table
 
 from pabtune.cli import options
 from pabtune.cli.engine_files import HELP, find_choice, made_for_pipeline, policies_only, read_document
+from pabtune.cli.left_files import EVALUATION_FILE, evaluation_document, save_pairs
 from pabtune.cli.output import emit, print_judgement, progress_bar, say
 from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
 from pabtune.quality.scores import NO_SCORE
 from pabtune.quality.verdict import look_error
-from pabtune.records.errors import BudgetError, PromptError
+from pabtune.records.errors import BudgetError, FileError, PromptError
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.files import check_writable, save_json
 from pabtune.records.policies import Policy, Store, check_content
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import split_of
@@ -27,6 +29,9 @@ from pabtune.records.verdicts import Judgement
 
 PROMPTS = 24
 """Captions of the embedded model where the user names no file."""
+
+WORST = 3
+"""Pairs of videos of each policy that --out leaves."""
 
 
 @click.command()
@@ -75,6 +80,11 @@ PROMPTS = 24
     help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt; default: the "
     "one that a prompt file names.",
 )
+@options.out_option(
+    f"Folder for {EVALUATION_FILE}, which is what --json prints, and the {WORST} worst videos of each policy beside the full "
+    "run's.",
+    required=False,
+)
 @options.batch_option
 @options.store_option("as the policy says")
 @options.any_steps_option
@@ -94,6 +104,7 @@ def command(
     measures: tuple[str, ...],
     through_codec: bool,
     content: str | None,
+    out: Path | None,
     batch_size: int | None,
     store: Store | None,
     any_steps: bool,
@@ -107,13 +118,19 @@ def command(
     bar = _bar(budget_text, largest_loss, floors, len(choices))
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
+    if out is not None:
+        check_writable(out / EVALUATION_FILE)
     prompts = _prompts(model, prompt_file, run.seed, own, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
     from pabtune.tuning.evaluate import evaluate
+    from pabtune.tuning.judging import measured_on
+    from pabtune.tuning.worst import WorstVideos
 
+    worst = WorstVideos(WORST)
     pipeline, arguments = run.load(model)
     policies = made_for_pipeline(choices, pipeline, run.steps)
+    _check_names(policies, out)
     with progress_bar("evaluate") as advance:
         evaluations = evaluate(
             pipeline,
@@ -129,20 +146,30 @@ def command(
             any_steps=any_steps,
             content=content,
             progress=advance,
+            on_videos=None if out is None else worst.add,
             is_done=None if bar is None or found is None or found.is_of_all else bar.is_clear,
             repeat=bar is not None,
         )
     for remark in remarks(evaluations[0]):
         say(remark)
     judgements = None if bar is None else [bar.judge(each) for each in evaluations]
+    rows = zip(evaluations, judgements or repeat(None), map(read_document, choices), strict=False)
+    document = evaluation_document(
+        [_document(*row) for row in rows], prompts, model=model, steps=run.steps, device=measured_on(pipeline)["device"],
+        budget=None if bar is None else str(bar.budget),
+    )  # fmt: skip
+    if out is not None:
+        document["videos"] = [row for each in evaluations for row in save_pairs(out, worst.pairs(each.policy), each)]
+        save_json(out / EVALUATION_FILE, document)
     if as_json:
-        rows = zip(evaluations, judgements or repeat(None), map(read_document, choices), strict=False)
-        emit({"policies": [_document(*row) for row in rows]})
+        emit(document)
         say(f"{len(evaluations[0].psnr_db)} prompts, {run.steps} steps")
     else:
         print_table(evaluations)
     for policy, judgement in zip(policies, judgements or (), strict=False):
         print_judgement(judgement, f"{policy.name}: ")
+    if out is not None:
+        say(f"evaluation and worst videos -> {out}; one page of it: pabtune report {out}")
     if any(judgement.verdict == "reject" for judgement in judgements or ()):
         ctx.exit(1)
 
@@ -197,6 +224,18 @@ def _prompts(
             f"{len(prompts) - len(unseen)} of {len(prompts)} prompts are to tune on or to validate with, and are left out"
         )
     return unseen
+
+
+def _check_names(policies: Sequence[Any], out: Path | None) -> None:
+    """Refuses policies of one name where their videos are left in files by these names.
+
+    Raises:
+        FileError: two have the same name.
+    """
+    names = [policy.name for policy in policies]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if out is not None and twice is not None:
+        raise FileError(f"--out {out}: two policies are called {twice!r}; their videos need different names")
 
 
 def _document(evaluation: Evaluation, judgement: Judgement | None, read: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ VERB_LINES = {
     "generate": "Generate videos, with or without a policy.",
     "evaluate": "Measure speed, fidelity and score of policies.",
     "compare": "Compare methods of the literature with pabtune's own on a model.",
+    "report": "Write one page of what the other verbs left in a folder.",
     "vbench": "Score videos with VBench, in an environment of its own.",
     "export": "Write a policy for another engine, or check that the engine ran it.",
     "bench-links": "Measure the interconnect between processes.",

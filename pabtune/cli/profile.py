@@ -1,13 +1,14 @@
 """`pabtune profile`: measuring how a model's outputs change from step to step."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import numpy as np
 
 from pabtune.cli import options
+from pabtune.cli.left_files import made_by
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.curves import kind_curves, mean_over_contents
 from pabtune.planning.few_steps import FEW_STEPS, bound
@@ -77,6 +78,7 @@ def command(
             progress=go_on,
             on_video=show,
         )
+    profile = replace(profile, provenance={**profile.provenance, "made_by": made_by()})
     profile.save(out)
     if writer:
         write_profile(writer, profile)

@@ -9,6 +9,7 @@ import click
 
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
+from pabtune.cli.left_files import RESULT_SUFFIX, made_by, search_document
 from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
 from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
 from pabtune.engines.engine import ENGINES, Engine, find_engine
@@ -16,10 +17,10 @@ from pabtune.planning.few_steps import FEW_STEPS, bound, is_worth, nothing_worth
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
-from pabtune.records.files import as_file_name, check_writable
+from pabtune.records.files import as_file_name, check_writable, save_json
 from pabtune.records.interconnects import Interconnect
 from pabtune.records.layouts import ParallelLayout
-from pabtune.records.policies import Store
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
@@ -123,12 +124,7 @@ def command(
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
-    if front_dir is not None:
-        if videos is not None:
-            raise StudyError(
-                "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
-            )
-        check_writable(front_dir / "policy.json")
+    _check_front(front_dir, videos)
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     check_writable(logdir / "study.journal")
@@ -168,16 +164,28 @@ def command(
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:
         return
-    if result.best is not None:
-        result.best.save(out)
     _print(result, out, profile.steps, engine)
     say_where_to_look(config.storage, logdir)
+    leave_result(result, search_document(result, document_of(result, out), profile, str(parsed), pipeline), out)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
     front = [] if front_dir is None else _save_front(pipeline, profile, prompts, config, error, front_dir)
+    summary = {**document_of(result, out), **({} if front_dir is None else {"front": front})}
+    if front_dir is not None:
+        leave_result(result, search_document(result, summary, profile, str(parsed), pipeline), out)
     if as_json:
-        emit({**_document(result, out), **({} if front_dir is None else {"front": front})})
+        emit(summary)
     if any(each.verdict != "accept" for each in (result, *result.variants.values())):
         ctx.exit(1)
+
+
+def _check_front(folder: Path | None, videos: int | None) -> None:
+    """Refuses a front that a limit of videos does not allow, and a folder that cannot be written to."""
+    if folder is not None and videos is not None:
+        raise StudyError(
+            "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
+        )
+    if folder is not None:
+        check_writable(folder / "policy.json")
 
 
 def _save_front(
@@ -204,9 +212,21 @@ def _save_front(
             + ("" if point.is_useful else "; not useful, not written")
         )
         if point.is_useful:
-            point.policy.save(path)
+            with_command(point.policy).save(path)
         rows.append({**row, "compared": compared, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
     return rows
+
+
+def leave_result(result: SearchResult, document: dict[str, Any], out: Path) -> None:
+    """Writes the policy, if there is one, and beside it what the search tried and found."""
+    save_json(out.with_name(out.stem + RESULT_SUFFIX), document)
+    if result.best is not None:
+        with_command(result.best).save(out)
+
+
+def with_command(policy: Policy) -> Policy:
+    """A policy that says by which command it was found, and when."""
+    return replace(policy, provenance={**policy.provenance, "made_by": made_by()})
 
 
 def _say_fitted(done: int, total: int) -> None:
@@ -341,7 +361,8 @@ def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -
             say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
 
 
-def _document(result: SearchResult, out: Path) -> dict[str, object]:
+def document_of(result: SearchResult, out: Path) -> dict[str, Any]:
+    """The document that `--json` prints."""
     return {
         "study": result.study,
         "trials": len(result.candidates),

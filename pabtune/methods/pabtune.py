@@ -70,7 +70,7 @@ class PabtuneFront:
         Raises:
             PolicyError: a file is no policy, or a folder holds none.
         """
-        files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+        files = [file for path in paths for file in (_policy_files(path) if path.is_dir() else [path])]
         if not files:
             raise PolicyError(
                 f"{', '.join(map(str, paths))}: holds no policy files; make some with pabtune search --front DIR"
@@ -93,3 +93,8 @@ class PabtuneFront:
     def at(self, setting: float, calibration: Any, steps: int) -> Policy:
         """The policy of a number."""
         return self._policies[round(setting) - 1]
+
+
+def _policy_files(folder: Path) -> list[Path]:
+    """All JSON files of a folder but what searches leave beside their policies."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.endswith(".result.json"))

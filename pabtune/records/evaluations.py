@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+SCHEMA = "pabtune.evaluation/1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:

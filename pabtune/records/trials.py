@@ -8,6 +8,8 @@ from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.verdicts import Judgement, Verdict
 
+SCHEMA = "pabtune.search/1"
+
 Status = Literal["complete", "stopped early", "over memory"]
 """How a trial ended: all prompts were drawn; some were, until it was not promising any more; none, as memory would not do."""
 

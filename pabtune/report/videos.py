@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pabtune.records.errors import FileError
+from pabtune.quality.ffmpeg import call_ffmpeg, find_ffmpeg
+from pabtune.records.errors import FileError, MeasureError
 from pabtune.records.files import write_atomically
 
 SUFFIXES = (".mp4", ".gif")
@@ -79,6 +80,23 @@ def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
         FileError: the place cannot be written to.
     """
     write_atomically(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
+
+
+def first_frame(path: Path) -> tuple[bytes, int, int]:
+    """The first frame of a video file as PNG, its width and its height.
+
+    Raises:
+        FileError: the file is no video that can be read.
+    """
+    words = ["-protocol_whitelist", "file", "-i", str(path.absolute())]
+    try:
+        frame = call_ffmpeg(
+            find_ffmpeg(), [*words, "-frames:v", "1", "-f", "image2pipe", "-c:v", "png", "pipe:1"], b"", path.parent
+        )
+        with Image.open(BytesIO(frame)) as image:
+            return frame, image.width, image.height
+    except (MeasureError, OSError) as error:
+        raise FileError("their files are no videos that can be read") from error
 
 
 def is_image(path: str | Path) -> bool:

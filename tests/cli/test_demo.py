@@ -3,6 +3,9 @@
 import pytest
 
 from pabtune.cli import demo
+from pabtune.records.errors import FileError
+from pabtune.records.files import load_json
+from pabtune.records.trials import SCHEMA
 
 FILES = ("profile.json", "profile.safetensors", "policy.json", "u-shape.png", "side-by-side.png", "video-0.mp4")
 
@@ -16,6 +19,20 @@ def check(document: dict, folder, stderr: str, trials: int, unseen: int) -> None
     assert (paper["policy"], paper["prompts"]) == ("pab246", unseen)
     assert all((folder / name).stat().st_size > 0 for name in FILES)
     assert "gains and costs on" in stderr
+    check_page(document, folder, stderr)
+
+
+def check_page(document: dict, folder, stderr: str) -> None:
+    """The page is the last thing that is said; it shows what the demo measured, and how to do so again."""
+    assert document["report"] == str(folder / "report.html")
+    assert str(folder / "report.html") in stderr.strip().splitlines()[-1]
+    html = (folder / "report.html").read_text()
+    assert html.count("<video ") == 2 * min(demo.SHOWN, document["judgement"]["prompts"])
+    assert "pabtune demo --out" in html
+    found = load_json(folder / "policy.result.json", SCHEMA, FileError)
+    assert found["trials"] == len(found["tried"]) == document["trials"]
+    assert [row["psnr_db"] for row in found["worst"]] == sorted(row["psnr_db"] for row in found["worst"])
+    assert found["worst"][0]["psnr_db"] == found["judged"]["fidelity"]["worst_psnr_db"]
 
 
 @pytest.mark.filterwarnings("ignore:policy 'demo'")  # undecided on one prompt

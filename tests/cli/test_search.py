@@ -10,12 +10,14 @@ from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.quality.fidelity import psnr_db
-from pabtune.records.errors import PabtuneWarning, StudyError
+from pabtune.records.errors import FileError, PabtuneWarning, StudyError
+from pabtune.records.files import load_json
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import load_prompts
 from pabtune.records.splits import split_prompts
+from pabtune.records.trials import SCHEMA
 from pabtune.tuning import search
 from pabtune.tuning.generation import Settings, batches, generate
 from tests.cli.conftest import write_prompts
@@ -37,6 +39,12 @@ def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) ->
         first["judgement"]["prompts"] == first["judged"]["prompts"] <= evidence["prompts"] < evidence["prompts_needed"]
     )
     assert (tmp_path / "log" / "study.journal").exists()
+    left = load_json(tmp_path / "found.result.json", SCHEMA, FileError)
+    assert {key: left[key] for key in again} == again
+    assert [trial["number"] for trial in left["tried"]] == [0, 1, 2, 3]
+    assert left["name"] == "found"
+    assert left["made_by"]["command"] == [*words, "--trials", "4"]
+    assert json.loads(out.read_text())["provenance"]["made_by"] == left["made_by"]
 
 
 def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp_path) -> None:
@@ -150,6 +158,7 @@ def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -
     assert found["verdict"] is None
     assert found["policy"] is None
     assert not (tmp_path / "none.json").exists()
+    assert load_json(tmp_path / "none.result.json", SCHEMA, FileError)["name"] is None
 
 
 REFERENCES: dict[str, np.ndarray] = {}

@@ -1,0 +1,1 @@
+"""One page of a folder: what profile, search, evaluate and compare left there, as plain data, then as HTML."""
