@@ -72,8 +72,8 @@ PROMPTS = 24
 )
 @click.option(
     "--content",
-    help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt; default: the "
-    "one that a prompt file names.",
+    help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt or "
+    "the first steps; default: the one that a prompt file names.",
 )
 @options.batch_option
 @options.store_option("as the policy says")

@@ -1,6 +1,6 @@
 """`pabtune search`: finding a policy within a quality budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,14 @@ from pabtune.records.trials import Candidate, SearchResult
 @click.option(
     "--per-content",
     is_flag=True,
-    help="Also search a variant for each content class, with a study of its own, and learn to tell the class by the prompt.",
+    help="Also search a variant for each content class, with a study of its own, and learn to tell the class by --content-by.",
+)
+@click.option(
+    "--content-by",
+    type=click.Choice(["prompt", "first-steps"]),
+    default="prompt",
+    show_default=True,
+    help="With --per-content: what tells the class of a run, its prompt or its first steps, which compute whatever the class.",
 )
 @click.option(
     "--floor",
@@ -100,6 +107,7 @@ def command(
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
+    content_by: str,
     floors: tuple[str, ...],
     front_dir: Path | None,
     engine_name: str | None,
@@ -120,6 +128,8 @@ def command(
     """
     parsed = Budget.parse(budget, largest_loss)
     engine = _engine(engine_name, per_content)
+    if content_by != "prompt" and (not per_content or videos is not None):
+        raise StudyError(f"--content-by {content_by} stands with --per-content, and without --videos")
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
@@ -153,6 +163,7 @@ def command(
         interconnect=interconnect,
         videos=videos,
         engine=engine,
+        content_by=content_by,
         score=options.find_score(
             parsed.score, vbench_home, device, [each for part in prompts.parts().values() for each in part]
         ),
@@ -326,11 +337,7 @@ def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -
         print_judgement(result.judgement, "verdict: ")
     for content, variant in result.variants.items():
         say(f"  variant {content}: {variant.verdict or 'nothing found'}")
-    if result.best is not None and "classifier" in result.best.evidence:
-        told = result.best.evidence["classifier"]
-        say(
-            f"content class by the prompt: {told['right']} of {told['prompts']} unseen ones right, {told['wrong']} wrong"
-        )
+    _print_accuracy({} if result.best is None else result.best.evidence)
     if result.best is None:
         say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
     else:
@@ -339,6 +346,16 @@ def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -
         say(f"policy -> {out}")
         if engine is not None:
             say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
+
+
+def _print_accuracy(evidence: Mapping[str, Any]) -> None:
+    """What tells the content class, and how often it was right."""
+    for key, what in (("classifier", "prompt"), ("first_steps", "first steps")):
+        if key in evidence:
+            told = evidence[key]
+            say(
+                f"content class by the {what}: {told['right']} of {told['prompts']} unseen ones right, {told['wrong']} wrong"
+            )
 
 
 def _document(result: SearchResult, out: Path) -> dict[str, object]:
