@@ -60,6 +60,7 @@ def score_folder(
     official: bool,
     device: str,
     progress: Progress,
+    timeout_minutes: float | None = None,
 ) -> Scorecard:
     """Scores the videos of a folder, one dimension after the other; one that fails does not keep the others from counting.
 
@@ -71,6 +72,7 @@ def score_folder(
         official: whether each dimension is scored on its own suite of VBench's prompts alone.
         device: for example `cpu`, `cuda`.
         progress: shows how far a dimension is.
+        timeout_minutes: that a dimension may take; one that takes longer is killed, and fails. None = any.
 
     Raises:
         VbenchError: videos and prompts do not pair, a dimension that was named cannot run, or none can.
@@ -92,7 +94,7 @@ def score_folder(
     requests = {
         each: _request(videos, each, suites, official) for each in dimensions if each.name not in not_run
     }  # fmt: skip
-    scorer = Scorer(environment, lock, device, suites)
+    scorer = Scorer(environment, lock, device, suites, timeout_minutes)
     scores, failed = [], {}
     for dimension, wanted in requests.items():
         try:
