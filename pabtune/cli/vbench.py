@@ -104,6 +104,11 @@ def doctor(home: Path | None, names: tuple[str, ...], as_json: bool) -> None:
 )
 @click.option("--device", default="cpu", show_default=True, help="Device to run on, for example cuda.")
 @click.option(
+    "--static-filter",
+    is_flag=True,
+    help="Count temporal_flickering on the first five videos of each prompt alone that VBench's filter (RAFT) finds static.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
@@ -117,6 +122,7 @@ def score(
     prompt_file: Path | None,
     official: bool,
     device: str,
+    static_filter: bool,
     timeout: float | None,
 ) -> None:
     """Score the videos of FOLDER: NAME-000.mp4, NAME-001.mp4, … in the order of the prompts.
@@ -138,6 +144,7 @@ def score(
         device=device,
         progress=progress_bar,
         timeout_minutes=timeout,
+        static_filter=static_filter,
     )
     for name, why in card.not_run.items():
         say(f"{name:24} not run: {why}")

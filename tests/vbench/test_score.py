@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pytest
 from pabtune.records.errors import VbenchError
 from pabtune.records.prompts import load_prompts
 from pabtune.vbench.aggregate import points
-from pabtune.vbench.dimensions import DIMENSIONS
+from pabtune.vbench.dimensions import DIMENSIONS, STATIC_FILTER
 from pabtune.vbench.score import DimensionScore, summarize
 from pabtune.vbench.scorecard import score_folder
 from pabtune.vbench.videos import Video
+from pabtune.vbench.weights import WEIGHT_FILES
 from tests.vbench.conftest import calls, write_videos
 
 ROOT = Path(__file__).parent.parent.parent
@@ -209,6 +211,38 @@ def test_a_dimension_that_hangs_is_killed_with_what_it_started(environment, tmp_
     assert "2 of 4 videos are kept" in failure
     (after,) = score(environment, tmp_path, ["0.9", "0.8", "0.6", "0.7"], timeout_minutes=5).scores
     assert (after.reused, after.values) == (2, (0.9, 0.8, 0.6, 0.7))
+
+
+STATIC = """
+from pathlib import Path
+
+class StaticFilter:
+    def __init__(self, args, device):
+        assert DEVICE == device == "cpu"
+        assert Path(args.model).read_text() == "raft"
+        assert "dropout" not in args
+
+    def infer(self, path):
+        return float(Path(path).read_text()) > 0.5
+"""
+
+
+def test_flicker_counts_on_static_videos_alone(environment, tmp_path, monkeypatch) -> None:
+    """The filter of the real package has its arguments; what RAFT sees is not checked here."""
+    with pytest.raises(VbenchError, match=r"static_filter cannot run: .*raft-things.pth is missing"):
+        score(environment, tmp_path, ["0.9"], static_filter=True)
+    command = environment.site_packages / "vbench" / "cli"
+    command.mkdir()
+    (command / "__init__.py").touch()
+    (command / "static_filter.py").write_text(STATIC)
+    name = STATIC_FILTER.files[0]
+    monkeypatch.setitem(WEIGHT_FILES, name, replace(WEIGHT_FILES[name], sha256=""))
+    (environment.weights / name).parent.mkdir(parents=True)
+    (environment.weights / name).write_text("raft")
+    (card,) = score(environment, tmp_path, ["0.9", "0.2", "0.8"], static_filter=True).scores
+    assert card.values == (0.9, 0.8)
+    failed = score(environment, tmp_path, ["0.1", "0.2", "0.3"], static_filter=True).failed["temporal_flickering"]
+    assert "finds none of 3 videos static" in failed
 
 
 def test_a_dimension_that_was_named_must_be_able_to_run(environment, tmp_path) -> None:
