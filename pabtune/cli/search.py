@@ -128,17 +128,11 @@ def command(
     """
     parsed = Budget.parse(budget, largest_loss)
     engine = _engine(engine_name, per_content)
-    if content_by != "prompt" and (not per_content or videos is not None):
-        raise StudyError(f"--content-by {content_by} stands with --per-content, and without --videos")
+    _check_content_by(content_by, per_content, videos)
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
-    if front_dir is not None:
-        if videos is not None:
-            raise StudyError(
-                "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
-            )
-        check_writable(front_dir / "policy.json")
+    _check_front(front_dir, videos)
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
     check_writable(logdir / "study.journal")
@@ -222,6 +216,21 @@ def _save_front(
 
 def _say_fitted(done: int, total: int) -> None:
     say(f"schedules: {done} of {total} fitted")
+
+
+def _check_content_by(content_by: str, per_content: bool, videos: int | None) -> None:
+    if content_by != "prompt" and (not per_content or videos is not None):
+        raise StudyError(f"--content-by {content_by} stands with --per-content, and without --videos")
+
+
+def _check_front(folder: Path | None, videos: int | None) -> None:
+    if folder is None:
+        return
+    if videos is not None:
+        raise StudyError(
+            "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
+        )
+    check_writable(folder / "policy.json")
 
 
 def _engine(name: str | None, per_content: bool) -> Engine | None:
