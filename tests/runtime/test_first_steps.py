@@ -59,7 +59,7 @@ def without_bytes(summary: dict) -> dict:
     return {name: value for name, value in summary.items() if name != "most_stored_bytes"}
 
 
-@pytest.mark.parametrize("store", ["exact", "int8"])
+@pytest.mark.parametrize("store", ["exact", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_result_is_that_of_the_class_from_the_start(pipeline, batched, store) -> None:
     seen = []
     for content in ("still", "slow", "fast", None):
