@@ -222,7 +222,7 @@ def test_what_cannot_be_told_is_refused(pipeline) -> None:
     [
         "wan-2.1",
         "cogvideox-ddim",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("ltx", "mochi", "wan-2.2", "latte")),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("ltx", "wan-2.2", "latte")),
     ],
 )
 def test_real_pipelines(name) -> None:
