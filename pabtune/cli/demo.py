@@ -13,7 +13,8 @@ from pabtune.cli.left_files import FRAMES_PER_SECOND, made_by, save_pairs, searc
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.cli.profile import describe
 from pabtune.cli.report import write_page
-from pabtune.cli.search import document_of, leave_result
+from pabtune.cli.search import leave_result
+from pabtune.cli.search_results import document_of
 from pabtune.records.files import check_writable
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt

@@ -77,8 +77,8 @@ WORST = 3
 )
 @click.option(
     "--content",
-    help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt; default: the "
-    "one that a prompt file names.",
+    help="Use the policies' variants for this content class; `auto`: the one that a policy tells by the prompt or "
+    "the first steps; default: the one that a prompt file names.",
 )
 @options.out_option(
     f"Folder for {EVALUATION_FILE}, which is what --json prints, and the {WORST} worst videos of each policy beside the full "

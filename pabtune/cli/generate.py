@@ -30,8 +30,8 @@ FRAMES_PER_SECOND = 8
 @options.out_option("Video file (.mp4, .gif); several prompts are numbered NAME-000, NAME-001, …")
 @click.option(
     "--content",
-    help="Use the policy's variant for this content class; `auto`: the one that the policy tells by the prompt; default: the "
-    "one a prompt file names.",
+    help="Use the policy's variant for this content class; `auto`: the one that the policy tells by the prompt or "
+    "the first steps; default: the one a prompt file names.",
 )
 @click.option("--compare", is_flag=True, help="Also generate without the policy; report speedup and PSNR.")
 @options.memory_option

@@ -10,10 +10,11 @@ import click
 from pabtune.cli import options
 from pabtune.cli.layout import predicted_layout_options
 from pabtune.cli.left_files import RESULT_SUFFIX, made_by, search_document
-from pabtune.cli.output import Advance, emit, print_judgement, progress_bar, say
+from pabtune.cli.output import Advance, emit, progress_bar, say
+from pabtune.cli.search_results import document_of, print_result
 from pabtune.cli.search_workers import say_where_to_look, start_workers, team_here, workers_option
 from pabtune.engines.engine import ENGINES, Engine, find_engine
-from pabtune.planning.few_steps import FEW_STEPS, bound, is_worth, nothing_worth
+from pabtune.planning.few_steps import FEW_STEPS, bound
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import least_prompts
 from pabtune.records.errors import ProfileError, StudyError
@@ -56,7 +57,14 @@ from pabtune.records.trials import Candidate, SearchResult
 @click.option(
     "--per-content",
     is_flag=True,
-    help="Also search a variant for each content class, with a study of its own, and learn to tell the class by the prompt.",
+    help="Also search a variant for each content class, with a study of its own, and learn to tell the class by --content-by.",
+)
+@click.option(
+    "--content-by",
+    type=click.Choice(["prompt", "first-steps"]),
+    default="prompt",
+    show_default=True,
+    help="With --per-content: what tells the class of a run, its prompt or its first steps, which compute whatever the class.",
 )
 @click.option(
     "--floor",
@@ -101,6 +109,7 @@ def command(
     out: Path,
     prompt_file: Path | None,
     per_content: bool,
+    content_by: str,
     floors: tuple[str, ...],
     front_dir: Path | None,
     engine_name: str | None,
@@ -121,6 +130,7 @@ def command(
     """
     parsed = Budget.parse(budget, largest_loss)
     engine = _engine(engine_name, per_content)
+    _check_content_by(content_by, per_content, videos)
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
     check_writable(out)
@@ -149,6 +159,7 @@ def command(
         interconnect=interconnect,
         videos=videos,
         engine=engine,
+        content_by=content_by,
         score=options.find_score(
             parsed.score, vbench_home, device, [each for part in prompts.parts().values() for each in part]
         ),
@@ -164,7 +175,7 @@ def command(
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:
         return
-    _print(result, out, profile.steps, engine)
+    print_result(result, out, profile.steps, engine)
     say_where_to_look(config.storage, logdir)
     leave_result(result, search_document(result, document_of(result, out), profile, str(parsed), pipeline), out)
     error = result.judgement.error if result.judgement is not None and result.verdict == "accept" else 0.0
@@ -231,6 +242,21 @@ def with_command(policy: Policy) -> Policy:
 
 def _say_fitted(done: int, total: int) -> None:
     say(f"schedules: {done} of {total} fitted")
+
+
+def _check_content_by(content_by: str, per_content: bool, videos: int | None) -> None:
+    if content_by != "prompt" and (not per_content or videos is not None):
+        raise StudyError(f"--content-by {content_by} stands with --per-content, and without --videos")
+
+
+def _check_front(folder: Path | None, videos: int | None) -> None:
+    if folder is None:
+        return
+    if videos is not None:
+        raise StudyError(
+            "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
+        )
+    check_writable(folder / "policy.json")
 
 
 def _engine(name: str | None, per_content: bool) -> Engine | None:
@@ -320,58 +346,3 @@ class _Progress:
             say(self._remarks.pop(0))
         self._videos = f", {count:.0f} videos" if limit is None else f", {count:.0f} of {limit} videos"
         self._advance(self._done, self._trials, self._videos)
-
-
-def _print(result: SearchResult, out: Path, steps: int, engine: Engine | None) -> None:
-    say(f"study {result.study}: {len(result.candidates)} trials, {result.videos:.0f} videos")
-    if steps <= FEW_STEPS and not is_worth(result):
-        say(nothing_worth(steps, result.candidates))
-    if result.verdict is None:
-        say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
-        return
-    for evaluation in result.evaluations:
-        row = evaluation.to_document()
-        fidelity = row["fidelity"]
-        say(
-            f"  {row['policy']:24} compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, "
-            f"PSNR {fidelity['psnr_db']:.2f} dB (worst {fidelity['worst_psnr_db']:.2f}), "
-            + "".join(
-                f"{each} {fidelity[each]:.4g} (worst {fidelity['worst_' + each]:.4g}), " for each in evaluation.measures
-            )
-            + f"score drop {row['score']['drop']:+.2f}"
-        )
-    if result.judgement is None:
-        say(f"verdict: {result.verdict}, where finalists were compared")
-    else:
-        print_judgement(result.judgement, "verdict: ")
-    for content, variant in result.variants.items():
-        say(f"  variant {content}: {variant.verdict or 'nothing found'}")
-    if result.best is not None and "classifier" in result.best.evidence:
-        told = result.best.evidence["classifier"]
-        say(
-            f"content class by the prompt: {told['right']} of {told['prompts']} unseen ones right, {told['wrong']} wrong"
-        )
-    if result.best is None:
-        say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
-    else:
-        if not result.best.rules:
-            say("prompts of other classes are computed whole: what was found for all of them was not accepted")
-        say(f"policy -> {out}")
-        if engine is not None:
-            say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
-
-
-def document_of(result: SearchResult, out: Path) -> dict[str, Any]:
-    """The document that `--json` prints."""
-    return {
-        "study": result.study,
-        "trials": len(result.candidates),
-        "videos": result.videos,
-        "verdict": result.verdict,
-        "is_worth_caching": is_worth(result),
-        "judgement": None if result.judgement is None else result.judgement.to_document(),
-        "policy": str(out) if result.best else None,
-        "evaluations": [evaluation.to_document() for evaluation in result.evaluations],
-        "judged": None if result.judged is None else result.judged.to_document(),
-        "variants": {content: variant.verdict for content, variant in result.variants.items()},
-    }

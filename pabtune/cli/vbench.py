@@ -103,6 +103,17 @@ def doctor(home: Path | None, names: tuple[str, ...], as_json: bool) -> None:
     help="Score each dimension on its own suite of VBench's prompts, as the leaderboard does.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device to run on, for example cuda.")
+@click.option(
+    "--static-filter",
+    is_flag=True,
+    help="Count temporal_flickering on the first five videos of each prompt alone that VBench's filter (RAFT) finds static.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Minutes that a dimension may take; one that hangs is killed, what it scored stays. Default: any time.",
+)
 def score(
     folder: Path,
     home: Path | None,
@@ -111,6 +122,8 @@ def score(
     prompt_file: Path | None,
     official: bool,
     device: str,
+    static_filter: bool,
+    timeout: float | None,
 ) -> None:
     """Score the videos of FOLDER: NAME-000.mp4, NAME-001.mp4, … in the order of the prompts.
 
@@ -130,6 +143,8 @@ def score(
         official=official,
         device=device,
         progress=progress_bar,
+        timeout_minutes=timeout,
+        static_filter=static_filter,
     )
     for name, why in card.not_run.items():
         say(f"{name:24} not run: {why}")

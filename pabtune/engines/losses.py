@@ -72,7 +72,7 @@ def other_rules(policy: Policy, rules: Sequence[Rule], schedule: NoiseSchedule, 
     for rule in rules:
         if rule.kind in MASKED:
             continue
-        alone = replace(policy, rules=(rule,), variants={}, classifier=None)
+        alone = replace(policy, rules=(rule,), variants={}, classifier=None, first_steps=None)
         try:
             mask = resolve(alone, rule_sites(alone).sites, schedule)
             held = int((~mask.compute).sum(axis=1).max(initial=0))

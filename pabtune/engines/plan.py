@@ -116,7 +116,9 @@ def plan_of(policy: Policy, engine: Engine, facts: Facts = FROM_FILE) -> Plan:
             says where a second transformer takes over.
     """
     rules = policy.rules_for(facts.content)
-    masked = replace(policy, rules=tuple(r for r in rules if r.kind in MASKED), variants={}, classifier=None)
+    masked = replace(
+        policy, rules=tuple(r for r in rules if r.kind in MASKED), variants={}, classifier=None, first_steps=None
+    )
     schedule = schedule_of(policy, facts.steps)
     names = _transformers(policy, rules)
     lists = {

@@ -49,8 +49,8 @@ def between(first: Policy, second: Policy, count: int) -> Policy:
     ratios = (1 - weight) * _ratios(_rule_of(few), schedule) + weight * _ratios(_rule_of(many), schedule)
     rule = Rule(kind="transformer", compute=computed, payload="scaled", factors=_factors(computed, ratios, schedule))
     return replace(
-        many, name=f"{many.name}-to-{few.name}-{count}", rules=(rule,), variants={}, classifier=None, evidence={},
-        provenance={"between": [few.name, many.name]},
+        many, name=f"{many.name}-to-{few.name}-{count}", rules=(rule,), variants={}, classifier=None, first_steps=None,
+        evidence={}, provenance={"between": [few.name, many.name]},
     )  # fmt: skip
 
 

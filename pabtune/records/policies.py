@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import PolicyError
 from pabtune.records.files import check_document, digest, load_json, save_json
+from pabtune.records.first_steps import FirstSteps, first_broadcast
 from pabtune.records.hub import fetch_file, upload_file
 from pabtune.records.rules import Rule, check_rule
 from pabtune.records.upgrades import upgrade
@@ -82,6 +83,7 @@ class Policy:
         rules: for prompts without a content class, or of one that has no variant.
         variants: rules per content class.
         classifier: tells a prompt's content class, for runs whose content is `auto`; None = nothing does.
+        first_steps: tells the content class by the first steps of a run, in place of its prompt; None = nothing does.
         store: how outputs are kept for later steps: `exact`; `int8` with a scale per token, a quarter of float32 and half
             of bfloat16; `host`: in its pinned memory, fetched ahead of their use.
         steps: number of denoising steps that a run is made with; None = as its caller asks.
@@ -94,6 +96,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     variants: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     classifier: PromptClassifier | None = None
+    first_steps: FirstSteps | None = None
     store: Store = "exact"
     steps: int | None = None
     made_for: MadeFor = field(default_factory=MadeFor)
@@ -117,6 +120,23 @@ class Policy:
             for rule in rules:
                 check_rule(f"{source}: the rule for {rule.kind}", rule)
                 _check_reach(f"{source}: the rule for {rule.kind}", rule, self.made_for)
+        if self.first_steps is not None:
+            self._check_first_steps(source, self.first_steps)
+
+    def _check_first_steps(self, source: str, told: FirstSteps) -> None:
+        if self.classifier is not None:
+            raise PolicyError(
+                f"{source}: `classifier` tells the content class by the prompt, `first_steps` by the steps; leave one out"
+            )
+        for content, rules in ((None, self.rules), *self.variants.items()):
+            for rule in rules:
+                first = first_broadcast(rule, self.made_for.steps)
+                if first is not None and first < told.steps:
+                    whose = "the general rule" if content is None else f"variant {content}: the rule"
+                    raise PolicyError(
+                        f"{source}: {whose} for {rule.kind} broadcasts from step {first} on, but the class is told after the "
+                        f"first {told.steps} steps, which all have to compute"
+                    )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -146,6 +166,7 @@ class Policy:
                 for content, rules in document.get("variants", {}).items()
             },
             classifier=PromptClassifier.from_document(document["classifier"]) if "classifier" in document else None,
+            first_steps=FirstSteps.from_document(document["first_steps"]) if "first_steps" in document else None,
             store=document.get("store", "exact"),
             steps=document.get("steps"),
             made_for=MadeFor.from_document(document.get("made_for", {})),
@@ -166,6 +187,8 @@ class Policy:
             }
         if self.classifier is not None:
             document["classifier"] = self.classifier.to_document()
+        if self.first_steps is not None:
+            document["first_steps"] = self.first_steps.to_document()
         if self.store != "exact":
             document["store"] = self.store
         if self.steps is not None:
@@ -255,12 +278,17 @@ class Policy:
         if content != AUTO_CONTENT:
             self.rules_for(content)
             return (content,)
-        if self.classifier is None:
+        if not self.tells_content:
             raise PolicyError(
-                f"policy {self.name!r} has no classifier of prompts, so that content cannot be {AUTO_CONTENT!r}; name a "
-                "class, or search with --per-content, which makes one"
+                f"policy {self.name!r} has no classifier of prompts or of first steps, so that content cannot be "
+                f"{AUTO_CONTENT!r}; name a class, or search with --per-content, which makes one"
             )
         return (None, *self.variants)
+
+    @property
+    def tells_content(self) -> bool:
+        """Whether runs whose content is `auto` have something that tells their class."""
+        return self.classifier is not None or self.first_steps is not None
 
     def content_of(self, prompts: Sequence[str]) -> str | None:
         """The content class whose variant suits all of these prompts, as the classifier tells it; None = the general rules."""
@@ -269,7 +297,7 @@ class Policy:
 
 
 def check_content(policies: Sequence[Policy], content: str | None) -> None:
-    """Refuses a content class that none of the policies knows, and `auto` where none of them has a classifier.
+    """Refuses a content class that none of the policies knows, and `auto` where none of them tells classes.
 
     Args:
         policies: of which others may be without variants, to compare with.
@@ -279,7 +307,7 @@ def check_content(policies: Sequence[Policy], content: str | None) -> None:
         PolicyError: says what the first policy has.
     """
     if policies and not any(
-        content in policy.variants or (content == AUTO_CONTENT and policy.classifier) for policy in policies
+        content in policy.variants or (content == AUTO_CONTENT and policy.tells_content) for policy in policies
     ):
         policies[0].choices(content)
 

@@ -148,6 +148,12 @@ def _notes(timeline: Timeline) -> list[str]:
     if timeline.content is None and policy.variants:
         names = ", ".join(one_line(name, LONGEST_TEXT) for name in policy.variants)
         notes.append(f"note: there are variants for {names}; --content shows them")
+    if timeline.content is None and policy.classifier is not None:
+        notes.append("note: with --content auto the class of a run is told by its prompt")
+    if timeline.content is None and policy.first_steps is not None:
+        notes.append(
+            f"note: with --content auto the class of a run is told after its first {policy.first_steps.steps} steps"
+        )
     return notes
 
 

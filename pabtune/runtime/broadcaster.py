@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pabtune.libraries.torch_internals import raise_recompile_limits, storage_bytes
-from pabtune.planning.masks import resolve
+from pabtune.planning.masks import ComputeMask, resolve
+from pabtune.planning.schedules import NoiseSchedule, same_schedule
 from pabtune.records.errors import PolicyError
-from pabtune.records.policies import Policy, Store
+from pabtune.records.first_steps import FirstSteps
+from pabtune.records.policies import AUTO_CONTENT, Policy, Store
 from pabtune.runtime.compatibility import check_steps
 from pabtune.runtime.contents import ContentChoice, ContentSites
+from pabtune.runtime.first_steps import FirstStepsWatch
 from pabtune.runtime.guidance import conditional_part
 from pabtune.runtime.latest import Latest
 from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
@@ -39,6 +42,7 @@ from pabtune.runtime.site_hooks import (
 )  # fmt: skip
 from pabtune.runtime.stores import STORES
 from pabtune.runtime.targets import Target
+from pabtune.runtime.undecided import move_branches, move_records, undecided_plan
 from pabtune.runtime.whole_calls import WholeCalls
 
 
@@ -58,6 +62,9 @@ class Broadcaster:
         target: the model, with the sites of all classes.
         ongoing: sessions of the pipeline calls in progress, by id.
         latest: session of each thread's own latest call.
+        contents: what the rules of each content class are for.
+        undecided: all sites, for runs whose first steps tell the class; None = the class is known before the run.
+        choice: of the class, where it is known before the run.
     """
 
     def __init__(
@@ -75,8 +82,10 @@ class Broadcaster:
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
         by_site = dict(zip(target.sites, self.hooks, strict=True))
-        self._contents = {name: ContentSites.of(name, each, by_site) for name, each in targets.items()}
-        self._choice = ContentChoice(policy, content)
+        self.contents = {name: ContentSites.of(name, each, by_site) for name, each in targets.items()}
+        by_steps = content == AUTO_CONTENT and policy.first_steps is not None
+        self.undecided = ContentSites.of(None, target, by_site) if by_steps else None
+        self.choice = ContentChoice(policy, content)
         self.ongoing: dict[int, BroadcastSession] = {}
         self.latest: Latest[BroadcastSession] = Latest()
         self._restore_limits: list[Callable[[], None]] = []
@@ -84,7 +93,7 @@ class Broadcaster:
 
     def start(self, locator: Locator, call: PipelineCall | None, *, is_compiled: bool) -> "BroadcastSession":
         """Opens a session for a call of the pipeline (see `Listener`)."""
-        sites = self._contents[self._choice.content_of(call)]
+        sites = self.undecided or self.contents[self.choice.content_of(call)]
         session = BroadcastSession(self, sites, locator, is_compiled=is_compiled)
         self.latest.note(session, call)
         self.ongoing[id(session)] = session
@@ -133,6 +142,8 @@ class BroadcastSession:
         self.plan: Plan | None = None
         self._active: Sequence[int] = ()
         self._halved: Halved | None = None
+        self._watch: FirstStepsWatch | None = None
+        self._masks: Mapping[str | None, ComputeMask] = {}
         self._whole_calls = WholeCalls(broadcaster.policy.name, sites.target, broadcaster.stores)
         self._clear_counts()
 
@@ -170,6 +181,8 @@ class BroadcastSession:
         """
         if position.is_new_loop:
             self._start_loop()
+        if self._watch is not None and self._watch.is_decided_at(position.step, sample):
+            self._decide(self._watch.content())
         plan, transformer, step, shape = self.plan, position.transformer, position.step, tuple(sample.shape)
         if plan is None or step >= plan.mask.steps:
             steps = plan.mask.steps if plan else 0
@@ -295,12 +308,54 @@ class BroadcastSession:
         broadcaster = self._broadcaster
         policy, schedule = broadcaster.policy, self._locator.schedule()
         check_steps(policy, schedule, any_steps=broadcaster.any_steps)
-        mask = resolve(policy, self.sites.target.sites, schedule, self.sites.content)
-        self.plan = Plan.of(mask)
         if self._is_compiled and broadcaster.store == "host":
             raise PolicyError("a compiled model cannot fetch outputs from the host: store them as `exact` or `int8`")
+        if broadcaster.undecided is not None and policy.first_steps is not None:
+            self._start_undecided(broadcaster.undecided, policy.first_steps, schedule)
+        else:
+            self._go_by(Plan.of(resolve(policy, self.sites.target.sites, schedule, self.sites.content)))
+
+    def _start_undecided(self, sites: ContentSites, rule: FirstSteps, schedule: NoiseSchedule) -> None:
+        """Plans the steps before the content class is told; on other schedules than the policy's they tell nothing."""
+        broadcaster = self._broadcaster
+        policy, contents = broadcaster.policy, broadcaster.contents
+        self._move_to(sites)
+        self._masks = {name: resolve(policy, own.target.sites, schedule, name) for name, own in contents.items()}
+        if not same_schedule(policy.made_for, schedule):
+            broadcaster.choice.warn_of_schedule()
+            self._decide(None)
+            return
+        self._watch = FirstStepsWatch(rule)
+        self._go_by(undecided_plan(policy.name, rule, self._masks, sites.target.sites), AUTO_CONTENT)
+
+    def _decide(self, content: str | None) -> None:
+        """Goes on under the rules of a content class, or the general ones, with what their sites kept."""
+        contents, self._watch = self._broadcaster.contents, None
+        sites = contents[content if content in contents else None]
+        self._move_to(sites)
+        self._go_by(Plan.of(self._masks[sites.content]))
+        self._masks = {}
+
+    def _move_to(self, sites: ContentSites) -> None:
+        """Changes what the rules are for; what is held and counted of sites that stay goes along."""
+        before, after = self.sites.target.sites, sites.target.sites
+        if sites is self.sites:
+            return
+        move_branches(self.branches.values(), before, after)
+        self.records = move_records(self.records, before, after)
+        self.sites, broadcaster = sites, self._broadcaster
+        self._whole_calls = WholeCalls(
+            broadcaster.policy.name, sites.target, broadcaster.stores, earlier=self._whole_calls
+        )
+
+    def _go_by(self, plan: Plan, content: str | None = None) -> None:
+        """Follows a plan from here on; a compiled model may have its graphs."""
+        self.plan = plan
+        for branch in self.branches.values():
+            for index in tuple(branch.stored) if branch.step is not None else ():
+                branch.trim(index, plan.held[branch.step][index])
         if self._is_compiled:
-            broadcaster.allow_compilations(self.sites.content, self.plan.patterns)
+            self._broadcaster.allow_compilations(content or self.sites.content, plan.patterns)
 
     def _clear_counts(self) -> None:
         broadcaster = self._broadcaster

@@ -53,7 +53,7 @@ class ContentChoice:
 
     def __init__(self, policy: Policy, content: str | None) -> None:
         self._policy, self._content = policy, content
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_schedule = False
 
     def content_of(self, call: PipelineCall | None) -> str | None:
         """The class of a call; None = the general rules. A call without text runs under these, and the first one says so."""
@@ -64,6 +64,17 @@ class ContentChoice:
             self._warn()
             return None
         return self._policy.content_of(prompts)
+
+    def warn_of_schedule(self) -> None:
+        """Warns once that a run is on another schedule than that whose first steps tell the class."""
+        if not self._has_warned_of_schedule:
+            self._has_warned_of_schedule = True
+            warnings.warn(
+                f"policy {self._policy.name!r}: its first steps tell a content class on the schedule that it was made "
+                "for alone; this run is on another one, and under the general rules; name the class",
+                PabtuneWarning,
+                stacklevel=2,
+            )
 
     def _warn(self) -> None:
         if not self._has_warned:

@@ -172,7 +172,8 @@ def enable(
         policy: the policy, fixed before the run or deciding in each call.
         content: content class whose variant of the policy is used; None = the general rules; `auto` = each call of the
             pipeline is under the variant of its prompt's class, as the policy's classifier tells it; under the general rules
-            if that is not clear, if prompts of one call differ in it, or if the call has no prompt as text.
+            if that is not clear, if prompts of one call differ in it, or if the call has no prompt as text. Where the policy
+            tells the class by the first steps, each denoising loop decides after these, once for all videos of the call.
         memory: limit of stored bytes on the device; None = no limit. A run that would exceed it is refused in its first
             step, which shows all sizes before anything is broadcast.
         store: how outputs are stored, see `Policy.store`; None = as the policy says.
@@ -182,7 +183,7 @@ def enable(
     Raises:
         ModelError: the model has no known sites, another cache is enabled on it, or pabtune is already attached.
         PolicyError: the policy was made for another model, does not fit its sites, or `store` is unknown; with `auto` it has
-            no classifier, or the model is a bare transformer, which sees no prompts.
+            no classifier, there is a limit of memory beside one of first steps, or the model is a bare transformer.
     """
     if isinstance(policy, DynamicPolicy):
         check_exact(policy, store, memory)
@@ -191,6 +192,11 @@ def enable(
     if content == AUTO_CONTENT and target.pipeline is None:
         raise PolicyError(
             f"a bare transformer sees no prompts, so that content cannot be {AUTO_CONTENT!r}; name a class"
+        )
+    if content == AUTO_CONTENT and policy.first_steps is not None and memory is not None:
+        raise PolicyError(
+            f"policy {policy.name!r}: its first steps tell the content class, so that a limit of memory cannot be checked in "
+            "the first one; name a class, or leave the limit out"
         )
     targets = {each: target.under(policy, each) for each in choices}
     for choice, own in targets.items():

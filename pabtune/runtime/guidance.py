@@ -91,6 +91,12 @@ class GuidanceBranches:
         self._has_guidance |= role in ("unconditional", "both")
         return role
 
+    def go_on_from(self, earlier: "GuidanceBranches") -> None:
+        """Takes over what was seen of the same run, and said, under other rules for guidance."""
+        if self.sites and earlier.sites:
+            self._has_said_order = earlier._has_said_order
+            self._is_called, self._has_guidance = earlier._is_called, earlier._has_guidance
+
     def half(self, position: CallPosition) -> int:
         """Which half of the samples of a call with both branches is conditional: 0 or 1."""
         return conditional_half(self._target.maps[position.transformer].card, _name_of(position))

@@ -26,17 +26,22 @@ class WholeCalls:
         policy: name of the policy, for messages.
         target: the model, with the policy's sites.
         stores: store of each transformer.
+        earlier: those of the same run before its content class was told; None = the run begins.
 
     Attributes:
         sites: index of the site of a transformer's whole calls, where the policy has one.
         broadcast: index of what serves the latest call or half of it: the whole call or the guidance difference, or nothing.
     """
 
-    def __init__(self, policy: str, target: Target, stores: Mapping[str, OutputStore]) -> None:
+    def __init__(
+        self, policy: str, target: Target, stores: Mapping[str, OutputStore], earlier: "WholeCalls | None" = None
+    ) -> None:
         sites = list(enumerate(target.sites))
         self.sites = {site.transformer: index for index, site in sites if site.kind == "transformer"}
         self._differences = {site.transformer: index for index, site in sites if site.kind == "guidance"}
         self._guidance = GuidanceBranches(policy, target, self._differences)
+        if earlier is not None:
+            self._guidance.go_on_from(earlier._guidance)
         self._stores = stores
         self._role: Role = "other"
         self._halved: Halved | None = None

@@ -80,7 +80,7 @@ def fit_classifier(prompts: Sequence[Prompt], contents: Sequence[str]) -> Prompt
     vocabulary = sorted(frozenset().union(*bags))
     has_word_PW = np.array([[word in bag for word in vocabulary] for bag in bags], dtype=np.float64)
     labels_P = np.array([classes.index(prompt.content) for prompt in own])
-    weights_WC, bias_C = _fit(has_word_PW, labels_P, len(classes), _best_penalty(has_word_PW, labels_P, len(classes)))
+    weights_WC, bias_C = fit_best(has_word_PW, labels_P, len(classes))
     weights_WC = weights_WC - weights_WC.mean(axis=1, keepdims=True)
     kept = np.abs(weights_WC).max(axis=1) > LEAST_WEIGHT
     return PromptClassifier(
@@ -101,10 +101,19 @@ def measure_classifier(classifier: PromptClassifier, prompts: Sequence[Prompt]) 
         prompts: that it was not fitted to.
     """
     own = [prompt for prompt in prompts if prompt.content in classifier.bias]
-    told = [classifier.content_of(prompt.prompt) for prompt in own]
-    right = sum(content == prompt.content for content, prompt in zip(told, own, strict=True))
-    unknown = told.count(None)
-    return Accuracy(right=right, wrong=len(own) - right - unknown, unknown=unknown)
+    return accuracy_of([classifier.content_of(prompt.prompt) for prompt in own], [prompt.content for prompt in own])
+
+
+def accuracy_of(told: Sequence[str | None], contents: Sequence[str]) -> Accuracy:
+    """Accuracy of what was told of some prompts, whose classes are known."""
+    right = sum(content == own for content, own in zip(told, contents, strict=True))
+    unknown = sum(content is None for content in told)
+    return Accuracy(right=right, wrong=len(contents) - right - unknown, unknown=unknown)
+
+
+def fit_best(numbers_PW: Array, labels_P: NDArray[np.int64], classes: int) -> tuple[Array, Array]:
+    """Weights (W, C) and biases (C,) of a logistic regression, with the penalty that is best on folds."""
+    return _fit(numbers_PW, labels_P, classes, _best_penalty(numbers_PW, labels_P, classes))
 
 
 def _best_penalty(has_word_PW: Array, labels_P: NDArray[np.int64], classes: int) -> float:

@@ -171,7 +171,7 @@ class PolicyRuns:
             reference: the unaccelerated videos of the batch.
         """
         settings, content = self.settings.under(policy), self.content or batch[0].content
-        is_told = self.content == AUTO_CONTENT and isinstance(policy, Policy) and policy.classifier is not None
+        is_told = self.content == AUTO_CONTENT and isinstance(policy, Policy) and policy.tells_content
         variant = content if is_told or content in policy.variants else None
         with broadcast(
             self.pipeline, policy, variant, store=self.store, catalog=self.catalog, any_steps=self.any_steps

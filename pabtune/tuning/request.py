@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.engines.engine import Engine
@@ -22,6 +22,11 @@ from pabtune.tuning.teams import ALONE, Team
 from pabtune.tuning.videos import OnVideos
 
 AUTO_FLOOR = "auto"
+
+ContentBy = Literal["prompt", "first-steps"]
+"""What tells the content class of a run."""
+
+CONTENT_BY: tuple[ContentBy, ...] = get_args(ContentBy)
 """Stands for the floor that suits the model."""
 
 SCHEDULE_SHARES = (0.8, 0.7, 0.63, 0.57, 0.5, 0.45, 0.4, 0.37, 0.33, 0.3, 0.27, 0.24)
@@ -58,6 +63,7 @@ class SearchConfig:
         score: the budget's, found before; None = it is found by its name.
         team: workers that were started together, of which one fits, confirms and judges.
         on_count: told how many trials of the study are finished, by whichever worker.
+        content_by: what tells the content class of a run under the policy that is found: its prompt, or its first steps.
     """
 
     budget: Budget
@@ -82,6 +88,7 @@ class SearchConfig:
     engine: Engine | None = None
     team: Team = ALONE
     on_count: Callable[[int], None] | None = None
+    content_by: ContentBy = "prompt"
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import PolicyError
+from pabtune.records.first_steps import FirstSteps
 from pabtune.records.policies import Policy
 from pabtune.records.trials import Candidate
 from pabtune.tuning.classifying import Accuracy
@@ -30,7 +31,7 @@ def combine(
     name: str,
     general: Policy,
     per_content: Mapping[str, Policy],
-    classifier: PromptClassifier | None = None,
+    classifier: PromptClassifier | FirstSteps | None = None,
     accuracy: Accuracy | None = None,
 ) -> Policy:
     """One policy with a variant per content class; its general rules serve prompts of no known class.
@@ -39,7 +40,7 @@ def combine(
         name: of the policy.
         general: for prompts of any class.
         per_content: by class.
-        classifier: tells a prompt's class.
+        classifier: tells a prompt's class, or that of a run by its first steps.
         accuracy: of the classifier, on prompts that it was not fitted to.
 
     Raises:
@@ -53,10 +54,16 @@ def combine(
         general,
         name=name,
         variants={content: policy.rules for content, policy in per_content.items()},
-        classifier=classifier,
+        classifier=classifier if isinstance(classifier, PromptClassifier) else None,
+        first_steps=classifier if isinstance(classifier, FirstSteps) else None,
         evidence={
             **general.evidence,
             "variants": {content: dict(policy.evidence) for content, policy in per_content.items()},
-            **({} if accuracy is None else {"classifier": accuracy.to_document()}),
+            **({} if accuracy is None else {_told_by(classifier): accuracy.to_document()}),
         },
     )
+
+
+def _told_by(classifier: PromptClassifier | FirstSteps | None) -> str:
+    """Under which key a policy's evidence has the accuracy."""
+    return "first_steps" if isinstance(classifier, FirstSteps) else "classifier"

@@ -19,7 +19,7 @@ from pabtune.quality.scores import Score
 from pabtune.records.errors import StudyError
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
-from pabtune.records.policies import Store
+from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.schedules import Schedule
@@ -35,12 +35,21 @@ from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
 from pabtune.tuning.references import References, describe_argument
-from pabtune.tuning.request import AUTO_FLOOR, SearchConfig, find_floor, request_document, short_name, study_name
+from pabtune.tuning.request import (
+    AUTO_FLOOR,
+    ContentBy,
+    SearchConfig,
+    find_floor,
+    request_document,
+    short_name,
+    study_name,
+)  # fmt: skip
 from pabtune.tuning.results import combine
 from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
 from pabtune.tuning.shared_schedules import shared_schedules
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy
+from pabtune.tuning.telling import fit_first_steps
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
 
 OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
@@ -222,8 +231,8 @@ def search_variants(
     """Searches for prompts of any content, then for each content class; `.best` holds a variant for each winner.
 
     If no policy was found for prompts of any content, those of no known class, or of one without a winner, are computed whole.
-    A classifier that tells a prompt's class is fitted to the prompts to tune on and to validate with; its accuracy is measured
-    on those to test with.
+    What tells the class of a prompt, or of a run by its first steps, is fitted to the prompts to tune on and to validate with;
+    its accuracy is measured on those to test with.
 
     Args:
         pipeline: the model that was profiled.
@@ -238,6 +247,11 @@ def search_variants(
         ProfileError: as `search_policy`.
         StudyError: as `search_policy`.
     """
+
+    if config.videos is not None and config.content_by != "prompt":
+        raise StudyError(
+            "first steps of all prompts tell their classes, whatever number of videos is allowed; leave one out"
+        )
 
     def search_one(config: SearchConfig) -> SearchResult:
         own = prompts if config.content is None else prompts.of_content(config.content)
@@ -256,10 +270,31 @@ def search_variants(
     best = general.best
     if best is None and winners:
         best = replace(next(iter(winners.values())), rules=(), evidence={})
-    if best is not None and contents:
-        best = combine(config.name, best, winners, *fit_on_split(prompts, contents))
     videos = general.videos + sum(result.videos for result in variants.values())
+    if best is not None and contents:
+        best, told_with = _combined(best, winners, pipeline, prompts, contents, config)
+        videos += told_with
     return replace(general, best=best, variants=variants, videos=videos)
+
+
+def _combined(  # noqa: PLR0913, PLR0917, first steps depend on the model
+    general: Policy,
+    winners: Mapping[str, Policy],
+    pipeline: DiffusionPipeline,
+    prompts: Split,
+    contents: Sequence[str],
+    config: SearchConfig,
+) -> tuple[Policy, float]:
+    """One policy of all winners, with what tells their content classes; and how many videos that took."""
+    if config.content_by == "prompt":
+        return combine(config.name, general, winners, *fit_on_split(prompts, contents)), 0.0
+    untold = combine(config.name, general, winners)
+    if not config.team.is_leader or general.made_for.steps is None:
+        return untold, 0.0
+    meter = VideoMeter(steps=general.made_for.steps)
+    settings = Settings(steps=meter.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
+    told = fit_first_steps(pipeline, untold, prompts, contents, settings, config.catalog)
+    return combine(config.name, general, winners, *told), round(meter.generated, 1)
 
 
 def search(  # noqa: PLR0913, the public surface names them all
@@ -280,6 +315,7 @@ def search(  # noqa: PLR0913, the public surface names them all
     interconnect: Interconnect = INTERCONNECTS["nvlink"],
     arguments: Mapping[str, Any] | None = None,
     per_content: bool = False,
+    content_by: ContentBy = "prompt",
     catalog: Catalog = CATALOG,
     videos: int | None = None,
     score: Score | None = None,
@@ -309,7 +345,8 @@ def search(  # noqa: PLR0913, the public surface names them all
         layout: how GPUs will share a video; candidates are ranked by their predicted time on these.
         interconnect: between these GPUs.
         arguments: of the pipeline's call; None = those of the profile, where these are not images but places of images.
-        per_content: search a variant for each content class too, and a classifier that tells a prompt's class.
+        per_content: search a variant for each content class too, and a classifier that tells the class.
+        content_by: whether it tells the class by a run's prompt or by its first steps.
         catalog: what is known of transformer classes.
         videos: videos that the search may generate in all, reference videos included, counted in full runs; None = any
             number. With few of them fewer prompts are searched with and confirmed on.
@@ -341,6 +378,7 @@ def search(  # noqa: PLR0913, the public surface names them all
         videos=videos,
         score=score,
         engine=None if engine is None else find_engine(engine),
+        content_by=content_by,
     )
     contents = profile.contents if per_content else ()
     return search_variants(pipeline, profile, split, config, contents, on_trial)

@@ -88,6 +88,13 @@ FOR_ANY_PROMPT = tuple(name for name in SCALES if DIMENSIONS[name].reads != "ann
 """Dimensions that take videos of prompts that are not VBench's own."""
 
 
+STATIC_FILTER = Dimension(name="static_filter", network="RAFT", files=("raft_model/models/raft-things.pth",))
+"""VBench's filter for static videos: 1 = static, else 0. No dimension: it chooses whose flicker counts."""
+
+STATIC_PER_PROMPT = 5
+"""Static videos of a prompt that VBench counts, the first ones of the 25 that its protocol generates."""
+
+
 def find_dimensions(names: Iterable[str]) -> list[Dimension]:
     """Dimensions by name, each once, in the tables' order.
 

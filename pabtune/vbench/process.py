@@ -1,8 +1,12 @@
 """The process inside of VBench's environment: one request to `runner.py`, its answers line by line."""
 
 import json
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -11,15 +15,19 @@ from pabtune.records.errors import FileError, VbenchError
 from pabtune.vbench.environment import Environment
 
 
-def answers(environment: Environment, request: Mapping[str, Any], log: Path) -> Generator[dict[str, Any]]:
+def answers(
+    environment: Environment, request: Mapping[str, Any], log: Path, timeout_minutes: float | None = None
+) -> Generator[dict[str, Any]]:
     """Starts the runner with a request; its answers, each as soon as it comes. It ends when the iterator is closed.
 
-    A runner that dies ends the answers early: who asks knows which are missing.
+    A runner that dies ends the answers early: who asks knows which are missing. One that takes too long is killed with all it
+    started, and the last answer says so: `{"failed": text}`.
 
     Args:
         environment: which.
         request: as `runner.py` describes it; `variables` are added.
         log: gets all that VBench prints.
+        timeout_minutes: after which the runner is killed; None = it may take any time.
 
     Raises:
         VbenchError: the process does not start, or answers something else than JSON.
@@ -40,6 +48,7 @@ def answers(environment: Environment, request: Mapping[str, Any], log: Path) -> 
                 stdout=subprocess.PIPE,
                 stderr=words,
                 text=True,
+                start_new_session=True,  # so that what it starts is killed with it
             )
         except OSError as error:
             raise VbenchError(
@@ -47,15 +56,54 @@ def answers(environment: Environment, request: Mapping[str, Any], log: Path) -> 
             ) from error
         assert process.stdin is not None  # noqa: S101, for the type checker: both are pipes
         assert process.stdout is not None  # noqa: S101
+        has_ended = threading.Event()
+        watchdog = _kill_after(process, has_ended, timeout_minutes)
         try:
             _send(process, text)
             for line in process.stdout:
                 yield _parse(line, log)
+            if watchdog is not None and watchdog.is_late:
+                yield {
+                    "failed": f"VBench's process had not ended after {timeout_minutes:g} minutes and was killed; allow it "
+                    "more with --timeout, or run the same command again"
+                }
             process.wait()
         finally:
-            process.kill()
+            has_ended.set()
+            if watchdog is not None:
+                watchdog.join()
+            _kill_all(process)
             process.wait()
             process.stdout.close()
+
+
+class _Watchdog(threading.Thread):
+    """Kills a process, and all that it started, that has not ended in time."""
+
+    def __init__(self, process: subprocess.Popen[str], has_ended: threading.Event, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self._process, self._has_ended, self._seconds = process, has_ended, seconds
+        self.is_late = False
+
+    def run(self) -> None:
+        if not self._has_ended.wait(self._seconds):
+            self.is_late = True
+            _kill_all(self._process)
+
+
+def _kill_after(process: subprocess.Popen[str], has_ended: threading.Event, minutes: float | None) -> _Watchdog | None:
+    """Starts a watchdog; None where there is no limit."""
+    if minutes is None:
+        return None
+    watchdog = _Watchdog(process, has_ended, minutes * 60)
+    watchdog.start()
+    return watchdog
+
+
+def _kill_all(process: subprocess.Popen[str]) -> None:
+    """Kills the process and what it started, which may hold its pipes open."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _send(process: subprocess.Popen[str], text: str) -> None:

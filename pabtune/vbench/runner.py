@@ -11,15 +11,20 @@ Requests: `{"do": "check", "variables": {…}, "dimensions": […]}` imports dim
 then `{"done": true}`; `{"failed": text}` where nothing can be scored.
 """
 
+import functools
 import importlib
 import json
 import math
 import os
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+STATIC_FILTER = "static_filter"
+"""In the place of a dimension: VBench's filter for static videos, whose values are 1 = static, 0."""
 
 COMPILED_OPERATORS = ("nms", "qnms")
 """Operators that torchvision declares only where its compiled part loads, and describes to torch in any case."""
@@ -96,6 +101,9 @@ class Scorer:
         weights = Path(os.environ["VBENCH_CACHE_DIR"])
         os.chdir(weights)  # where transformers finds the folder `bert-base-uncased`
         link_dino(weights)
+        if self.dimension == STATIC_FILTER:
+            self.compute, self.parts = functools.partial(compute_static, static_filter(request["device"])), None
+            return
         module = importlib.import_module(f"vbench.{self.dimension}")
         self.compute = getattr(module, f"compute_{self.dimension}")
         from vbench.utils import init_submodules
@@ -147,6 +155,24 @@ class Scorer:
         info.write_text(json.dumps(entries), encoding="utf-8")
         _, rows = self.compute(str(info), self.request["device"], self.parts)
         return {index_of[row["video_path"]]: row["video_results"] for row in rows}
+
+
+def static_filter(device: str) -> Any:
+    """VBench's filter for static videos, which is written for CUDA, on any device."""
+    module: Any = importlib.import_module("vbench.cli.static_filter")
+    module.DEVICE = device
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.load = functools.partial(torch.load, map_location=device)
+    weights = Path(os.environ["VBENCH_CACHE_DIR"]) / "raft_model" / "models" / "raft-things.pth"
+    arguments = Namespace(model=str(weights), small=False, mixed_precision=False, alternate_corr=False)
+    return module.StaticFilter(arguments, device=device)
+
+
+def compute_static(found: Any, info: str, _device: str, _parts: None) -> tuple[None, list[dict[str, Any]]]:
+    """Whether videos are static, in the form of VBench's functions of a dimension."""
+    paths = [path for entry in json.loads(Path(info).read_text(encoding="utf-8")) for path in entry["video_list"]]
+    return None, [{"video_path": path, "video_results": float(bool(found.infer(path)))} for path in paths]
 
 
 def staged(folder: str, index: int, video: Mapping[str, Any], dimension: str) -> str:

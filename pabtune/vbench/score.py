@@ -63,12 +63,13 @@ class DimensionScore:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scores videos in an environment, on a device."""
+    """Scores videos in an environment, on a device; a dimension that takes longer than its minutes is killed."""
 
     environment: Environment
     lock: Lock
     device: str
     suites: Mapping[str, OwnPrompt]
+    timeout_minutes: float | None = None
 
     def score(self, dimension: Dimension, videos: Sequence[Video], advance: Advance) -> DimensionScore:
         """Values of all videos in a dimension, of which one at least must have one.
@@ -144,10 +145,12 @@ class Scorer:
         problems: dict[int, str] = {}
         scored: set[int] = set()
         finished = False
-        with closing(answers(self.environment, self._request(dimension, tasks), log)) as lines:
+        request = self._request(dimension, tasks)
+        with closing(answers(self.environment, request, log, self.timeout_minutes)) as lines:
             for answer in lines:
                 if "failed" in answer:
-                    raise VbenchError(f"{dimension.name}: {answer['failed']}; all of it is in {log}")
+                    kept = f"{len(scored)} of {len(tasks)} videos are kept; " if scored else ""
+                    raise VbenchError(f"{dimension.name}: {answer['failed']}; {kept}all of it is in {log}")
                 if "done" in answer:
                     finished = True
                     continue

@@ -8,12 +8,22 @@ from typing import Any
 
 from pabtune.records.errors import FileError, VbenchError
 from pabtune.records.prompts import Prompt
-from pabtune.vbench.dimensions import DIMENSIONS, FOR_ANY_PROMPT, Dimension, find_dimensions
+from pabtune.vbench.dimensions import (
+    DIMENSIONS,
+    FOR_ANY_PROMPT,
+    STATIC_FILTER,
+    STATIC_PER_PROMPT,
+    Dimension,
+    find_dimensions,
+)
 from pabtune.vbench.doctor import examine
 from pabtune.vbench.environment import Environment, lock_weights
 from pabtune.vbench.score import Advance, DimensionScore, Scorer, summarize
 from pabtune.vbench.suites import check_annotated, load_suites, videos_of_suite
 from pabtune.vbench.videos import Video, find_videos
+
+FLICKER = "temporal_flickering"
+"""The dimension whose protocol filters videos: what moves would count as flicker."""
 
 Progress = Callable[[str], AbstractContextManager[Advance]]
 """Opens a progress bar with a title."""
@@ -51,7 +61,7 @@ class Scorecard:
         }
 
 
-def score_folder(
+def score_folder(  # noqa: PLR0913, what the command line says
     environment: Environment,
     folder: Path,
     prompts: Sequence[Prompt],
@@ -60,6 +70,8 @@ def score_folder(
     official: bool,
     device: str,
     progress: Progress,
+    timeout_minutes: float | None = None,
+    static_filter: bool = False,
 ) -> Scorecard:
     """Scores the videos of a folder, one dimension after the other; one that fails does not keep the others from counting.
 
@@ -71,6 +83,9 @@ def score_folder(
         official: whether each dimension is scored on its own suite of VBench's prompts alone.
         device: for example `cpu`, `cuda`.
         progress: shows how far a dimension is.
+        timeout_minutes: that a dimension may take; one that takes longer is killed, and fails. None = any.
+        static_filter: whether `temporal_flickering` counts only the first five videos of each prompt that VBench's filter
+            finds static, as its protocol asks.
 
     Raises:
         VbenchError: videos and prompts do not pair, a dimension that was named cannot run, or none can.
@@ -79,25 +94,28 @@ def score_folder(
     videos = find_videos(folder, prompts)
     dimensions = find_dimensions(names or (DIMENSIONS if official else FOR_ANY_PROMPT))
     lock = lock_weights(environment)
+    filters = [STATIC_FILTER] if static_filter else []
     reasons = {
         each.dimension.name: each.reasons
-        for each in examine(environment, dimensions, imports=False)
+        for each in examine(environment, [*dimensions, *filters], imports=False)
         if not each.can_run
     }
     not_run = {name: why[0] for name, why in reasons.items()}
-    if not_run and (names or len(not_run) == len(dimensions)):
-        name, why = next(iter(not_run.items()))
+    if not_run and (names or STATIC_FILTER.name in not_run or len(not_run) == len(dimensions)):
+        name = STATIC_FILTER.name if STATIC_FILTER.name in not_run else next(iter(not_run))
+        why = not_run[name]
         raise VbenchError(f"{name} cannot run: {why}; all that is missing: pabtune vbench doctor")
     suites = load_suites(environment)
     requests = {
         each: _request(videos, each, suites, official) for each in dimensions if each.name not in not_run
     }  # fmt: skip
-    scorer = Scorer(environment, lock, device, suites)
+    scorer = Scorer(environment, lock, device, suites, timeout_minutes)
     scores, failed = [], {}
     for dimension, wanted in requests.items():
         try:
+            own = _static(scorer, wanted, progress) if static_filter and dimension.name == FLICKER else wanted
             with progress(dimension.name) as advance:
-                scores.append(scorer.score(dimension, wanted, advance))
+                scores.append(scorer.score(dimension, own, advance))
         except FileError:
             raise
         except VbenchError as error:
@@ -110,6 +128,25 @@ def score_folder(
         device=device,
         version=lock.packages["vbench"],
     )
+
+
+def _static(scorer: Scorer, videos: Sequence[Video], progress: Progress) -> list[Video]:
+    """The first five videos of each prompt that VBench's filter finds static.
+
+    Raises:
+        VbenchError: there are none, or the filter fails.
+    """
+    with progress(STATIC_FILTER.name) as advance:
+        values = scorer.score(STATIC_FILTER, videos, advance).values
+    static: dict[str, list[Video]] = {}
+    for video, value in zip(videos, values, strict=True):
+        if value:
+            static.setdefault(video.prompt, []).append(video)
+    if not static:
+        raise VbenchError(
+            f"{FLICKER}: VBench's filter finds none of {len(videos)} videos static; its prompts ask for still ones"
+        )
+    return [video for own in static.values() for video in own[:STATIC_PER_PROMPT]]
 
 
 def _request(videos: list[Video], dimension: Dimension, suites: Mapping[str, Any], official: bool) -> list[Video]:

@@ -147,6 +147,39 @@ def test_a_variant_per_content_class(pabtune, short_profile, tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts
+def test_the_content_class_is_told_by_the_first_steps(pabtune, short_profile, tmp_path) -> None:
+    out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)
+    words = ("search", short_profile, "--budget", "shapes>=-80", "--trials", "2", "--prompts", many, "--out", str(out))
+    words = (*words, "--logdir", str(tmp_path / "log"), "--floor", "none", "--content-by", "first-steps")
+    assert "stands with --per-content" in pabtune(*words).refusal()
+    assert "without --videos" in pabtune(*words, "--per-content", "--videos", "50").refusal()
+    done = pabtune(*words, "--per-content")
+    assert done.returncode == 1, done.stderr
+    policy = Policy.load(out)
+    accuracy, told = policy.evidence["first_steps"], policy.first_steps
+    assert f"by the first steps: {accuracy['right']} of {accuracy['prompts']} unseen ones right" in done.stderr
+    assert accuracy["prompts"] == sum(each["test"] for each in split_prompts(sample_prompts(36, 6)).counts().values())
+    assert policy.classifier is None
+    shown = pabtune("policies", "show", str(out)).stdout
+    assert f"note: with --content auto the class of a run is told after its first {told.steps} steps" in shown
+    words = (
+        "generate",
+        "shapes",
+        "--policy",
+        str(out),
+        "--prompt",
+        "a red square",
+        "--steps",
+        "6",
+        "--content",
+        "auto",
+    )
+    made = pabtune(*words, "--out", str(tmp_path / "v.gif"), "--json").document()
+    assert made["videos"][0]["content"] in (None, "still", "slow", "fast")
+
+
 def test_an_impossible_budget_exits_with_one(pabtune, short_profile, tmp_path) -> None:
     """Only trials that broadcast nothing lose nothing for certain, and those are no policy."""
     many = write_prompts(tmp_path / "many.jsonl", 18, 6)

@@ -52,6 +52,17 @@ def test_guidance_differences_of_a_split_sequence(names, together) -> None:
                 assert alone["sent"][1] / plain["sent"][1] == pytest.approx(1 - skipped / happened / 2, rel=0.05)
 
 
+@pytest.mark.parametrize("names", [("wan-2.1", "cogvideox-ddim")])
+def test_all_processes_are_told_the_same_content_class_by_the_first_steps(names, together) -> None:
+    """The sequence split, and branches that are asked for in turns on a process each."""
+    several = together(2, "first_steps", names)
+    assert [[row["told"] for row in rows] for rows in several] == [[row["alone"] for row in several[0]]] * 2
+    assert len(several[0]) == 3 * 3
+    for name in names:
+        assert {row["told"] for row in several[0] if row["name"] == name} == {"still", "fast"}
+    assert all(row["error"] < 1e-5 for rows in several for row in rows)
+
+
 def test_guidance_differences_of_shared_branches_are_refused_before_anything_is_sent(together) -> None:
     for rows in together(2, "guidance_apart"):
         assert len(rows) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pabtune.cli.left_files import EVALUATION_FILE, evaluation_document, save_pairs, search_document
-from pabtune.cli.search import document_of
+from pabtune.cli.search_results import document_of
 from pabtune.quality.budget import Budget
 from pabtune.records.comparisons import CalibrationCost, ComparedSetting, MethodsComparison
 from pabtune.records.evaluations import Evaluation

@@ -19,7 +19,7 @@ def init_submodules(dimensions, local):
 """
 
 DIMENSION = '''
-import json, os, time
+import json, os, subprocess, time
 from pathlib import Path
 
 CALLS = Path(os.environ["VBENCH_CACHE_DIR"]).parent / "calls"
@@ -38,6 +38,8 @@ def compute_{name}(info, device, parts):
                 raise ValueError("cannot decode\\nsecond line")
             if word == "die":
                 os._exit(9)
+            if word == "hang":
+                subprocess.run(["sleep", "600"])
             if word == "slow":
                 time.sleep(0.3)
             if word != "skip":

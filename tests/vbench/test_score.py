@@ -7,18 +7,20 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pabtune.records.errors import FileError, VbenchError
+from pabtune.records.errors import VbenchError
 from pabtune.records.prompts import load_prompts
 from pabtune.vbench.aggregate import points
-from pabtune.vbench.cache import ScoreCache
-from pabtune.vbench.dimensions import DIMENSIONS
+from pabtune.vbench.dimensions import DIMENSIONS, STATIC_FILTER
 from pabtune.vbench.score import DimensionScore, summarize
 from pabtune.vbench.scorecard import score_folder
 from pabtune.vbench.videos import Video
+from pabtune.vbench.weights import WEIGHT_FILES
 from tests.vbench.conftest import calls, write_videos
 
 ROOT = Path(__file__).parent.parent.parent
@@ -179,18 +181,68 @@ def test_a_score_that_is_no_score_of_this_is_refused(environment, tmp_path) -> N
     assert "NaN is not allowed" in score(environment, tmp_path, ["0.9"]).failed["temporal_flickering"]
 
 
-def test_a_full_disk_stops_it_with_what_was_kept(environment, tmp_path, monkeypatch) -> None:
-    save = ScoreCache.save
-
-    def full(cache, subject, value) -> None:
-        if value == 0.8:
-            raise FileError(f"{cache.folder}: cannot write here: No space left on device")
-        save(cache, subject, value)
-
-    monkeypatch.setattr(ScoreCache, "save", full)
-    with pytest.raises(FileError, match="No space left"):
-        score(environment, tmp_path, ["0.9", "0.8", "0.7"])
+def test_a_full_disk_stops_it_with_what_was_kept(environment, tmp_path) -> None:
+    """The kernel itself refuses to write more than so many bytes into a file."""
+    score(environment, tmp_path, ["0.9"])
+    prompts = write_videos(tmp_path / "videos", ["0.9", "0.8", "0.7"])
+    command = [
+        sys.executable, str(ROOT / "cli.py"), "vbench", "score", str(tmp_path / "videos"), "--prompts", str(prompts),
+        "--home", str(environment.home), "--dimension", "temporal_flickering", "--json",
+    ]  # fmt: skip
+    run = partial(
+        subprocess.run, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    done = run(["prlimit", "--fsize=200", *command])
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert "cannot write here: File too large" in line
     assert kept(environment) == 1
+    assert [path.suffix for path in environment.scores.rglob("*") if path.is_file()] == [".json"]
+    (card,) = score(environment, tmp_path, ["0.9", "0.8", "0.7"]).scores
+    assert (card.reused, card.values) == (1, (0.9, 0.8, 0.7))
+
+
+def test_a_dimension_that_hangs_is_killed_with_what_it_started(environment, tmp_path) -> None:
+    began = time.monotonic()
+    card = score(environment, tmp_path, ["0.9", "0.8", "hang", "0.7"], timeout_minutes=0.05)
+    assert time.monotonic() - began < 60
+    failure = card.failed["temporal_flickering"]
+    assert "had not ended after 0.05 minutes and was killed; allow it more with --timeout" in failure
+    assert "2 of 4 videos are kept" in failure
+    (after,) = score(environment, tmp_path, ["0.9", "0.8", "0.6", "0.7"], timeout_minutes=5).scores
+    assert (after.reused, after.values) == (2, (0.9, 0.8, 0.6, 0.7))
+
+
+STATIC = """
+from pathlib import Path
+
+class StaticFilter:
+    def __init__(self, args, device):
+        assert DEVICE == device == "cpu"
+        assert Path(args.model).read_text() == "raft"
+        assert "dropout" not in args
+
+    def infer(self, path):
+        return float(Path(path).read_text()) > 0.5
+"""
+
+
+def test_flicker_counts_on_static_videos_alone(environment, tmp_path, monkeypatch) -> None:
+    """The filter of the real package has its arguments; what RAFT sees is not checked here."""
+    with pytest.raises(VbenchError, match=r"static_filter cannot run: .*raft-things.pth is missing"):
+        score(environment, tmp_path, ["0.9"], static_filter=True)
+    command = environment.site_packages / "vbench" / "cli"
+    command.mkdir()
+    (command / "__init__.py").touch()
+    (command / "static_filter.py").write_text(STATIC)
+    name = STATIC_FILTER.files[0]
+    monkeypatch.setitem(WEIGHT_FILES, name, replace(WEIGHT_FILES[name], sha256=""))
+    (environment.weights / name).parent.mkdir(parents=True)
+    (environment.weights / name).write_text("raft")
+    (card,) = score(environment, tmp_path, ["0.9", "0.2", "0.8"], static_filter=True).scores
+    assert card.values == (0.9, 0.8)
+    failed = score(environment, tmp_path, ["0.1", "0.2", "0.3"], static_filter=True).failed["temporal_flickering"]
+    assert "finds none of 3 videos static" in failed
 
 
 def test_a_dimension_that_was_named_must_be_able_to_run(environment, tmp_path) -> None:
