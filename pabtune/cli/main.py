@@ -1,7 +1,9 @@
 """The command `pabtune`: its verbs, and how errors become messages and exit codes."""
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +12,7 @@ import click
 import pabtune
 from pabtune.cli.layout import ARGUMENTS
 from pabtune.parallel.process import has_launcher, has_outcome, is_spoken_for, leave_outcome, report_failure
-from pabtune.records.errors import PabtuneError, one_line
+from pabtune.records.errors import PabtuneError, PabtuneWarning, one_line
 
 VERB_LINES = {
     "demo": "Profile, search, generate and evaluate on the embedded model, in a few minutes.",
@@ -77,6 +79,23 @@ def _report(reason: str) -> None:
         click.echo(f"error: {reason}", err=True)
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Context in which pabtune's warnings are printed as its errors are, without the line of code that they come from."""
+    plain = warnings.formatwarning
+
+    def format_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        if issubclass(category, PabtuneWarning):
+            return f"warning: {one_line(str(message))}\n"
+        return plain(message, category, *where, **line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: one line per error, and no traceback for errors that the user can fix.
 
@@ -87,7 +106,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     reason = ""
     try:
-        code = main.main(arguments, standalone_mode=False)
+        with _warnings_in_one_line():
+            code = main.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
     except (click.Abort, KeyboardInterrupt):

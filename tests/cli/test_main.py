@@ -9,6 +9,8 @@ import click
 import pytest
 
 from pabtune.cli.main import VERB_LINES, main
+from pabtune.planning.presets import PRESETS
+from pabtune.records.policies import Policy
 from tests.cli.conftest import POLICY, PROFILE, start, write_prompts
 
 
@@ -212,3 +214,17 @@ def test_a_value_of_any_length_is_answered_in_one_line(pabtune, tmp_path, verb, 
         words += [parameter.opts[0], value]
     line = pabtune(*verb.split(), *words).refusal()
     assert "9999" in line or name in line
+
+
+def test_a_warning_is_one_line_without_the_code_that_it_comes_from(tmp_path) -> None:
+    """The search for an engine showed the path of pabtune's own file, and a line of it. A process: pytest hides warnings."""
+    policy = tmp_path / "undecided.json"
+    evidence = {"verdict": "undecided", "budget": "shapes>=-1"}
+    Policy(name="undecided", rules=PRESETS["pab246"].rules, evidence=evidence).save(policy)
+    words = ("generate", "shapes", "--policy", str(policy), "--prompt", "red", "--steps", "9", "--any-steps")
+    process = start(*words, "--out", str(tmp_path / "v.gif"))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    (line,) = [each for each in stderr.splitlines() if "undecided" in each]
+    assert line.startswith("warning: policy 'undecided': its budget shapes>=-1 could not be decided")
+    assert ".py:" not in stderr
