@@ -92,6 +92,7 @@ def test_a_budget_whose_score_lacks_its_environment_is_refused_before_anything_i
     assert "VBench has no dimension 'beauty'" in pabtune(*words, "--budget", "vbench:beauty>=-1").refusal()
 
 
+@pytest.mark.slow
 def test_a_floor_on_other_measures_is_kept_and_stands_in_the_policy(pabtune, short_profile, tmp_path) -> None:
     """What the floor looks at is measured on the unseen prompts as well."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
@@ -319,6 +320,7 @@ def test_with_few_steps_the_gain_is_bounded_and_nothing_worth_caching_is_an_answ
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.slow  # searches for engines are tested in tuning
 def test_a_search_for_an_engine_names_the_command_that_writes_its_file(pabtune, short_profile, tmp_path) -> None:
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
     words = (

@@ -22,7 +22,11 @@ SECONDS = 60
     [
         ("raise", r"rank 1 stopped with code (1|-15): .*broken on purpose"),
         ("kill", r"rank 1 stopped with code -9: .*SIGKILL"),
-        ("disagree", r"rank 1 has another prompt than rank 0: 'a prompt of rank 1' instead of 'a prompt of rank 0'"),
+        pytest.param(
+            "disagree",
+            r"rank 1 has another prompt than rank 0: 'a prompt of rank 1' instead of 'a prompt of rank 0'",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_nothing_hangs(case, message, tmp_path, monkeypatch, capfd) -> None:

@@ -26,6 +26,7 @@ def check_each(rows: list[dict]) -> None:
     check([row for row in rows if row["name"] == "kandinsky-5"], tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_a_first_block_that_is_broadcast_gets_its_part_of_the_tokens(together) -> None:
     for rows in together(2, "blocks"):
         check_each(rows)
