@@ -116,7 +116,7 @@ def test_what_cannot_be_shared_starts_no_process(words, message, pabtune, tmp_pa
     ("words", "message"),
     [
         (["--gpus", "2", "--split-axis", "tokens", "--sequence-parallel", "ring"], "'ring' is not one of"),
-        (["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'"),
+        pytest.param(["--gpus", "2", "--prompt", "an elephant"], "unknown word 'elephant'", marks=pytest.mark.slow),
         pytest.param(
             ["--gpus", "2", "--guidance-scale", "1", "--split-branches"],
             "a call must have a multiple of 2 samples, but has 1: is guidance on",

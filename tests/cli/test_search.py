@@ -47,6 +47,7 @@ def test_search_resumes_and_writes_a_policy(pabtune, short_profile, tmp_path) ->
     assert json.loads(out.read_text())["provenance"]["made_by"] == left["made_by"]
 
 
+@pytest.mark.slow
 def test_a_search_for_two_gpus_says_so_in_the_policy(pabtune, short_profile, tmp_path) -> None:
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 18, 6)
     words = ("search", short_profile, "--budget", "shapes>=-80", "--prompts", many, "--out", str(out), "--trials", "2")
