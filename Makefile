@@ -62,7 +62,7 @@ measures: venv
 	$(BIN)/python benchmarks/measures.py --out out/measures
 
 # Every method on the embedded model, on captions and seeds that nothing was tuned on; goes on where it was stopped. A prompt in
-# a call, so that methods which decide in a run decide for each. An hour; times need a machine of its own.
+# a call, so that methods which decide in a run decide for each. Takes long; times need a machine of its own.
 compare: venv
 	$(BIN)/pabtune compare shapes --front policies/shapes-30steps-front --batch-size 1 --out out/compare
 

@@ -53,7 +53,8 @@ def test_videos_of_policies_of_one_name_would_be_the_same_files(pabtune, tmp_pat
     ("files", "told"),
     [
         ({}, "holds nothing that pabtune measured; run `pabtune demo --out"),
-        ({"notes.txt": "x", "a.json": "[1, 2"}, "holds nothing that pabtune measured"),
+        ({"notes.txt": "x", "a.json": "[1, 2]"}, "holds nothing that pabtune measured"),
+        ({"a.json": '{"name": "cut off before it says what it is", '}, "a.json: broken JSON"),
         ({"a.json": '{"schema": "pabtune.policy/2", '}, "a.json: broken JSON"),
         ({"a.json": '{"schema": "pabtune.policy/9", "name": "x", "rules": []}'}, "made by another version of pabtune"),
         ({"a.json": '{"schema": "pabtune.evaluation/2"}'}, "made by another version of pabtune"),

@@ -1,8 +1,7 @@
 """Pipelines of all kinds of models on several processes."""
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -17,15 +16,10 @@ from pabtune.parallel.decoding import TiledDecode, pixels_per_latent, split_deco
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import split
-from pabtune.records.errors import PabtuneError, ParallelError, PolicyError
-from pabtune.records.first_steps import FirstSteps
+from pabtune.records.errors import ParallelError, PolicyError
 from pabtune.records.layouts import SEQUENCE_PARALLELS, ParallelLayout
 from pabtune.records.rules import Rule
 from pabtune.records.sites import BLOCKS
-from pabtune.runtime.first_steps import numbers_of
-from pabtune.runtime.recorder import record
-from pabtune.runtime.targets import Target
-from pabtune.tuning.telling import FirstInputs
 from tests.parallel.by_card import has_whole_branches, sequential_cases
 from tests.parallel.comparing import DEVICE, NONE, compare, error, layouts
 from tests.parallel.predict_heads import predict_inside, shapes_inside
@@ -38,13 +32,17 @@ UNPREDICTED = ("hunyuan-framepack",)
 SPATIAL_TEMPORAL = ["latte", "open-sora-1.2", "open-sora-plan-1.1"]
 
 
+def meshes_of_one_sample(whole: Mesh) -> Iterator[tuple[ParallelLayout, Mesh]]:
+    """The layouts of all processes in which they share the branches and tokens of one sample."""
+    for layout in layouts(whole.layout.sequence):
+        if layout.samples == 1:
+            yield layout, Mesh(layout, DEVICE)
+
+
 def pipelines(whole: Mesh, names: Sequence[str]) -> list[dict]:
     """Full-attention models: tokens split, branches split, both; each against its prediction, call by call."""
     rows = []
-    for layout in layouts(whole.layout.sequence):
-        if layout.samples > 1:
-            continue
-        mesh = Mesh(layout, DEVICE)
+    for layout, mesh in meshes_of_one_sample(whole):
         for name in names:
             if has_whole_branches(name) and layout.branches > 1:
                 continue
@@ -78,10 +76,7 @@ def drawn(pipeline, name: str, **changes):
 def others(whole: Mesh) -> list[dict]:
     """Latte, Open-Sora and Open-Sora-Plan in every way; guidance branches of pipelines that call in turns."""
     rows = []
-    for layout in layouts(whole.layout.sequence):
-        if layout.samples > 1:
-            continue
-        mesh = Mesh(layout, DEVICE)
+    for layout, mesh in meshes_of_one_sample(whole):
         # Of the small ones, only Open-Sora has more frames than four processes need.
         chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
         names = [
@@ -161,54 +156,6 @@ def guidance_apart(whole: Mesh) -> list[dict]:
                 rows.append({"said": str(problem), "messages": sum(sharded.traffic.messages.values())})
         sharded.remove()
     return rows
-
-
-def first_steps(whole: Mesh, names: Sequence[str]) -> list[dict]:
-    """The content class by the first steps, on one process and on all: each decides by itself, with another seed anew."""
-    rows = []
-    for layout in layouts(whole.layout.sequence):
-        if layout.samples > 1:
-            continue
-        mesh = Mesh(layout, DEVICE)
-        for name in names:
-            if layout.branches > 1 and name not in IN_TURNS:
-                continue
-            pipeline, inputs = loaded(name), {}
-            for seed in (0, 1, 2):
-                inputs[seed] = FirstInputs(2)
-                with suppress(PabtuneError):  # the run ends after its first steps
-                    record(Target.of(pipeline), inputs[seed], partial(run, pipeline, name, seed=seed))
-            sizes = {seed: float(numbers_of(each.latents, ("size@2",), None)[0, 0]) for seed, each in inputs.items()}
-            used = by_size(sizes, (2, CASES[name].call["num_inference_steps"]))
-            alone = [decided(pipeline, name, used, seed) for seed in sizes]
-            sharded = split(pipeline, mesh)
-            for seed, (expected, content) in zip(sizes, alone, strict=True):
-                output, told = decided(pipeline, name, used, seed)
-                rows.append({"name": name, "alone": content, "told": told, "error": error(output, expected)})
-            sharded.remove()
-    return rows
-
-
-def by_size(sizes: dict[int, float], window: tuple[int, int]) -> pabtune.Policy:
-    """Half of the way from the least to the largest size lies between two classes."""
-    low, high = min(sizes.values()), max(sizes.values())
-    slope = 8.0 / (high - low)
-    weights = {"still": {"size@2": -slope}, "fast": {"size@2": slope}}
-    bias = {"still": slope * (low + high) / 2, "fast": -slope * (low + high) / 2}
-    return pabtune.Policy(
-        name="by size",
-        variants={
-            "still": (Rule(kind="mlp", range=2, window=window),),
-            "fast": (Rule(kind="stack", range=3, window=window),),
-        },
-        first_steps=FirstSteps(steps=2, frame_axis=None, bias=bias, weights=weights, margin=0.0),
-    )
-
-
-def decided(pipeline, name: str, used: pabtune.Policy, seed: int):
-    """A run, and the class that its first steps told."""
-    with pabtune.broadcast(pipeline, used, "auto") as active:
-        return run(pipeline, name, seed=seed), active.summary()["content"]
 
 
 def timesteps(mesh: Mesh) -> list[dict]:

@@ -24,8 +24,10 @@ from pabtune.parallel.splitting import split
 from pabtune.records.errors import PabtuneError
 from pabtune.records.layouts import ParallelLayout
 from tests.conftest import STEPS, draw, make_pipeline
-from tests.parallel import cases_pipelines, cases_stdit3
+from tests.parallel import cases_first_steps, cases_pipelines, cases_stdit3
 from tests.parallel.comparing import DEVICE
+
+CASES = (cases_stdit3, cases_pipelines, cases_first_steps)
 
 
 def until_stopped(case: str, mesh: Mesh) -> None:
@@ -46,7 +48,7 @@ def until_stopped(case: str, mesh: Mesh) -> None:
 def run_case(case: str, names: Sequence[str] = ()) -> list[dict]:
     """Runs a case with the other processes; returns this process' rows."""
     with Mesh(ParallelLayout.over(world_size()), DEVICE) as mesh:
-        draw_case = getattr(cases_stdit3, case, None) or getattr(cases_pipelines, case, None)
+        draw_case = next((getattr(each, case) for each in CASES if hasattr(each, case)), None)
         if draw_case is None:
             until_stopped(case, mesh)
         return draw_case(mesh, names) if names else draw_case(mesh)

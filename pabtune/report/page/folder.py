@@ -20,9 +20,6 @@ T = TypeVar("T")
 MOST_FILES = 20_000
 """A folder with more is not one that pabtune wrote into, such as a home folder."""
 
-OURS = re.compile(rb'"schema"\s*:\s*"pabtune\.(profile|policy|evaluation|search|comparison)/')
-"""What a file holds that a page is made of: one that holds it and cannot be read is broken."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Generic[T]):
@@ -126,12 +123,13 @@ def _read(folder: Path, file: Path) -> tuple[str, Any, str] | None:
     if file.suffix != ".json" or not file.is_file():
         return None
     try:
-        content = file.read_bytes() if file.stat().st_size <= MOST_BYTES else b""
+        if file.stat().st_size > MOST_BYTES:
+            return None
+        content = file.read_bytes()
     except OSError as error:
         raise FileError(f"{file}: cannot read: {error.strerror}") from error
-    if not OURS.search(content):
-        return None
     try:
+        # A file that was cut off may have lost the line that says what it is, so that any broken one is told.
         document = parse_json(content.decode("utf-8-sig"), str(file), FileError)
     except UnicodeDecodeError as error:
         raise FileError(f"{file}: not a text file in UTF-8") from error
