@@ -142,16 +142,17 @@ def print_tables(comparison: MethodsComparison) -> None:
     )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("at", "method", "setting") else "right")
-    for share in sorted({each.share for each in comparison.settings}, key=lambda each: -(each or 0)):
+    shares = dict.fromkeys(each.share for each in comparison.settings)
+    for share in sorted(shares, key=lambda each: -(each or 0)):
         table.add_section()
         for each in comparison.at_share(share):
             table.add_row("-" if share is None else f"{share:.0%}", *cells(each))
     console.print(table)
-    shares = [share for share in dict.fromkeys(each.share for each in comparison.settings) if share is not None]
     by_time = Table(title="PSNR, mean and worst, within a share of the full run's measured time")
-    for column in ("method", *(f"{share:.0%}" for share in shares)):
+    allowed = [share for share in shares if share is not None]
+    for column in ("method", *(f"{share:.0%}" for share in allowed)):
         by_time.add_column(column, justify="left" if column == "method" else "right")
-    found = [{each.method: each.evaluation.psnr_db for each in comparison.within_time(share)} for share in shares]
+    found = [{each.method: each.evaluation.psnr_db for each in comparison.within_time(share)} for share in allowed]
     for method in dict.fromkeys(each.method for each in comparison.settings):
         psnrs = [at.get(method) for at in found]
         by_time.add_row(method, *("-" if each is None else f"{mean(each):.1f}  {min(each):.1f}" for each in psnrs))

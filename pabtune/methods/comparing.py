@@ -1,7 +1,8 @@
 """Comparing methods on one model: same prompts, seeds and clock for all.
 
-Each method is calibrated, tuned on the calibration prompts (for each share of the compute the setting that is closest to the
-full run there), and judged on the unseen ones, in turns with the full run. What is finished is kept in a folder.
+Each method is calibrated, tuned on the calibration prompts (for each share of the compute, and of the time, the setting that
+is closest to the full run there), and judged on the unseen ones, in turns with the full run. What is finished is kept in a
+folder.
 """
 
 import json
@@ -17,7 +18,14 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.methods.keeping import Calibrated, ComparisonFolder
 from pabtune.methods.method import Method, Recordings
 from pabtune.quality.scores import NO_SCORE, find_score
-from pabtune.records.comparisons import CalibrationCost, ComparedSetting, MethodsComparison, mean
+from pabtune.records.comparisons import (
+    TIME_TOLERANCE,
+    CalibrationCost,
+    ComparedSetting,
+    MethodsComparison,
+    ShareOf,
+    mean,
+)
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.prompts import Prompt
@@ -28,7 +36,7 @@ from pabtune.tuning.profile import versions
 from pabtune.tuning.videos import VideoMeter
 
 SHARES = (0.63, 0.5, 0.4, 0.33, 0.25)
-"""Of the compute, at which methods are compared."""
+"""Of the compute and of the measured time, at which methods are compared."""
 
 TOLERANCE = 0.03
 """By which a setting may compute more than a share: steps are whole (8 of 30 for a quarter), and what is outside of blocks
@@ -49,7 +57,7 @@ class CompareConfig:
     Attributes:
         steps: denoising steps of the full run.
         grids: for each method by name, the settings of its knob that are tried; methods without one try their own.
-        shares: of the compute, for which settings are chosen.
+        shares: of the compute and of the time, for which settings are chosen.
         batch_size: prompts in one call of the pipeline.
         arguments: further arguments of the pipeline's call.
         score: name of the absolute score.
@@ -66,38 +74,62 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A setting that is to be judged.
+
+    Attributes:
+        setting: of the method's knob.
+        share: that it was chosen for; None = the method reaches none, this is its cheapest.
+        share_of: what the share is of.
+        psnr_db: mean on the calibration prompts.
+    """
+
+    setting: float
+    share: float | None
+    share_of: ShareOf = "compute"
+    psnr_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
     """A method that is ready to be judged.
 
     Attributes:
         calibrated: what it measured.
-        chosen: settings, with the share that each was chosen for (None = none) and its mean PSNR on the calibration prompts.
+        chosen: the settings that were chosen.
     """
 
     calibrated: Calibrated
-    chosen: Sequence[tuple[float, float | None, float]]
+    chosen: Sequence[Chosen]
 
 
-def choose(evaluations: Mapping[float, Evaluation], shares: Sequence[float]) -> list[tuple[float, float | None, float]]:
-    """For each share of the compute the setting that is closest to the full run, and computes no more.
+def choose(evaluations: Mapping[float, Evaluation], shares: Sequence[float]) -> list[Chosen]:
+    """For each share the setting that is closest to the full run of those that compute, and of those that take, no more.
 
     Args:
         evaluations: on the calibration prompts, by setting.
-        shares: of the compute.
+        shares: of the full run's compute and time.
 
     Returns:
-        Settings, shares and mean PSNR. A method whose cheapest setting is above all shares gets that one, without a share.
+        By compute, then by time. A method whose cheapest setting is above all shares gets that one, without a share.
     """
-    chosen: list[tuple[float, float | None, float]] = []
     psnrs = {setting: mean(evaluation.psnr_db) for setting, evaluation in evaluations.items()}
-    for share in shares:
-        within = [each for each in evaluations if evaluations[each].compute_fraction <= share + TOLERANCE]
-        if within:
-            best = max(within, key=psnrs.__getitem__)
-            chosen.append((best, share, psnrs[best]))
-    if not chosen:
-        cheapest = min(evaluations, key=lambda each: evaluations[each].compute_fraction)
-        chosen.append((cheapest, None, psnrs[cheapest]))
+    compute = {setting: evaluation.compute_fraction for setting, evaluation in evaluations.items()}
+    times = {setting: each.latency_s / each.baseline_latency_s for setting, each in evaluations.items()}
+    spent: dict[ShareOf, tuple[Mapping[float, float], float]] = {
+        "compute": (compute, TOLERANCE),
+        "time": (times, TIME_TOLERANCE),
+    }
+    chosen = []
+    for share_of, (spent_by, allowed) in spent.items():
+        for share in shares:
+            within = [each for each in evaluations if spent_by[each] <= share + allowed]
+            if within:
+                best = max(within, key=psnrs.__getitem__)
+                chosen.append(Chosen(setting=best, share=share, share_of=share_of, psnr_db=psnrs[best]))
+    if all(each.share_of == "time" for each in chosen):
+        cheapest = min(evaluations, key=compute.__getitem__)
+        chosen.insert(0, Chosen(setting=cheapest, share=None, psnr_db=psnrs[cheapest]))
     return chosen
 
 
@@ -159,12 +191,6 @@ def compare(
     )
 
 
-def bytes_of(recordings: Recordings) -> int:
-    """Bytes of what was recorded: by the method itself, and latents and outputs of full runs if it asked for them."""
-    runs = vars(recordings).get("trajectories", [])
-    return recordings.bytes + sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
-
-
 class MethodTurn:
     """One method on one model.
 
@@ -210,19 +236,20 @@ class MethodTurn:
     def judge(self, tuned: Tuned, prompts: Sequence[Prompt]) -> list[ComparedSetting]:
         """Evaluates the settings that were chosen on the unseen prompts."""
         self._note("unseen prompts")
-        grid = list(dict.fromkeys(setting for setting, _, _ in tuned.chosen))
+        grid = list(dict.fromkeys(each.setting for each in tuned.chosen))
         evaluations = self._evaluations(tuned.calibrated, grid, prompts)
         return [
             ComparedSetting(
                 method=self._method.name,
                 knob=self._method.knob.name,
-                setting=setting,
-                share=share,
-                tuned_psnr_db=tuned_psnr_db,
-                evaluation=evaluations[setting],
+                setting=each.setting,
+                share=each.share,
+                share_of=each.share_of,
+                tuned_psnr_db=each.psnr_db,
+                evaluation=evaluations[each.setting],
                 calibration=tuned.calibrated.cost,
             )
-            for setting, share, tuned_psnr_db in tuned.chosen
+            for each in tuned.chosen
         ]
 
     def _calibrate(self, grid: Sequence[float], prompts: Sequence[Prompt]) -> Calibrated:
@@ -237,7 +264,7 @@ class MethodTurn:
         began = time.perf_counter()
         values = self._method.calibrate(recordings, grid)
         seconds = time.perf_counter() - began
-        size = bytes_of(recordings) + (0 if values is None else len(json.dumps(values)))
+        size = recordings.bytes + (0 if values is None else len(json.dumps(values)))
         return Calibrated(values=values, cost=CalibrationCost(videos=meter.generated, seconds=seconds, bytes=size))
 
     def _evaluations(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pabtune.methods.method import Knob, Recordings
+from pabtune.methods.method import STEP_SHARES, Knob, Recordings
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
@@ -87,7 +87,7 @@ class DPCache:
 
     name = "dpcache"
     knob = Knob(name="budget", low=0.05, high=1.0, says="share of the steps that compute")
-    settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    settings = STEP_SHARES
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pabtune.methods.method import Knob, Recordings
+from pabtune.methods.method import STEP_SHARES, Knob, Recordings
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
@@ -21,15 +21,13 @@ from pabtune.tuning.trajectories import Trajectories
 EULER = "FlowMatchEulerDiscreteScheduler"
 """The scheduler for which leaving out noise levels is the same as holding outputs."""
 
-SHARES = (0.8, 0.63, 0.5, 0.4, 0.33, 0.25)
-
 
 class FewerSteps:
     """A run of fewer steps, as the pipeline spaces them."""
 
     name = "fewer-steps"
     knob = Knob(name="steps", low=0.05, high=1.0, says="share of the steps that are made")
-    settings = SHARES
+    settings = (0.8, *STEP_SHARES)
     needs: Literal["nothing", "recordings"] = "nothing"
 
     def misfit(self, model: Target) -> str | None:
@@ -51,7 +49,7 @@ class BestSpacing:
 
     name = "best-spacing"
     knob = FewerSteps.knob
-    settings = SHARES
+    settings = (0.8, *STEP_SHARES)
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:

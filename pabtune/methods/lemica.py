@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pabtune.methods.held_runs import HeldRuns, cannot_hold, held_policy
-from pabtune.methods.method import Knob, Recordings
+from pabtune.methods.method import STEP_SHARES, Knob, Recordings
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.runtime.targets import Target
@@ -29,7 +29,7 @@ class LeMiCa:
 
     name = "lemica"
     knob = Knob(name="budget", low=0.05, high=1.0, says="share of the steps that compute")
-    settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    settings = STEP_SHARES
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:

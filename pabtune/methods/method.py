@@ -18,6 +18,10 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.trajectories import Trajectories, record_trajectories
 
+STEP_SHARES = (0.63, 0.5, 0.4, 0.33, 0.25, 0.23)
+"""Settings of methods whose knob is the share of the steps that compute. The last is for a quarter of the measured time, which
+a quarter of the steps exceeds by what is outside of the transformer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
@@ -64,7 +68,13 @@ class Recordings:
     @cached_property
     def trajectories(self) -> list[Trajectories]:
         """Latents and outputs of full runs, one record for each batch."""
-        return [record_trajectories(self.pipeline, self.target, batch, self.settings) for batch in self.batches]
+        return self.record(self.batches)
+
+    def record(self, batches: Sequence[Sequence[Prompt]]) -> list[Trajectories]:
+        """The same of some batches, whose bytes are counted."""
+        runs = [record_trajectories(self.pipeline, self.target, batch, self.settings) for batch in batches]
+        self.bytes += sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
+        return runs
 
 
 class Method(Protocol):

@@ -1,21 +1,29 @@
 """pabtune's own: schedules of whole calls, fitted on the calibration prompts, or policies that were found before.
 
 What `pabtune search --front` finds: a surrogate ranks schedules, the best run, and each step's factors bring the latents back
-to the full run's (`tuning/schedules.py`).
+to the full run's (`tuning/schedules.py`). Each calibration prompt is fitted with several seeds: what a few captions leave to
+chance are the worst videos of others.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pabtune.methods.method import Knob, Recordings
+from pabtune.methods.method import STEP_SHARES, Knob, Recordings
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
+from pabtune.records.prompts import SEEDS
 from pabtune.records.schedules import Schedule
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.targets import Target
 from pabtune.tuning.schedules import find_schedules
+
+VIDEOS_PER_PROMPT = 3
+"""Videos of each calibration prompt that are fitted on (docs/log.md)."""
+
+SEED_STRIDE = 1_000_003
+"""Between seeds of one prompt; what is judged on has others."""
 
 
 class Pabtune:
@@ -23,7 +31,7 @@ class Pabtune:
 
     name = "pabtune"
     knob = Knob(name="budget", low=0.1, high=1.0, says="share of the steps that compute")
-    settings = (0.63, 0.5, 0.4, 0.33, 0.25)
+    settings = STEP_SHARES
     needs: Literal["nothing", "recordings"] = "recordings"
 
     def misfit(self, model: Target) -> str | None:
@@ -32,13 +40,18 @@ class Pabtune:
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """Schedules with their factors, by their number of computed steps."""
+        further = [
+            [replace(prompt, seed=(prompt.seed + SEED_STRIDE * count) % SEEDS) for prompt in batch]
+            for count in range(1, VIDEOS_PER_PROMPT)
+            for batch in recordings.batches
+        ]
         schedules = find_schedules(
             recordings.pipeline,
-            recordings.batches,
+            [*recordings.batches, *further],
             recordings.settings,
             shares=settings,
             catalog=recordings.catalog,
-            runs=recordings.trajectories,
+            runs=[*recordings.trajectories, *recordings.record(further)],
         )
         return {str(len(each.computed)): asdict(each) for each in schedules}
 
@@ -96,5 +109,5 @@ class PabtuneFront:
 
 
 def _policy_files(folder: Path) -> list[Path]:
-    """All JSON files of a folder but what searches leave beside their policies."""
-    return sorted(path for path in folder.glob("*.json") if not path.name.endswith(".result.json"))
+    """All JSON files of a folder but what searches leave beside their policies, and what a killed one left half written."""
+    return sorted(path for path in folder.glob("[!.]*.json") if not path.name.endswith(".result.json"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from pabtune.records.evaluations import Evaluation, Measured, Repeated
 
@@ -13,6 +13,10 @@ POOR_DB = 30.0
 
 TIME_TOLERANCE = 0.03
 """Of the full run's time, as much as of its compute is allowed; on a busy machine runs of the same work differ by more."""
+
+
+ShareOf = Literal["compute", "time"]
+"""What a share is of: the full run's compute or its measured time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,8 @@ class ComparedSetting:
         method: its name.
         knob: what is set.
         setting: to what.
-        share: of the compute that it was chosen for; None = the method reaches none of those asked for, this is its cheapest.
+        share: that it was chosen for; None = the method reaches none of those asked for, this is its cheapest.
+        share_of: what the share is of: the full run's compute, or its time as measured on the calibration prompts.
         tuned_psnr_db: mean on the calibration prompts, by which it was chosen.
         evaluation: on the unseen prompts.
         calibration: what it took.
@@ -48,6 +53,7 @@ class ComparedSetting:
     knob: str
     setting: float
     share: float | None
+    share_of: ShareOf = "compute"
     tuned_psnr_db: float
     evaluation: Evaluation
     calibration: CalibrationCost
@@ -71,6 +77,7 @@ class ComparedSetting:
             "knob": self.knob,
             "setting": self.setting,
             "share": self.share,
+            "share_of": self.share_of,
             "compute_share": self.evaluation.compute_fraction,
             "time_share": self.time_share,
             "fidelity": evaluation["fidelity"] | {"share_under_30_db": self.poor_share},
@@ -105,7 +112,7 @@ class MethodsComparison:
 
     def at_share(self, share: float) -> list[ComparedSetting]:
         """Each method's setting that was chosen for a share of the compute, the closest to the full run first."""
-        chosen = [each for each in self.settings if each.share == share]
+        chosen = [each for each in self.settings if each.share == share and each.share_of == "compute"]
         return sorted(chosen, key=lambda each: -mean(each.evaluation.psnr_db))
 
     def within_time(self, share: float) -> list[ComparedSetting]:

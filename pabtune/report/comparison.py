@@ -49,26 +49,33 @@ class ComparisonData:
 
 
 def as_markdown(comparison: MethodsComparison) -> str:
-    """A table in Markdown: for each method mean and worst PSNR at each share of the compute, and what calibrating it took."""
+    """Two tables in Markdown, a row for each method: mean and worst PSNR at each share of the compute, and of the time."""
     shares = sorted({each.share for each in comparison.settings if each.share is not None}, reverse=True)
-    lines = [
-        f"| PSNR dB, mean / worst of {comparison.prompts} | {' | '.join(f'{share:.2f}' for share in shares)} | calibration |",
+    heads = " | ".join(f"{share:.2f}" for share in shares)
+    by_compute = [
+        f"| PSNR dB, mean / worst of {comparison.prompts} | {heads} | calibration |",
         "|---" * (len(shares) + 2) + "|",
     ]
-    methods = dict.fromkeys(each.method for each in comparison.settings)
-    for method in methods:
+    by_time = [f"| within the measured time | {heads} |", "|---" * (len(shares) + 1) + "|"]
+    within = [{each.method: each for each in comparison.within_time(share)} for share in shares]
+    for method in dict.fromkeys(each.method for each in comparison.settings):
         of_method = [each for each in comparison.settings if each.method == method]
-        at = {each.share: each for each in of_method}
-        cells = [_psnrs(at[share]) if share in at else "-" for share in shares]
+        at = {each.share: each for each in of_method if each.share_of == "compute"}
+        cells = [_psnrs(at.get(share)) for share in shares]
         if None in at:
             cells[0] = f"{_psnrs(at[None])} at {at[None].evaluation.compute_fraction:.2f}"
         cost = of_method[0].calibration
-        lines.append(f"| {method} | {' | '.join(cells)} | {cost.videos:.0f} videos, {cost.bytes / 2**20:.1f} MiB |")
-    lines += [f"| {method} | {reason} |" for method, reason in comparison.unfit.items()]
-    return "\n".join(lines) + "\n"
+        by_compute.append(
+            f"| {method} | {' | '.join(cells)} | {cost.videos:.0f} videos, {cost.bytes / 2**20:.1f} MiB |"
+        )
+        by_time.append(f"| {method} | {' | '.join(_psnrs(each.get(method)) for each in within)} |")
+    by_compute += [f"| {method} | {reason} |" for method, reason in comparison.unfit.items()]
+    return "\n".join([*by_compute, "", *by_time]) + "\n"
 
 
-def _psnrs(compared: ComparedSetting) -> str:
+def _psnrs(compared: ComparedSetting | None) -> str:
+    if compared is None:
+        return "-"
     psnrs = compared.evaluation.psnr_db
     return f"{mean(psnrs):.1f} / {min(psnrs):.1f}"
 

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 import torch
 
+from pabtune.methods import pabtune as module
 from pabtune.methods.budcache import BudCache
-from pabtune.methods.comparing import bytes_of
 from pabtune.methods.dpcache import DPCache, path_costs
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.method import Recordings
-from pabtune.methods.pabtune import Pabtune, PabtuneFront
+from pabtune.methods.pabtune import VIDEOS_PER_PROMPT, Pabtune, PabtuneFront
 from pabtune.methods.registry import METHODS, check_setting
 from pabtune.methods.smoothcache import LOOKAHEAD, SmoothCache
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
+from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.listeners import Measurement
 from pabtune.runtime.recorder import record
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.trajectories import LatentsWatch
+from pabtune.tuning.trajectories import LatentsWatch, Trajectories
 from pabtune.tuning.videos import VideoMeter
 from tests.conftest import PROMPTS, make_pipeline
 
@@ -108,7 +109,7 @@ def test_dpcache_runs_what_it_forecasts() -> None:
     rule = policy.rules[0]
     assert len(rule.compute) == 5
     assert rule.compute[:3] == (0, 1, 2)
-    assert bytes_of(made) > 0
+    assert made.bytes > 0
     costs = path_costs(made.trajectories[0].outputs)
     line = 2 * made.trajectories[0].outputs[2] - made.trajectories[0].outputs[1]
     assert costs[1, 2, 3] == pytest.approx(float((line - made.trajectories[0].outputs[3]).abs().mean()), rel=1e-5)
@@ -123,13 +124,32 @@ def test_pabtune_fits_schedules_on_the_recorded_runs() -> None:
     found = Pabtune().calibrate(made, (0.5, 0.7))
     assert set(found) == {"5", "7"}
     assert len(Pabtune().at(0.7, found, STEPS).rules[0].compute) == 7
-    assert bytes_of(made) > 0
+
+
+def test_pabtune_fits_each_prompt_with_several_seeds(monkeypatch) -> None:
+    """The first ones are the calibration prompts' own; all that was recorded is counted."""
+    fitted: list[tuple[list[list[Prompt]], list[Trajectories]]] = []
+    monkeypatch.setattr(
+        module, "find_schedules", lambda pipeline, batches, *_, runs, **__: fitted.append((batches, runs)) or []
+    )
+    made = recordings()
+    assert Pabtune().calibrate(made, (0.5,)) == {}
+    ((batches, runs),) = fitted
+    assert batches[: len(made.batches)] == made.batches
+    assert [list(run.prompts) for run in runs] == batches
+    own = [(each.prompt, each.seed) for batch in made.batches for each in batch]
+    every = [(each.prompt, each.seed) for batch in batches for each in batch]
+    assert [prompt for prompt, _ in every] == [prompt for prompt, _ in own] * VIDEOS_PER_PROMPT
+    assert len(set(every)) == len(every) == len(own) * VIDEOS_PER_PROMPT
+    assert made.bytes == sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
+    assert made.settings.meter.generated == len(every)
 
 
 def test_a_front_is_a_folder_of_policies(tmp_path) -> None:
     first = Policy(name="a", rules=(Rule(kind="transformer", compute=(0, 2)),))
     for policy in (first, replace(first, name="b")):
         policy.save(tmp_path / f"{policy.name}.json")
+    (tmp_path / ".a-killed.json").write_text('{"schema": "pab')  # what a killed search left half written
     front = PabtuneFront.load([tmp_path])
     assert front.settings == (1, 2)
     assert front.at(2, None, 4).name == "b"

@@ -41,11 +41,16 @@ def config(folder, **values) -> CompareConfig:
     )
 
 
-def evaluation(compute: float, psnr: float) -> Evaluation:
+def evaluation(compute: float, psnr: float, time: float = 1.0) -> Evaluation:
     return Evaluation(
-        policy="p", compute_fraction=compute, latency_s=1.0, baseline_latency_s=2.0, psnr_db=(psnr, psnr), ssim=(1.0, 1.0),
-        score_name="none", baseline_scores=(), scores=(), computed_calls={}, broadcast_calls={}, most_stored_bytes=0,
+        policy="p", compute_fraction=compute, latency_s=2 * time, baseline_latency_s=2.0, psnr_db=(psnr, psnr),
+        ssim=(1.0, 1.0), score_name="none", baseline_scores=(), scores=(), computed_calls={}, broadcast_calls={},
+        most_stored_bytes=0,
     )  # fmt: skip
+
+
+def chosen(evaluations: dict[float, Evaluation], *shares: float) -> list[tuple[float, float | None, str, float]]:
+    return [(each.setting, each.share, each.share_of, each.psnr_db) for each in choose(evaluations, shares)]
 
 
 def test_for_each_share_the_closest_setting_within_it_is_chosen() -> None:
@@ -55,8 +60,23 @@ def test_for_each_share_the_closest_setting_within_it_is_chosen() -> None:
         3.0: evaluation(0.40, 35.0),
         4.0: evaluation(0.2, 20.0),
     }
-    assert choose(found, (0.63, 0.5, 0.33, 0.1)) == [(3.0, 0.63, 35.0), (3.0, 0.5, 35.0), (4.0, 0.33, 20.0)]
-    assert choose({1.0: found[1.0], 5.0: evaluation(0.8, 60.0)}, (0.63, 0.5)) == [(1.0, None, 50.0)]
+    assert chosen(found, 0.63, 0.5, 0.33, 0.1) == [
+        (3.0, 0.63, "compute", 35.0), (3.0, 0.5, "compute", 35.0), (4.0, 0.33, "compute", 20.0),
+    ]  # fmt: skip
+    assert chosen({1.0: found[1.0], 5.0: evaluation(0.8, 60.0)}, 0.63, 0.5) == [(1.0, None, "compute", 50.0)]
+
+
+def test_settings_are_chosen_by_measured_time_too() -> None:
+    """A setting that computes too much for a share may take less time than one that computes little."""
+    found = {
+        1.0: evaluation(0.6, 50.0, time=0.49),
+        2.0: evaluation(0.4, 40.0, time=0.6),
+        3.0: evaluation(0.3, 20.0, time=0.31),
+    }
+    assert chosen(found, 0.5, 0.3) == [
+        (2.0, 0.5, "compute", 40.0), (3.0, 0.3, "compute", 20.0), (1.0, 0.5, "time", 50.0), (3.0, 0.3, "time", 20.0),
+    ]  # fmt: skip
+    assert chosen({1.0: found[1.0]}, 0.5) == [(1.0, None, "compute", 50.0), (1.0, 0.5, "time", 50.0)]
 
 
 def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> None:
@@ -65,7 +85,7 @@ def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> Non
         make_pipeline(), [FewerSteps(), FORA()], config(tmp_path, shares=(0.63, 0.45), grids={"fewer-steps": (0.6, 0.4)}),
         PROMPTS[:2], UNSEEN[2:], model="small", progress=lambda *note: notes.append(note),
     )  # fmt: skip
-    rows = {(each.method, each.share): each for each in found.settings}
+    rows = {(each.method, each.share): each for each in found.settings if each.share_of == "compute"}
     assert set(rows) == {(method, share) for method in ("fewer-steps", "fora") for share in (0.63, 0.45)}
     row = rows["fewer-steps", 0.63]
     assert row.evaluation.compute_fraction == pytest.approx(5 / STEPS)

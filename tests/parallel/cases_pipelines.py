@@ -73,18 +73,18 @@ def drawn(pipeline, name: str, **changes):
     return run(pipeline, name, **changes)
 
 
-def others(whole: Mesh) -> list[dict]:
+def others(whole: Mesh, only: Sequence[str] = SPATIAL_TEMPORAL) -> list[dict]:
     """Latte, Open-Sora and Open-Sora-Plan in every way; guidance branches of pipelines that call in turns."""
     rows = []
     for layout, mesh in meshes_of_one_sample(whole):
         # Of the small ones, only Open-Sora has more frames than four processes need.
-        chosen = SPATIAL_TEMPORAL if layout.sequence <= 2 else ["open-sora-1.2"]
+        chosen = only if layout.sequence <= 2 else ["open-sora-1.2"]
         names = [
             (name, way)
             for name in chosen
             for way in (SEQUENCE_PARALLELS if layout.sequence > 1 else SEQUENCE_PARALLELS[:1])
         ]
-        if layout.branches == 2 and layout.sequence == 1:
+        if layout.branches == 2 and layout.sequence == 1 and only == SPATIAL_TEMPORAL:
             names += [(name, "dsp") for name in sequential_cases()]
         for name, way in names:
             for used in (NONE, policy(name)):
@@ -273,14 +273,14 @@ def own_class(whole: Mesh) -> list[dict]:
     return rows
 
 
-def batches(whole: Mesh) -> list[dict]:
+def batches(whole: Mesh, names: Sequence[str] = IN_BATCHES) -> list[dict]:
     """Two prompts in one call, each by its own part of the processes."""
     rows = []
     for layout in layouts(whole.layout.sequence):
         if layout.samples == 1 or layout.sequence > 1:
             continue
         mesh = Mesh(layout, DEVICE)
-        for name in IN_BATCHES:
+        for name in names:
             drawing = partial(drawn, name=name, prompt=[PROMPT, "a dog sleeps"], seed=[0, 1], **CASES[name].batch)
             for used in (NONE, policy(name)):
                 row = compare(partial(loaded, name), drawing, mesh, used, lambda *_: [])
@@ -334,10 +334,11 @@ DECODED = {
 """Whether tiles are taken, and sizes that have several of them."""
 
 
-def decoding(mesh: Mesh) -> list[dict]:
+def decoding(mesh: Mesh, names: Sequence[str]) -> list[dict]:
     """Frames of one process, and of several that decode together."""
     rows = []
-    for case, (use_tiles, size) in DECODED.items():
+    for case in names:
+        use_tiles, size = DECODED[case]
         name = case.split(",")[0]
         pipeline = loaded(name)
         if case == "open-sora-plan-1.1":

@@ -2,14 +2,21 @@
 
 import pytest
 
-from tests.parallel.cases_pipelines import IN_ONE_CALL, IN_TURNS
+from tests.parallel.cases_pipelines import IN_BATCHES, IN_ONE_CALL, IN_TURNS
 from tests.parallel.conftest import check
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_two_prompts_are_drawn_by_two_processes(processes, together) -> None:
+@pytest.mark.parametrize(
+    ("processes", "names"),
+    [
+        (2, ["wan-2.1", "mochi"]),
+        pytest.param(2, IN_BATCHES, marks=pytest.mark.slow),
+        pytest.param(4, IN_BATCHES, marks=pytest.mark.slow),
+    ],
+)
+def test_two_prompts_are_drawn_by_two_processes(processes, names, together) -> None:
     """On four, each of them has one guidance branch of one prompt, whether these come in one call or in turns."""
-    for rows in together(processes, "batches"):
+    for rows in together(processes, "batches", names):
         check(rows)
         assert {tuple(row["layout"]) for row in rows} == {(2, processes // 2, 1)}
         assert all(row["sent"][1] for row in rows)

@@ -5,13 +5,22 @@ import pytest
 from pabtune.models.tiling import one_by_one
 from pabtune.parallel.decoding import assign, busiest_load, choose_tiling, split_decoder
 from pabtune.records.errors import ParallelError
+from tests.parallel.cases_pipelines import DECODED
 from tests.pipelines.cases import CASES
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_frames_decoded_together_are_those_of_one_process(processes, together) -> None:
-    for rows in together(processes, "decoding"):
-        assert {row["how"] for row in rows} == {"frames", "the VAE's own tiles", "blended tiles where that is faster"}
+@pytest.mark.parametrize(
+    ("processes", "names"),
+    [
+        (2, ("latte", "open-sora-plan-1.1, whole", "wan-2.1")),
+        *(pytest.param(many, tuple(DECODED), marks=pytest.mark.slow) for many in (2, 3)),
+    ],
+)
+def test_frames_decoded_together_are_those_of_one_process(processes, names, together) -> None:
+    for rows in together(processes, "decoding", names):
+        hows = {row["how"] for row in rows}
+        assert hows >= {"frames", "blended tiles where that is faster"}
+        assert ("the VAE's own tiles" in hows) == ("open-sora-plan-1.1" in names)
         for row in rows:
             assert row["error"] < 1e-5, row
             assert row["restored"] == 0, row

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from pabtune.records.interconnects import Interconnect
 from tests.cli.conftest import call
 
 
+@pytest.mark.slow
 def test_links_are_measured_and_serve_the_cost_model(tmp_path) -> None:
     out = tmp_path / "link.json"
     done = call("bench-links", "--gpus", "2", "--repeats", "2", "--out", str(out), "--json")

@@ -5,10 +5,13 @@ import pytest
 from tests.parallel.conftest import check
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_the_papers_models_are_shared_in_every_way(processes, together) -> None:
-    """And guidance branches of pipelines that ask for one after the other."""
-    for rows in together(processes, "others"):
+@pytest.mark.parametrize(
+    ("processes", "names"),
+    [(2, ["latte"]), pytest.param(2, [], marks=pytest.mark.slow), pytest.param(4, [], marks=pytest.mark.slow)],
+)
+def test_the_papers_models_are_shared_in_every_way(processes, names, together) -> None:
+    """All of them where none is named, and guidance branches of pipelines that ask for one after the other."""
+    for rows in together(processes, "others", names):
         check(rows)
 
 

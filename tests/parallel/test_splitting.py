@@ -51,9 +51,8 @@ def test_weights_that_are_moved_for_each_call_are_shared_too(together) -> None:
             assert row.get("left", []) == [], row
 
 
-@pytest.mark.parametrize(
-    "names", [["wan-2.1"], pytest.param(["hunyuan-true-cfg", "ltx-2", "kandinsky-5"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["wan-2.1"], ["hunyuan-true-cfg", "ltx-2", "kandinsky-5"]])
 def test_compiled_blocks_exchange_outside_of_their_graphs(names, together, monkeypatch) -> None:
     for *rows, refused in together(2, "compiled", names):
         assert [row["name"] for row in rows] == [name for name in names for _ in range(2)]

@@ -9,14 +9,10 @@ from tests.parallel.conftest import check
 
 FAST = [
     "wan-2.2",
-    "wan-vace",
     "hunyuan-true-cfg",
-    "hunyuan-1.5",
     "cogvideox-ddim",
-    "ltx-image",
     "mochi",
     "kandinsky-5",
-    "cosmos-2",
 ]
 
 

@@ -65,8 +65,10 @@ def test_nothing_to_draw_is_drawn_all_the_same() -> None:
     assert draw_comparison(comparison_data(comparison())).axes
 
 
-def test_a_row_in_markdown_for_each_method() -> None:
-    cheapest = replace(SETTING, method="pab", share=None, evaluation=replace(EVALUATION, compute_fraction=0.8))
+def test_rows_in_markdown_for_each_method() -> None:
+    cheapest = replace(
+        SETTING, method="pab", share=None, evaluation=replace(EVALUATION, compute_fraction=0.8, latency_s=1.2)
+    )
     made = replace(comparison(SETTING, replace(SETTING, method="tgate", share=0.5), cheapest), unfit={"x": "no blocks"})
     assert as_markdown(made).splitlines() == [
         "| PSNR dB, mean / worst of 2 | 0.63 | 0.50 | calibration |",
@@ -75,4 +77,10 @@ def test_a_row_in_markdown_for_each_method() -> None:
         "| tgate | - | 34.0 / 28.0 | 8 videos, 0.0 MiB |",
         "| pab | 34.0 / 28.0 at 0.80 | - | 8 videos, 0.0 MiB |",
         "| x | no blocks |",
+        "",
+        "| within the measured time | 0.63 | 0.50 |",
+        "|---|---|---|",
+        "| fora | 34.0 / 28.0 | 34.0 / 28.0 |",
+        "| tgate | 34.0 / 28.0 | 34.0 / 28.0 |",
+        "| pab | 34.0 / 28.0 | - |",
     ]

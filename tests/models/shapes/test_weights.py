@@ -8,7 +8,7 @@ from pabtune.quality.shapes import score_clip
 from pabtune.records.prompts import Prompt
 from pabtune.tuning.generation import Settings, generate
 
-VIDEOS = 32
+VIDEOS = 16
 
 
 def test_shape_color_and_motion_are_right_in_nine_of_ten_videos() -> None:
