@@ -32,6 +32,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import BATCH_SIZE, Settings, batches
+from pabtune.tuning.judging import measured_on
 from pabtune.tuning.profile import versions
 from pabtune.tuning.videos import VideoMeter
 
@@ -187,7 +188,7 @@ def compare(
         calibration_prompts=len(tuned_on),
         settings=settings,
         unfit=unfit,
-        environment=versions(),
+        environment={**versions(), "device": measured_on(pipeline)["device"]},
     )
 
 

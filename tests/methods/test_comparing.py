@@ -96,6 +96,7 @@ def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> Non
     assert (0, 2, ": fewer-steps, calibration") in notes
     document = found.to_document()
     assert document["prompts"] == document["calibration_prompts"] == 2
+    assert document["environment"]["device"] == "cpu"
     assert 0 < document["settings"][0]["time_share"] < 2
     assert found.at_share(0.63)[0].evaluation.psnr_db >= found.at_share(0.63)[1].evaluation.psnr_db
 
