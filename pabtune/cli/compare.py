@@ -149,14 +149,15 @@ def print_tables(comparison: MethodsComparison) -> None:
             table.add_row("-" if share is None else f"{share:.0%}", *cells(each))
     console.print(table)
     by_time = Table(title="PSNR, mean and worst, within a share of the full run's measured time")
-    allowed = [share for share in shares if share is not None]
+    allowed = sorted((share for share in shares if share is not None), reverse=True)
     for column in ("method", *(f"{share:.0%}" for share in allowed)):
         by_time.add_column(column, justify="left" if column == "method" else "right")
     found = [{each.method: each.evaluation.psnr_db for each in comparison.within_time(share)} for share in allowed]
     for method in dict.fromkeys(each.method for each in comparison.settings):
         psnrs = [at.get(method) for at in found]
         by_time.add_row(method, *("-" if each is None else f"{mean(each):.1f}  {min(each):.1f}" for each in psnrs))
-    console.print(by_time)
+    if allowed:
+        console.print(by_time)
     for method, reason in comparison.unfit.items():
         say(f"{method}: cannot run here: {reason}")
 

@@ -112,7 +112,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         code = done.exit_code
     except (click.Abort, KeyboardInterrupt):
         if not is_spoken_for():
-            click.echo("\nstopped; all written files are complete, and the same command resumes a search", err=True)
+            click.echo(
+                "\nstopped; written files are complete, and the same command resumes a search or a comparison", err=True
+            )
         code = 130
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""

@@ -71,7 +71,7 @@ class Recordings:
         return self.record(self.batches)
 
     def record(self, batches: Sequence[Sequence[Prompt]]) -> list[Trajectories]:
-        """The same of some batches, whose bytes are counted."""
+        """Latents and outputs of full runs of some batches, one record for each; their bytes are counted."""
         runs = [record_trajectories(self.pipeline, self.target, batch, self.settings) for batch in batches]
         self.bytes += sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
         return runs

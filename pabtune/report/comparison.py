@@ -51,24 +51,24 @@ class ComparisonData:
 def as_markdown(comparison: MethodsComparison) -> str:
     """Two tables in Markdown, a row for each method: mean and worst PSNR at each share of the compute, and of the time."""
     shares = sorted({each.share for each in comparison.settings if each.share is not None}, reverse=True)
-    heads = " | ".join(f"{share:.2f}" for share in shares)
+    heads = " | ".join([f"{share:.2f}" for share in shares] or ["at the least"])
     by_compute = [
         f"| PSNR dB, mean / worst of {comparison.prompts} | {heads} | calibration |",
-        "|---" * (len(shares) + 2) + "|",
+        "|---" * (heads.count("|") + 3) + "|",
     ]
-    by_time = [f"| within the measured time | {heads} |", "|---" * (len(shares) + 1) + "|"]
+    by_time = [f"| within the measured time | {heads} |", "|---" * (heads.count("|") + 2) + "|"]
     within = [{each.method: each for each in comparison.within_time(share)} for share in shares]
     for method in dict.fromkeys(each.method for each in comparison.settings):
         of_method = [each for each in comparison.settings if each.method == method]
         at = {each.share: each for each in of_method if each.share_of == "compute"}
         cells = [_psnrs(at.get(share)) for share in shares]
         if None in at:
-            cells[0] = f"{_psnrs(at[None])} at {at[None].evaluation.compute_fraction:.2f}"
+            cells[:1] = [f"{_psnrs(at[None])} at {at[None].evaluation.compute_fraction:.2f}"]
         cost = of_method[0].calibration
         by_compute.append(
             f"| {method} | {' | '.join(cells)} | {cost.videos:.0f} videos, {cost.bytes / 2**20:.1f} MiB |"
         )
-        by_time.append(f"| {method} | {' | '.join(_psnrs(each.get(method)) for each in within)} |")
+        by_time.append(f"| {method} | {' | '.join([_psnrs(each.get(method)) for each in within] or ['-'])} |")
     by_compute += [f"| {method} | {reason} |" for method, reason in comparison.unfit.items()]
     return "\n".join([*by_compute, "", *by_time]) + "\n"
 

@@ -82,11 +82,14 @@ def test_settings_are_chosen_by_measured_time_too() -> None:
 def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> None:
     notes = []
     found = compare(
-        make_pipeline(), [FewerSteps(), FORA()], config(tmp_path, shares=(0.63, 0.45), grids={"fewer-steps": (0.6, 0.4)}),
+        make_pipeline(), [FewerSteps(), FORA()], config(tmp_path, shares=(9.0, 0.63, 0.45), grids={"fewer-steps": (0.6, 0.4)}),
         PROMPTS[:2], UNSEEN[2:], model="small", progress=lambda *note: notes.append(note),
     )  # fmt: skip
     rows = {(each.method, each.share): each for each in found.settings if each.share_of == "compute"}
-    assert set(rows) == {(method, share) for method in ("fewer-steps", "fora") for share in (0.63, 0.45)}
+    assert set(rows) == {(method, share) for method in ("fewer-steps", "fora") for share in (9.0, 0.63, 0.45)}
+    by_time = {(each.method, each.share) for each in found.settings if each.share_of == "time"}
+    assert by_time >= {("fewer-steps", 9.0), ("fora", 9.0)}  # nothing takes longer, however busy the machine is
+    assert [each.share_of for each in found.at_share(9.0)] == ["compute"] * 2
     row = rows["fewer-steps", 0.63]
     assert row.evaluation.compute_fraction == pytest.approx(5 / STEPS)
     assert len(row.evaluation.psnr_db) == 2
@@ -97,6 +100,7 @@ def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> Non
     document = found.to_document()
     assert document["prompts"] == document["calibration_prompts"] == 2
     assert document["environment"]["device"] == "cpu"
+    assert {each["share_of"] for each in document["settings"]} == {"compute", "time"}
     assert 0 < document["settings"][0]["time_share"] < 2
     assert found.at_share(0.63)[0].evaluation.psnr_db >= found.at_share(0.63)[1].evaluation.psnr_db
 

@@ -84,3 +84,17 @@ def test_rows_in_markdown_for_each_method() -> None:
         "| tgate | 34.0 / 28.0 | 34.0 / 28.0 |",
         "| pab | 34.0 / 28.0 | - |",
     ]
+
+
+def test_methods_that_reach_no_share_have_a_table_too() -> None:
+    """A comparison of PAB alone ended in an IndexError."""
+    cheapest = replace(SETTING, method="pab", share=None, evaluation=replace(EVALUATION, compute_fraction=0.8))
+    assert as_markdown(comparison(cheapest)).splitlines() == [
+        "| PSNR dB, mean / worst of 2 | at the least | calibration |",
+        "|---|---|---|",
+        "| pab | 34.0 / 28.0 at 0.80 | 8 videos, 0.0 MiB |",
+        "",
+        "| within the measured time | at the least |",
+        "|---|---|",
+        "| pab | - |",
+    ]
