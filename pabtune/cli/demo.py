@@ -133,6 +133,7 @@ def _search(pipeline: Any, profile: Profile, out: Path, trials: int, writer: Any
         name="demo",
         arguments={},
         schedule_shares=SCHEDULE_SHARES,
+        is_refined=False,
     )
     with progress_bar("search") as advance:
 

@@ -205,7 +205,7 @@ def _save_front(
     """Judges the schedules of the search on unseen prompts, writes the useful ones, and returns a row for each."""
     from pabtune.tuning.front import judge_front
     from pabtune.tuning.generation import Settings
-    from pabtune.tuning.search import schedules_of
+    from pabtune.tuning.shared_schedules import schedules_of
 
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
     schedules = schedules_of(pipeline, profile, prompts.tune, settings, config)

@@ -6,24 +6,20 @@ chance are the worst videos of others.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pabtune.methods.method import STEP_SHARES, Knob, Recordings
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
-from pabtune.records.prompts import SEEDS
 from pabtune.records.schedules import Schedule
 from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.targets import Target
 from pabtune.tuning.schedules import find_schedules
 
-VIDEOS_PER_PROMPT = 3
-"""Videos of each calibration prompt that are fitted on (docs/log.md)."""
-
-SEED_STRIDE = 1_000_003
-"""Between seeds of one prompt; what is judged on has others."""
+FITTED_SEEDS = 3
+"""Seeds of each calibration prompt that are fitted on."""
 
 
 class Pabtune:
@@ -41,8 +37,8 @@ class Pabtune:
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
         """Schedules with their factors, by their number of computed steps."""
         further = [
-            [replace(prompt, seed=(prompt.seed + SEED_STRIDE * count) % SEEDS) for prompt in batch]
-            for count in range(1, VIDEOS_PER_PROMPT)
+            [prompt.reseeded(number) for prompt in batch]
+            for number in range(1, FITTED_SEEDS)
             for batch in recordings.batches
         ]
         schedules = find_schedules(

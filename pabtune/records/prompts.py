@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -15,6 +15,9 @@ ANY_CONTENT = "any"
 
 SEEDS = 2**63
 """Number of seeds: torch takes 64 bits, of which indices of prompts need some."""
+
+SEED_STRIDE = 1_000_003
+"""Between seeds of one prompt: more than any list of prompts with numbered seeds has."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 pair, or a byte that was no UTF-8: no text that could be encoded."""
@@ -45,6 +48,10 @@ class Prompt:
         for name in ("prompt", "content"):
             if SURROGATE.search(getattr(self, name)):
                 raise PromptError(f"`{name}` must be text, but {getattr(self, name)!r} holds half a character")
+
+    def reseeded(self, number: int) -> "Prompt":
+        """The same prompt with another seed for each number; 0 = its own."""
+        return replace(self, seed=(self.seed + SEED_STRIDE * number) % SEEDS)
 
 
 def as_prompts(prompts: Sequence[Prompt | str]) -> list[Prompt]:

@@ -32,6 +32,11 @@ class Schedule:
     worst_psnr_db: float
 
     @property
+    def closeness(self) -> float:
+        """What schedules of as many computed steps are chosen by: larger is better."""
+        return self.psnr_db + self.worst_psnr_db
+
+    @property
     def rule(self) -> Rule:
         """The rule of a policy."""
         if self.kind == "stack" and not any(self.factors):

@@ -49,3 +49,8 @@ class Unit(Protocol):
         draft: Draft,
     ) -> tuple[Schedule, list[Generation]]:
         """A schedule that ran on the recorded prompts, how close it came, and its videos by batch."""
+
+    def refine(
+        self, pipeline: DiffusionPipeline, runs: Sequence[Trajectories], settings: Settings, schedule: Schedule
+    ) -> Schedule:
+        """A schedule that was fitted, with factors that bring its videos closer to the recorded ones, if there are any."""

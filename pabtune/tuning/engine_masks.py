@@ -106,6 +106,12 @@ class EngineMasks:
                 ]
         return replace(schedule, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs))), generations
 
+    def refine(
+        self, pipeline: DiffusionPipeline, runs: Sequence[Trajectories], settings: Settings, schedule: Schedule
+    ) -> Schedule:
+        """The mask as it is: the engine says what held steps are made from (see `Unit`)."""
+        return schedule
+
     def _of_count(self, surrogate: Surrogate, count: int, seed: int) -> list[Draft]:
         """Masks with so many computed steps: the best for each payload and number of steps to begin with."""
         steps, found = surrogate.steps, dict[tuple[tuple[int, ...], Factors], Draft]()

@@ -22,12 +22,12 @@ from pabtune.tuning.teams import ALONE, Team
 from pabtune.tuning.videos import OnVideos
 
 AUTO_FLOOR = "auto"
+"""Stands for the floor that suits the model."""
 
 ContentBy = Literal["prompt", "first-steps"]
 """What tells the content class of a run."""
 
 CONTENT_BY: tuple[ContentBy, ...] = get_args(ContentBy)
-"""Stands for the floor that suits the model."""
 
 SCHEDULE_SHARES = (0.8, 0.7, 0.63, 0.57, 0.5, 0.45, 0.4, 0.37, 0.33, 0.3, 0.27, 0.24)
 """Computed steps over all steps, for each of which a search fits a schedule of whole calls."""
@@ -60,6 +60,7 @@ class SearchConfig:
         on_videos: told how many were generated.
         schedule_shares: computed steps over all steps, for each of which a schedule of whole calls is fitted; none = whole
             calls always happen.
+        is_refined: whether factors of schedules are refined by the final latents, where videos are not limited.
         score: the budget's, found before; None = it is found by its name.
         team: workers that were started together, of which one fits, confirms and judges.
         on_count: told how many trials of the study are finished, by whichever worker.
@@ -84,6 +85,7 @@ class SearchConfig:
     videos: int | None = None
     on_videos: OnVideos | None = None
     schedule_shares: tuple[float, ...] = SCHEDULE_SHARES
+    is_refined: bool = True
     score: Score | None = None
     engine: Engine | None = None
     team: Team = ALONE

@@ -1,7 +1,7 @@
 """Schedules: which steps compute, and what the others are made from, for each number of computed steps.
 
 A few full runs are recorded; a surrogate ranks schedules by them without generating a video; the best ones run, which fits
-their factors, and the closest to the full runs is taken. Nothing here asks for a score.
+their factors; the closest to the full runs is taken, and its factors are refined. Nothing here asks for a score.
 """
 
 import json
@@ -28,6 +28,7 @@ from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.drafts import Draft, Unit
 from pabtune.tuning.fitting import fit_factors
 from pabtune.tuning.generation import Generation, Settings, generate
+from pabtune.tuning.refining import refine
 from pabtune.tuning.request import SCHEDULE_SHARES
 from pabtune.tuning.trajectories import NOT_FITTED, LatentsWatch, Trajectories, record_trajectories, surrogate_of
 
@@ -46,6 +47,9 @@ FIRSTS = (3, 4, 5)
 
 LARGEST_DOUBT = 0.7
 """Most by which the effect of another output on the latents may differ from what was found, relative to itself."""
+
+ROUNDING_DB = 59.0
+"""Closer videos differ by the rounding of 8-bit frames alone, and are not refined."""
 
 FEWEST_STEPS = 9
 """With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
@@ -83,6 +87,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     known: Surrogate | None = None,
     runs: Sequence[Trajectories] | None = None,
     unit: Unit | None = None,
+    is_refined: bool = True,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -99,18 +104,21 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
             proposes schedules too, and half of the runs with a broken step are spared.
         runs: full runs of the batches that were recorded before; None = they are recorded now.
         unit: what is broadcast; None = whole calls.
+        is_refined: whether the factors of the best schedule of each number of steps are refined by the final latents, which
+            takes as many videos again; never where they are few.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
-    target, unit = Target.of(pipeline, catalog), unit or WholeCalls()
+    target, unit = Target.of(pipeline, catalog), unit or WholeCalls(catalog)
     if settings.steps < FEWEST_STEPS and isinstance(unit, WholeCalls):
         return []
     if runs is None:
         runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
-    if known is not None and (few is not None or len(known.products) < sum(map(len, batches))):
+    prompts = {prompt.prompt for batch in batches for prompt in batch}
+    if known is not None and (few is not None or len(known.products) < len(prompts)):
         known = None
     probed = few.probed if few is not None else PROBED if known is None else PROBED_TWICE
     gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
@@ -124,14 +132,16 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     def fit_count(count: int) -> tuple[Schedule, list[Generation]]:
         candidates = drafts[count] if few is None else drafts[count][: few.candidates]
         fitted = [unit.fit(pipeline, target, runs, settings, draft) for draft in candidates]
-        return max(fitted, key=lambda each: each[0].psnr_db + each[0].worst_psnr_db)
+        return max(fitted, key=lambda each: each[0].closeness)
 
     counts = list(drafts)
     if few is not None:
         return _bisect(counts, fit_count, [_predicted_db(drafts[count][0]) for count in counts], few, progress)
     schedules = []
     for count in counts:
-        schedules.append(fit_count(count)[0])
+        schedule, _ = fit_count(count)
+        is_far = schedule.psnr_db < ROUNDING_DB
+        schedules.append(unit.refine(pipeline, runs, settings, schedule) if is_refined and is_far else schedule)
         if progress:
             progress(len(schedules), len(counts))
     return schedules
@@ -165,7 +175,14 @@ def known_surrogate(
 
 
 class WholeCalls:
-    """Whole calls, whose factors are fitted while they run (see `Unit`)."""
+    """Whole calls, whose factors are fitted while they run (see `Unit`).
+
+    Args:
+        catalog: what is known of transformer classes.
+    """
+
+    def __init__(self, catalog: Catalog = CATALOG) -> None:
+        self._catalog = catalog
 
     def drafts(self, surrogates: Sequence[Surrogate], counts: Sequence[int], seed: int) -> dict[int, list[Draft]]:
         """The best schedules by each surrogate and number of steps to begin with (see `Unit`)."""
@@ -181,6 +198,12 @@ class WholeCalls:
     ) -> tuple[Schedule, list[Generation]]:
         """Fits the factors of a schedule (see `Unit`)."""
         return fit(pipeline, target, runs, settings, draft.computed)
+
+    def refine(
+        self, pipeline: DiffusionPipeline, runs: Sequence[Trajectories], settings: Settings, schedule: Schedule
+    ) -> Schedule:
+        """Refines the factors by what they do to the final latents (see `Unit`)."""
+        return refine(pipeline, runs, settings, schedule, self._catalog)
 
 
 def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[Draft]:

@@ -17,6 +17,7 @@ from pabtune.engines.engine import find_engine
 from pabtune.quality.budget import Budget
 from pabtune.quality.scores import Score
 from pabtune.records.errors import StudyError
+from pabtune.records.files import digest
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy, Store
@@ -26,15 +27,14 @@ from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.weights import weights_digest
-from pabtune.tuning.candidates import TrialRunner, first_prompts, interleaved
+from pabtune.tuning.candidates import TrialRunner, first_prompts
 from pabtune.tuning.checks import check_search
 from pabtune.tuning.classifying import fit_on_split
 from pabtune.tuning.confirm import FINALISTS, Confirmation, confirm
-from pabtune.tuning.engine_masks import EngineMasks
 from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
-from pabtune.tuning.references import References, describe_argument
+from pabtune.tuning.references import References
 from pabtune.tuning.request import (
     AUTO_FLOOR,
     ContentBy,
@@ -45,12 +45,11 @@ from pabtune.tuning.request import (
     study_name,
 )  # fmt: skip
 from pabtune.tuning.results import combine
-from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
-from pabtune.tuning.shared_schedules import shared_schedules
+from pabtune.tuning.shared_schedules import schedules_of
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import OnTrial, SharedStudy
 from pabtune.tuning.telling import fit_first_steps
-from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoMeter, VideoPlan, plan_videos
+from pabtune.tuning.videos import VideoMeter, VideoPlan, plan_videos
 
 OnVariantTrial = Callable[[str | None, Candidate, Sequence[Candidate]], None]
 """As `OnTrial`; told first of which content class the search is, None = all."""
@@ -99,7 +98,7 @@ def search_policy(
     limits = VideoLimits(runner, references, plan, meter, config.floor)
     schedules = schedules_of(pipeline, profile, tuned, settings, config, on_schedule, plan, limits.few_videos())
     space = _space(profile, schedules, config)
-    study = _open_study(profile, space, asked, config)
+    study = open_study(profile, space, schedules, asked, config)
     if config.floor is not None:
         study.note("floor_psnr_db", limits.measure_floor())
     trials = min(config.trials, space.policies or config.trials)
@@ -138,9 +137,21 @@ def _space(profile: Profile, schedules: Sequence[Schedule], config: SearchConfig
     )  # fmt: skip
 
 
-def _open_study(profile: Profile, space: Space, asked: Mapping[str, Any], config: SearchConfig) -> SharedStudy:
-    """The study of what is asked for in a space."""
+def open_study(
+    profile: Profile, space: Space, schedules: Sequence[Schedule], asked: Mapping[str, Any], config: SearchConfig
+) -> SharedStudy:
+    """The study of what is asked for in a space; with other schedules it is another one, as trials name them by number.
+
+    Args:
+        profile: of the model.
+        space: of policies.
+        schedules: that it holds.
+        asked: what decides about the outcome of a trial.
+        config: of the search.
+    """
     request = {**asked, "space": [asdict(parameter) for parameter in space.parameters()]}
+    if schedules:
+        request["schedules"] = digest([asdict(schedule) for schedule in schedules])
     name = study_name(profile, config.content, request)
     return SharedStudy(config.storage, name, space, config.name, config.seed, request)
 
@@ -172,51 +183,6 @@ def plan_of(config: SearchConfig, prompts: Split) -> VideoPlan:
     presets = int(config.floor is not None and config.floor.preset is not None)
     counts = (len(prompts.tune), len(prompts.validate), len(prompts.test))
     return plan_videos(config.videos, *counts, presets, FINALISTS)
-
-
-def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
-    pipeline: DiffusionPipeline,
-    profile: Profile,
-    prompts: Sequence[Prompt],
-    settings: Settings,
-    config: SearchConfig,
-    on_schedule: Progress | None = None,
-    plan: VideoPlan | None = None,
-    few: FewVideos | None = None,
-) -> list[Schedule]:
-    """Schedules of whole calls for a search, which another run or worker may have fitted already; none if none can be.
-
-    Args:
-        pipeline: the model.
-        profile: of it.
-        prompts: of the search.
-        settings: how videos are generated.
-        config: of the search.
-        on_schedule: told how many of how many are fitted.
-        plan: how many of the prompts are fitted on; None = as many as are of use.
-        few: keeps it to few videos.
-    """
-    engine = config.engine
-    if not config.schedule_shares or config.batch_size < 1 or (engine is not None and engine.held == "attention"):
-        return []
-    unit = None if engine is None else EngineMasks.of(engine, profile.sites, config.catalog)
-    fitted = MOST_FITTED_PROMPTS if plan is None else plan.fitted
-    fitted_on = interleaved(first_prompts(prompts, fitted), settings.batch_size)
-    request = [
-        profile.digest, weights_digest(pipeline), digest_prompts(prompts), settings.batch_size, config.seed,
-        describe_argument(dict(settings.arguments)), list(config.schedule_shares),
-        *([] if few is None else [config.videos, str(config.floor), str(config.budget)]),
-        *([] if engine is None else [config.engine_name]),
-    ]  # fmt: skip
-    path = config.folder / f"schedules-{short_name(request)}.json"
-    find = partial(
-        find_schedules, pipeline, fitted_on, settings, config.seed, config.schedule_shares, on_schedule, config.catalog, few,
-        known_surrogate(pipeline, profile, settings, config.content), unit=unit,
-    )  # fmt: skip
-    schedules = shared_schedules(config.storage, path, find, config.team.is_leader)
-    if unit is not None and not schedules:
-        raise StudyError(f"no mask for {config.engine_name} could be ranked on this model, and it runs nothing else")
-    return schedules
 
 
 def search_variants(

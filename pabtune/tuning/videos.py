@@ -15,8 +15,10 @@ from pathlib import Path
 from pabtune.records.errors import StudyError
 from pabtune.records.files import write_atomically
 
-MOST_FITTED_PROMPTS = 12
-"""Most prompts whose full runs are recorded: with 24 nothing was gained (docs/log.md)."""
+MOST_FITTED_PROMPTS, MOST_FITTED_OF_LIMITED = 24, 12
+"""Most prompts whose full runs are recorded, and under a limit of videos.
+
+What is fitted step by step gains nothing from more than 12, what is refined does (docs/log.md)."""
 
 LEAST_PROMPTS = 2
 """Fewest prompts that are fitted on, and that are confirmed on, under a limit."""
@@ -193,7 +195,7 @@ def _limited(
     limit: int, *, searched: int, compared: int, judged: int, presets: int, finalists: int
 ) -> VideoPlan:  # fmt: skip
     """The plan for a limit, whether or not that is enough: few videos are better spent on one finalist."""
-    fitted = min(MOST_FITTED_PROMPTS, searched, max(LEAST_PROMPTS, limit // 10))
+    fitted = min(MOST_FITTED_OF_LIMITED, searched, max(LEAST_PROMPTS, limit // 10))
     share = CONFIRMED_SHARE if limit < MANY_VIDEOS else CONFIRMED_SHARE_OF_MANY
     most = 1 if limit < MANY_VIDEOS else min(2, finalists) if limit < WIDE_VIDEOS else finalists
     compared = min(compared, max(FEWEST_COMPARED, int(COMPARED_SHARE * limit)))

@@ -11,7 +11,7 @@ from pabtune.methods.budcache import BudCache
 from pabtune.methods.dpcache import DPCache, path_costs
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.method import Recordings
-from pabtune.methods.pabtune import VIDEOS_PER_PROMPT, Pabtune, PabtuneFront
+from pabtune.methods.pabtune import FITTED_SEEDS, Pabtune, PabtuneFront
 from pabtune.methods.registry import METHODS, check_setting
 from pabtune.methods.smoothcache import LOOKAHEAD, SmoothCache
 from pabtune.records.errors import PolicyError
@@ -139,8 +139,8 @@ def test_pabtune_fits_each_prompt_with_several_seeds(monkeypatch) -> None:
     assert [list(run.prompts) for run in runs] == batches
     own = [(each.prompt, each.seed) for batch in made.batches for each in batch]
     every = [(each.prompt, each.seed) for batch in batches for each in batch]
-    assert [prompt for prompt, _ in every] == [prompt for prompt, _ in own] * VIDEOS_PER_PROMPT
-    assert len(set(every)) == len(every) == len(own) * VIDEOS_PER_PROMPT
+    assert [prompt for prompt, _ in every] == [prompt for prompt, _ in own] * FITTED_SEEDS
+    assert len(set(every)) == len(every) == len(own) * FITTED_SEEDS
     assert made.bytes == sum(tensor.nbytes for run in runs for tensor in (*run.latents, *run.outputs))
     assert made.settings.meter.generated == len(every)
 

@@ -43,6 +43,15 @@ def test_the_digest_sees_seeds_and_order() -> None:
     assert len({digest_prompts(p) for p in ([a, b], [b, a], [a, Prompt(prompt="b", seed=1)])}) == 3
 
 
+def test_a_prompt_with_other_seeds() -> None:
+    """Each number gives one of its own, which no seed nearby has."""
+    prompts = [Prompt(prompt="a", content="b", seed=seed) for seed in (0, 1, 2**63 - 1)]
+    every = [prompt.reseeded(number) for prompt in prompts for number in range(4)]
+    assert every[::4] == prompts
+    assert len({each.seed for each in every}) == 12
+    assert {(each.prompt, each.content) for each in every} == {("a", "b")}
+
+
 @pytest.mark.parametrize("text", ["a red square\n", '{"prompt": "a red square"}\n'])
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path, text: str) -> None:
     """Fault 26: editors on Windows write it."""

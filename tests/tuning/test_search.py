@@ -14,9 +14,10 @@ from pabtune.planning.masks import resolve
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
 from pabtune.records.prompts import Prompt
+from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split
 from pabtune.tuning.generation import Settings, batches, generate
-from pabtune.tuning.search import Budget, search_policy, search_variants
+from pabtune.tuning.search import Budget, open_study, search_policy, search_variants
 from pabtune.tuning.space import Space
 from tests.conftest import draw, make_pipeline
 from tests.tuning.test_request import config
@@ -234,6 +235,20 @@ def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile
     assert first.candidates[-1].parameters != other.candidates[-1].parameters
     studies = [search(0, SEARCHED[1], 1).study, search(0, SEARCHED[0], 1, guidance_scale=2.0).study]
     assert len({first.study, *studies}) == 3
+
+
+def test_other_schedules_make_another_study(profile, tmp_path) -> None:
+    """Trials name them by number: those of another seed, or of a version that fitted others, mean something else."""
+    schedules = [
+        Schedule(computed=(0, 1, 7), factors=((), (), *((factor,),) * 5, ()), psnr_db=40.0, worst_psnr_db=30.0)
+        for factor in (0.5, 0.5, 0.6)
+    ]
+    studies = [
+        open_study(profile, Space(profile, schedules=each), each, {}, config(tmp_path)).name
+        for each in ([], *([schedule] for schedule in schedules))
+    ]
+    assert studies[1] == studies[2]
+    assert len(set(studies)) == 3
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pabtune.tuning.schedules import (
 )
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from pabtune.tuning.videos import VideoMeter
-from tests.conftest import PROMPTS, make_pipeline
+from tests.conftest import PROMPT, PROMPTS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of
 
 STEPS = 12
@@ -156,10 +156,11 @@ def test_a_search_takes_what_was_measured_with_the_same_weights_and_settings(lon
 
 
 def test_a_search_that_knows_a_profile_makes_half_of_the_broken_steps(longer) -> None:
-    """Of two prompts; not of nine, which are more than the profile has."""
-    pipeline, nine = make_pipeline(), [replace(PROMPTS[0], seed=seed) for seed in range(9)]
+    """Of two prompts, and of one with nine seeds; not of nine, which are more than the profile has."""
+    pipeline, nine = make_pipeline(), [replace(PROMPTS[0], prompt=f"{PROMPT} {index}") for index in range(9)]
+    seeds = [PROMPTS[0].reseeded(number) for number in range(9)]
     known = known_surrogate(pipeline, longer, Settings(steps=STEPS), None)
-    for prompts, surrogate, probes in ((nine[:2], None, 4), (nine[:2], known, 2), (nine, known, 4)):
+    for prompts, surrogate, probes in ((nine[:2], None, 4), (nine[:2], known, 2), (seeds, known, 2), (nine, known, 4)):
         meter = VideoMeter(steps=STEPS)
         settings = Settings(steps=STEPS, meter=meter)
         assert find_schedules(pipeline, [prompts], settings, shares=(), known=surrogate) == []

@@ -1,12 +1,21 @@
 """All workers of a study mean the same schedules, whatever lies in their folders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pabtune.quality.budget import Budget
 from pabtune.records.errors import ModelError, PabtuneWarning
+from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule, load_schedules, save_schedules
-from pabtune.tuning.shared_schedules import shared_schedules
+from pabtune.tuning import shared_schedules as module
+from pabtune.tuning.generation import Settings
+from pabtune.tuning.request import SearchConfig
+from pabtune.tuning.schedules import FewVideos
+from pabtune.tuning.shared_schedules import schedules_of, shared_schedules
+from pabtune.tuning.videos import plan_videos
+from tests.conftest import PROMPT, PROMPTS, STEPS, make_pipeline
 
 
 def schedule(steps: int) -> Schedule:
@@ -41,3 +50,34 @@ def test_where_nothing_can_be_fitted_nobody_tries_again(tmp_path) -> None:
     with pytest.warns(PabtuneWarning, match="tells no latents; the search goes on without whole calls"):
         assert shared_schedules(storage, Path(tmp_path / "s.json"), cannot) == []
     assert shared_schedules(storage, Path(tmp_path / "t" / "s.json"), unwanted) == []
+
+
+def test_what_is_fitted_follows_from_what_is_asked_for(profile, tmp_path, monkeypatch) -> None:
+    """All prompts, and refined, where videos are not limited. Each request has schedules of its own, which are found again."""
+    asked: list[tuple[list[Prompt], bool, bool]] = []
+
+    def find(pipeline, batches, *arguments, is_refined, **_) -> list[Schedule]:
+        asked.append(([prompt for batch in batches for prompt in batch], is_refined, few in arguments))
+        return [schedule(2)]
+
+    monkeypatch.setattr(module, "find_schedules", find)
+    pipeline, settings = make_pipeline(), Settings(steps=STEPS, batch_size=2)
+    prompts = [replace(PROMPTS[0], prompt=f"{PROMPT} {index}") for index in range(30)]
+    standard = SearchConfig(
+        budget=Budget.parse("shapes>=-50"), trials=1, floor=None, storage=f"sqlite:///{tmp_path}/s.db", folder=tmp_path,
+        name="f", arguments={}, batch_size=2,
+    )  # fmt: skip
+    few = FewVideos(
+        probed=(), candidates=1, on_recorded=lambda _: None, shortfall=lambda *_: 0.0, is_affordable=lambda: False
+    )
+    plan = plan_videos(60, 30, 30, 30, 0, finalists=1)
+    requests = (
+        (standard, None, None),
+        (replace(standard, is_refined=False), None, None),
+        (replace(standard, videos=60), plan, few),
+    )
+    for config, planned, limit in requests * 2:
+        found = schedules_of(pipeline, profile, prompts, settings, config, plan=planned, few=limit)
+        assert found == [schedule(2)]
+    assert [(len(each), *others) for each, *others in asked] == [(24, True, False), (24, False, False), (6, True, True)]
+    assert asked[0][0] == prompts[:24]

@@ -55,6 +55,7 @@ def test_few_videos_are_spent_on_one_finalist_and_its_verdict() -> None:
     assert plan_videos(1800, 24, 24, 648, 1, finalists=4).judged >= 327  # enough to accept a budget of one point
     unlimited = plan_videos(None, 24, 20, 648, 1, finalists=4)
     assert (unlimited.finalists, unlimited.searched, unlimited.compared, unlimited.judged) == (4, 24, 20, 648)
+    assert (unlimited.fitted, plan_videos(None, 40, 20, 648, 1, finalists=4).fitted) == (24, 24)
 
 
 @pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 27), (3, 1, 30), (26, 1, 30)])
