@@ -30,7 +30,7 @@ from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import BEFORE_VERDICT, PER_JUDGED, VideoMeter
 
-FINALISTS = 4
+FINALISTS = 5
 """How many candidates are compared at most, the fastest first."""
 
 MOST_JUDGED = 2
@@ -149,7 +149,8 @@ class Standing:
         is_rejected: it was shown to pass the budget, or is further from the unaccelerated video than the floor, on as many
             prompts as that needs.
         is_over: its mean drop is over the budget, which need not be more than chance.
-        loses_more: it was shown to lose more of the score than the floor, prompt by prompt.
+        loses_more: it was shown to lose some of the score, and more than the floor, prompt by prompt. One that is as good as
+            the unaccelerated model is not worse for a floor that happens to score higher.
     """
 
     is_rejected: bool
@@ -178,7 +179,7 @@ def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, b
     loses_more = False
     if of_preset is not None:
         extra_drops = [drop - other for drop, other in zip(drops, of_preset.drops, strict=True)]
-        loses_more = drop_statistics(extra_drops).lower > 0
+        loses_more = min(drop_statistics(drops).lower, drop_statistics(extra_drops).lower) > 0
     return Standing(
         is_rejected=is_far or judge(drops, budget, is_final=False).verdict == "reject",
         is_over=sum(drops) / len(drops) > budget.largest_drop,
@@ -197,9 +198,10 @@ def choose_finalists(
 ) -> list[Candidate]:
     """The front of least time and most margin, the fastest first: over the fidelity floor, or without one, on the budget.
 
-    Of a longer front the fastest, the one with the most margin, and others evenly between them: neighbours of the fastest
-    fail where it fails. A candidate that was given up only because another was faster may stand on it. The preset of the
-    floor comes last, and takes the place of what is slower: it holds the floor by being it.
+    Of a longer front the fastest, the one with the most margin, and others between them, at distances that grow: where the
+    fastest fails the next ones may hold, and one far behind gives most of the time away. A candidate that was given up only
+    because another was faster may stand on it. The preset of the floor comes last, and takes the place of what is slower: it
+    holds the floor by being it.
     """
     possible = [each for each in candidates if each.policy.rules and each.outcome.is_possible]
     front: list[Candidate] = []
@@ -213,10 +215,13 @@ def choose_finalists(
 
 
 def _spread(front: Sequence[Candidate], count: int) -> list[Candidate]:
-    """So many of a front, its ends among them; only the first if there is room for one."""
+    """So many of a front, its ends among them, the closer together the faster; only the first if there is room for one."""
     if len(front) <= count or count < 2:
         return list(front[: max(count, 0)])
-    return [front[round(index * (len(front) - 1) / (count - 1))] for index in range(count)]
+    places = [0]
+    for index in range(1, count):
+        places.append(max(places[-1] + 1, round(len(front) ** (index / (count - 1))) - 1))
+    return [front[place] for place in places]
 
 
 def _shortfall(candidate: Candidate) -> float:
