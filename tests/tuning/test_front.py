@@ -36,7 +36,7 @@ def config(folder) -> SearchConfig:
 
 def test_schedules_are_judged_beside_fewer_steps(profile, tmp_path) -> None:
     pipeline = make_pipeline()
-    schedules = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75, 0.5))
+    schedules = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75, 0.5), is_refined=False)
     points = judge_front(pipeline, profile, schedules, SPLIT, config(tmp_path), ERROR)
     assert [point.policy.name for point in points] == ["f-9of12", "f-6of12"]
     assert [point.fewer_steps.policy for point in points] == ["steps:9", "steps:6"]
@@ -52,7 +52,7 @@ def test_schedules_are_judged_beside_fewer_steps(profile, tmp_path) -> None:
 def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_useful(profile, tmp_path) -> None:
     """Fault 27: of two alike the one behind is not useful; one whose factors are wrong is not, whatever it computes."""
     pipeline = make_pipeline()
-    (good,) = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75,))
+    (good,) = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75,), is_refined=False)
     wrong = Schedule(
         computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0
     )  # fmt: skip

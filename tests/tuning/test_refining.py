@@ -115,8 +115,7 @@ def test_schedules_that_are_far_are_refined(monkeypatch) -> None:
     """Unless that was not asked for, or videos differ by rounding alone."""
     refined = []
     monkeypatch.setattr(module, "refine", lambda *arguments: refined.append(arguments[3]) or arguments[3])
-    batches = [PROMPTS[:2], PROMPTS[2:]]
-    asked = {"batches": batches, "settings": SETTINGS, "shares": (0.75, 0.5)}
+    asked = {"batches": [PROMPTS[:2]], "settings": SETTINGS, "shares": (0.75, 0.5)}
     plain = find_schedules(make_pipeline(), **asked, is_refined=False)
     assert refined == []
     assert find_schedules(make_pipeline(), **asked) == plain == refined

@@ -80,15 +80,15 @@ class OwnTransformer(STDiT3Transformer3DModel):
 
 def test_a_class_of_ones_own_gets_schedules_by_its_card() -> None:
     pipeline, settings = make_pipeline(), Settings(steps=12, batch_size=2)
-    plain = find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,))
+    plain = find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), is_refined=False)
     own = OwnTransformer(**{key: value for key, value in pipeline.transformer.config.items() if key[0] != "_"}).eval()
     own.load_state_dict(pipeline.transformer.state_dict())
     pipeline.transformer = own
     with pytest.raises(ModelError, match="no sites are known for OwnTransformer"):
-        find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,))
+        find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), is_refined=False)
     card = replace(CATALOG.find("STDiT3Transformer3DModel"), transformer="OwnTransformer")
     catalog = CATALOG.with_card(card)
-    assert find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), catalog=catalog) == plain
+    assert find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), is_refined=False, catalog=catalog) == plain
 
 
 REFUSED = {
@@ -117,7 +117,7 @@ def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
         with pytest.raises(ModelError, match="schedules of whole calls cannot be fitted"):
             find_schedules(pipeline, [prompts], settings, shares=(0.5,))
         return
-    (schedule,) = find_schedules(pipeline, [prompts], settings, shares=(0.5,))
+    (schedule,) = find_schedules(pipeline, [prompts], settings, shares=(0.5,), is_refined=False)
     assert len(schedule.computed) == 6
     references = generate(pipeline, prompts, settings).videos
     with pabtune.broadcast(pipeline, schedule.policy("p", MadeFor())) as active:

@@ -174,7 +174,7 @@ def test_what_the_profile_knows_proposes_schedules(longer) -> None:
     known = known_surrogate(pipeline, longer, settings, None)
     assert known is not None
     known = replace(known, gains=np.tile(np.linspace(1, 100, STEPS), (8, 1)))  # late errors would matter most
-    find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), known=known)
+    find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), known=known, is_refined=False)
     run = record_trajectories(pipeline, Target.of(pipeline), PROMPTS[:2], Settings(steps=STEPS, batch_size=2))
     own = surrogate_of([run], [measure_gains(pipeline, run, Settings(steps=STEPS, batch_size=2), probed=PROBED_TWICE)])
     alone, both = (
