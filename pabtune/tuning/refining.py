@@ -39,7 +39,12 @@ LEAST_ERROR = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One factor of all steps of a gap: `back` counts from the last change."""
+    """One factor of all steps of a gap.
+
+    Attributes:
+        steps: of the gap.
+        back: which of the changes it multiplies, 0 = the last.
+    """
 
     steps: tuple[int, ...]
     back: int
@@ -56,7 +61,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A schedule that ran on recorded prompts, and the final latents of each batch."""
+    """A schedule that ran on recorded prompts.
+
+    Attributes:
+        schedule: with its closeness in this run.
+        finals: final latents of each batch, (prompts, …).
+    """
 
     schedule: Schedule
     finals: list[Tensor]
@@ -94,9 +104,9 @@ def refine(
         missing = run.latents[-1] - final
         matrix, target = _weighed(answers, missing)
         normal, right = normal + matrix.T @ matrix, right + matrix.T @ target
-    best = start
     if not (np.isfinite(normal).all() and np.isfinite(right).all()):
         return start.schedule
+    best = start
     for damping in DAMPINGS:
         offsets = np.linalg.lstsq(normal + damping * np.diag(np.diag(normal)), right, rcond=None)[0]
         factors = schedule.factors

@@ -105,7 +105,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         runs: full runs of the batches that were recorded before; None = they are recorded now.
         unit: what is broadcast; None = whole calls.
         is_refined: whether the factors of the best schedule of each number of steps are refined by the final latents, which
-            takes as many videos again; never where they are few.
+            takes a run of each prompt for each factor of each gap; never where videos are few.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.

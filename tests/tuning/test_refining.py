@@ -13,7 +13,7 @@ from pabtune.records.schedules import Schedule
 from pabtune.runtime.targets import Target
 from pabtune.tuning import schedules as module
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.refining import places_of, refine
+from pabtune.tuning.refining import _weighed, places_of, refine
 from pabtune.tuning.schedules import find_schedules, fit
 from pabtune.tuning.trajectories import LatentsWatch, record_trajectories
 from tests.conftest import PROMPTS, make_pipeline
@@ -95,6 +95,13 @@ def test_an_offset_is_the_best_that_could_be_tried(recorded) -> None:
     (shift,) = shifts
     assert abs(shift) > 0.1
     assert error(shift) <= 1.05 * min(tried.values())
+
+
+def test_a_video_counts_by_the_root_of_its_error() -> None:
+    """Of two that lack 1 and 10 everywhere the second weighs a tenth: neither the mean, 5.5, nor the logarithm's 1.1."""
+    matrix, target = _weighed([torch.ones(2, 3, 4)], torch.tensor([1.0, 10.0]).view(2, 1, 1).expand(2, 3, 4))
+    assert matrix.shape == (24, 1)
+    assert matrix[:, 0] @ target / (matrix[:, 0] @ matrix[:, 0]) == pytest.approx(2 / 1.1)
 
 
 def test_nothing_is_made_worse(recorded) -> None:
