@@ -189,16 +189,6 @@ def command(
         ctx.exit(1)
 
 
-def _check_front(folder: Path | None, videos: int | None) -> None:
-    """Refuses a front that a limit of videos does not allow, and a folder that cannot be written to."""
-    if folder is not None and videos is not None:
-        raise StudyError(
-            "--front judges every point on all unseen prompts, whatever --videos allows; leave one of them out"
-        )
-    if folder is not None:
-        check_writable(folder / "policy.json")
-
-
 def _save_front(
     pipeline: Any, profile: Profile, prompts: Split, config: Any, error: float, folder: Path
 ) -> list[dict[str, Any]]:

@@ -25,6 +25,12 @@ def print_result(result: SearchResult, out: Path, steps: int, engine: Engine | N
     if result.verdict is None:
         say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
         return
+    for finalist in result.finalists:
+        row = finalist.to_document()
+        say(
+            f"  finalist: compute {row['compute_fraction']:.1%}, measured {row['speedup']:.2f}x, PSNR {row['psnr_db']:.2f} dB "
+            f"(worst {row['worst_psnr_db']:.2f}), score drop {row['drop']:+.2f}: {row['standing']}"
+        )
     for evaluation in result.evaluations:
         row = evaluation.to_document()
         fidelity = row["fidelity"]
@@ -73,6 +79,7 @@ def document_of(result: SearchResult, out: Path) -> dict[str, Any]:
         "is_worth_caching": is_worth(result),
         "judgement": None if result.judgement is None else result.judgement.to_document(),
         "policy": str(out) if result.best else None,
+        "finalists": [finalist.to_document() for finalist in result.finalists],
         "evaluations": [evaluation.to_document() for evaluation in result.evaluations],
         "judged": None if result.judged is None else result.judged.to_document(),
         "variants": {content: variant.verdict for content, variant in result.variants.items()},

@@ -109,6 +109,37 @@ class Candidate:
     outcome: Outcome
 
 
+Standing = Literal["holds", "loses more than the floor", "over the budget", "rejected"]
+"""How a finalist came out where finalists were compared, the best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """A candidate that was compared with others on prompts that the search never saw.
+
+    Attributes:
+        evaluation: of it, on these prompts.
+        standing: what that showed.
+    """
+
+    evaluation: Evaluation
+    standing: Standing
+
+    def to_document(self) -> dict[str, Any]:
+        """The row that the search's document has of it."""
+        row = self.evaluation.to_document()
+        fidelity = row["fidelity"]
+        return {
+            "policy": row["policy"],
+            "compute_fraction": row["compute_fraction"],
+            "speedup": row["speedup"],
+            "psnr_db": fidelity["psnr_db"],
+            "worst_psnr_db": fidelity["worst_psnr_db"],
+            "drop": row["score"]["drop"],
+            "standing": self.standing,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """What a search found.
@@ -121,6 +152,7 @@ class SearchResult:
         verdict: on the finalist that was judged last; None if there was nothing to confirm.
         evaluations: on the prompts that finalists were compared on, in turns: the winner, or what was rejected; the policy
             that it had to be as close as; and a run of fewer steps that takes as long.
+        finalists: all that were compared there, the fastest first, each with its standing.
         judgement: what the verdict rests on; None if nothing was judged on prompts of its own.
         judged: evaluation on these prompts.
         videos: videos that were generated for it, in full runs, by all its workers and runs.
@@ -132,6 +164,7 @@ class SearchResult:
     best: Policy | None
     verdict: Verdict | None
     evaluations: tuple[Evaluation, ...]
+    finalists: tuple[Finalist, ...] = ()
     judgement: Judgement | None = None
     judged: Evaluation | None = None
     videos: float = 0.0

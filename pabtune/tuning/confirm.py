@@ -6,6 +6,7 @@ for the second look with a smaller error.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from diffusers import DiffusionPipeline
 
@@ -22,7 +23,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.splits import Split
-from pabtune.records.trials import Candidate
+from pabtune.records.trials import Candidate, Finalist, Standing
 from pabtune.records.verdicts import Judgement, Verdict
 from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
@@ -36,6 +37,9 @@ FINALISTS = 5
 MOST_JUDGED = 2
 """How many of them are judged at most: with each look at the same prompts an accept takes more of them."""
 
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
+"""The best first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
@@ -45,6 +49,7 @@ class Confirmation:
         best: the winner with its evidence; None if there was nothing to confirm, or all of it was rejected.
         verdict: on the finalist that was judged last; None if there was none.
         evaluations: of that finalist, of the floor, and of a run of fewer steps in its time, where finalists were compared.
+        finalists: all that were compared, the fastest first.
         judgement: what the verdict rests on; None if no finalist got as far.
         judged: evaluation that the judgement is on.
     """
@@ -52,6 +57,7 @@ class Confirmation:
     best: Policy | None = None
     verdict: Verdict | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    finalists: tuple[Finalist, ...] = ()
     judgement: Judgement | None = None
     judged: Evaluation | None = None
 
@@ -96,18 +102,24 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     compared = evaluate_unseen(pipeline, policies, prompts.validate, profile, config, meter=meter)
     of_preset = compared[len(finalists)] if presets else None
     standings = [assess(each, floor, of_preset, config.budget) for each in compared[: len(finalists)]]
-    order = sorted(range(len(finalists)), key=lambda index: standings[index].order)
+    stood = tuple(
+        Finalist(evaluation=each, standing=standing)
+        for each, standing in zip(compared[: len(finalists)], standings, strict=True)
+    )
+    order = sorted(range(len(finalists)), key=lambda index: STANDINGS.index(standings[index]))
     confirmation, place = Confirmation(), measured_on(pipeline)
     for index in order[:MOST_JUDGED]:
-        finalist, standing = finalists[index], standings[index]
+        finalist = finalists[index]
         rival_names = [rival.name for rival in fewer_steps(finalist, profile.steps)]
         evaluations = (
             compared[index],
             *compared[len(finalists) : len(finalists) + len(presets)],
             *(each for each in compared if each.policy in rival_names),
         )
-        if standing.is_rejected:
-            return confirmation if confirmation.judged else Confirmation(verdict="reject", evaluations=evaluations)
+        if standings[index] == "rejected":
+            if confirmation.judged:
+                return confirmation
+            return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)
         look = count_look()
         judgement, judged = judge_policy(
             pipeline,
@@ -126,6 +138,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             best=None if judgement.verdict == "reject" else policy,
             verdict=judgement.verdict,
             evaluations=evaluations,
+            finalists=stood,
             judgement=judgement,
             judged=judged,
         )
@@ -141,30 +154,13 @@ def _affordable(unseen: Sequence[Prompt], meter: VideoMeter | None) -> Sequence[
     return first_prompts(unseen, max(1, int((meter.left - BEFORE_VERDICT) / PER_JUDGED)))
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a finalist came out beside the others.
-
-    Attributes:
-        is_rejected: it was shown to pass the budget, or is further from the unaccelerated video than the floor, on as many
-            prompts as that needs.
-        is_over: its mean drop is over the budget, which need not be more than chance.
-        loses_more: it was shown to lose some of the score, and more than the floor, prompt by prompt. One that is as good as
-            the unaccelerated model is not worse for a floor that happens to score higher.
-    """
-
-    is_rejected: bool
-    is_over: bool
-    loses_more: bool
-
-    @property
-    def order(self) -> tuple[bool, bool, bool]:
-        """Smaller is better. Among equals the faster finalist, which comes first, wins."""
-        return self.is_rejected, self.is_over, self.loses_more
-
-
 def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor.
+
+    Rejected is what was shown to pass the budget, or is further from the unaccelerated video than the floor, on as many
+    prompts as that needs. Over the budget is a mean drop, which need not be more than chance. What loses more than the floor
+    was shown to lose some of the score, and more of it than the floor, prompt by prompt: one that is as good as the
+    unaccelerated model is not worse for a floor that happens to score higher. Of equals the faster one wins.
 
     Args:
         evaluation: of the finalist.
@@ -176,15 +172,15 @@ def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, b
     figures = {name: evaluation.values(EVERY[name].figure) for name in floor.measures}
     is_far = floor.missing_db(figures, of_preset.psnr_db if of_preset else ()) > 0
     is_far &= len(drops) >= LEAST_JUDGED_PROMPTS
-    loses_more = False
+    if is_far or judge(drops, budget, is_final=False).verdict == "reject":
+        return "rejected"
+    if sum(drops) / len(drops) > budget.largest_drop:
+        return "over the budget"
     if of_preset is not None:
         extra_drops = [drop - other for drop, other in zip(drops, of_preset.drops, strict=True)]
-        loses_more = min(drop_statistics(drops).lower, drop_statistics(extra_drops).lower) > 0
-    return Standing(
-        is_rejected=is_far or judge(drops, budget, is_final=False).verdict == "reject",
-        is_over=sum(drops) / len(drops) > budget.largest_drop,
-        loses_more=loses_more,
-    )
+        if min(drop_statistics(drops).lower, drop_statistics(extra_drops).lower) > 0:
+            return "loses more than the floor"
+    return "holds"
 
 
 def fewer_steps(finalist: Candidate, steps: int) -> list[Policy]:

@@ -123,6 +123,7 @@ def search_policy(
         else replace(best, provenance={**best.provenance, **_found_for(config), "videos": videos}),
         verdict=confirmation.verdict,
         evaluations=confirmation.evaluations,
+        finalists=confirmation.finalists,
         judgement=confirmation.judgement,
         judged=confirmation.judged,
         videos=videos,

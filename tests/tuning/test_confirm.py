@@ -14,7 +14,7 @@ from pabtune.records.rules import Rule
 from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.runtime.engine import broadcast
-from pabtune.tuning.confirm import FINALISTS, assess, choose_finalists, confirm
+from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalists, confirm
 from pabtune.tuning.generation import Settings, generate
 from tests.conftest import PROMPTS
 from tests.tuning.test_request import config
@@ -105,22 +105,21 @@ FLOOR = Floor(preset="pab246")
 @pytest.mark.parametrize(
     ("drops", "psnr_db", "expected"),
     [
-        ([0.0] * 36, 41.0, (False, False, False)),
-        ([0.5 + noise for noise in NOISE], 41.0, (False, False, True)),
-        ([1.1 + 3 * noise for noise in NOISE], 41.0, (False, True, True)),
-        ([0.0] * 36, 39.0, (True, False, False)),
-        ([5.0] * 36, 41.0, (True, True, True)),
-        ([0.0] * 4, 39.0, (False, False, False)),
+        ([0.0] * 36, 41.0, "holds"),
+        ([0.5 + noise for noise in NOISE], 41.0, "loses more than the floor"),
+        ([1.1 + 3 * noise for noise in NOISE], 41.0, "over the budget"),
+        ([0.0] * 36, 39.0, "rejected"),
+        ([5.0] * 36, 41.0, "rejected"),
+        ([0.0] * 4, 39.0, "holds"),
     ],
 )
 def test_a_finalist_stands_against_the_budget_and_the_floor(drops, psnr_db, expected) -> None:
     """Few prompts reject nothing for its closeness."""
     of_preset = evaluation([0.0] * len(drops), 40.0)
-    found = assess(evaluation(drops, psnr_db), FLOOR, of_preset, BUDGET)
-    assert (found.is_rejected, found.is_over, found.loses_more) == expected
+    assert assess(evaluation(drops, psnr_db), FLOOR, of_preset, BUDGET) == expected
     plain = assess(evaluation(drops, psnr_db), Floor.parse("psnr>=40"), None, BUDGET)
-    assert (plain.is_rejected, plain.is_over, plain.loses_more) == (*expected[:2], False)
-    assert not assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET).is_rejected
+    assert plain == ("holds" if expected == "loses more than the floor" else expected)
+    assert assess(evaluation([0.0] * 36, 39.0), Floor(), None, BUDGET) == "holds"
 
 
 @pytest.mark.parametrize("gained", [0.0, 0.2])
@@ -130,8 +129,9 @@ def test_nothing_is_worse_for_a_floor_that_happens_to_score_higher(gained) -> No
         [0.01 * noise - gained / 10 for noise in NOISE],
         evaluation([noise - 0.5 for noise in NOISE], 40.0),
     )
-    assert not assess(evaluation(same, 50.0), FLOOR, of_preset, BUDGET).loses_more
-    assert assess(evaluation([0.1 + each for each in same], 50.0), FLOOR, of_preset, BUDGET).loses_more
+    assert assess(evaluation(same, 50.0), FLOOR, of_preset, BUDGET) == "holds"
+    lost = [0.1 + each for each in same]
+    assert assess(evaluation(lost, 50.0), FLOOR, of_preset, BUDGET) == "loses more than the floor"
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,15 @@ def test_nothing_is_worse_for_a_floor_that_happens_to_score_higher(gained) -> No
 def test_a_finalist_is_held_to_a_floor_on_any_measure(floor, is_rejected) -> None:
     measured = Measured(values=(1.0, 3.0) * 18, is_higher_better=False)
     found = replace(evaluation([0.0] * 36, 41.0), measures={"temporal_error": measured})
-    assert assess(found, Floor.parse(floor), None, BUDGET).is_rejected == is_rejected
+    assert (assess(found, Floor.parse(floor), None, BUDGET) == "rejected") == is_rejected
 
 
 def test_noise_does_not_make_a_slower_finalist_win() -> None:
     """Standings are equal where nothing is shown; among equals the first, which is the fastest, is judged."""
     other = evaluation([0.0] * 36, 40.0)
-    fast, slow = (
-        assess(evaluation([mean + noise for noise in NOISE], 41.0), FLOOR, other, BUDGET) for mean in (0.1, -0.1)
-    )
-    assert fast.order == slow.order
-    shown = assess(evaluation([0.5 + noise for noise in NOISE], 41.0), FLOOR, other, BUDGET)
-    over = assess(evaluation([1.1 + 3 * noise for noise in NOISE], 41.0), FLOOR, other, BUDGET)
-    assert fast.order < shown.order < over.order < assess(evaluation([0.0] * 36, 39.0), FLOOR, other, BUDGET).order
+    for mean in (0.1, -0.1):
+        assert assess(evaluation([mean + noise for noise in NOISE], 41.0), FLOOR, other, BUDGET) == "holds"
+    assert STANDINGS == ("holds", "loses more than the floor", "over the budget", "rejected")
 
 
 def named(name: str, policy: Policy, time: float, under_floor_db: float, **changes) -> Candidate:
@@ -179,6 +175,8 @@ def test_the_finalist_that_holds_where_they_are_compared_is_judged(profile, pipe
     assert confirmation.best.rules == PRESETS["pab246"].rules
     assert confirmation.best.provenance["trial"] == 7
     assert [each.policy for each in confirmation.evaluations] == ["preset", "pab246", "steps:6"]
+    stood = [(each.evaluation.policy, each.standing) for each in confirmation.finalists]
+    assert stood == [("fast", "rejected"), ("preset", "holds")]
     texts = [{prompt.prompt for prompt in part} for part in (SPLIT.validate, SPLIT.test)]
     assert [set(each.prompts) for each in (confirmation.evaluations[0], confirmation.judged)] == texts
 
@@ -200,6 +198,7 @@ def test_what_is_rejected_is_not_the_best(profile, pipeline, tmp_path) -> None:
     confirmation = confirm(pipeline, profile, [fast], SPLIT, request, "study")
     assert (confirmation.best, confirmation.verdict, confirmation.judged) == (None, "reject", None)
     assert [each.policy for each in confirmation.evaluations] == ["fast", "pab246", "steps:2"]
+    assert [each.standing for each in confirmation.finalists] == ["rejected"]
     assert confirm(pipeline, profile, [], SPLIT, config(tmp_path), "study").verdict is None
 
 
