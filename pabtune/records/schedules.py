@@ -55,6 +55,53 @@ class Schedule:
         return cls(**{**document, **own})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """The schedule that was fitted for a number of computed steps.
+
+    Attributes:
+        schedule: the closest one that was found.
+        shortfall_db: what it lacks of what is asked for, where videos are limited; infinite if it has lost more than
+            closeness; 0 or less = nothing.
+    """
+
+    schedule: Schedule
+    shortfall_db: float = 0.0
+
+
+class FittedSoFar:
+    """What was fitted for some numbers of computed steps, kept in a file so that a killed run goes on where it was.
+
+    Args:
+        path: of the file; one that is broken counts as none. None = nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._found = path, dict[int, Fitted]()
+        try:
+            documents = [] if path is None else json.loads(path.read_text(encoding="utf-8"))
+            fits = [Fitted(**{**each, "schedule": Schedule.from_document(each["schedule"])}) for each in documents]
+            self._found = {len(each.schedule.computed): each for each in fits}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def get(self, count: int) -> Fitted | None:
+        """What was fitted for a number of computed steps; None if nothing was."""
+        return self._found.get(count)
+
+    def add(self, fitted: Fitted) -> None:
+        """Keeps what was fitted."""
+        self._found[len(fitted.schedule.computed)] = fitted
+        if self._path is not None:
+            text = json.dumps([asdict(each) for each in self._found.values()])
+            write_atomically(self._path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def forget(self) -> None:
+        """Removes the file, once all of it is kept elsewhere."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
 def load_schedules(path: Path) -> list[Schedule] | None:
     """Schedules that `save_schedules` wrote; None if there is no such file, or it is broken."""
     try:

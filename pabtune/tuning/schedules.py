@@ -7,6 +7,7 @@ their factors; the closest to the full runs is taken, and its factors are refine
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, isfinite, log, log2
 
 import numpy as np
@@ -21,7 +22,7 @@ from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
-from pabtune.records.schedules import Schedule
+from pabtune.records.schedules import Fitted, FittedSoFar, Schedule
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
@@ -88,6 +89,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     runs: Sequence[Trajectories] | None = None,
     unit: Unit | None = None,
     is_refined: bool = True,
+    kept: FittedSoFar | None = None,
 ) -> list[Schedule]:
     """The best schedule for each number of computed steps, from the most to the fewest; none where none can be fitted.
 
@@ -106,6 +108,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         unit: what is broadcast; None = whole calls.
         is_refined: whether the factors of the best schedule of each number of steps are refined by the final latents, which
             takes a run of each prompt for each factor of each gap; never where videos are few.
+        kept: what a run that was killed has fitted, which is not fitted again; each number of steps is added when it is done.
 
     Raises:
         ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
@@ -117,34 +120,62 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         runs = [record_trajectories(pipeline, target, batch, settings) for batch in batches]
     if few is not None:
         few.on_recorded(runs)
-    prompts = {prompt.prompt for batch in batches for prompt in batch}
+    surrogates = _surrogates(pipeline, runs, settings, catalog, few, known)
+    counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
+    drafts = {count: each for count, each in unit.drafts(surrogates, counts, seed).items() if each}
+
+    def fit_count(count: int) -> Fitted:
+        candidates = drafts[count] if few is None else drafts[count][: few.candidates]
+        found = [unit.fit(pipeline, target, runs, settings, draft) for draft in candidates]
+        schedule, generations = max(found, key=lambda each: each[0].closeness)
+        if few is not None:
+            return Fitted(schedule=schedule, shortfall_db=few.shortfall(schedule, generations))
+        is_far = schedule.psnr_db < ROUNDING_DB
+        return Fitted(schedule=unit.refine(pipeline, runs, settings, schedule) if is_refined and is_far else schedule)
+
+    kept = kept or FittedSoFar()
+    fit_or_take, counts = partial(_fit_or_take, kept, fit_count), list(drafts)
+    if few is not None:
+        is_affordable = few.is_affordable
+        predicted_db = [_predicted_db(drafts[count][0]) for count in counts]
+        return _bisect(
+            counts, fit_or_take, predicted_db, lambda count: kept.get(count) is not None or is_affordable(), progress
+        )
+    schedules = []
+    for count in counts:
+        schedules.append(fit_or_take(count).schedule)
+        if progress:
+            progress(len(schedules), len(counts))
+    return schedules
+
+
+def _surrogates(  # noqa: PLR0913, PLR0917, as `find_schedules`
+    pipeline: DiffusionPipeline,
+    runs: Sequence[Trajectories],
+    settings: Settings,
+    catalog: Catalog,
+    few: FewVideos | None,
+    known: Surrogate | None,
+) -> list[Surrogate]:
+    """What ranks schedules, from recorded runs and some with a broken step (see `find_schedules`)."""
+    prompts = {prompt.prompt for run in runs for prompt in run.prompts}
     if known is not None and (few is not None or len(known.products) < len(prompts)):
         known = None
     probed = few.probed if few is not None else PROBED if known is None else PROBED_TWICE
     gains = [measure_gains(pipeline, run, settings, catalog, probed) for run in runs]
-    surrogates = [surrogate_of(runs, gains)]
-    if few is None:
-        halves = [{place: each[place] for place in sorted(each)[::2]} for each in gains]
-        surrogates.append(known or surrogate_of(runs, halves))
-    counts = sorted({round(share * settings.steps) for share in shares}, reverse=True)
-    drafts = {count: each for count, each in unit.drafts(surrogates, counts, seed).items() if each}
-
-    def fit_count(count: int) -> tuple[Schedule, list[Generation]]:
-        candidates = drafts[count] if few is None else drafts[count][: few.candidates]
-        fitted = [unit.fit(pipeline, target, runs, settings, draft) for draft in candidates]
-        return max(fitted, key=lambda each: each[0].closeness)
-
-    counts = list(drafts)
     if few is not None:
-        return _bisect(counts, fit_count, [_predicted_db(drafts[count][0]) for count in counts], few, progress)
-    schedules = []
-    for count in counts:
-        schedule, _ = fit_count(count)
-        is_far = schedule.psnr_db < ROUNDING_DB
-        schedules.append(unit.refine(pipeline, runs, settings, schedule) if is_refined and is_far else schedule)
-        if progress:
-            progress(len(schedules), len(counts))
-    return schedules
+        return [surrogate_of(runs, gains)]
+    halves = [{place: each[place] for place in sorted(each)[::2]} for each in gains]
+    return [surrogate_of(runs, gains), known or surrogate_of(runs, halves)]
+
+
+def _fit_or_take(kept: FittedSoFar, fit_count: Callable[[int], Fitted], count: int) -> Fitted:
+    """What was fitted for a number of computed steps before, or is now, which is kept."""
+    fitted = kept.get(count)
+    if fitted is None:
+        fitted = fit_count(count)
+        kept.add(fitted)
+    return fitted
 
 
 def known_surrogate(
@@ -225,9 +256,9 @@ def _predicted_db(draft: Draft) -> float:
 
 def _bisect(
     counts: Sequence[int],
-    fit_count: Callable[[int], tuple[Schedule, list[Generation]]],
+    fit_count: Callable[[int], Fitted],
     predicted_db: Sequence[float],
-    few: FewVideos,
+    may_fit: Callable[[int], bool],
     progress: Callable[[int, int], None] | None,
 ) -> list[Schedule]:
     """Fits schedules until the fewest computed steps are found that lack nothing, or no more videos may be generated.
@@ -236,17 +267,17 @@ def _bisect(
 
     Args:
         counts: numbers of computed steps, from the most to the fewest.
-        fit_count: fits a schedule, and returns it with its videos.
+        fit_count: fits a schedule.
         predicted_db: PSNR of each count by the surrogate, from some level.
-        few: says what is lacking.
+        may_fit: whether there are videos for a number of computed steps.
         progress: told how many of how many are fitted.
     """
     schedules: list[Schedule] = []
     low, high, place = -1, len(counts), len(counts) // 2
-    while high - low > 1 and few.is_affordable():
-        schedule, generations = fit_count(counts[place])
-        schedules.append(schedule)
-        shortfall = few.shortfall(schedule, generations)
+    while high - low > 1 and may_fit(counts[place]):
+        fitted = fit_count(counts[place])
+        schedules.append(fitted.schedule)
+        shortfall = fitted.shortfall_db
         low, high = (place, high) if shortfall <= 0 else (low, place)
         spare_db = [predicted_db[each] - predicted_db[place] - shortfall for each in range(low + 1, high)]
         enough = [low + 1 + index for index, spare in enumerate(spare_db) if spare >= 0]

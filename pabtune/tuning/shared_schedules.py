@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning, StudyError
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
-from pabtune.records.schedules import Schedule, load_schedules, save_schedules
+from pabtune.records.schedules import FittedSoFar, Schedule, load_schedules, save_schedules
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import first_prompts, interleaved
 from pabtune.tuning.engine_masks import EngineMasks
@@ -61,12 +61,14 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         *([] if engine is None else [config.engine_name]),
     ]  # fmt: skip
     path = config.folder / f"schedules-{short_name(request)}.json"
+    kept = FittedSoFar(path.with_suffix(".part.json"))
     find = partial(
         find_schedules, pipeline, interleaved(fitted, settings.batch_size), settings, config.seed, config.schedule_shares,
         on_schedule, config.catalog, few, known_surrogate(pipeline, profile, settings, config.content), unit=unit,
-        is_refined=config.is_refined,
+        is_refined=config.is_refined, kept=kept,
     )  # fmt: skip
     schedules = shared_schedules(config.storage, path, find, config.team.is_leader)
+    kept.forget()
     if unit is not None and not schedules:
         raise StudyError(f"no mask for {config.engine_name} could be ranked on this model, and it runs nothing else")
     return schedules

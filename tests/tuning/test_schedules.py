@@ -15,10 +15,10 @@ from pabtune.planning.surrogate import best_schedule
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import MadeFor
-from pabtune.records.schedules import Schedule
+from pabtune.records.schedules import Fitted, FittedSoFar, Schedule
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.schedules import FIRSTS, FewVideos, _bisect, find_schedules, fit, measure_gains
+from pabtune.tuning.schedules import FIRSTS, FewVideos, WholeCalls, _bisect, find_schedules, fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from tests.conftest import PROMPTS, STEPS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of, cases
@@ -128,6 +128,53 @@ def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
     assert np.mean(psnrs) == pytest.approx(schedule.psnr_db, abs=0.5)
 
 
+def test_a_killed_fit_goes_on_with_the_next_number_of_steps(tmp_path) -> None:
+    """Twenty minutes of fitting were lost to a kill in the twenty-first."""
+    path, fitted = tmp_path / "s.part.json", list[int]()
+    asked = {"batches": [PROMPTS[:2]], "settings": Settings(steps=12, batch_size=2), "shares": (0.75, 0.5)}
+    whole = find_schedules(make_pipeline(), **asked, is_refined=False)
+
+    def killed(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_schedules(make_pipeline(), **asked, is_refined=False, progress=killed, kept=FittedSoFar(path))
+
+    class Noted(WholeCalls):
+        def fit(self, *arguments):
+            fitted.append(len(arguments[-1].computed))
+            return super().fit(*arguments)
+
+    again = find_schedules(make_pipeline(), **asked, is_refined=False, unit=Noted(), kept=FittedSoFar(path))
+    assert (again, set(fitted)) == (whole, {6})
+    fitted.clear()
+    assert find_schedules(make_pipeline(), **asked, is_refined=False, unit=Noted(), kept=FittedSoFar(path)) == whole
+    assert fitted == []
+
+
+def test_a_killed_fit_of_few_videos_goes_on_with_what_it_lacked(tmp_path) -> None:
+    """What was fitted is taken even where no more videos may be generated."""
+    asked = {"batches": [PROMPTS[:2]], "settings": Settings(steps=12, batch_size=2), "shares": (0.75, 0.5)}
+    lacking = {9: -inf, 6: 3.0}
+    shortfalls: list[int] = []
+
+    def shortfall(schedule: Schedule, generations: Sequence) -> float:
+        shortfalls.append(len(schedule.computed))
+        return lacking[len(schedule.computed)]
+
+    def few(most: int) -> FewVideos:
+        return FewVideos(
+            probed=(0.4,), candidates=1, on_recorded=lambda runs: None, shortfall=shortfall,
+            is_affordable=lambda: len(shortfalls) < most,
+        )  # fmt: skip
+
+    path = tmp_path / "s.part.json"
+    whole = find_schedules(make_pipeline(), **asked, few=few(2), kept=FittedSoFar(path))
+    assert ([len(each.computed) for each in whole], sorted(shortfalls)) == ([9, 6], [6, 9])
+    assert find_schedules(make_pipeline(), **asked, few=few(0), kept=FittedSoFar(path)) == whole
+    assert len(shortfalls) == 2
+
+
 def schedule_of(count: int) -> Schedule:
     return Schedule(computed=tuple(range(count)), factors=(), psnr_db=0.0, worst_psnr_db=0.0)
 
@@ -136,18 +183,11 @@ def bisected(shortfalls: Mapping[int, float], predicted_db: Sequence[float], mos
     """The numbers of computed steps that are fitted, in their order, where a number lacks so much."""
     fitted: list[int] = []
 
-    def fit_count(count: int) -> tuple[Schedule, list]:
+    def fit_count(count: int) -> Fitted:
         fitted.append(count)
-        return schedule_of(count), []
+        return Fitted(schedule=schedule_of(count), shortfall_db=shortfalls[count])
 
-    few = FewVideos(
-        probed=(),
-        candidates=1,
-        on_recorded=lambda runs: None,
-        shortfall=lambda schedule, generations: shortfalls[len(schedule.computed)],
-        is_affordable=lambda: len(fitted) < most,
-    )
-    schedules = _bisect(list(shortfalls), fit_count, predicted_db, few, None)
+    schedules = _bisect(list(shortfalls), fit_count, predicted_db, lambda count: len(fitted) < most, None)
     assert [len(each.computed) for each in schedules] == sorted(fitted, reverse=True)
     return fitted
 

@@ -8,7 +8,7 @@ import pytest
 from pabtune.quality.budget import Budget
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.records.prompts import Prompt
-from pabtune.records.schedules import Schedule, load_schedules, save_schedules
+from pabtune.records.schedules import Fitted, Schedule, load_schedules, save_schedules
 from pabtune.tuning import shared_schedules as module
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.request import SearchConfig
@@ -56,7 +56,9 @@ def test_what_is_fitted_follows_from_what_is_asked_for(profile, tmp_path, monkey
     """All prompts, and refined, where videos are not limited. Each request has schedules of its own, which are found again."""
     asked: list[tuple[list[Prompt], bool, bool]] = []
 
-    def find(pipeline, batches, *arguments, is_refined, **_) -> list[Schedule]:
+    def find(pipeline, batches, *arguments, is_refined, kept, **_) -> list[Schedule]:
+        assert kept.get(2) is None  # nothing of another request
+        kept.add(Fitted(schedule=schedule(2)))
         asked.append(([prompt for batch in batches for prompt in batch], is_refined, few in arguments))
         return [schedule(2)]
 
@@ -81,3 +83,25 @@ def test_what_is_fitted_follows_from_what_is_asked_for(profile, tmp_path, monkey
         assert found == [schedule(2)]
     assert [(len(each), *others) for each, *others in asked] == [(24, True, False), (24, False, False), (6, True, True)]
     assert asked[0][0] == prompts[:24]
+    assert not list(tmp_path.glob("*.part.json"))
+
+
+def test_a_search_that_is_killed_while_it_fits_finds_what_it_fitted(profile, tmp_path, monkeypatch) -> None:
+    def killed(*_, kept, **__) -> list[Schedule]:
+        assert kept.get(2) is None
+        kept.add(Fitted(schedule=schedule(2)))
+        raise KeyboardInterrupt
+
+    def find(*_, kept, **__) -> list[Schedule]:
+        return [kept.get(2).schedule]
+
+    config = SearchConfig(
+        budget=Budget.parse("shapes>=-50"), trials=1, floor=None, storage=f"sqlite:///{tmp_path}/s.db", folder=tmp_path,
+        name="f", arguments={}, batch_size=2,
+    )  # fmt: skip
+    asked = (make_pipeline(), profile, PROMPTS, Settings(steps=STEPS, batch_size=2), config)
+    monkeypatch.setattr(module, "find_schedules", killed)
+    with pytest.raises(KeyboardInterrupt):
+        schedules_of(*asked)
+    monkeypatch.setattr(module, "find_schedules", find)
+    assert schedules_of(*asked) == [schedule(2)]
