@@ -1,7 +1,8 @@
 """A score of your own: a function of a video and its prompt, in a file of yours, that a budget can be on.
 
     cd examples
-    pabtune evaluate shapes --policy pab246 --score own_score:moves --count 8
+    pabtune prompts shapes --count 8 --out eight.jsonl
+    pabtune evaluate shapes --policy pab246 --score own_score:moves --prompts eight.jsonl
     pabtune search PROFILE --budget "own_score:moves>=-1.0" --out found.json
     python own_score.py                        # the same from Python, on two prompts
 

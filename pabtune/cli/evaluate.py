@@ -1,7 +1,7 @@
 """`pabtune evaluate`: speed, fidelity and score of policies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,9 @@ def command(
     prompts = _prompts(model, prompt_file, run.seed, own, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
+    if bar is not None and found is not None:
+        scale = found.scale([prompt.prompt for prompt in prompts])
+        bar = replace(bar, budget=bar.budget.on_scale(scale))
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.judging import measured_on
     from pabtune.tuning.worst import WorstVideos

@@ -17,7 +17,7 @@ from pabtune.records.errors import PabtuneError, PabtuneWarning, one_line
 VERB_LINES = {
     "demo": "Profile, search, generate and evaluate on the embedded model, in a few minutes.",
     "demo-parallel": "The embedded model on several processes: the same video, fewer messages under a policy.",
-    "profile": "Measure how a model's attention changes from step to step.",
+    "profile": "Measure how a model's outputs change from step to step.",
     "search": "Find the fastest policy within a quality budget.",
     "generate": "Generate videos, with or without a policy.",
     "evaluate": "Measure speed, fidelity and score of policies.",

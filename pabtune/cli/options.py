@@ -48,7 +48,7 @@ seed_option = click.option(
     help="Seed of the first prompt's noise.",
 )
 any_steps_option = click.option(
-    "--any-steps", is_flag=True, help="Carry a policy that was found at more steps to fewer than nine too."
+    "--any-steps", is_flag=True, help="Run a policy that was found at nine steps or more in fewer than nine too."
 )
 vbench_option = click.option(
     "--vbench-home",

@@ -40,7 +40,10 @@ def command(
     run: options.RunOptions,
     as_json: bool,
 ) -> None:
-    """Measure how much MODEL's attention outputs change from step to step, per layer, kind, branch and content."""
+    """Measure how much MODEL's outputs change from step to step, per layer, kind, branch and content.
+
+    What ranks schedules of whole calls is measured too.
+    """
     if run.steps < 2:
         raise ProfileError(f"a profile needs at least 2 steps, but got --steps {run.steps}")
     check_writable(out)

@@ -170,7 +170,9 @@ def command(
     config = replace(config, team=team_here())
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
-        progress = _Progress(logdir, trials, advance, _remarks(profile, prompts, contents, config))
+        progress = _Progress(
+            logdir, trials, advance, _remarks(profile, prompts, contents, config.on_scale_of(prompts.test))
+        )
         config = replace(config, on_videos=progress.generated, on_count=progress.counted)
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:

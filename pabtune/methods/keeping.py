@@ -1,6 +1,7 @@
 """What a comparison keeps in its folder, so that a killed one goes on where it was: calibrations and evaluations.
 
-A file is found again by all that decides about its numbers: weights, scheduler, arguments, steps, prompts, method, setting.
+A file is found again by all that decides about its numbers: weights, scheduler, arguments, steps, device and
+attention kernel, prompts, method, setting.
 """
 
 import json
@@ -11,13 +12,15 @@ from typing import Any, TypeVar
 
 from diffusers import DiffusionPipeline
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.comparisons import CalibrationCost, unpack_evaluation
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.files import as_file_name, digest, save_json
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.profile import versions
+from pabtune.tuning.profile import device_name, versions
 from pabtune.tuning.references import describe_argument
 
 T = TypeVar("T")
@@ -48,6 +51,7 @@ class ComparisonFolder:
             describe_argument(dict(getattr(pipeline.scheduler, "config", {}))),
             describe_argument(dict(settings.arguments)),
             [settings.steps, settings.batch_size, score],
+            [device_name(execution_device(pipeline)), attention_in_use()],
             versions(),
         ]
 

@@ -59,7 +59,7 @@ class Payload:
                 f"{source}: its factors are for {made_for.steps} steps, the run has {schedule.steps}, and without the noise "
                 f"levels of both they cannot be carried over; search again with --steps {schedule.steps}"
             )
-        return cls(rule.payload, slopes=_slopes(rule.factors, made_for.sigmas))
+        return cls(rule.payload, slopes=_slopes(rule.factors, made_for.sigmas, rule.compute))
 
     @property
     def order(self) -> int:
@@ -108,11 +108,21 @@ class Payload:
         return factors
 
 
-def _slopes(factors: Sequence[Sequence[float]], sigmas: Sequence[float]) -> tuple[tuple[float, tuple[float, ...]], ...]:
-    """Factors of each step that has some, over those of an extrapolation along a line, by rising noise level."""
-    slopes, computed = [], [0]
+def _slopes(
+    factors: Sequence[Sequence[float]], sigmas: Sequence[float], listed: Sequence[int] | None
+) -> tuple[tuple[float, tuple[float, ...]], ...]:
+    """Factors of each broadcast step over those of an extrapolation along a line, by rising noise level.
+
+    Args:
+        factors: per step; a broadcast step without any is held.
+        sigmas: noise level of each step.
+        listed: the steps that compute; None = those without factors.
+    """
+    slopes, computed = [], list[int]()
     for step, each in enumerate(factors):
-        if each:
+        if step == 0 or (not each if listed is None else step in listed):
+            computed.append(step)
+        else:
             ahead = sigmas[step] - sigmas[computed[-1]]
             behind = [sigmas[computed[-1 - back]] - sigmas[computed[-2 - back]] for back in range(len(each))]
             slopes.append(
@@ -121,8 +131,6 @@ def _slopes(factors: Sequence[Sequence[float]], sigmas: Sequence[float]) -> tupl
                     tuple(f * apart / ahead if ahead else 0.0 for f, apart in zip(each, behind, strict=True)),
                 )
             )
-        elif step:
-            computed.append(step)
     return tuple(sorted(slopes))
 
 

@@ -7,16 +7,18 @@ https://doi.org/10.1080/01621459.1978.10479993). That is no verdict (quality/ver
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from scipy import stats
 
 from pabtune.quality.scores import find_score
+from pabtune.quality.vbench_scores import TOTAL as VBENCH_TOTAL
 from pabtune.records.errors import BudgetError
 
 LARGEST_LOSS = 100.0
-"""Points that one video can lose at most: scores are 0..100."""
+"""Points that one video can lose at most: scores are 0..100, and so are their points but for VBench's total."""
 
 CONFIDENCE = 0.95
 LEAST_JUDGED_PROMPTS = 8
@@ -30,12 +32,19 @@ class Budget:
     Attributes:
         score: name of the score.
         largest_drop: in the mean.
-        largest_loss: of one video, which a verdict relies on: by the scale of scores, unless the user knows better.
+        largest_loss: of one video, which a verdict relies on: the scale, unless the user knows better.
+        scale: points between the worst and the best video by the score.
     """
 
     score: str
     largest_drop: float
     largest_loss: float = LARGEST_LOSS
+    scale: float = LARGEST_LOSS
+
+    def on_scale(self, scale: float) -> "Budget":
+        """The budget on a score whose points have another scale; what the user said of the largest loss stays."""
+        is_said = self.largest_loss != self.scale
+        return replace(self, scale=scale, largest_loss=self.largest_loss if is_said else scale)
 
     @classmethod
     def parse(cls, text: str, largest_loss: float = LARGEST_LOSS) -> "Budget":
@@ -57,9 +66,10 @@ class Budget:
             raise BudgetError(
                 f"the budget {text!r} asks for a gain; it must allow a drop: '{name}>=-{match[2]}' or '{name}>=0'"
             )
-        if largest_loss != LARGEST_LOSS and not abs(change) < largest_loss < LARGEST_LOSS:
+        most = inf if name == VBENCH_TOTAL else LARGEST_LOSS
+        if largest_loss != LARGEST_LOSS and not abs(change) < largest_loss < most:
             raise BudgetError(
-                f"the largest loss of a video lies between the budget and {LARGEST_LOSS:g} points, not at {largest_loss:g}"
+                f"the largest loss of a video lies between the budget and {most:g} points, not at {largest_loss:g}"
             )
         return cls(score=name, largest_drop=abs(change), largest_loss=largest_loss)
 

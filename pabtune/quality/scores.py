@@ -32,6 +32,9 @@ ScoreVideos = Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], list[float]
 SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
 """Scores of one video by name, 0..100."""
 
+LARGEST_SCORE = 100.0
+"""Points of the best video."""
+
 NO_SCORE = "none"
 """An evaluation without a score: speed and fidelity only."""
 
@@ -46,6 +49,13 @@ class Score(Protocol):
     @property
     def is_of_all(self) -> bool:
         """Whether it is told by all prompts together: the mean over some of them says nothing of the mean over all."""
+
+    def scale(self, prompts: Sequence[str]) -> float:
+        """Points between the worst and the best video of one of these prompts.
+
+        Raises:
+            BudgetError: something is missing.
+        """
 
     def open(self, prompts: Sequence[str]) -> ScoreVideos:
         """Finds what it needs for videos of these prompts; what it returns takes videos of any of them.
@@ -62,6 +72,10 @@ class VideoScore:
     name: str
     function: ScoreFunction
     is_of_all: ClassVar[bool] = False
+
+    def scale(self, prompts: Sequence[str]) -> float:
+        """Points between the worst and the best video."""
+        return LARGEST_SCORE
 
     def open(self, prompts: Sequence[str]) -> ScoreVideos:
         """The function, for one video after the other; it needs nothing."""

@@ -85,6 +85,31 @@ class VbenchScore:
         Raises:
             BudgetError: VBench is not installed, a dimension cannot run, or does not take a prompt.
         """
+        scorer, parts = self._opened(prompts)
+        known = frozenset(prompts)
+
+        def score_videos(videos: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
+            for other in set(texts) - known:
+                raise ValueError(f"the score {self.name!r} was opened for other prompts than {other!r}")
+            return self._score(scorer, parts, videos, texts)
+
+        return score_videos
+
+    def scale(self, prompts: Sequence[str]) -> float:
+        """Points between the worst and the best video of one of these prompts: of the total more than 100.
+
+        A prompt has its share of the total times the number of all prompts, and suites are of unlike sizes.
+
+        Raises:
+            BudgetError: as `open`.
+        """
+        if not self.is_of_all:
+            return 100.0
+        _, parts = self._opened(prompts)
+        return 100.0 * max(sum(part.weight for part in parts if each in part.prompts) for each in set(prompts))
+
+    def _opened(self, prompts: Sequence[str]) -> tuple[Scorer, list[Part]]:
+        """What scores videos of these prompts, and what each dimension contributes."""
         try:
             scorer = self._scorer = self._scorer or self._find_scorer()
             for dimension in self._dimensions:
@@ -94,15 +119,7 @@ class VbenchScore:
             raise
         except VbenchError as error:
             raise BudgetError(f"the score {self.name!r}: {error}") from error
-        parts = self._parts(prompts, scorer.suites)
-        known = frozenset(prompts)
-
-        def score_videos(videos: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
-            for other in set(texts) - known:
-                raise ValueError(f"the score {self.name!r} was opened for other prompts than {other!r}")
-            return self._score(scorer, parts, videos, texts)
-
-        return score_videos
+        return scorer, self._parts(prompts, scorer.suites)
 
     def _find_scorer(self) -> Scorer:
         lock = lock_weights(self._environment)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pabtune.quality.budget import Budget
+from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.records.errors import BudgetError
 from pabtune.records.verdicts import Judgement, Verdict
 
@@ -23,7 +23,7 @@ ERROR = 0.05
 """Largest probability of accepting a policy that passes the budget."""
 
 BROKEN_DROP = 5.0
-"""A video that loses more points than this is broken, or more than twice a budget that is larger."""
+"""A video that loses more points than this, of 100, is broken, or more than twice a budget that is larger."""
 
 MOST_BROKEN = 0.1
 """Largest share of broken videos in what is accepted."""
@@ -46,7 +46,7 @@ STAKE_OF_DROPS, STAKE_OF_SHARES = 0.98, 0.8
 
 def broken_drop(budget: Budget) -> float:
     """Lost points above which a video is broken."""
-    return max(BROKEN_DROP, 2 * budget.largest_drop)
+    return max(BROKEN_DROP * budget.scale / LARGEST_LOSS, 2 * budget.largest_drop)
 
 
 def look_error(look: int) -> float:

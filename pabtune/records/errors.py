@@ -71,6 +71,10 @@ class ModelError(PabtuneError):
     """A model that cannot be found, loaded, or intercepted."""
 
 
+class FitError(ModelError):
+    """A model on which schedules of whole calls cannot be fitted, and why."""
+
+
 class BudgetError(PabtuneError):
     """A budget that cannot be read or checked."""
 

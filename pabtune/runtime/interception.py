@@ -7,7 +7,8 @@ import copy
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -88,7 +89,7 @@ class CallInterceptor:
         self._hook, self._name = hook, name
         self._caller, self._transformer = caller, transformer
         self._inner = compiled_call(caller)
-        self._lock = self._inner._lock if isinstance(self._inner, CallInterceptor) else threading.RLock()
+        self._lock = lock_of(transformer)
         set_compiled_call(caller, self)
 
     @property
@@ -147,6 +148,16 @@ class CallInterceptor:
             self._hook.is_intercepted = False
 
 
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_NEW_LOCKS = threading.Lock()
+
+
+def lock_of(transformer: nn.Module) -> Any:
+    """The lock that serializes the calls of a transformer, and whatever changes its hooks, over all threads."""
+    with _NEW_LOCKS:
+        return _LOCKS.setdefault(transformer, threading.RLock())
+
+
 class Interception:
     """Attachment of one listener to one target. Several pipelines that share a transformer may have one each.
 
@@ -173,7 +184,8 @@ class Interception:
         self._warned_of_others = False
         self.is_attached = True
         try:
-            self._attach_all()
+            with self._holding_calls():
+                self._attach_all()
         except BaseException:
             self.detach()
             raise
@@ -228,7 +240,22 @@ class Interception:
             self._sessions[None][0].finish()
 
     def detach(self) -> None:
-        """Removes every hook and closes the listener; the model is then as before. A second call does nothing."""
+        """Removes every hook and closes the listener; the model is then as before. A second call does nothing.
+
+        It waits for a call of a transformer that another thread is in.
+        """
+        with self._holding_calls():
+            self._detach()
+
+    @contextmanager
+    def _holding_calls(self) -> Iterator[None]:
+        """No other thread is in a call of a transformer."""
+        with ExitStack() as stack:
+            for transformer in self.target.transformers.values():
+                stack.enter_context(lock_of(transformer))
+            yield
+
+    def _detach(self) -> None:
         self.is_attached = False
         while self._undo:
             self._undo.pop()()
@@ -311,12 +338,13 @@ class Interception:
 
 def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy of a transformer without pabtune's hooks, which would call the modules of the original."""
-    attributes = {name: vars(transformer).pop(name) for name in ("__deepcopy__", "__reduce_ex__")}
-    try:
-        with set_aside(transformer, HOOKS):
-            return copy.deepcopy(transformer, memo)
-    finally:
-        vars(transformer).update(attributes)
+    with lock_of(transformer):
+        attributes = {name: vars(transformer).pop(name) for name in ("__deepcopy__", "__reduce_ex__")}
+        try:
+            with set_aside(transformer, HOOKS):
+                return copy.deepcopy(transformer, memo)
+        finally:
+            vars(transformer).update(attributes)
 
 
 def refuse_pickling(name: str, protocol: int) -> Any:

@@ -23,6 +23,9 @@ from pabtune.runtime.noise_levels import noise_levels, step_of_timestep
 UNNAMED_BRANCH = "all"
 """Branch of a call to which the pipeline gives no name."""
 
+MOST_CALLS = 16
+"""Calls of one branch in a step; after more the step stands still because nothing tells it, not because there are branches."""
+
 NO_STEP = (
     "nothing tells the {}; call the transformer inside "
     "transformer.cache_context(branch, step_index=…, num_inference_steps=…)"
@@ -99,6 +102,8 @@ class Locator:
         # A named branch with an unchanged timestep has several calls per step (asynchronous frames), not a second branch.
         is_repeated = step == last and not (is_from_timestep and context is not None)
         repeat = repeat + 1 if is_repeated else 0
+        if repeat >= MOST_CALLS:
+            raise ModelError(NO_STEP.format("denoising step"))
         step_of_calls, calls = (-1, 0) if is_new_loop else self._calls_of_step.get(transformer, (-1, 0))
         return CallPosition(
             transformer=transformer,

@@ -20,7 +20,8 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
     if sigmas is not None and len(sigmas) >= len(timesteps):
         levels = torch.as_tensor(sigmas).tolist()[: len(timesteps)]
         if max(levels) <= 1.0:
-            return tuple(round(sigma, 6) for sigma in levels)
+            is_inverted = scheduler.config.get("invert_sigmas", False)  # Mochi's: 0 = noise
+            return tuple(round(1 - sigma if is_inverted else sigma, 6) for sigma in levels)
         if not 2 < max(timesteps) <= training or min(timesteps) < 0:
             return tuple(round(sigma / (1 + sigma), 6) for sigma in levels)
     return tuple(round(timestep / training, 6) for timestep in timesteps)

@@ -11,7 +11,8 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -119,6 +120,13 @@ def _watch_class(pipeline_class: type, user: object) -> Callable[[], None]:
     return release
 
 
+def _end(call: PipelineCall, observers: Sequence[CallObserver]) -> None:
+    """Tells all observers that a call is over, whatever one of them raises."""
+    with ExitStack() as stack:
+        for observer in reversed(observers):
+            stack.callback(observer.end_call, call)
+
+
 def _noting(original: Callable[..., Any], replaced: Callable[..., Any] | None) -> Any:
     """A wrapper of a pipeline's `__call__` that makes it the current call and notifies the observers."""
     signature = inspect.signature(original)
@@ -140,9 +148,10 @@ def _noting(original: Callable[..., Any], replaced: Callable[..., Any] | None) -
                     observer.begin_call(call)
                 return original(self, *args, **kwargs)
             finally:
-                for observer in observers_of(self):
-                    observer.end_call(call)
-                _CURRENT.reset(token)
+                try:
+                    _end(call, observers_of(self))
+                finally:
+                    _CURRENT.reset(token)
 
     call_and_note.pabtune_users = weakref.WeakSet()  # type: ignore[attr-defined]
     call_and_note.pabtune_replaced = replaced  # type: ignore[attr-defined]

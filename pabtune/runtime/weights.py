@@ -42,8 +42,9 @@ def weights_digest(model: DiffusionPipeline | nn.Module) -> str:
 
 def _sample(tensor: Tensor) -> bytes:
     flat = tensor.reshape(-1)
-    places = torch.linspace(0, max(flat.numel() - 1, 0), min(SAMPLES, flat.numel()), device=flat.device).long()
-    return flat[places].double().cpu().numpy().tobytes() if flat.numel() else b""
+    last = max(flat.numel() - 1, 0)
+    places = torch.linspace(0, last, min(SAMPLES, flat.numel())).long().clamp_(max=last)  # float32 rounds above 2**24
+    return flat[places.to(flat.device)].double().cpu().numpy().tobytes() if flat.numel() else b""
 
 
 def _plain(value: Any) -> Any:

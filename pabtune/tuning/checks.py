@@ -1,6 +1,7 @@
 """What is checked of a search before it generates anything."""
 
 import warnings
+from collections.abc import Sequence
 
 from diffusers import DiffusionPipeline
 
@@ -69,6 +70,25 @@ def check_search(
         if shared:
             raise StudyError(f"the prompt {shared.pop()!r} is in two parts of the split")
         seen |= {prompt.prompt for prompt in part}
+
+
+def check_contents(prompts: Split, contents: Sequence[str]) -> None:
+    """Refuses content classes that lack prompts, before anything is searched for others.
+
+    Args:
+        prompts: in three parts.
+        contents: content classes that each get a search of their own.
+
+    Raises:
+        StudyError: names the first class and the part.
+    """
+    for content in contents:
+        for part, own in prompts.of_content(content).parts().items():
+            if not own:
+                raise StudyError(
+                    f"no prompt of the class {content!r} falls to {part}; add prompts with that `content` (`pabtune prompts "
+                    "split` shows the parts), or leave --per-content out"
+                )
 
 
 def _check_layout(profile: Profile, config: SearchConfig) -> None:

@@ -29,7 +29,7 @@ from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
 from pabtune.tuning.profile import versions
 from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.videos import BEFORE_VERDICT, PER_JUDGED, VideoMeter
+from pabtune.tuning.videos import COUNTED_FLOPS, PER_JUDGED, VideoMeter
 
 FINALISTS = 5
 """How many candidates are compared at most, the fastest first."""
@@ -101,7 +101,10 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
     compared = evaluate_unseen(pipeline, policies, prompts.validate, profile, config, meter=meter)
     of_preset = compared[len(finalists)] if presets else None
-    standings = [assess(each, floor, of_preset, config.budget) for each in compared[: len(finalists)]]
+    standings = [
+        assess(each, floor, of_preset, config.on_scale_of(prompts.validate).budget)
+        for each in compared[: len(finalists)]
+    ]
     stood = tuple(
         Finalist(evaluation=each, standing=standing)
         for each, standing in zip(compared[: len(finalists)], standings, strict=True)
@@ -120,17 +123,18 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             if confirmation.judged:
                 return confirmation
             return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)
-        look = count_look()
+        look, unseen = count_look(), _affordable(prompts.test, meter, config.warm_up_videos(profile.steps))
+        scaled = config.on_scale_of(unseen)
         judgement, judged = judge_policy(
             pipeline,
             finalist.policy,
-            _affordable(prompts.test, meter),
+            unseen,
             profile,
-            config,
+            scaled,
             look_error(look),
             meter,
         )
-        policy = with_evidence(finalist, judged, judgement, profile, prompts, config, study_name)
+        policy = with_evidence(finalist, judged, judgement, profile, prompts, scaled, study_name)
         policy = replace(
             policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": look, "measured_on": place}
         )
@@ -147,11 +151,11 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     return confirmation
 
 
-def _affordable(unseen: Sequence[Prompt], meter: VideoMeter | None) -> Sequence[Prompt]:
-    """Prompts that a limit of videos allows to judge on, at least one."""
+def _affordable(unseen: Sequence[Prompt], meter: VideoMeter | None, warm_up: float) -> Sequence[Prompt]:
+    """Prompts that a limit of videos allows to judge on after a warm-up of so many, at least one."""
     if meter is None or meter.left is None:
         return unseen
-    return first_prompts(unseen, max(1, int((meter.left - BEFORE_VERDICT) / PER_JUDGED)))
+    return first_prompts(unseen, max(1, int((meter.left - COUNTED_FLOPS - warm_up) / PER_JUDGED)))
 
 
 def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:

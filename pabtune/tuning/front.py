@@ -72,6 +72,7 @@ def judge_front(
     fewer_steps = [Policy(name=f"steps:{count}", steps=count) for count in counts]
     compared = evaluate_unseen(pipeline, [*policies, *fewer_steps], prompts.validate, profile, config, progress)
     unseen = prompts.test if error else first_prompts(prompts.test, len(prompts.validate))
+    config = config.on_scale_of(unseen)
     judged = _judged(pipeline, policies, unseen, profile, config, error, progress)
     points, best_psnr = [], -np.inf
     found = zip(policies, compared[: len(policies)], compared[len(policies) :], judged, strict=True)

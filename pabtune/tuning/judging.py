@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pabtune.libraries.diffusers_internals import execution_device
-from pabtune.quality.budget import LARGEST_LOSS, Budget
+from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY
 from pabtune.quality.verdict import judge
@@ -145,5 +145,5 @@ def evidence_of(evaluation: Evaluation, judgement: Judgement, profile: Profile, 
         "compute_fraction": round(evaluation.compute_fraction, 4),
         "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
         **{key: value for key, value in document.items() if key != "verdict" and value is not None},
-        **({} if budget.largest_loss == LARGEST_LOSS else {"assumed_largest_loss": budget.largest_loss}),
+        **({} if budget.largest_loss == budget.scale else {"assumed_largest_loss": budget.largest_loss}),
     }

@@ -1,5 +1,6 @@
 """Unaccelerated videos, made once per prompt and kept on disk, so that a resumed search need not make them again."""
 
+import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
@@ -18,9 +19,6 @@ from pabtune.tuning.generation import Settings, Video, generate
 
 LOCK = "references.lock"
 """File through which workers tell one another which videos they are making."""
-
-LONGEST_PATH = 4096
-"""Longer texts are no names of files."""
 
 
 class References:
@@ -85,7 +83,7 @@ class References:
 def describe_argument(value: Any) -> Any:
     """An argument of a pipeline's call as JSON, by its content: files and images by a checksum of theirs."""
     if value is None or isinstance(value, bool | int | float | str):
-        if isinstance(value, str) and len(value) < LONGEST_PATH and Path(value).is_file():
+        if isinstance(value, str) and os.path.isfile(value):  # a long text is no name of a file, where pathlib raises
             return sha256(Path(value).read_bytes()).hexdigest()
         return value if not isinstance(value, float) or isfinite(value) else str(value)
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
 """What a search is asked for: its configuration and its prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.engines.engine import Engine
@@ -17,7 +17,7 @@ from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
-from pabtune.tuning.generation import BATCH_SIZE
+from pabtune.tuning.generation import BATCH_SIZE, WARM_UP_STEPS
 from pabtune.tuning.teams import ALONE, Team
 from pabtune.tuning.videos import OnVideos
 
@@ -91,6 +91,15 @@ class SearchConfig:
     team: Team = ALONE
     on_count: Callable[[int], None] | None = None
     content_by: ContentBy = "prompt"
+
+    def on_scale_of(self, prompts: Sequence[Prompt]) -> Self:
+        """The configuration, whose budget knows how far a video of these prompts can fall by the score."""
+        texts = [prompt.prompt for prompt in prompts]
+        return self if self.score is None else replace(self, budget=self.budget.on_scale(self.score.scale(texts)))
+
+    def warm_up_videos(self, steps: int) -> float:
+        """Videos of one warm-up of a model with so many denoising steps, counted in full runs."""
+        return self.batch_size * WARM_UP_STEPS / steps
 
     def parallel_document(self) -> dict[str, Any]:
         """Layout and interconnect as JSON, without the interconnect's provenance."""

@@ -17,7 +17,7 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.ranking import surrogate_of_profile
 from pabtune.planning.surrogate import Surrogate, best_schedule
 from pabtune.quality.fidelity import psnr_db
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import FitError
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt
@@ -111,7 +111,7 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
         kept: what a run that was killed has fitted, which is not fitted again; each number of steps is added when it is done.
 
     Raises:
-        ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
+        FitError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
     target, unit = Target.of(pipeline, catalog), unit or WholeCalls(catalog)
     if settings.steps < FEWEST_STEPS and isinstance(unit, WholeCalls):
@@ -325,7 +325,7 @@ def measure_gains(
         probed: where in the run they are measured, 0..1.
 
     Raises:
-        ModelError: the latents do not follow from outputs as was found.
+        FitError: the latents do not follow from outputs as was found.
     """
     gains, doubts = {}, []
     for step in _probed_steps(run, probed):
@@ -338,7 +338,7 @@ def measure_gains(
         doubts.append(float((made - expected).norm() / made.norm().clamp_min(1e-12)))
         gains[step] = (final.flatten(1).norm(dim=1) / made.flatten(1).norm(dim=1).clamp_min(1e-12)).tolist()
     if np.median(doubts) > LARGEST_DOUBT:
-        raise ModelError(
+        raise FitError(
             f"the latents of {type(pipeline).__name__} answer to outputs otherwise than was found from full runs, by "
             f"{np.median(doubts):.0%}: {NOT_FITTED} for it"
         )

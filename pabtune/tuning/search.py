@@ -22,13 +22,13 @@ from pabtune.records.interconnects import INTERCONNECTS, Interconnect
 from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Policy, Store
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
+from pabtune.records.prompts import Prompt, as_prompts
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, split_prompts
 from pabtune.records.trials import Candidate, SearchResult
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import TrialRunner, first_prompts
-from pabtune.tuning.checks import check_search
+from pabtune.tuning.checks import check_contents, check_search
 from pabtune.tuning.classifying import fit_on_split
 from pabtune.tuning.confirm import FINALISTS, Confirmation, confirm
 from pabtune.tuning.evaluate import score_on, warm_up
@@ -80,7 +80,7 @@ def search_policy(
         MeasureError: a measure of the floor lacks something.
     """
     check_search(pipeline, profile, prompts, config)
-    plan = plan_of(config, prompts)
+    plan = plan_of(config, prompts, profile.steps)
     prompts = replace(
         prompts,
         tune=tuple(first_prompts(prompts.tune, plan.searched)),
@@ -108,7 +108,7 @@ def search_policy(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
             "not pay for a trial and its confirmation; allow more"
         )
-    candidates, count_look = study.candidates(), partial(study.count_look, digest_prompts(prompts.test))
+    candidates, count_look = study.candidates(), partial(study.count_look, prompts.test, config.content)
     confirmation = Confirmation()
     if config.team.is_leader:
         confirmation = confirm(
@@ -171,19 +171,20 @@ def _trial_runner(
     )  # fmt: skip
 
 
-def plan_of(config: SearchConfig, prompts: Split) -> VideoPlan:
+def plan_of(config: SearchConfig, prompts: Split, steps: int) -> VideoPlan:
     """What a search spends its videos on.
 
     Args:
         config: of the search.
         prompts: that there are.
+        steps: denoising steps of a full run.
 
     Raises:
         StudyError: it may generate too few for any search.
     """
     presets = int(config.floor is not None and config.floor.preset is not None)
     counts = (len(prompts.tune), len(prompts.validate), len(prompts.test))
-    return plan_videos(config.videos, *counts, presets, FINALISTS)
+    return plan_videos(config.videos, *counts, presets, FINALISTS, config.warm_up_videos(steps))
 
 
 def search_variants(
@@ -229,10 +230,13 @@ def search_variants(
 
     if config.videos is not None:
         config = replace(config, videos=config.videos // (1 + len(contents)))
+    check_contents(prompts, contents)
     general = search_one(config)
-    # Variants are of one policy, which keeps all outputs in one way.
-    store = config.team.of_leader("store", general.best.store if general.best is not None else config.store)
-    variants = {content: search_one(replace(config, content=content, store=store)) for content in contents}
+    # Variants are of one policy, which keeps all outputs in one way: as the first winner does.
+    found, store, variants = general, config.store, dict[str, SearchResult]()
+    for content in contents:
+        store = config.team.of_leader(f"store-{content}", store if found.best is None else found.best.store)
+        variants[content] = found = search_one(replace(config, content=content, store=store))
     winners = {content: result.best for content, result in variants.items() if result.best is not None}
     best = general.best
     if best is None and winners:

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
 from pabtune.catalog import Catalog
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import FitError
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.locator import CallPosition
 from pabtune.runtime.recorder import Recorder
@@ -97,7 +97,7 @@ class SensitivityTally:
                     for step, (gain,) in measured.items():
                         gains[step] = gain
                 self._gains.append(gains)
-        except ModelError as error:
+        except FitError as error:
             self.refusal = str(error)
             return
         self._products.append(products_of(run))

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from pabtune.records.errors import ModelError, PabtuneWarning, StudyError
+from pabtune.records.errors import FitError, PabtuneWarning, StudyError
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.schedules import FittedSoFar, Schedule, load_schedules, save_schedules
@@ -91,7 +91,7 @@ def shared_schedules(
         if schedules is None:
             try:
                 schedules = list(find())
-            except ModelError as error:
+            except FitError as error:
                 warnings.warn(f"{error}; the search goes on without whole calls", PabtuneWarning, stacklevel=2)
                 schedules = []
         return [asdict(each) for each in schedules]

@@ -27,7 +27,9 @@ from sqlalchemy.pool import NullPool
 from pabtune.records.errors import PabtuneError, StudyError, first_line
 from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
+from pabtune.records.prompts import Prompt
 from pabtune.records.trials import Candidate, Outcome
+from pabtune.tuning.looks import count_look
 from pabtune.tuning.space import Parameter, Space
 from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbeat, holding_interrupts
 
@@ -102,21 +104,9 @@ class SharedStudy:
         """Writes a remark for the reader of the storage."""
         self._study.set_user_attr(key, value)
 
-    @holding_interrupts()
-    def count_look(self, unseen: str) -> int:
-        """Counts a look at unseen prompts; returns how many the studies of this storage have had, this one included.
-
-        Args:
-            unseen: digest of the prompts.
-        """
-        looks = int(self._study.user_attrs.get("looks", 0)) + 1
-        self._study.set_user_attr("looks", looks)
-        self._study.set_user_attr("unseen", unseen)
-        summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
-        others = [
-            each for each in summaries if each.study_name != self.name and each.user_attrs.get("unseen") == unseen
-        ]
-        return looks + sum(int(each.user_attrs.get("looks", 0)) for each in others)
+    def count_look(self, unseen: Sequence[Prompt], content: str | None = None) -> int:
+        """Counts a look at unseen prompts; returns how many the studies of this storage have had (see `looks.count_look`)."""
+        return count_look(self._study, self._storage, unseen, content)
 
     @holding_interrupts()
     def candidates(self) -> list[Candidate]:

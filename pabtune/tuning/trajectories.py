@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pabtune.planning.surrogate import Surrogate, gain_curve
-from pabtune.records.errors import ModelError
+from pabtune.records.errors import FitError
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.listeners import Forward, Measurement, tensors_of
 from pabtune.runtime.locator import CallPosition
@@ -55,6 +55,8 @@ class LatentsWatch:
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Notes the latents (see diffusers' `callback_on_step_end`)."""
+        if "latents" not in tensors:
+            raise FitError(f"{type(pipeline).__name__} does not tell its latents: {NOT_FITTED} for it")
         self.after.append(tensors["latents"].detach().float().to("cpu", copy=True))
         return tensors
 
@@ -110,14 +112,14 @@ def as_latents(outputs: Outputs, latents: Tensor) -> list[Tensor]:
     """Outputs of a step, cut to the latents' channels; a batch of several branches that nobody names is taken apart.
 
     Raises:
-        ModelError: they have another shape than the latents.
+        FitError: they have another shape than the latents.
     """
     parts: list[Tensor] = []
     for output in outputs.values():
         for part in output.chunk(max(output.shape[0] // latents.shape[0], 1)):
             cut = part[:, : latents.shape[1]] if part.ndim == latents.ndim else part
             if cut.shape != latents.shape:
-                raise ModelError(
+                raise FitError(
                     f"the transformer puts out {tuple(part.shape)}, but the latents are {tuple(latents.shape)}: {NOT_FITTED} "
                     "for this pipeline"
                 )
@@ -209,11 +211,11 @@ def record_trajectories(
         settings: how videos are generated.
 
     Raises:
-        ModelError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
+        FitError: the pipeline does not tell its latents, or they do not follow from the outputs of calls.
     """
     name = type(pipeline).__name__
     if not tells_latents(pipeline):
-        raise ModelError(f"{name} has no {CALLBACK}: {NOT_FITTED} for it")
+        raise FitError(f"{name} has no {CALLBACK}: {NOT_FITTED} for it")
     recorder, watch = CallRecorder(), LatentsWatch()
     generation = record(target, recorder, partial(generate, pipeline, prompts, watch.settings(settings)))
     return trajectories_of(name, recorder, watch.after, prompts, settings.steps, generation)
@@ -238,13 +240,13 @@ def trajectories_of(
         generation: the videos.
 
     Raises:
-        ModelError: the latents do not follow from the outputs of calls.
+        FitError: the latents do not follow from the outputs of calls.
     """
     _check_run(name, recorder, latents, steps)
     parts = [as_latents(outputs, latents[0]) for outputs in recorder.outputs]
     transformers = tuple(each for (each,) in recorder.transformers)
     if any(len({len(parts[step]) for step in turn}) != 1 for turn in _turns(transformers).values()):
-        raise ModelError(f"{name} does not call its transformer alike in every step: {NOT_FITTED} for it")
+        raise FitError(f"{name} does not call its transformer alike in every step: {NOT_FITTED} for it")
     mixtures = {each: _mixture(name, latents, parts, turn) for each, turn in _turns(transformers).items()}
     outputs = [mix(each, mixtures[transformer]) for each, transformer in zip(parts, transformers, strict=True)]
     alone = [_follow([latents[step - 1], outputs[step]], latents[step]) for step in range(1, len(latents))]
@@ -265,18 +267,18 @@ def _check_run(name: str, recorder: CallRecorder, latents: Sequence[Tensor], ste
     """Refuses runs whose latents cannot follow step by step from the calls.
 
     Raises:
-        ModelError: says why.
+        FitError: says why.
     """
     if recorder.loops > 1:
-        raise ModelError(f"{name} has {recorder.loops} denoising loops in one call: {NOT_FITTED} for it")
+        raise FitError(f"{name} has {recorder.loops} denoising loops in one call: {NOT_FITTED} for it")
     if len(recorder.outputs) != len(latents) or any(len(each) != 1 for each in recorder.transformers):
-        raise ModelError(f"{name} does not call one transformer in every step: {NOT_FITTED} for it")
+        raise FitError(f"{name} does not call one transformer in every step: {NOT_FITTED} for it")
     if len(latents) != steps:
-        raise ModelError(
+        raise FitError(
             f"the scheduler of {name} makes {len(latents)} steps where {steps} are asked for: {NOT_FITTED} for it"
         )
     if not all(bool(each.isfinite().all()) for each in latents):
-        raise ModelError(f"the latents of {name} are not finite: {NOT_FITTED}")
+        raise FitError(f"the latents of {name} are not finite: {NOT_FITTED}")
 
 
 def _turns(transformers: Sequence[str]) -> dict[str, list[int]]:
@@ -299,7 +301,7 @@ def _mixture(
         steps: steps of one transformer.
 
     Raises:
-        ModelError: the latents do not change with the outputs.
+        FitError: the latents do not change with the outputs.
     """
     count, found = len(parts[steps[0]]), []
     for step in steps:
@@ -310,7 +312,7 @@ def _mixture(
     totals = np.abs(branches.sum(axis=1))
     adding = totals > LEAST_RATE * totals.max(initial=0.0)
     if not adding.any():
-        raise ModelError(f"the latents of {name} do not follow from what its transformer puts out: {NOT_FITTED} for it")
+        raise FitError(f"the latents of {name} do not follow from what its transformer puts out: {NOT_FITTED} for it")
     mixture = np.median(branches[adding] / branches[adding].sum(axis=1, keepdims=True), axis=0)
     return tuple((mixture / mixture.sum()).tolist())
 

@@ -4,13 +4,12 @@ Knows numbers of videos; knows nothing of pipelines, schedules or trials.
 """
 
 import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 from pabtune.records.errors import StudyError
 from pabtune.records.files import write_atomically
@@ -38,11 +37,8 @@ PER_JUDGED = 2.0
 FEWEST_COMPARED, COMPARED_SHARE = 1, 0.04
 """Prompts that finalists are compared on under a limit: at least so many, and so many of all videos."""
 
-COUNTED_FLOPS = 2.0
-"""Videos in which FLOPs are counted, of the full run and of the run of fewer steps."""
-
-BEFORE_VERDICT = 2.0
-"""Videos before the first one of a verdict: FLOPs of the full run are counted, and the model warms up."""
+COUNTED_FLOPS = 1.0
+"""Videos in which FLOPs of the full run are counted, before any comparison and verdict."""
 
 OnVideos = Callable[[float, float | None], None]
 """Told how many videos were generated, and of how many."""
@@ -55,9 +51,9 @@ class VideoMeter:
     Attributes:
         steps: denoising steps of a full run.
         limit: videos that may be generated at most, by all workers and runs; None = any number.
-        path: file for the count of this process; None = it is not kept. Files of other processes stand beside it.
+        path: file for the count of this meter; None = it is not kept. Those of earlier runs and other processes are beside it.
         on_videos: told after every call of the pipeline.
-        generated: by this process.
+        generated: counted by this meter.
     """
 
     steps: int
@@ -79,15 +75,15 @@ class VideoMeter:
             limit: videos that may be generated at most; None = any number.
             on_videos: told after every call of the pipeline.
         """
-        path = folder / f"videos-{request}-{socket.gethostname()}-{os.getpid()}.json"
+        path = folder / f"videos-{request}-{uuid4().hex}.json"  # hosts and processes have names that come back
         return cls(steps=steps, limit=limit, path=path, on_videos=on_videos)
 
     @property
     def total(self) -> float:
-        """Videos of this process, of earlier runs and of other processes."""
+        """Videos of this meter, of earlier runs and of other processes."""
         if self.path is None:
             return self.generated
-        request = self.path.name.rsplit("-", 2)[0]
+        request = self.path.name.rpartition("-")[0]
         others = (path for path in self.path.parent.glob(f"{request}-*.json") if path != self.path)
         return self.generated + sum(_count_in(path) for path in others)
 
@@ -137,6 +133,7 @@ class VideoPlan:
         judged: prompts for a verdict that are paid for before trials are; what is left in the end goes there too.
         finalists: most candidates that are compared.
         is_wide: whether there is enough for several schedules for each number of computed steps.
+        warm_up: videos of one warm-up.
     """
 
     fitted: int
@@ -145,24 +142,33 @@ class VideoPlan:
     judged: int
     finalists: int
     is_wide: bool
+    warm_up: float = 0.0
+
+    @property
+    def before_verdict(self) -> float:
+        """Videos before the first one of a verdict."""
+        return COUNTED_FLOPS + self.warm_up
 
     def confirmation(self, presets: int) -> float:
         """Videos that a confirmation takes at most, beside so many presets (0 or 1)."""
-        compared = self.compared * _per_compared(self.finalists, presets)
-        return compared + self.judged * PER_JUDGED + COUNTED_FLOPS + BEFORE_VERDICT
+        judged = self.before_verdict + self.judged * PER_JUDGED
+        return _comparison(self.compared, self.finalists, presets, self.warm_up) + judged
 
     def least(self, presets: int) -> float:
         """Videos of a search that fits two schedules and tries none out: warm-up, full runs, probes, fits, confirmation."""
-        return 1 + self.fitted * (4 + presets) + self.confirmation(presets)
+        return self.warm_up + self.fitted * (4 + presets) + self.confirmation(presets)
 
 
-def _per_compared(finalists: int, presets: int) -> float:
-    """Videos for each prompt: full run, warm-up, finalists, presets, and a run of fewer steps for each finalist."""
-    return 1.25 + finalists * (1 + RIVAL) + presets
+def _comparison(compared: int, finalists: int, presets: int, warm_up: float) -> float:
+    """Videos of a comparison: FLOPs of the full run and of the run of fewer steps beside each finalist, the warm-up, and for
+    each prompt the full run, presets, finalists, and these runs of fewer steps.
+    """
+    once = COUNTED_FLOPS + finalists * RIVAL + warm_up
+    return once + compared * (1 + presets + finalists * (1 + RIVAL))
 
 
 def plan_videos(  # noqa: PLR0913, PLR0917, numbers of all that is planned
-    limit: int | None, searched: int, compared: int, judged: int, presets: int, finalists: int
+    limit: int | None, searched: int, compared: int, judged: int, presets: int, finalists: int, warm_up: float = 1.0
 ) -> VideoPlan:
     """What a search with so many videos does.
 
@@ -173,6 +179,7 @@ def plan_videos(  # noqa: PLR0913, PLR0917, numbers of all that is planned
         judged: prompts for the verdict.
         presets: presets of the floor, 0 or 1.
         finalists: most candidates that are compared where videos do not matter.
+        warm_up: videos of one warm-up.
 
     Raises:
         StudyError: too few videos for any search.
@@ -180,31 +187,36 @@ def plan_videos(  # noqa: PLR0913, PLR0917, numbers of all that is planned
     if limit is None:
         fitted = min(MOST_FITTED_PROMPTS, searched)
         return VideoPlan(
-            fitted=fitted, searched=searched, compared=compared, judged=judged, finalists=finalists, is_wide=True
-        )
+            fitted=fitted, searched=searched, compared=compared, judged=judged, finalists=finalists, is_wide=True,
+            warm_up=warm_up,
+        )  # fmt: skip
     of_all = partial(
-        _limited, searched=searched, compared=compared, judged=judged, presets=presets, finalists=finalists
-    )
-    if not _is_enough(of_all(limit), limit, presets):
-        least = next(each for each in count(limit) if _is_enough(of_all(each), each, presets))
-        raise StudyError(f"{limit} videos are too few for a search; it needs at least {least}")
+        _limited, searched=searched, compared=compared, judged=judged, presets=presets, finalists=finalists,
+        warm_up=warm_up,
+    )  # fmt: skip
+    least_judged = min(LEAST_PROMPTS, judged)
+
+    def is_enough(videos: int) -> bool:
+        plan = of_all(videos)
+        return plan.judged >= least_judged and plan.least(presets) <= videos
+
+    if not is_enough(limit):
+        raise StudyError(
+            f"{limit} videos are too few for a search; it needs at least {next(filter(is_enough, count(limit)))}"
+        )
     return of_all(limit)
 
 
 def _limited(
-    limit: int, *, searched: int, compared: int, judged: int, presets: int, finalists: int
+    limit: int, *, searched: int, compared: int, judged: int, presets: int, finalists: int, warm_up: float
 ) -> VideoPlan:  # fmt: skip
     """The plan for a limit, whether or not that is enough: few videos are better spent on one finalist."""
     fitted = min(MOST_FITTED_OF_LIMITED, searched, max(LEAST_PROMPTS, limit // 10))
     share = CONFIRMED_SHARE if limit < MANY_VIDEOS else CONFIRMED_SHARE_OF_MANY
     most = 1 if limit < MANY_VIDEOS else min(2, finalists) if limit < WIDE_VIDEOS else finalists
     compared = min(compared, max(FEWEST_COMPARED, int(COMPARED_SHARE * limit)))
-    left = share * limit - COUNTED_FLOPS - BEFORE_VERDICT - compared * _per_compared(most, presets)
+    left = share * limit - _comparison(compared, most, presets, warm_up) - COUNTED_FLOPS - warm_up
     return VideoPlan(
-        fitted=fitted, searched=fitted, compared=compared, judged=min(judged, int(left / PER_JUDGED)), finalists=most,
-        is_wide=limit >= WIDE_VIDEOS,
+        fitted=fitted, searched=fitted, compared=compared, judged=max(0, min(judged, int(left / PER_JUDGED))),
+        finalists=most, is_wide=limit >= WIDE_VIDEOS, warm_up=warm_up,
     )  # fmt: skip
-
-
-def _is_enough(plan: VideoPlan, limit: int, presets: int) -> bool:
-    return plan.judged >= LEAST_PROMPTS and plan.least(presets) <= limit

@@ -1,18 +1,23 @@
 """Comparing methods on the small pipeline."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from pabtune.methods import keeping
 from pabtune.methods.comparing import CompareConfig, choose, compare
 from pabtune.methods.fewer_steps import FewerSteps
 from pabtune.methods.fora import FORA
+from pabtune.methods.keeping import Calibrated, ComparisonFolder
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.pab import PAB
 from pabtune.methods.registry import METHODS
+from pabtune.records.comparisons import CalibrationCost
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.pipeline_calls import PipelineCall, observe
+from pabtune.tuning.generation import Settings
 from tests.conftest import PROMPTS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of
 
@@ -159,3 +164,16 @@ def test_what_a_model_cannot_carry_is_said_and_the_others_run(tmp_path) -> None:
     assert "UniPCMultistepScheduler" in found.unfit["best-spacing"]
     assert {each.method for each in found.settings} == {"pab", "lemica"}
     assert all(each.evaluation.scores == () for each in found.settings)
+
+
+def test_what_was_measured_with_another_device_or_kernel_is_not_taken(tmp_path, monkeypatch) -> None:
+    """Times of one GPU stood in a comparison that named another."""
+    folder = partial(ComparisonFolder, tmp_path, make_pipeline(), Settings(steps=STEPS), "shapes")
+    cost = CalibrationCost(videos=1.0, seconds=1.0, bytes=0)
+    folder().keep_calibration("teacache", [0.1], PROMPTS[:1], Calibrated(values=[1], cost=cost))
+    assert folder().calibration("teacache", [0.1], PROMPTS[:1]).values == [1]
+    for name in ("attention_in_use", "device_name"):
+        with monkeypatch.context() as other:
+            other.setattr(keeping, name, lambda *_: "other")
+            assert folder().calibration("teacache", [0.1], PROMPTS[:1]) is None
+    assert folder().calibration("teacache", [0.1], PROMPTS[:1]) is not None

@@ -48,6 +48,43 @@ def race(*works) -> list[list[np.ndarray]]:
 
 
 @pytest.mark.filterwarnings("ignore::pabtune.records.errors.PabtuneWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipeline, run: run.disable(),
+        lambda pipeline, run: pabtune.enable(around(pipeline.transformer, pipeline), pyramid()),
+        lambda pipeline, run: copy.deepcopy(pipeline.transformer),
+    ],
+    ids=["disable", "enable", "copy"],
+)
+def test_hooks_change_between_calls_of_the_transformer_and_not_inside_of_one(pipeline, change) -> None:
+    """Its remaining modules ran with the hooks of another policy, or with none beside outputs that were broadcast."""
+    inside, go_on, changed = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(*_) -> None:
+        inside.set()
+        go_on.wait(20)
+
+    def change_it() -> None:
+        change(pipeline, run)
+        changed.set()
+
+    run = pabtune.enable(pipeline, pyramid())
+    handle = pipeline.transformer.temporal_blocks[0].register_forward_pre_hook(hold)
+    threads = [threading.Thread(target=work) for work in (lambda: draw(pipeline), change_it)]
+    threads[0].start()
+    assert inside.wait(20)
+    threads[1].start()
+    assert not changed.wait(0.3)
+    handle.remove()
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert changed.is_set()
+    pabtune.disable(pipeline)
+
+
+@pytest.mark.filterwarnings("ignore::pabtune.records.errors.PabtuneWarning")
 def test_two_threads_around_one_transformer_do_not_meet(pipeline) -> None:
     """Fault 1: one of two pipelines is under a policy; each draws what it draws alone."""
     other = around(pipeline.transformer, pipeline)

@@ -164,3 +164,14 @@ SCALED = Rule(
 def test_a_rule_that_is_carried_to_fewer_steps_computes_what_its_payload_needs_first(rule, expected) -> None:
     made_for = MadeFor(steps=50, sigmas=schedule(50).sigmas)
     assert computed_steps((rule,), 12, made_for)[0] == expected
+
+
+def test_a_held_step_of_a_scaled_payload_is_no_computed_one_on_another_schedule() -> None:
+    """After a change of transformer there is one output, which is held: its empty factors were taken for a computed step."""
+    made_for = MadeFor(steps=10, sigmas=schedule(10).sigmas)
+    factors = ((), (), (), (), (), (), (1 / 3,), (), (), ())
+    rule = Rule(kind="transformer", compute=(0, 1, 2, 5, 7, 8, 9), payload="scaled", factors=factors)
+    carried = Payload.of("rule", rule, made_for, schedule(20))
+    line = Payload("linear")
+    assert carried.weights([4, 10], 12, schedule(20)) == pytest.approx(line.weights([4, 10], 12, schedule(20)))
+    assert carried.weights([2, 4], 6, schedule(20)) == pytest.approx((0.0, 1.0))

@@ -12,6 +12,7 @@ def test_budgets_are_read() -> None:
     assert Budget.parse("shapes>=0") == Budget(score="shapes", largest_drop=0.0)
     assert str(ONE) == "shapes>=-1"
     assert Budget.parse("shapes>=-1.0", 20.0).largest_loss == 20.0
+    assert Budget.parse("vbench>=-1.0", 150.0).largest_loss == 150.0
     for score in ("vbench", "vbench-quality", "vbench:temporal_flickering"):
         budget = Budget.parse(f"{score}>=-0.7")
         assert (budget, str(budget)) == (Budget(score=score, largest_drop=0.7), f"{score}>=-0.7")
@@ -51,3 +52,10 @@ def test_the_bounds_lie_around_the_mean_as_corrected_for_skew(sign) -> None:
     assert found.mean == pytest.approx(sign)
     assert (found.upper + found.lower) / 2 - found.mean == pytest.approx(sign * 72 / (6 * 9 * 100), rel=0.02)
     assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=1e-3)
+
+
+def test_the_largest_loss_of_a_video_is_the_scale_of_its_score_unless_it_is_said() -> None:
+    whole, said = Budget.parse("vbench>=-1.0"), Budget.parse("vbench>=-1.0", 30.0)
+    assert [each.on_scale(400.0).largest_loss for each in (whole, said)] == [400.0, 30.0]
+    assert [each.on_scale(400.0).on_scale(300.0).largest_loss for each in (whole, said)] == [300.0, 30.0]
+    assert str(whole.on_scale(400.0)) == str(whole)

@@ -19,7 +19,7 @@ from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.profile import profile
 from pabtune.tuning.references import References
-from pabtune.vbench.aggregate import SCALES, points, total_score
+from pabtune.vbench.aggregate import SCALES, points, total_score, total_weights
 from pabtune.vbench.dimensions import DIMENSIONS
 from pabtune.vbench.environment import Environment, Lock, pins_digest
 from pabtune.vbench.weights import WEIGHT_FILES
@@ -145,6 +145,19 @@ def test_the_total_of_prompts_is_the_mean_of_their_points(complete) -> None:
     counted = Counter(name for name, _, _ in calls(complete))
     assert set(counted) == set(DIMENSIONS)
     assert (counted["color"], counted["subject_consistency"], counted["scene"]) == (2, 2, 1)
+
+
+def test_a_video_of_a_small_suite_can_lose_more_than_100_points_of_the_total(complete) -> None:
+    """A verdict bets on the largest loss of a video: by 100 points it was wrong for the total, and a loss of more ended it."""
+    of_prompt = {
+        text: {name for each in SUITES if each["prompt_en"] == text for name in each["dimension"]} for text in OWN
+    }
+    sizes = Counter(name for names in of_prompt.values() for name in names)
+    shares = [sum(total_weights()[name] * len(OWN) / sizes[name] for name in names) for names in of_prompt.values()]
+    assert sum(shares) == pytest.approx(len(OWN))
+    assert find_score("vbench", complete).scale(OWN) == pytest.approx(100 * max(shares))
+    assert max(shares) > 1
+    assert [find_score(name, complete).scale(OTHERS) for name in ("vbench-quality", "vbench:color")] == [100.0] * 2
 
 
 def test_a_video_in_which_a_dimension_does_not_find_the_object_is_worth_nothing_there(complete) -> None:

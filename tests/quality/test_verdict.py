@@ -115,6 +115,7 @@ def test_broken_videos_are_rejected_though_the_mean_holds() -> None:
     at_edge = judge([0.0] * 400, ONE, broken=[index % 10 == 0 for index in range(400)])
     assert (at_edge.verdict, at_edge.broken) == ("undecided", MOST_BROKEN)
     assert (broken_drop(ONE), broken_drop(Budget(score="shapes", largest_drop=10.0))) == (5.0, 20.0)
+    assert broken_drop(ONE.on_scale(400.0)) == 20.0
 
 
 def test_a_content_class_that_is_rejected_rejects_the_policy() -> None:

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscre
 from diffusers.hooks.hooks import CacheContext
 
 from pabtune.records.errors import ModelError
-from pabtune.runtime.locator import CallPosition, Locator
+from pabtune.runtime.locator import MOST_CALLS, CallPosition, Locator
 from tests.conftest import make_transformer
 
 TRANSFORMER = make_transformer()
@@ -140,3 +140,14 @@ def test_frames_that_are_denoised_by_copies_of_the_scheduler_are_told_by_their_t
         for timestep in (*scheduler.timesteps[:3], scheduler.timesteps[2], scheduler.timesteps[3])
     ]
     assert [(each.step, each.branch) for each in positions] == [(step, "cond") for step in (0, 1, 2, 2, 3)]
+
+
+@pytest.mark.parametrize("scheduler", [FlowMatchEulerDiscreteScheduler(), DDIMScheduler()])
+def test_a_step_that_never_moves_on_is_an_error(scheduler) -> None:
+    """A pipeline that steps no scheduler, with timesteps of its own: each call was one more branch of step 0, for ever."""
+    scheduler.set_timesteps(30)
+    locator = Locator(lambda: scheduler)
+    timesteps = iter(torch.linspace(-2, -1, 30))
+    with pytest.raises(ModelError, match="nothing tells the denoising step"):
+        [call(locator, timestep=timestep[None]) for timestep in timesteps]
+    assert len(list(timesteps)) == 30 - MOST_CALLS - 1

@@ -98,3 +98,22 @@ def test_a_pipeline_under_a_policy_can_be_pickled(pipeline) -> None:
     scheduler = pickle.dumps(pipeline.scheduler)
     with pabtune.broadcast(pipeline, pyramid()):
         assert len(pickle.dumps(pipeline.scheduler)) == len(scheduler)
+
+
+def test_a_call_whose_observer_fails_at_its_end_is_over(pipeline) -> None:
+    """With warnings as errors the next calls of the thread were taken for parts of a dead one."""
+
+    class Failing(Notes):
+        def end_call(self, call) -> None:
+            super().end_call(call)
+            raise RuntimeWarning("as `-W error` does")
+
+    observers = [Notes(), Failing(), Notes()]
+    ends = [observe(pipeline, each) for each in observers]
+    for count in (1, 2):
+        with pytest.raises(RuntimeWarning):
+            draw(pipeline, num_inference_steps=2)
+        assert current_call() is None
+        assert [len(each.ended) for each in observers] == [count] * 3
+    for end in ends:
+        end()

@@ -36,3 +36,12 @@ def test_an_adapter_its_scale_and_its_being_off_count(pipeline) -> None:
         layer.enable_adapters(False)
     seen.add(weights_digest(pipeline))
     assert len(seen) == 4
+
+
+def test_a_tensor_of_a_large_model_counts_to_its_last_number() -> None:
+    """Places were rounded to single precision: past the end of tensors of more than 2**24 numbers, as large models have."""
+    part = torch.nn.Module()
+    part.register_buffer("table", torch.zeros(5120 * 5120, dtype=torch.int8))
+    first = weights_digest(part)
+    part.table[-1] = 1
+    assert weights_digest(part) != first

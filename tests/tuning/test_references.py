@@ -97,3 +97,11 @@ def test_arguments_are_described_by_their_content(tmp_path) -> None:
     file.write_bytes(b"two")
     assert first != describe_argument({"image": image, "file": str(file), "scale": float("inf"), "names": ("a", 1)})
     assert describe_argument(torch.ones(2)) != describe_argument(torch.zeros(2))
+
+
+@pytest.mark.parametrize("length", [255, 300, 5000])
+def test_a_long_negative_prompt_is_no_name_of_a_file(length) -> None:
+    """Wan's own has 380 bytes, and pathlib raises for what is longer than any name."""
+    text = "worst quality, " * (length // 15) + "." * (length % 15)
+    assert describe_argument({"negative_prompt": text}) == {"negative_prompt": text}
+    assert describe_argument("a\0b") == "a\0b"

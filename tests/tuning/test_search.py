@@ -11,11 +11,15 @@ from pabtune.catalog.card import sites_in
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
+from pabtune.planning.presets import PRESETS
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import BudgetError, ProfileError, StudyError
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split
+from pabtune.records.trials import SearchResult
+from pabtune.tuning import search as module
 from pabtune.tuning.generation import Settings, batches, generate
 from pabtune.tuning.search import Budget, open_study, search_policy, search_variants
 from pabtune.tuning.space import Space
@@ -249,6 +253,43 @@ def test_other_schedules_make_another_study(profile, tmp_path) -> None:
     ]
     assert studies[1] == studies[2]
     assert len(set(studies)) == 3
+
+
+def test_a_class_without_prompts_is_told_before_anything_is_searched(profile, pipeline, tmp_path) -> None:
+    """It was told after the search for all classes, whose result was lost."""
+    only = replace(SPLIT, validate=tuple(replace(each, content="still") for each in SPLIT.validate))
+    with pytest.raises(StudyError, match="no prompt of the class 'slow' falls to validate; add prompts"):
+        search_variants(pipeline, profile, only, config(tmp_path), ("slow",))
+    with pytest.raises(StudyError, match="no prompt of the class 'fast' falls to tune"):
+        search_variants(pipeline, profile, SPLIT, config(tmp_path), ("slow", "fast"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_is_found_for_all_classes_the_first_winner_says_how_outputs_are_kept(
+    profile, pipeline, tmp_path, monkeypatch
+) -> None:
+    """Variants that kept them in two ways could not be one policy, which was told after all searches."""
+    asked = []
+
+    def search(pipeline, profile, prompts, config, *_) -> SearchResult:
+        asked.append((config.content, config.store))
+        store = config.store or "int8"
+        best = (
+            None if config.content in (None, "fast") else Policy(name="p", store=store, rules=PRESETS["pab246"].rules)
+        )
+        return SearchResult(study="s", candidates=(), best=best, verdict="undecided", evaluations=())
+
+    monkeypatch.setattr(module, "search_policy", search)
+    prompts = tuple(
+        Prompt(prompt=text, content=("slow", "still", "fast")[seed % 3], seed=seed)
+        for seed, text in enumerate(CAPTIONS)
+    )
+    split = Split(tune=prompts[:4], validate=prompts[4:8], test=prompts[8:])
+    request = config(tmp_path, memory=10**6, floor=None)
+    result = search_variants(pipeline, profile, split, request, ("fast", "slow", "still"))
+    assert asked == [(None, None), ("fast", None), ("slow", None), ("still", "int8")]
+    assert set(result.best.variants) == {"slow", "still"}
+    assert result.best.store == "int8"
 
 
 @pytest.mark.slow

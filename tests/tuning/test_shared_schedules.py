@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pabtune.quality.budget import Budget
-from pabtune.records.errors import ModelError, PabtuneWarning
+from pabtune.records.errors import FitError, ModelError, PabtuneWarning
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Fitted, Schedule, load_schedules, save_schedules
 from pabtune.tuning import shared_schedules as module
@@ -44,12 +44,24 @@ def test_a_file_of_an_earlier_run_spares_fitting_in_a_new_storage(tmp_path) -> N
 
 def test_where_nothing_can_be_fitted_nobody_tries_again(tmp_path) -> None:
     def cannot() -> list[Schedule]:
-        raise ModelError("tells no latents")
+        raise FitError("tells no latents")
 
     storage = str(tmp_path / "study.journal")
     with pytest.warns(PabtuneWarning, match="tells no latents; the search goes on without whole calls"):
         assert shared_schedules(storage, Path(tmp_path / "s.json"), cannot) == []
     assert shared_schedules(storage, Path(tmp_path / "t" / "s.json"), unwanted) == []
+
+
+def test_a_model_that_fails_while_it_is_fitted_is_no_model_that_cannot_be(tmp_path) -> None:
+    """A GPU that another job had filled for a moment left a storage in which whole calls were never searched again."""
+
+    def fails() -> list[Schedule]:
+        raise ModelError("WanPipeline failed: OutOfMemoryError: CUDA out of memory")
+
+    storage, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "s.json"
+    with pytest.raises(ModelError, match="out of memory"):
+        shared_schedules(storage, path, fails)
+    assert shared_schedules(storage, path, lambda: [schedule(2)]) == [schedule(2)]
 
 
 def test_what_is_fitted_follows_from_what_is_asked_for(profile, tmp_path, monkeypatch) -> None:

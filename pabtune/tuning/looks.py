@@ -1,0 +1,51 @@
+"""Looks at unseen prompts, which all studies of a storage count: each one leaves less error to the next.
+
+Knows prompts and what studies note of themselves; knows nothing of trials, policies or verdicts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+from uuid import uuid4
+
+import optuna
+
+from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.tuning.workers import holding_interrupts
+
+LOOK = "look-"
+"""Attributes of a study that hold a look begin with this."""
+
+SHORT = 8
+"""Characters of a prompt's checksum: two that are taken for one only make a later verdict stricter."""
+
+
+@holding_interrupts()
+def count_look(
+    study: optuna.Study, storage: optuna.storages.BaseStorage, unseen: Sequence[Prompt], content: str | None = None
+) -> int:
+    """Notes a look at unseen prompts; returns how many there were at any of these, this one included.
+
+    What is judged for a content class is a claim of its own, and counts the looks for this class alone.
+
+    Args:
+        study: that looks.
+        storage: of the study and of others.
+        unseen: prompts that a policy is judged on.
+        content: content class that it is judged for; None = all.
+    """
+    own = sorted({sha256(prompt.prompt.encode()).hexdigest()[:SHORT] for prompt in unseen})
+    study.set_user_attr(f"{LOOK}{uuid4().hex}", {"content": content, "prompts": own})
+    notes = [each.user_attrs for each in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+    looks = [look for each in notes for look in _looks(each)]
+    same = [look for look in looks if look["content"] == content and not set(own).isdisjoint(look["prompts"])]
+    return len(same) + sum(_looks_of_before(each, digest_prompts(unseen)) for each in notes)
+
+
+def _looks(notes: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return (value for key, value in notes.items() if key.startswith(LOOK))
+
+
+def _looks_of_before(notes: Mapping[str, Any], unseen: str) -> int:
+    """Looks of a study of an earlier version, which noted a number and a checksum of all prompts together."""
+    return int(notes.get("looks", 0)) if notes.get("unseen") == unseen else 0
