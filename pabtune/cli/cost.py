@@ -134,6 +134,11 @@ def _save_layout(scaling: Scaling | None, path: Path | None) -> None:
         return
     if scaling is None:
         raise PolicyError("--layout-out writes the layout of several GPUs: say how many, for example --gpus 8")
+    if scaling.best is None and len(scaling.rows) > 1:
+        raise PolicyError(
+            "--layout-out writes the fastest layout, but without --profile or --device-tflops no time is predicted; "
+            "give one of these, or one number of --gpus"
+        )
     (scaling.best or scaling.rows[-1]).layout.save(path)
 
 

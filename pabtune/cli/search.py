@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,17 @@ def _save_front(
         if point.is_useful:
             with_command(point.policy).save(path)
         rows.append({**row, "compared": compared, "fewer_steps": fewer, "file": str(path) if point.is_useful else None})
+    others = of_earlier_fronts(folder, config.name, [row["file"] for row in rows])
+    if others:
+        say(
+            f"  of an earlier search, and not part of this front: {', '.join(map(str, others))}; remove what you do not use"
+        )
     return rows
+
+
+def of_earlier_fronts(folder: Path, name: str, files: Sequence[str | None]) -> list[Path]:
+    """Policies of fronts of this name in a folder that are not among the files that were written now."""
+    return sorted(path for path in folder.glob(f"{escape(name)}-*of*.json") if str(path) not in files)
 
 
 def leave_result(result: SearchResult, document: dict[str, Any], out: Path) -> None:

@@ -212,6 +212,17 @@ def test_the_best_layout_is_written_for_other_verbs(pabtune, tmp_path, what) -> 
     assert ParallelLayout.load(out).gpus == told["best"]["gpus"]
 
 
+def test_without_predicted_times_no_layout_is_the_fastest(pabtune, tmp_path) -> None:
+    """The last number of GPUs was written as the best one."""
+    out = tmp_path / "layout.json"
+    words = ("cost", "open-sora-1.2", "--policy", "pab246", "--layout-out", str(out))
+    done = pabtune(*words, "--gpus", "1,2,8")
+    assert (done.returncode, out.exists()) == (2, False)
+    assert "no time is predicted; give one of these, or one number of --gpus" in done.stderr
+    pabtune(*words, "--gpus", "2", "--json").document()
+    assert ParallelLayout.load(out).gpus == 2
+
+
 def test_there_is_no_layout_of_one_gpu_to_write(pabtune, short_profile, tmp_path) -> None:
     done = pabtune("cost", short_profile, "--policy", "none", "--layout-out", str(tmp_path / "l.json"))
     assert done.returncode == 2

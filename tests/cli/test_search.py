@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pabtune.cli.search import of_earlier_fronts
 from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
@@ -357,3 +358,11 @@ def test_a_search_for_an_engine_names_the_command_that_writes_its_file(pabtune, 
     told = pabtune(*words, "sglang", "--per-content").refusal()
     assert "--for sglang: it has one schedule for all prompts; leave --per-content out" in told
     assert "--for sglang: it has nothing like --store" in pabtune(*words, "sglang", "--store", "int8").refusal()
+
+
+def test_what_an_earlier_search_left_in_the_folder_of_a_front_is_told(tmp_path) -> None:
+    """The last one's policy for 24 steps stood beside the new ones, and `compare --front` ran it with them."""
+    for name in ("a-24of30.json", "a-9of30.json", "b-9of30.json", "a-notes.json", "a-9of30.txt"):
+        (tmp_path / name).write_text("{}")
+    assert of_earlier_fronts(tmp_path, "a", [str(tmp_path / "a-9of30.json"), None]) == [tmp_path / "a-24of30.json"]
+    assert of_earlier_fronts(tmp_path, "[a]", []) == []
