@@ -2,7 +2,7 @@
 
 What `pabtune search --front` finds: a surrogate ranks schedules, the best run, and each step's factors bring the latents back
 to the full run's (`tuning/schedules.py`). Each calibration prompt is fitted with several seeds: what a few captions leave to
-chance are the worst videos of others.
+chance are the worst videos of others. Factors are not refined, which would take several times the videos of any other method.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ class Pabtune:
             shares=settings,
             catalog=recordings.catalog,
             runs=[*recordings.trajectories, *recordings.record(further)],
+            is_refined=False,
         )
         return {str(len(each.computed)): asdict(each) for each in schedules}
 

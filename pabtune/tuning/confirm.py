@@ -21,7 +21,7 @@ from pabtune.quality.verdict import judge, look_error
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.prompts import digest_prompts
 from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate, Finalist, Standing
 from pabtune.records.verdicts import Judgement, Verdict
@@ -123,7 +123,10 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             if confirmation.judged:
                 return confirmation
             return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)
-        look, unseen = count_look(), _affordable(prompts.test, meter, config.warm_up_videos(profile.steps))
+        affordable = _affordable(len(prompts.test), meter, config.warm_up_videos(profile.steps))
+        if confirmation.judged and not affordable:
+            break  # the one before was rejected with the last videos
+        look, unseen = count_look(), first_prompts(prompts.test, max(1, affordable))
         scaled = config.on_scale_of(unseen)
         judgement, judged = judge_policy(
             pipeline,
@@ -151,11 +154,11 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     return confirmation
 
 
-def _affordable(unseen: Sequence[Prompt], meter: VideoMeter | None, warm_up: float) -> Sequence[Prompt]:
-    """Prompts that a limit of videos allows to judge on after a warm-up of so many, at least one."""
+def _affordable(unseen: int, meter: VideoMeter | None, warm_up: float) -> int:
+    """Prompts, of so many, that a limit of videos allows to judge on after a warm-up."""
     if meter is None or meter.left is None:
         return unseen
-    return first_prompts(unseen, max(1, int((meter.left - COUNTED_FLOPS - warm_up) / PER_JUDGED)))
+    return max(0, min(unseen, int((meter.left - COUNTED_FLOPS - warm_up) / PER_JUDGED)))
 
 
 def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:

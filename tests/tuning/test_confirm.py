@@ -14,8 +14,11 @@ from pabtune.records.rules import Rule
 from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.runtime.engine import broadcast
+from pabtune.tuning import confirm as module
 from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalists, confirm
 from pabtune.tuning.generation import Settings, generate
+from pabtune.tuning.judging import judgement_of
+from pabtune.tuning.videos import VideoMeter
 from tests.conftest import PROMPTS
 from tests.tuning.test_request import config
 
@@ -229,6 +232,34 @@ def test_a_finalist_that_is_rejected_gives_way_to_the_next_which_pays_for_the_se
     assert confirmation.judged.policy == "careful"
     assert confirmation.judgement.error == look_error(2)
     assert confirmation.best.evidence["looks"] == 2
+
+
+def test_where_the_last_videos_reject_a_finalist_no_other_one_is_judged(
+    profile, pipeline, tmp_path, monkeypatch
+) -> None:
+    """The search ended with an error that asked for more videos, and without what it had found."""
+    fast, careful = (
+        named(name, RECKLESS, time, margin) for name, time, margin in (("fast", 0.3, -0.1), ("careful", 0.8, -9.0))
+    )
+    judged = []
+
+    def judge_policy(pipeline, policy, unseen, profile, config, error, meter):
+        judged.append((policy.name, len(unseen)))
+        meter.add(2 * len(unseen), profile.steps)
+        found = evaluation([9.0] * 36, 30.0)
+        return judgement_of(found, config.budget, error), found
+
+    monkeypatch.setattr(module, "judge_policy", judge_policy)
+    request = config(tmp_path, floor=None, batch_size=1)
+    meter = VideoMeter(steps=profile.steps, limit=10_000)
+    assert confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", meter=meter).verdict == "reject"
+    assert [name for name, _ in judged] == ["fast", "careful"]
+    spent = meter.generated - sum(2 * count for _, count in judged)
+    judged.clear()
+    meter = VideoMeter(steps=profile.steps, limit=int(spent) + 8)
+    confirmation = confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", meter=meter)
+    assert (confirmation.verdict, [name for name, _ in judged]) == ("reject", ["fast"])
+    assert 1 <= judged[0][1] <= 4
 
 
 def test_the_evidence_of_a_policy_is_what_was_measured_of_it(profile, pipeline, tmp_path) -> None:
