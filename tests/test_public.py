@@ -57,6 +57,18 @@ def test_the_readmes_figures_are_those_of_the_files_that_it_cites(words, file, f
     assert told == f"{measured:.{len(told.partition('.')[2])}f}"
 
 
+def test_the_readmes_front_is_the_measured_one() -> None:
+    """Mean and expected worst of 12 of the front and of fewer steps, in each row."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "front.json").read_text())["policies"]
+    told = {row["policy"]: f"{row['psnr_db']:.1f} / {row['worst_of_12_db']:.1f}" for row in rows}
+    text, counts = (ROOT / "README.md").read_text(), (19, 15, 12, 10, 9, 8)
+    for count in counts:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {count} |"))
+        assert f"**{told[f'shapes-30steps-{count}of30']}** | {told[f'steps:{count}']} |" in line
+        assert all(told[name] in line for name in re.findall(r"`(every:[^`]+)`", line))
+    assert f"careful preset, is at {told['pab246']} in" in text
+
+
 def test_all_data_files_are_part_of_the_package() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packed = {
