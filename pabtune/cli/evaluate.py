@@ -17,7 +17,7 @@ from pabtune.cli.output import emit, print_judgement, progress_bar, say
 from pabtune.quality.budget import LARGEST_LOSS, Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
-from pabtune.quality.scores import NO_SCORE
+from pabtune.quality.scores import NO_SCORE, Score
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, FileError, PromptError
 from pabtune.records.evaluations import Evaluation
@@ -123,9 +123,7 @@ def command(
     prompts = _prompts(model, prompt_file, run.seed, own, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
-    if bar is not None and found is not None:
-        scale = found.scale([prompt.prompt for prompt in prompts])
-        bar = replace(bar, budget=bar.budget.on_scale(scale))
+    bar = _on_scale(bar, found, prompts)
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.judging import measured_on
     from pabtune.tuning.worst import WorstVideos
@@ -173,8 +171,7 @@ def command(
         print_judgement(judgement, f"{policy.name}: ")
     if out is not None:
         say(f"evaluation and worst videos -> {out}; one page of it: pabtune report {out}")
-    if any(judgement.verdict == "reject" for judgement in judgements or ()):
-        ctx.exit(1)
+    ctx.exit(any(judgement.verdict == "reject" for judgement in judgements or ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +207,13 @@ def _bar(text: str | None, largest_loss: float, floors: Sequence[str], policies:
     if floors or largest_loss != LARGEST_LOSS:
         raise BudgetError("--floor and --largest-loss belong to a verdict; name its --budget")
     return None
+
+
+def _on_scale(bar: Bar | None, score: Score | None, prompts: Sequence[Prompt]) -> Bar | None:
+    """The bar, whose budget knows how far a video of these prompts can fall by the score."""
+    if bar is None or score is None:
+        return bar
+    return replace(bar, budget=bar.budget.on_scale(score.scale([prompt.prompt for prompt in prompts])))
 
 
 def _prompts(

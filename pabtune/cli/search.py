@@ -171,9 +171,7 @@ def command(
     config = replace(config, team=team_here())
     pipeline = _load_model(profile, device)
     with progress_bar("search") as advance:
-        progress = _Progress(
-            logdir, trials, advance, _remarks(profile, prompts, contents, config.on_scale_of(prompts.test))
-        )
+        progress = _Progress(logdir, trials, advance, _remarks(profile, prompts, contents, config))
         config = replace(config, on_videos=progress.generated, on_count=progress.counted)
         result = search_variants(pipeline, profile, prompts, config, contents, progress.tried, _say_fitted)
     if not config.team.is_leader:
@@ -296,7 +294,7 @@ def _prompts(model: str, prompt_file: Path | None, seed: int, tested: int) -> Sp
 def _remarks(profile: Profile, prompts: Split, contents: Sequence[str], config: Any) -> list[str]:
     """What few steps can save at most, and which results will stay undecided for want of unseen prompts."""
     few_steps = [bound(profile.steps)] if profile.steps <= FEW_STEPS else []
-    return few_steps + _what_is_too_few(prompts, contents, config)
+    return few_steps + _what_is_too_few(prompts, contents, config.on_scale_of(prompts.test))
 
 
 def _what_is_too_few(prompts: Split, contents: Sequence[str], config: Any) -> list[str]:

@@ -101,15 +101,12 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
     compared = evaluate_unseen(pipeline, policies, prompts.validate, profile, config, meter=meter)
     of_preset = compared[len(finalists)] if presets else None
-    standings = [
-        assess(each, floor, of_preset, config.on_scale_of(prompts.validate).budget)
-        for each in compared[: len(finalists)]
-    ]
+    budget = config.on_scale_of(prompts.validate).budget
     stood = tuple(
-        Finalist(evaluation=each, standing=standing)
-        for each, standing in zip(compared[: len(finalists)], standings, strict=True)
+        Finalist(evaluation=each, standing=assess(each, floor, of_preset, budget))
+        for each in compared[: len(finalists)]
     )
-    order = sorted(range(len(finalists)), key=lambda index: STANDINGS.index(standings[index]))
+    order = sorted(range(len(finalists)), key=lambda index: STANDINGS.index(stood[index].standing))
     confirmation, place = Confirmation(), measured_on(pipeline)
     for index in order[:MOST_JUDGED]:
         finalist = finalists[index]
@@ -119,7 +116,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             *compared[len(finalists) : len(finalists) + len(presets)],
             *(each for each in compared if each.policy in rival_names),
         )
-        if standings[index] == "rejected":
+        if stood[index].standing == "rejected":
             if confirmation.judged:
                 return confirmation
             return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)

@@ -3,12 +3,10 @@
 Knows prompts and what studies note of themselves; knows nothing of trials, policies or verdicts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
-
-import optuna
 
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.tuning.workers import holding_interrupts
@@ -22,21 +20,24 @@ SHORT = 8
 
 @holding_interrupts()
 def count_look(
-    study: optuna.Study, storage: optuna.storages.BaseStorage, unseen: Sequence[Prompt], content: str | None = None
+    note: Callable[[str, Any], None],
+    notes_of_all: Callable[[], Sequence[Mapping[str, Any]]],
+    unseen: Sequence[Prompt],
+    content: str | None = None,
 ) -> int:
     """Notes a look at unseen prompts; returns how many there were at any of these, this one included.
 
     What is judged for a content class is a claim of its own, and counts the looks for this class alone.
 
     Args:
-        study: that looks.
-        storage: of the study and of others.
+        note: writes a note of the study that looks, under a key.
+        notes_of_all: what each study of the storage has noted, this one included.
         unseen: prompts that a policy is judged on.
         content: content class that it is judged for; None = all.
     """
     own = sorted({sha256(prompt.prompt.encode()).hexdigest()[:SHORT] for prompt in unseen})
-    study.set_user_attr(f"{LOOK}{uuid4().hex}", {"content": content, "prompts": own})
-    notes = [each.user_attrs for each in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+    note(f"{LOOK}{uuid4().hex}", {"content": content, "prompts": own})
+    notes = notes_of_all()
     looks = [look for each in notes for look in _looks(each)]
     same = [look for look in looks if look["content"] == content and not set(own).isdisjoint(look["prompts"])]
     return len(same) + sum(_looks_of_before(each, digest_prompts(unseen)) for each in notes)

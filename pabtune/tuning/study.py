@@ -106,7 +106,12 @@ class SharedStudy:
 
     def count_look(self, unseen: Sequence[Prompt], content: str | None = None) -> int:
         """Counts a look at unseen prompts; returns how many the studies of this storage have had (see `looks.count_look`)."""
-        return count_look(self._study, self._storage, unseen, content)
+        return count_look(self._study.set_user_attr, self._notes_of_all, unseen, content)
+
+    def _notes_of_all(self) -> list[dict[str, Any]]:
+        """What each study of the storage has noted."""
+        summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
+        return [each.user_attrs for each in summaries]
 
     @holding_interrupts()
     def candidates(self) -> list[Candidate]:

@@ -246,7 +246,7 @@ def test_where_the_last_videos_reject_a_finalist_no_other_one_is_judged(
     def judge_policy(pipeline, policy, unseen, profile, config, error, meter):
         judged.append((policy.name, len(unseen)))
         meter.add(2 * len(unseen), profile.steps)
-        found = evaluation([9.0] * 36, 30.0)
+        found = evaluation([80.0] * 36, 30.0)
         return judgement_of(found, config.budget, error), found
 
     monkeypatch.setattr(module, "judge_policy", judge_policy)
