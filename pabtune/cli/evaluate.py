@@ -171,7 +171,7 @@ def command(
         print_judgement(judgement, f"{policy.name}: ")
     if out is not None:
         say(f"evaluation and worst videos -> {out}; one page of it: pabtune report {out}")
-    ctx.exit(any(judgement.verdict == "reject" for judgement in judgements or ()))
+    ctx.exit(1 if any(judgement.verdict == "reject" for judgement in judgements or ()) else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ class CallInterceptor:
         self._caller, self._transformer = caller, transformer
         self._inner = compiled_call(caller)
         self._lock = lock_of(transformer)
+        self._is_removed = False
         set_compiled_call(caller, self)
 
     @property
@@ -100,35 +101,48 @@ class CallInterceptor:
         return self._inner is not None or self._caller is not self._transformer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the transformer between the session's `begin` and `end`."""
+        """Calls the transformer through every interceptor that is on it by now.
+
+        While a thread waited for another one's call, interceptors may have been added, or this one removed.
+        """
         with self._lock:
-            if getattr(self._transformer, "is_cache_enabled", False):
-                raise ModelError(f"another cache was enabled on {self._name} beside pabtune; disable one of the two")
-            interception = self._hook.interception
-            session = interception.session()
-            if session is None:
-                return self._call(args, kwargs)
-            locator, context = interception.locator(), self._hook.context.current()
-            position = locator.locate(self._name, self._transformer, context, args, kwargs)
-            locator.advance(position, context)
-            first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            try:
-                instead = session.begin(position, first)
-                if isinstance(instead, Substitute):
-                    return instead.output
-                if instead is not None:
-                    args, kwargs = instead.arguments(args, kwargs)
-                output = self._call(args, kwargs)
-                if instead is not None:
-                    output = instead.complete(output)
-                session.end(position, output)
-            except BaseException:
-                session.abort(position)
-                raise
-            return output
+            outer = compiled_call(self._caller)
+            if isinstance(outer, CallInterceptor):
+                return outer._intercept(args, kwargs)
+            if not self._is_removed:
+                return self._intercept(args, kwargs)
+            return outer(*args, **kwargs) if outer is not None else call_module(self._caller, *args, **kwargs)
+
+    def _intercept(self, args: Any, kwargs: Any) -> Any:
+        """Calls the transformer between the session's `begin` and `end`."""
+        if getattr(self._transformer, "is_cache_enabled", False):
+            raise ModelError(f"another cache was enabled on {self._name} beside pabtune; disable one of the two")
+        interception = self._hook.interception
+        session = interception.session()
+        if session is None:
+            return self._call(args, kwargs)
+        locator, context = interception.locator(), self._hook.context.current()
+        position = locator.locate(self._name, self._transformer, context, args, kwargs)
+        locator.advance(position, context)
+        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        try:
+            instead = session.begin(position, first)
+            if isinstance(instead, Substitute):
+                return instead.output
+            if instead is not None:
+                args, kwargs = instead.arguments(args, kwargs)
+            output = self._call(args, kwargs)
+            if instead is not None:
+                output = instead.complete(output)
+            session.end(position, output)
+        except BaseException:
+            session.abort(position)
+            raise
+        return output
 
     def remove(self) -> None:
         """Removes this interceptor from the module's calls; later interceptors stay."""
+        self._is_removed = True
         outer = compiled_call(self._caller)
         if outer is self:
             set_compiled_call(self._caller, self._inner)
@@ -141,6 +155,8 @@ class CallInterceptor:
     def _call(self, args: Any, kwargs: Any) -> Any:
         self._hook.is_intercepted = True
         try:
+            if isinstance(self._inner, CallInterceptor):
+                return self._inner._intercept(args, kwargs)
             if self._inner is not None:
                 return self._inner(*args, **kwargs)
             return call_module(self._caller, *args, **kwargs)

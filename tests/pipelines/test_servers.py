@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import time
 import tracemalloc
 import warnings
 import weakref
@@ -18,6 +19,7 @@ from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
+from pabtune.runtime.interception import lock_of
 from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
@@ -82,6 +84,35 @@ def test_hooks_change_between_calls_of_the_transformer_and_not_inside_of_one(pip
         thread.join(20)
     assert changed.is_set()
     pabtune.disable(pipeline)
+
+
+@pytest.mark.parametrize("change", ["enable another", "disable another", "disable"])
+def test_a_call_that_waited_goes_through_the_hooks_that_are_there_by_then(pipeline, change) -> None:
+    """It went on with those of before, past a new one, which took it for a call past pabtune."""
+    other = around(pipeline.transformer, pipeline)
+    run, alone = pabtune.enable(pipeline, pyramid()), draw(pipeline)
+    if change == "disable another":
+        another = pabtune.enable(other, pyramid())
+    encoded = threading.Event()
+    handle = pipeline.text_encoder.register_forward_hook(lambda *_: encoded.set())
+    with ThreadPoolExecutor(1) as thread:
+        with lock_of(pipeline.transformer):
+            drawn = thread.submit(draw, pipeline)
+            assert encoded.wait(20)
+            time.sleep(0.3)  # from the text to the first call of the transformer, which waits
+            if change == "enable another":
+                another = pabtune.enable(other, pyramid())
+            else:
+                (run if change == "disable" else another).disable()
+        video = drawn.result(20)
+    handle.remove()
+    if change == "enable another":
+        another.disable()
+    if change == "disable":
+        assert (video == draw(pipeline)).all()
+    else:
+        assert (video == alone).all()
+        run.disable()
 
 
 @pytest.mark.filterwarnings("ignore::pabtune.records.errors.PabtuneWarning")
