@@ -19,7 +19,7 @@ from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
-from pabtune.runtime.interception import lock_of
+from pabtune.runtime.interceptors import lock_of
 from pabtune.runtime.targets import Target
 from tests.conftest import STEPS, draw, make_pipeline, make_transformer, pyramid
 from tests.pipelines.parts import OTHER_PROMPT, PROMPT
