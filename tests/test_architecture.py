@@ -18,7 +18,7 @@ FLOORS = {
     "runtime": 3, "parallel": 3, "testing": 3, "tuning": 4, "methods": 4, "report": 5, "cli": 6,
 }  # fmt: skip
 OWNERS = {
-    "optuna": {"tuning/study.py", "tuning/once.py"},
+    "optuna": {"tuning/study.py", "tuning/once.py", "tuning/journal.py"},
     "sqlalchemy": {"tuning/study.py"},
     "psutil": {"tuning/workers.py"},
     "tensorboard": {"report/tensorboard.py"},

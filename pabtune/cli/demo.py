@@ -103,13 +103,33 @@ def _profile(pipeline: Any, out: Path, writer: Any) -> Profile:
 
     say("1. profile: how much does each kind of layer change from step to step?")
     prompts = options.read_prompts("shapes", None, PROFILED, sample_seed=1, part="tune")
-    with progress_bar("profile") as advance:
-        profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
-    profile = replace(profile, provenance={**profile.provenance, "made_by": made_by()})
-    profile.save(out / "profile.json")
+    profile = _profile_of_before(pipeline, prompts, out / "profile.json")
+    if profile is None:
+        with progress_bar("profile") as advance:
+            profile = pabtune.profile(pipeline, prompts, 30, name="demo", model="shapes", progress=advance)
+        profile = replace(profile, provenance={**profile.provenance, "made_by": made_by()})
+        profile.save(out / "profile.json")
     write_profile(writer, profile)
     draw_curves(curves_data(profile)).savefig(out / "u-shape.png", dpi=120)
     describe(profile)
+    return profile
+
+
+def _profile_of_before(pipeline: Any, prompts: Sequence[Prompt], path: Path) -> Profile | None:
+    """The profile that an earlier demo left, of which the search goes on: a new one begins a new study."""
+    from pabtune.records.errors import ProfileError
+    from pabtune.records.prompts import digest_prompts
+    from pabtune.runtime.weights import weights_digest
+    from pabtune.tuning.profile import versions
+
+    try:
+        profile = Profile.load(path)
+    except ProfileError:
+        return None
+    wanted = {"prompts": digest_prompts(prompts), "weights": weights_digest(pipeline), **versions()}
+    if not wanted.items() <= profile.provenance.items():
+        return None
+    say(f"   taken from {path}, which an earlier demo left; remove {path.parent} to begin anew")
     return profile
 
 

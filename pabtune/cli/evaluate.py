@@ -14,7 +14,8 @@ from pabtune.cli import options
 from pabtune.cli.engine_files import HELP, find_choice, made_for_pipeline, policies_only, read_document
 from pabtune.cli.left_files import EVALUATION_FILE, evaluation_document, save_pairs
 from pabtune.cli.output import emit, print_judgement, progress_bar, say
-from pabtune.quality.budget import LARGEST_LOSS, Budget
+from pabtune.engines.reading.configuration import Configuration
+from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
 from pabtune.quality.scores import NO_SCORE, Score
@@ -97,7 +98,7 @@ def command(
     names: tuple[str, ...],
     prompt_file: Path | None,
     budget_text: str | None,
-    largest_loss: float,
+    largest_loss: float | None,
     floors: tuple[str, ...],
     score: str | None,
     vbench_home: Path | None,
@@ -120,7 +121,7 @@ def command(
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
     if out is not None:
         check_writable(out / EVALUATION_FILE)
-    prompts = _prompts(model, prompt_file, run.seed, own, bar)
+    prompts = _prompts(model, prompt_file, run.seed, choices, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
     bar = _on_scale(bar, found, prompts)
@@ -174,6 +175,10 @@ def command(
     ctx.exit(1 if any(judgement.verdict == "reject" for judgement in judgements or ()) else 0)
 
 
+SEARCHED = {"prompts", "compared_on", "judged_on"}
+"""Provenance of policies that prompts were tuned on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
     """What policies are judged by: the budget, and how wrong the verdict on each of them may be."""
@@ -193,7 +198,7 @@ class Bar:
         return self.judge(evaluation, is_final=False).verdict != "undecided"
 
 
-def _bar(text: str | None, largest_loss: float, floors: Sequence[str], policies: int) -> Bar | None:
+def _bar(text: str | None, largest_loss: float | None, floors: Sequence[str], policies: int) -> Bar | None:
     """From options; policies that are judged on the same prompts share the error.
 
     Raises:
@@ -204,7 +209,7 @@ def _bar(text: str | None, largest_loss: float, floors: Sequence[str], policies:
         raise BudgetError(f"a verdict takes limits on the worst video, such as worst-psnr>=30, not {floor}")
     if text is not None:
         return Bar(budget=Budget.parse(text, largest_loss), floor=floor, error=look_error(1) / policies)
-    if floors or largest_loss != LARGEST_LOSS:
+    if floors or largest_loss is not None:
         raise BudgetError("--floor and --largest-loss belong to a verdict; name its --budget")
     return None
 
@@ -217,11 +222,14 @@ def _on_scale(bar: Bar | None, score: Score | None, prompts: Sequence[Prompt]) -
 
 
 def _prompts(
-    model: str, prompt_file: Path | None, seed: int, policies: Sequence[Policy], bar: Bar | None
+    model: str, prompt_file: Path | None, seed: int, choices: Sequence[Policy | Configuration], bar: Bar | None
 ) -> list[Prompt]:
     count = PROMPTS if bar is None else options.TESTED
     prompts = options.read_prompts(model, prompt_file, count, sample_seed=4, seed=seed, part="test")
-    if bar is None or not any("judged_on" in policy.provenance for policy in policies):
+    own = policies_only(choices)
+    if bar is not None and prompt_file is not None and len(own) < len(choices):
+        say("a file of an engine does not say what it was tuned on: if a search of yours, leave that one's prompts out")
+    if bar is None or not any(SEARCHED & set(policy.provenance) for policy in own):
         return prompts
     unseen = [prompt for prompt in prompts if split_of(prompt.prompt) == "test"]
     if not unseen:

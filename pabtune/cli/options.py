@@ -13,10 +13,9 @@ import click
 from pabtune.parallel.process import local_device
 from pabtune.planning.costs.memory import parse_bytes
 from pabtune.quality import scores
-from pabtune.quality.budget import LARGEST_LOSS
 from pabtune.quality.scores import Score
-from pabtune.records.errors import BudgetError, ModelError, PromptError
-from pabtune.records.files import parse_json
+from pabtune.records.errors import BudgetError, FileError, ModelError, PromptError
+from pabtune.records.files import check_writable, parse_json
 from pabtune.records.policies import STORES
 from pabtune.records.prompts import SEEDS, Prompt, load_prompts
 from pabtune.records.splits import Part, Split
@@ -208,7 +207,7 @@ def find_score(name: str, vbench_home: Path | None, device: str, prompts: Iterab
     if name == scores.NO_SCORE:
         return None
     environment = None if vbench_home is None else Environment(vbench_home.absolute())
-    score = scores.find_score(name, environment, device)
+    score = scores.find_score(name, environment, local_device(device))
     score.open([prompt.prompt for prompt in prompts])
     return score
 
@@ -231,9 +230,8 @@ memory_option = click.option(
 largest_loss_option = click.option(
     "--largest-loss",
     type=Number(),
-    default=LARGEST_LOSS,
-    show_default=True,
-    help="Points that one video can lose at most. The verdict relies on it: with less, fewer prompts are needed.",
+    help="Points that one video can lose at most; default: all that the score has, 100, or more for the total of VBench. The "
+    "verdict relies on it: with less, fewer prompts are needed.",
 )
 
 
@@ -252,6 +250,25 @@ def prompts_option(text: str) -> Callable[..., Any]:
 def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
     """The option `--out`."""
     return click.option("--out", type=click.Path(path_type=Path), required=required, help=text)
+
+
+def check_json_out(out: Path, *read: Path | None) -> None:
+    """Refuses, before long work, a file that what a verb finds cannot be written to.
+
+    The names of what lies beside it are made of its own without `.json`, so that any other ending would be taken for one too.
+
+    Args:
+        out: the file.
+        read: files that the verb reads; they stay as they are.
+
+    Raises:
+        FileError: its name does not end in `.json`, it is one of those that are read, or it cannot be written.
+    """
+    if out.suffix != ".json":
+        raise FileError(f"--out {out}: the name of the file must end in .json")
+    if any(path is not None and out.resolve() == path.resolve() for path in read):
+        raise FileError(f"--out {out}: is read too, and would be lost; name another file")
+    check_writable(out)
 
 
 def read_prompts(

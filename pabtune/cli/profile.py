@@ -14,7 +14,6 @@ from pabtune.planning.curves import kind_curves, mean_over_contents
 from pabtune.planning.few_steps import FEW_STEPS, bound
 from pabtune.planning.windows import ranking_of, windows_of
 from pabtune.records.errors import ProfileError
-from pabtune.records.files import check_writable
 from pabtune.records.profiles import NO_SENSITIVITY, Profile
 
 PROMPTS = 24
@@ -46,7 +45,7 @@ def command(
     """
     if run.steps < 2:
         raise ProfileError(f"a profile needs at least 2 steps, but got --steps {run.steps}")
-    check_writable(out)
+    options.check_json_out(out, prompt_file)
     prompts = options.read_prompts(model, prompt_file, count=PROMPTS, sample_seed=1, seed=run.seed, part="tune")
     import pabtune
     from pabtune.report.tensorboard import open_writer, write_profile, write_video

@@ -102,7 +102,7 @@ def command(
     profile_file: Path,
     budget: str,
     vbench_home: Path | None,
-    largest_loss: float,
+    largest_loss: float | None,
     trials: int,
     storage: str | None,
     videos: int | None,
@@ -127,14 +127,14 @@ def command(
     """Find the fastest policy within a quality budget, for the model of PROFILE.
 
     The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 1: no
-    policy was shown to hold the budget on unseen prompts.
+    policy was shown to hold the budget on unseen prompts, for every content class that it accelerates.
     """
     parsed = Budget.parse(budget, largest_loss)
     engine = _engine(engine_name, per_content)
     _check_content_by(content_by, per_content, videos)
     if trials < 1:
         raise StudyError(f"a search needs at least 1 trial, but got --trials {trials}")
-    check_writable(out)
+    options.check_json_out(out, profile_file, prompt_file)
     _check_front(front_dir, videos)
     profile = _load_profile(profile_file)
     logdir = logdir or Path("runs") / out.stem
@@ -186,7 +186,7 @@ def command(
         leave_result(result, search_document(result, summary, profile, str(parsed), pipeline), out)
     if as_json:
         emit(summary)
-    if any(each.verdict != "accept" for each in (result, *result.variants.values())):
+    if not is_accepted(result):
         ctx.exit(1)
 
 
@@ -227,6 +227,14 @@ def _save_front(
 def of_earlier_fronts(folder: Path, name: str, files: Sequence[str | None]) -> list[Path]:
     """Policies of fronts of this name in a folder that are not among the files that were written now."""
     return sorted(path for path in folder.glob(f"{escape(name)}-*of*.json") if str(path) not in files)
+
+
+def is_accepted(result: SearchResult) -> bool:
+    """Whether all that the policy of a search does was shown to hold the budget: its rules, and its variants."""
+    policy = result.best
+    if policy is None or (policy.rules and result.verdict != "accept"):
+        return False
+    return all(result.variants[content].verdict == "accept" for content in policy.variants)
 
 
 def leave_result(result: SearchResult, document: dict[str, Any], out: Path) -> None:

@@ -23,8 +23,30 @@ def print_result(result: SearchResult, out: Path, steps: int, engine: Engine | N
     if steps <= FEW_STEPS and not is_worth(result):
         say(nothing_worth(steps, result.candidates))
     if result.verdict is None:
-        say("no policy was found within the budget; allow a larger drop, try more --trials, or --floor none")
-        return
+        hint = "" if result.best else "; allow a larger drop, try more --trials, or --floor none"
+        say(f"no policy was found within the budget{hint}")
+        if result.best is None:
+            return
+    _print_evaluations(result)
+    if result.judgement is not None:
+        print_judgement(result.judgement, "verdict: ")
+    elif result.verdict is not None:
+        say(f"verdict: {result.verdict}, where finalists were compared")
+    for content, variant in result.variants.items():
+        say(f"  variant {content}: {variant.verdict or 'nothing found'}")
+    _print_accuracy({} if result.best is None else result.best.evidence)
+    if result.best is None:
+        say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
+    else:
+        if not result.best.rules:
+            say("prompts of other classes are computed whole: what was found for all of them was not accepted")
+        say(f"policy -> {out}")
+        if engine is not None:
+            say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
+
+
+def _print_evaluations(result: SearchResult) -> None:
+    """The finalists, and what the one that was judged stood beside."""
     for finalist in result.finalists:
         row = finalist.to_document()
         say(
@@ -42,21 +64,6 @@ def print_result(result: SearchResult, out: Path, steps: int, engine: Engine | N
             )
             + f"score drop {row['score']['drop']:+.2f}"
         )
-    if result.judgement is None:
-        say(f"verdict: {result.verdict}, where finalists were compared")
-    else:
-        print_judgement(result.judgement, "verdict: ")
-    for content, variant in result.variants.items():
-        say(f"  variant {content}: {variant.verdict or 'nothing found'}")
-    _print_accuracy({} if result.best is None else result.best.evidence)
-    if result.best is None:
-        say(f"the rejected policy is not written and {out} is unchanged; allow a larger drop, or try more --trials")
-    else:
-        if not result.best.rules:
-            say("prompts of other classes are computed whole: what was found for all of them was not accepted")
-        say(f"policy -> {out}")
-        if engine is not None:
-            say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
 
 
 def _print_accuracy(evidence: Mapping[str, Any]) -> None:

@@ -108,7 +108,12 @@ def _differences(policy: Policy, rule: Rule, low: int, high: int) -> list[str]:
     """In how many steps the other library does something else, on the policy's own schedule."""
     sigmas = policy.made_for.sigmas
     if sigmas is None:
-        return []
+        if rule.anchor != "window":
+            return []
+        return [
+            f"{rule.kind}: ranges there count from step 0, not from the window; in how many steps that differs is not known "
+            "without the policy's noise levels"
+        ]
     site = Site(path=rule.kind, kind=rule.kind, layer=0)
     alone = Policy(name=policy.name, rules=(rule,), made_for=policy.made_for)
     ours: ComputeMask = resolve(alone, (site,), NoiseSchedule(steps=len(sigmas), sigmas=sigmas))

@@ -84,20 +84,36 @@ def has_accelerate_hook(module: nn.Module) -> bool:
     return hasattr(module, "_hf_hook")
 
 
+def reaches_hooks(module: nn.Module) -> bool:
+    """Whether calls of a module with hooks go through them.
+
+    Whoever removes accelerate's offloading, as diffusers does while it loads a LoRA, gives the module the forward of before
+    the offloading, and so takes off what was put around it since.
+    """
+    outer = vars(module).get("forward")
+    if has_accelerate_hook(module) and getattr(outer, "__wrapped__", None) is module._old_forward:
+        outer = module._old_forward
+    return outer is not None and getattr(outer, "__func__", None) is not type(module).forward
+
+
 def remove_hook(module: nn.Module, hook_name: str, forward: Forward) -> None:
-    """Removes a hook, even if accelerate's offloading has wrapped the module's forward since.
+    """Removes a hook, even if accelerate's offloading has wrapped the module's forward since, or was removed.
 
     Args:
         module: the module with the hook.
         hook_name: name of the hook.
         forward: the module's forward just after the hook was registered.
     """
-    outer = vars(module).get("forward")
+    outer, is_reached = vars(module).get("forward"), reaches_hooks(module)
     is_under_offloading = outer is not forward and getattr(module, "_old_forward", None) is forward
     registry = registry_of(module)
     assert registry is not None
     _remove_from_chain(registry, hook_name)
-    if is_under_offloading:
+    if not is_reached:
+        vars(module).pop("forward", None)
+        if outer is not None:
+            module.forward = outer
+    elif is_under_offloading:
         module._old_forward = module.forward
         module.forward = outer  # type: ignore[assignment]
 

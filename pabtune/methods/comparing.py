@@ -28,6 +28,7 @@ from pabtune.records.comparisons import (
 )
 from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate
@@ -271,14 +272,28 @@ class MethodTurn:
     def _evaluations(
         self, calibrated: Calibrated, grid: Sequence[float], prompts: Sequence[Prompt]
     ) -> dict[float, Evaluation]:
-        """Evaluations at some settings; those that are not kept yet are made, in turns with the full run."""
+        """Evaluations at some settings; those that are not kept yet are made, in turns with the full run.
+
+        Settings that have no policy, such as so few steps that gaps would be too long, are left out.
+
+        Raises:
+            PolicyError: none of them has one.
+        """
         name, values = self._method.name, calibrated.values
         known = {each: self._folder.evaluation(name, each, values, prompts) for each in grid}
         missing = [each for each, evaluation in known.items() if evaluation is None]
-        if missing:
+        policies, refusal = dict[float, Policy](), None
+        for each in missing:
+            try:
+                policies[each] = self._method.at(each, values, self._config.steps)
+            except PolicyError as error:
+                refusal = error
+        if refusal is not None and not policies and len(missing) == len(known):
+            raise refusal
+        if policies:
             found = evaluate(
                 self._pipeline,
-                [self._method.at(each, values, self._config.steps) for each in missing],
+                list(policies.values()),
                 prompts,
                 self._config.steps,
                 score=self._config.score,
@@ -286,7 +301,7 @@ class MethodTurn:
                 arguments=self._config.arguments,
                 catalog=self._catalog,
             )
-            for setting, evaluation in zip(missing, found, strict=True):
+            for setting, evaluation in zip(policies, found, strict=True):
                 self._folder.keep_evaluation(name, setting, values, prompts, evaluation)
                 known[setting] = evaluation
         return {setting: evaluation for setting, evaluation in known.items() if evaluation is not None}

@@ -46,12 +46,21 @@ def between(first: Policy, second: Policy, count: int) -> Policy:
     weight = (count - len(few_steps)) / max(len(many_steps) - len(few_steps), 1)
     computed = _distinct((1 - weight) * _quantiles(few_steps, count) + weight * _quantiles(many_steps, count))
     schedule = NoiseSchedule(steps=first.made_for.steps, sigmas=first.made_for.sigmas)
-    ratios = (1 - weight) * _ratios(_rule_of(few), schedule) + weight * _ratios(_rule_of(many), schedule)
+    ratios = np.zeros((schedule.steps, MOST_FACTORS))
+    for policy, part in ((few, 1 - weight), (many, weight)):
+        own = _ratios(_rule_of(policy), schedule)
+        ratios[:, : own.shape[1]] += part * own
+    ratios = ratios[:, : max(len(each) for policy in (few, many) for each in _rule_of(policy).factors)]
     rule = Rule(kind="transformer", compute=computed, payload="scaled", factors=_factors(computed, ratios, schedule))
     return replace(
         many, name=f"{many.name}-to-{few.name}-{count}", rules=(rule,), variants={}, classifier=None, first_steps=None,
-        evidence={}, provenance={"between": [few.name, many.name]},
+        evidence={}, provenance={"between": [few.name, many.name], **_searched_with(many)},
     )  # fmt: skip
+
+
+def _searched_with(policy: Policy) -> dict[str, str]:
+    """The prompts of the search that a policy is from: these are not unseen by what is made of it either."""
+    return {key: policy.provenance[key] for key in ("prompts", "compared_on") if key in policy.provenance}
 
 
 def _rule_of(policy: Policy) -> Rule:
@@ -94,7 +103,12 @@ def _ratios(rule: Rule, schedule: NoiseSchedule) -> NDArray[np.float64]:
     known = [step for step, factors in enumerate(rule.factors) if factors]
     ratios = np.zeros((schedule.steps, most))
     for index in range(most):
-        places = [step for step in known if len(rule.factors[step]) > index]
+        # A step that too few changes precede may list further factors, which nothing takes.
+        places = [
+            step for step in known if min(len(rule.factors[step]), len(_slopes(step, computed, schedule))) > index
+        ]
+        if not places:
+            continue
         values = [rule.factors[step][index] / _slopes(step, computed, schedule)[index] for step in places]
         low, high = FIRST_RATIO if index == 0 else OTHER_RATIO
         ratios[:, index] = np.clip(np.interp(np.arange(schedule.steps), places, values), low, high)

@@ -32,27 +32,31 @@ class Budget:
     Attributes:
         score: name of the score.
         largest_drop: in the mean.
-        largest_loss: of one video, which a verdict relies on: the scale, unless the user knows better.
         scale: points between the worst and the best video by the score.
+        known_loss: largest loss of one video, in points, where the user knows better than the scale; None = the scale.
     """
 
     score: str
     largest_drop: float
-    largest_loss: float = LARGEST_LOSS
     scale: float = LARGEST_LOSS
+    known_loss: float | None = None
+
+    @property
+    def largest_loss(self) -> float:
+        """Points that one video can lose at most, which a verdict relies on."""
+        return self.scale if self.known_loss is None else self.known_loss
 
     def on_scale(self, scale: float) -> "Budget":
         """The budget on a score whose points have another scale; what the user said of the largest loss stays."""
-        is_said = self.largest_loss != self.scale
-        return replace(self, scale=scale, largest_loss=self.largest_loss if is_said else scale)
+        return replace(self, scale=scale)
 
     @classmethod
-    def parse(cls, text: str, largest_loss: float = LARGEST_LOSS) -> "Budget":
+    def parse(cls, text: str, largest_loss: float | None = None) -> "Budget":
         """Reads `SCORE>=-DROP`, for example `shapes>=-1.0` or `vbench-quality>=-0.5`.
 
         Args:
             text: the budget.
-            largest_loss: points that one video can lose at most.
+            largest_loss: points that one video can lose at most; None = as many as the score has.
 
         Raises:
             BudgetError: the text has another form, the score is unknown, or one video may lose no more than the mean.
@@ -67,11 +71,11 @@ class Budget:
                 f"the budget {text!r} asks for a gain; it must allow a drop: '{name}>=-{match[2]}' or '{name}>=0'"
             )
         most = inf if name == VBENCH_TOTAL else LARGEST_LOSS
-        if largest_loss != LARGEST_LOSS and not abs(change) < largest_loss < most:
+        if largest_loss is not None and not abs(change) < largest_loss <= most:
             raise BudgetError(
                 f"the largest loss of a video lies between the budget and {most:g} points, not at {largest_loss:g}"
             )
-        return cls(score=name, largest_drop=abs(change), largest_loss=largest_loss)
+        return cls(score=name, largest_drop=abs(change), known_loss=largest_loss)
 
     def __str__(self) -> str:
         return f"{self.score}>={-self.largest_drop:g}"

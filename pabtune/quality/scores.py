@@ -4,6 +4,8 @@ A score is opened for the prompts whose videos it will see, before any is genera
 points at once: a function of a user sees one video after the other, VBench a whole batch in a process.
 """
 
+import hashlib
+import inspect
 import math
 import os
 import reprlib
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -47,6 +50,10 @@ class Score(Protocol):
         """As it stands in a budget."""
 
     @property
+    def version(self) -> str | None:
+        """Checksum of what may change under the name: a user's code; None = nothing of the kind."""
+
+    @property
     def is_of_all(self) -> bool:
         """Whether it is told by all prompts together: the mean over some of them says nothing of the mean over all."""
 
@@ -71,6 +78,7 @@ class VideoScore:
 
     name: str
     function: ScoreFunction
+    version: str | None = None
     is_of_all: ClassVar[bool] = False
 
     def scale(self, prompts: Sequence[str]) -> float:
@@ -115,7 +123,16 @@ def find_score(name: str, environment: Environment | None = None, device: str = 
         raise BudgetError(f"cannot load the score {name!r}: {type(error).__name__}: {first_line(error)}") from error
     if not callable(found):
         raise BudgetError(f"cannot load the score {name!r}: it is no function, but {type(found).__name__}")
-    return VideoScore(name, partial(_score_of_user, name, found))
+    return VideoScore(name, partial(_score_of_user, name, found), _version_of(found))
+
+
+def _version_of(function: Callable[..., Any]) -> str | None:
+    """Checksum of the file that a function is in; None if it is in none."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+        return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except (TypeError, ValueError, OSError):
+        return None
 
 
 @contextmanager

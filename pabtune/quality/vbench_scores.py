@@ -70,6 +70,7 @@ class VbenchScore:
 
     def __init__(self, name: str, environment: Environment | None = None, device: str = "cpu") -> None:
         self.name = name
+        self.version = None
         self.is_of_all = name == TOTAL
         self._environment = environment or Environment(default_home())
         self._device = device

@@ -100,8 +100,8 @@ def judge(
     Raises:
         BudgetError: a drop is not finite, or larger than the budget's largest loss.
     """
+    _check(drops, budget)
     values, shares, classes = _by_prompt(drops, prompts, contents, broken, budget)
-    _check(values, budget)
 
     def judge_some(chosen: NDArray[np.bool_], parts: int) -> Judgement:
         found = _judge_class(values[chosen], shares[chosen], budget, error / parts, ERROR / parts)
@@ -178,17 +178,21 @@ def first_verdict(
 def _judge_class(
     values: NDArray[np.float64], shares: NDArray[np.float64], budget: Budget, error: float, rejecting: float
 ) -> Judgement:
+    bets = (
+        (values, budget.largest_drop, budget.largest_loss, STAKE_OF_DROPS),
+        (shares, MOST_BROKEN, 1.0, STAKE_OF_SHARES),
+    )
     doubt = float(_doubts(values, shares, budget)[-1])
     is_above = (
         _first_above(values, budget.largest_drop, rejecting) <= len(values)
         or _first_above(shares, MOST_BROKEN, rejecting, is_share=True) <= len(values)
     )  # fmt: skip
-    needed = max(
-        _needed(values, budget.largest_drop, budget.largest_loss, STAKE_OF_DROPS, error),
-        _needed(shares, MOST_BROKEN, 1.0, STAKE_OF_SHARES, error),
-    )
+    verdict: Verdict = "reject" if is_above else "accept" if doubt <= error else "undecided"
+    reached = [float(log_wealth(*bet)[-1]) if verdict == "undecided" else 0.0 for bet in bets]
+    needed = max(_needed(*bet, error, wealth) for bet, wealth in zip(bets, reached, strict=True))
+    needed += len(values) if verdict == "undecided" else 0
     return Judgement(
-        verdict="reject" if is_above else "accept" if doubt <= error else "undecided",
+        verdict=verdict,
         prompts=len(values),
         mean=float(values.mean()),
         interval=(-inf, inf),
@@ -231,13 +235,27 @@ def _first(is_so: NDArray[np.bool_]) -> float:
     return int(is_so.argmax()) + 1 if is_so.any() else inf
 
 
-def _needed(values: NDArray[np.float64], bound: float, largest: float, stake: float, error: float) -> float:
-    """Values after which the wealth suffices, if they go on as they did: by the best constant stake on them."""
+def _needed(
+    values: NDArray[np.float64], bound: float, largest: float, stake: float, error: float, wealth: float = 0.0
+) -> float:
+    """Further values after which the wealth suffices, if they go on as they did: by the best constant stake on them.
+
+    Args:
+        values: drops, or shares of broken videos.
+        bound: as for `log_wealth`.
+        largest: as for `log_wealth`.
+        stake: as for `log_wealth`.
+        error: of which the wealth must reach the inverse.
+        wealth: logarithm of what it has reached.
+    """
     if bound >= largest:
         return 1
+    missing = log(1 / error) - wealth
+    if missing <= 0:
+        return 0
     stakes = np.linspace(0.0, stake / (largest - bound), 50)[1:]
     growth = float(np.log1p(stakes[:, None] * (bound - values)).mean(axis=1).max())
-    return inf if growth <= 0 else ceil(log(1 / error) / growth)
+    return inf if growth <= 0 else ceil(missing / growth)
 
 
 def _by_prompt(
@@ -259,11 +277,11 @@ def _by_prompt(
     return values, shares, [row[0][2] for row in rows.values()]
 
 
-def _check(values: NDArray[np.float64], budget: Budget) -> None:
-    if len(values) == 0 or not np.isfinite(values).all():
+def _check(drops: Sequence[float], budget: Budget) -> None:
+    if len(drops) == 0 or not np.isfinite(drops).all():
         raise BudgetError("a verdict needs a finite drop of each video")
-    if values.max() > budget.largest_loss:
+    if max(drops) > budget.largest_loss:
         raise BudgetError(
-            f"a video lost {values.max():.1f} points, but the budget assumes that none loses more than "
-            f"{budget.largest_loss:g}"
+            f"a video lost {max(drops):.1f} points, but the budget assumes that none loses more than "
+            f"{budget.largest_loss:g}; say so with a larger --largest-loss, or without one"
         )

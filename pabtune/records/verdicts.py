@@ -53,4 +53,6 @@ class Judgement:
         needed = ""
         if self.verdict == "undecided":
             needed = f"; about {self.needed} are needed" if self.needed else "; more would not help"
+            if self.doubt <= self.error:
+                needed = "; the one before it was not accepted"
         return f"{self.verdict} on {self.prompts} unseen prompts{needed}"

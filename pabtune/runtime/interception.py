@@ -4,6 +4,7 @@ Knows calls, the runs they belong to, and the listener; knows nothing of policie
 """
 
 import copy
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,15 +13,22 @@ from functools import partial
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.hooks.hooks import CacheContext
 from torch import nn
 
-from pabtune.libraries.diffusers_internals import StatefulHook, find_hook, hook_names, invalidate_registries
+from pabtune.libraries.diffusers_internals import (
+    StatefulHook,
+    find_hook,
+    hook_names,
+    invalidate_registries,
+    reaches_hooks,
+)
 from pabtune.libraries.torch_internals import compiled_call, unwrap_compiled
 from pabtune.records.errors import ModelError, PabtuneWarning
 from pabtune.runtime.attachment import attach, set_aside
 from pabtune.runtime.interceptors import CallInterceptor, RootHook, lock_of
 from pabtune.runtime.listeners import Listener, Session
-from pabtune.runtime.locator import Locator
+from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.pipeline_calls import PipelineCall, current_call, observe, observers_of
 from pabtune.runtime.targets import Target
 
@@ -42,6 +50,41 @@ class ParallelHook(StatefulHook):
     """
 
     shares_branches = False
+
+
+class LoopOwner:
+    """Refuses two threads that drive the denoising loops of one bare transformer at once: each would go on with the other's.
+
+    A loop may go from thread to thread, and one that was given up may be followed by a new one. A thread whose loop was left
+    unfinished for another thread's may not go on with it.
+    """
+
+    def __init__(self) -> None:
+        self._thread: int | None = None
+        self._is_over = True
+        self._left = set[int]()
+
+    def check(self, position: CallPosition, steps: int | None) -> None:
+        """Notes a call by this thread.
+
+        Args:
+            position: of the call.
+            steps: denoising steps of the loop; None = not known.
+
+        Raises:
+            ModelError: another thread began a loop since this thread's, which is unfinished.
+        """
+        thread = threading.get_ident()
+        if position.is_new_loop:
+            if self._thread not in (None, thread) and not self._is_over:
+                self._left.add(self._thread)  # type: ignore[arg-type]
+            self._left.discard(thread)
+        elif thread in self._left:
+            raise ModelError(
+                f"two threads drive {position.transformer} at once, which holds the outputs of one denoising loop; call one "
+                "after the other, or enable the policy on pipelines, which hold their own"
+            )
+        self._thread, self._is_over = thread, steps is not None and position.step + 1 >= steps
 
 
 class Interception:
@@ -66,8 +109,10 @@ class Interception:
         self._sessions: dict[PipelineCall | None, tuple[Session, Locator]] = {}
         self._undo: list[Callable[[], None]] = []
         self._interceptors: list[CallInterceptor] = []
+        self._hooked: list[nn.Module] = []
         self._plain_pipelines: weakref.WeakSet[DiffusionPipeline] = weakref.WeakSet()
         self._warned_of_others = False
+        self._owner = LoopOwner()
         self.is_attached = True
         try:
             with self._holding_calls():
@@ -102,7 +147,7 @@ class Interception:
         """Starts the session of a pipeline call (see `CallObserver`).
 
         Raises:
-            ModelError: a transformer of the pipeline was replaced since pabtune was attached.
+            ModelError: a transformer of the pipeline was replaced, or hooks were taken off it, since pabtune was attached.
         """
         if not self.is_attached:
             return
@@ -112,6 +157,11 @@ class Interception:
                     f"{name} of the pipeline was replaced after pabtune was attached to it; call pabtune.disable(pipeline), "
                     "then enable the policy again"
                 )
+        if not all(map(reaches_hooks, self._hooked)):
+            raise ModelError(
+                "hooks were taken off the pipeline after pabtune was attached to it, as loading a LoRA under sequential "
+                "offloading does; call pabtune.disable(pipeline), then enable the policy again"
+            )
         self._session_of(call)
 
     def end_call(self, call: PipelineCall) -> None:
@@ -124,6 +174,12 @@ class Interception:
         """Finishes the current run of a bare transformer."""
         if self.target.pipeline is None and None in self._sessions:
             self._sessions[None][0].finish()
+            self._owner = LoopOwner()
+
+    def check_thread(self, position: CallPosition, context: CacheContext | None) -> None:
+        """Refuses a call that would go on with another thread's loop of a bare transformer (see `LoopOwner`)."""
+        if self.target.pipeline is None:
+            self._owner.check(position, None if context is None else context.num_inference_steps)
 
     def detach(self) -> None:
         """Removes every hook and closes the listener; the model is then as before. A second call does nothing.
@@ -145,6 +201,7 @@ class Interception:
         self.is_attached = False
         while self._undo:
             self._undo.pop()()
+        self._hooked.clear()
         while self._interceptors:
             self._interceptors.pop().remove()
         for transformer in self.target.transformers.values():
@@ -219,6 +276,7 @@ class Interception:
     def _attach(self, module: nn.Module, hook: Any, role: str) -> None:
         name = f"{self._prefix}_{role}"
         same = sum(each.startswith(name) for each in hook_names(module))  # stacks of several variants may share blocks
+        self._hooked.append(module)
         self._undo.append(attach(module, hook, f"{name}_{same}" if same else name))
 
 

@@ -91,6 +91,7 @@ class CallInterceptor:
             return self._call(args, kwargs)
         locator, context = interception.locator(), self._hook.context.current()
         position = locator.locate(self._name, self._transformer, context, args, kwargs)
+        interception.check_thread(position, context)
         locator.advance(position, context)
         first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         try:

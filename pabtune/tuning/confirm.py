@@ -19,6 +19,7 @@ from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY
 from pabtune.quality.verdict import judge, look_error
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.files import digest
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import digest_prompts
@@ -37,8 +38,15 @@ FINALISTS = 5
 MOST_JUDGED = 2
 """How many of them are judged at most: with each look at the same prompts an accept takes more of them."""
 
+CLAIMED = ("rules", "store", "steps")
+"""What a policy's document says of what it does."""
+
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
 """The best first."""
+
+
+CountLook = Callable[[str], int]
+"""Counts a look at the prompts of the verdict, given the checksum of what is claimed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +77,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     prompts: Split,
     config: SearchConfig,
     study_name: str,
-    count_look: Callable[[], int] = lambda: 1,
+    count_look: CountLook = lambda claim: 1,
     most: int = FINALISTS,
     meter: VideoMeter | None = None,
 ) -> Confirmation:
@@ -121,9 +129,11 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
                 return confirmation
             return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)
         affordable = _affordable(len(prompts.test), meter, config.warm_up_videos(profile.steps))
-        if confirmation.judged and not affordable:
-            break  # the one before was rejected with the last videos
-        look, unseen = count_look(), first_prompts(prompts.test, max(1, affordable))
+        if not affordable:
+            # The one before was rejected with the last videos, or a run that was stopped took them.
+            return confirmation if confirmation.judged else _unjudged(finalist, evaluations, stood, config)
+        look = count_look(claim_of(finalist.policy, profile, config))
+        unseen = first_prompts(prompts.test, affordable)
         scaled = config.on_scale_of(unseen)
         judgement, judged = judge_policy(
             pipeline,
@@ -151,6 +161,22 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     return confirmation
 
 
+def _unjudged(
+    finalist: Candidate, evaluations: tuple[Evaluation, ...], stood: tuple[Finalist, ...], config: SearchConfig
+) -> Confirmation:
+    """What is left where no video is for a verdict."""
+    evidence = {"budget": str(config.budget), "verdict": "undecided"}
+    best = replace(finalist.policy, name=config.name, evidence=evidence)
+    return Confirmation(best=best, verdict="undecided", evaluations=evaluations, finalists=stood)
+
+
+def claim_of(policy: Policy, profile: Profile, config: SearchConfig) -> str:
+    """Checksum of what a verdict is on: what the policy does to which model, and what it is to hold."""
+    document = {key: value for key, value in policy.to_document().items() if key in CLAIMED}
+    made_for, floor = profile.made_for.to_document(), None if config.floor is None else str(config.floor)
+    return digest([document, made_for, str(config.budget), config.budget.known_loss, floor, dict(config.arguments)])
+
+
 def _affordable(unseen: int, meter: VideoMeter | None, warm_up: float) -> int:
     """Prompts, of so many, that a limit of videos allows to judge on after a warm-up."""
     if meter is None or meter.left is None:
@@ -161,10 +187,11 @@ def _affordable(unseen: int, meter: VideoMeter | None, warm_up: float) -> int:
 def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:
     """Holds a finalist's evaluation against the budget and the floor.
 
-    Rejected is what was shown to pass the budget, or is further from the unaccelerated video than the floor, on as many
-    prompts as that needs. Over the budget is a mean drop, which need not be more than chance. What loses more than the floor
-    was shown to lose some of the score, and more of it than the floor, prompt by prompt: one that is as good as the
-    unaccelerated model is not worse for a floor that happens to score higher. Of equals the faster one wins.
+    Rejected is what was shown to pass the budget, has a video that lost more than its largest loss, or is further from the
+    unaccelerated video than the floor, on as many prompts as that needs. Over the budget is a mean drop, which need not be
+    more than chance. What loses more than the floor was shown to lose some of the score, and more of it than the floor, prompt
+    by prompt: one that is as good as the unaccelerated model is not worse for a floor that happens to score higher. Of equals
+    the faster one wins.
 
     Args:
         evaluation: of the finalist.
@@ -176,7 +203,7 @@ def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, b
     figures = {name: evaluation.values(EVERY[name].figure) for name in floor.measures}
     is_far = floor.missing_db(figures, of_preset.psnr_db if of_preset else ()) > 0
     is_far &= len(drops) >= LEAST_JUDGED_PROMPTS
-    if is_far or judge(drops, budget, is_final=False).verdict == "reject":
+    if is_far or max(drops) > budget.largest_loss or judge(drops, budget, is_final=False).verdict == "reject":
         return "rejected"
     if sum(drops) / len(drops) > budget.largest_drop:
         return "over the budget"

@@ -119,6 +119,9 @@ def _judged(
 
     def is_clear(evaluation: Evaluation) -> bool:
         place = order.index(evaluation.policy)
+        if max(evaluation.drops) > config.budget.largest_loss:
+            rejected.add(place)
+            return True
         verdict = judgement_of(evaluation, config.budget, error or ERROR, config.floor, is_final=False).verdict
         if verdict == "reject":
             rejected.add(place)

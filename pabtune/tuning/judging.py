@@ -145,5 +145,5 @@ def evidence_of(evaluation: Evaluation, judgement: Judgement, profile: Profile, 
         "compute_fraction": round(evaluation.compute_fraction, 4),
         "fidelity": {key: round(value, 4) for key, value in evaluation.to_document()["fidelity"].items()},
         **{key: value for key, value in document.items() if key != "verdict" and value is not None},
-        **({} if budget.largest_loss == budget.scale else {"assumed_largest_loss": budget.largest_loss}),
+        **({} if budget.known_loss is None else {"assumed_largest_loss": budget.known_loss}),
     }

@@ -23,24 +23,37 @@ def count_look(
     note: Callable[[str, Any], None],
     notes_of_all: Callable[[], Sequence[Mapping[str, Any]]],
     unseen: Sequence[Prompt],
+    claim: str,
     content: str | None = None,
 ) -> int:
     """Notes a look at unseen prompts; returns how many there were at any of these, this one included.
 
-    What is judged for a content class is a claim of its own, and counts the looks for this class alone.
+    What is judged for a content class counts the looks for this class alone. A claim that was looked at on the very same
+    prompts before, by a search that was stopped for example, is no further look: the videos are the same again.
 
     Args:
         note: writes a note of the study that looks, under a key.
         notes_of_all: what each study of the storage has noted, this one included.
         unseen: prompts that a policy is judged on.
+        claim: what is claimed of them: the policy, and what it is to hold, as a checksum.
         content: content class that it is judged for; None = all.
     """
-    own = sorted({sha256(prompt.prompt.encode()).hexdigest()[:SHORT] for prompt in unseen})
-    note(f"{LOOK}{uuid4().hex}", {"content": content, "prompts": own})
-    notes = notes_of_all()
-    looks = [look for each in notes for look in _looks(each)]
-    same = [look for look in looks if look["content"] == content and not set(own).isdisjoint(look["prompts"])]
-    return len(same) + sum(_looks_of_before(each, digest_prompts(unseen)) for each in notes)
+    own, whole = (
+        sorted({sha256(prompt.prompt.encode()).hexdigest()[:SHORT] for prompt in unseen}),
+        digest_prompts(unseen),
+    )
+    again = {"content": content, "claim": claim, "of": whole}
+    earlier = [look for each in notes_of_all() for look in _looks(each) if again.items() <= look.items()]
+    if not earlier:
+        look = {**again, "prompts": own}
+        key = f"{LOOK}{uuid4().hex}"
+        note(key, look)
+        notes = notes_of_all()
+        looks = [each for of_study in notes for each in _looks(of_study) if each["content"] == content]
+        same = sum(not set(own).isdisjoint(each["prompts"]) for each in looks)
+        earlier = [{"number": same + sum(_looks_of_before(each, whole) for each in notes)}]
+        note(key, {**look, **earlier[0]})
+    return max(look.get("number", 1) for look in earlier)
 
 
 def _looks(notes: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

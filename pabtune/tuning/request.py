@@ -156,6 +156,7 @@ def request_document(profile: Profile, prompts: Sequence[Prompt], config: Search
         **({"memory": config.memory} if config.memory is not None else {}),
         **({"store": config.store} if config.store is not None else {}),
         **({"videos": config.videos} if config.videos is not None else {}),
+        **({"score": config.score.version} if config.score is not None and config.score.version is not None else {}),
         **({"engine": config.engine_name} if config.engine is not None else {}),
     }
 

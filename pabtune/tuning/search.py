@@ -87,10 +87,10 @@ def search_policy(
         validate=tuple(first_prompts(prompts.validate, plan.compared)),
     )
     tuned = prompts.tune
+    config = replace(config, score=config.score or score_on(pipeline, config.budget.score))
     asked = request_document(profile, tuned, config) | {"weights": weights_digest(pipeline)}
     meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.steps, config.videos, config.on_videos)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
-    config = replace(config, score=config.score or score_on(pipeline, config.budget.score))
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = _trial_runner(pipeline, profile, tuned, settings, references, config)
     runner.score.open([prompt.prompt for prompt in (*prompts.validate, *prompts.test)])
@@ -106,9 +106,9 @@ def search_policy(
     if not study.candidates():
         raise StudyError(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
-            "not pay for a trial and its confirmation; allow more"
+            "not pay for a trial and its confirmation; a search with more videos begins anew"
         )
-    candidates, count_look = study.candidates(), partial(study.count_look, prompts.test, config.content)
+    candidates, count_look = study.candidates(), partial(study.count_look, prompts.test, content=config.content)
     confirmation = Confirmation()
     if config.team.is_leader:
         confirmation = confirm(

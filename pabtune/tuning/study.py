@@ -18,7 +18,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
@@ -29,6 +28,7 @@ from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.trials import Candidate, Outcome
+from pabtune.tuning.journal import Journal
 from pabtune.tuning.looks import count_look
 from pabtune.tuning.space import Parameter, Space
 from pabtune.tuning.workers import Patience, SignOfLife, Watch, Worker, heartbeat, holding_interrupts
@@ -104,9 +104,9 @@ class SharedStudy:
         """Writes a remark for the reader of the storage."""
         self._study.set_user_attr(key, value)
 
-    def count_look(self, unseen: Sequence[Prompt], content: str | None = None) -> int:
+    def count_look(self, unseen: Sequence[Prompt], claim: str, content: str | None = None) -> int:
         """Counts a look at unseen prompts; returns how many the studies of this storage have had (see `looks.count_look`)."""
-        return count_look(self._study.set_user_attr, self._notes_of_all, unseen, content)
+        return count_look(self._study.set_user_attr, self._notes_of_all, unseen, claim, content)
 
     def _notes_of_all(self) -> list[dict[str, Any]]:
         """What each study of the storage has noted."""
@@ -351,7 +351,7 @@ def _open_storage(storage: str) -> optuna.storages.BaseStorage:
     if "://" in storage:
         return _retried(lambda: _open_server(storage), (IntegrityError, ProgrammingError))
     check_writable(Path(storage))
-    return optuna.storages.JournalStorage(JournalFileBackend(storage))
+    return optuna.storages.JournalStorage(Journal(storage))
 
 
 def _open_server(storage: str) -> optuna.storages.BaseStorage:

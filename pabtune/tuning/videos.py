@@ -105,7 +105,8 @@ class VideoMeter:
         videos = prompts * steps / self.steps
         if self.limit is not None and self.total + videos > self.limit + 1e-6:
             raise StudyError(
-                f"{self.total:.0f} of {self.limit} videos are generated, and the search is not at its end; allow more videos"
+                f"{self.total:.0f} of {self.limit} videos are generated, by earlier runs of the search too, and the next call "
+                "does not fit in; a search with more videos begins anew"
             )
         self.generated += videos
         if self.path is not None:

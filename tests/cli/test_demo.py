@@ -54,6 +54,11 @@ def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
     assert document["verdict"] == document["judgement"]["verdict"] == "undecided"
     assert document["judgement"]["prompts"] == 3
     check(document, tmp_path, done.stderr, 2, 1)
+    again = pabtune("demo", "--out", str(tmp_path), "--trials", "2", "--json")
+    assert "profile.json, which an earlier demo left" in again.stderr
+    assert again.document(code=1)["judgement"]["error"] == document["judgement"]["error"] == 0.04
+    study = load_json(tmp_path / "policy.result.json", SCHEMA, FileError)["study"]
+    assert f"{study}" in (tmp_path / "study.journal").read_text()
 
 
 @pytest.mark.slow

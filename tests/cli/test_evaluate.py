@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,10 @@ def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, t
     assert done.document()["policies"][0]["judgement"]["prompts"] == tested < 12
     assert f"{12 - tested} of 12 prompts are to tune on or to validate with, and are left out" in done.stderr
     assert pabtune(*words, "--json").document()["policies"][0]["prompts"] == 12  # without a verdict
+    between = replace(Policy.load(policy), provenance={"prompts": "sha256:0", "between": ["a", "b"]})
+    between.save(policy)  # made of what was searched, and judged on nothing yet
+    again = pabtune(*words, "--budget", "shapes>=-80", "--json").document()
+    assert again["policies"][0]["judgement"]["prompts"] == tested
     alone = write_prompts(tmp_path / "q.jsonl", 3, 5, part="tune")
     line = pabtune(*words[:-1], alone, "--budget", "shapes>=-80").refusal()
     assert "none of the prompts is to test with" in line

@@ -2,6 +2,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pabtune.cli import options
 from pabtune.cli.options import RunOptions, load_model, read_prompts, run_options
 from pabtune.records.errors import ModelError, PromptError
 
@@ -37,3 +38,39 @@ def test_devices_that_are_not_there_are_refused() -> None:
     """Fault 23: on the meta device nothing is computed."""
     with pytest.raises(ModelError, match="unknown device 'warp'"):
         load_model("shapes", "warp", "float32")
+
+
+@pytest.mark.parametrize("verb", ["profile", "search"])
+def test_a_result_takes_no_place_that_would_be_lost(pabtune, tmp_path, verb) -> None:
+    """`wan2.1` and `wan2.2` shared their arrays, and a policy was written over its profile."""
+    read = tmp_path / "read.json"
+    read.write_text("{}")
+    words = {"profile": ("profile", "shapes"), "search": ("search", str(read), "--budget", "shapes>=-1")}[verb]
+    line = pabtune(*words, "--out", str(tmp_path / "wan2.1")).refusal()
+    assert line.endswith("wan2.1: the name of the file must end in .json")
+    line = pabtune(*words, "--prompts", str(read), "--out", str(tmp_path / "." / "read.json")).refusal()
+    assert "is read too, and would be lost" in line
+    assert read.read_text() == "{}"
+
+
+def test_the_profile_of_a_search_is_not_lost_either(pabtune, tmp_path) -> None:
+    read = tmp_path / "read.json"
+    read.write_text("{}")
+    assert "is read too" in pabtune("search", str(read), "--budget", "shapes>=-1", "--out", str(read)).refusal()
+
+
+def test_networks_of_a_score_run_on_the_device_of_their_worker(monkeypatch) -> None:
+    """All workers of a machine had VBench's networks on its first GPU."""
+    found = []
+
+    class Nothing:
+        def open(self, prompts):
+            pass
+
+    monkeypatch.setattr(
+        options.scores, "find_score", lambda name, environment, device: found.append(device) or Nothing()
+    )
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    options.find_score("vbench-quality", None, "cuda", [])
+    options.find_score("vbench-quality", None, "cpu", [])
+    assert found == ["cuda:3", "cpu"]

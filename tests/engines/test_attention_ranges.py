@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from diffusers import PyramidAttentionBroadcastConfig
 
@@ -33,6 +35,16 @@ def test_steps_that_come_out_the_same_are_no_loss_and_others_are_counted() -> No
     assert export(policy(counted_from_window), "videosys").losses == (
         "full: 3 of 10 steps differ, as ranges there count from step 0, not from the window",
     )
+
+
+def test_without_noise_levels_nothing_is_called_exact_that_was_not_compared() -> None:
+    """A window in noise levels with a range of 4: ten of thirty steps differ, which nobody was told."""
+    rule = Rule(kind="spatial", range=4, noise_window=(0.1, 0.8))
+    assert (
+        "not known without the policy's noise levels" in export(Policy(name="p", rules=(rule,)), "videosys").losses[0]
+    )
+    counted_from_zero = Policy(name="p", rules=(replace(rule, anchor="start"),))
+    assert export(counted_from_zero, "videosys").losses == ()
 
 
 def test_what_cannot_be_said_is_said() -> None:

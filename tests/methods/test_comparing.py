@@ -177,3 +177,14 @@ def test_what_was_measured_with_another_device_or_kernel_is_not_taken(tmp_path, 
             other.setattr(keeping, name, lambda *_: "other")
             assert folder().calibration("teacache", [0.1], PROMPTS[:1]) is None
     assert folder().calibration("teacache", [0.1], PROMPTS[:1]) is not None
+
+
+def test_a_setting_without_a_policy_is_left_out_and_the_others_are_judged(tmp_path) -> None:
+    """With few steps LeMiCa's gaps would be too long at a quarter of them, and the whole method was dropped."""
+    pipeline = make_pipeline()
+    settings = config(tmp_path, shares=(0.6,), grids={"lemica": (0.6, 0.12)})
+    found = compare(pipeline, [LeMiCa()], settings, PROMPTS[:1], UNSEEN[:1], model="shapes")
+    assert not found.unfit
+    assert {each.setting for each in found.settings} == {0.6}
+    none = config(tmp_path, shares=(0.6,), grids={"lemica": (0.12,)})
+    assert set(compare(pipeline, [LeMiCa()], none, PROMPTS[:1], UNSEEN[:1], model="shapes").unfit) == {"lemica"}

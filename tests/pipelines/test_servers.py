@@ -370,3 +370,44 @@ def test_a_thousand_requests_from_several_threads(pipeline) -> None:
         assert not active._broadcaster.ongoing
         assert active.summary() == counts
     assert held[-1] - held[2] < 100_000
+
+
+def recorded_calls(pipeline: ShapesPipeline, seed: int) -> list[dict]:
+    """Arguments of each call of the transformer in a run."""
+    calls: list[dict] = []
+    handle = pipeline.transformer.register_forward_pre_hook(
+        lambda _, __, kwargs: calls.append(kwargs), with_kwargs=True
+    )
+    draw(pipeline, seed=seed)
+    handle.remove()
+    return calls
+
+
+def test_two_threads_that_drive_one_bare_transformer_are_refused(pipeline) -> None:
+    """Each went on with the other's loop: one request was served the outputs of another."""
+    transformer = pipeline.transformer
+    requests = [recorded_calls(pipeline, seed) for seed in (0, 1)]
+
+    @torch.no_grad()
+    def call(request: int, step: int) -> torch.Tensor:
+        with transformer.cache_context("cond+uncond", step_index=step, num_inference_steps=STEPS):
+            return transformer(**requests[request][step])[0]
+
+    def alone(request: int) -> list[torch.Tensor]:
+        return [call(request, step) for step in range(STEPS)]
+
+    with (
+        pabtune.broadcast(transformer, pyramid()), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other
+    ):  # fmt: skip
+        expected = one.submit(alone, 0).result()
+        one.submit(call, 0, 0).result()
+        taken_over = [other.submit(call, 1, 0).result()]
+        with pytest.raises(ModelError, match="two threads drive transformer at once"):
+            one.submit(call, 0, 1).result()
+        taken_over += [other.submit(call, 1, step).result() for step in range(1, STEPS)]
+        # One after the other, and a loop that goes from thread to thread, are as before.
+        assert all((each == known).all() for each, known in zip(one.submit(alone, 0).result(), expected, strict=True))
+        hopping = [(one, other)[step % 2].submit(call, 0, step).result() for step in range(STEPS)]
+        assert all((each == known).all() for each, known in zip(hopping, expected, strict=True))
+        again = other.submit(alone, 1).result()
+        assert all((each == known).all() for each, known in zip(taken_over, again, strict=True))

@@ -132,6 +132,36 @@ def test_model_offload(name, first, load) -> None:
     assert all(hasattr(part, "_hf_hook") for part in transformers_of(pipeline))
 
 
+def test_hooks_that_were_taken_off_with_the_offloading_are_missed_and_come_off_without_harm(load) -> None:
+    """Loading a LoRA under sequential offloading removes it, and with it pabtune's hooks: everything computed, in silence.
+    And `disable` gave the model the offloading's forward back, which nobody could call any more.
+    """
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
+
+    name = "wan-2.1"
+    pipeline = load(name)
+    expected, plain = fast(pipeline, name), run(pipeline, name)
+    for is_back in (True, False):
+        for part in transformers_of(pipeline):
+            cpu_offload(part, torch.device("cpu"))
+        pabtune.enable(pipeline, policy(name))
+        assert (run(pipeline, name) == expected).all()
+        for part in transformers_of(pipeline):
+            remove_hook_from_module(part, recurse=True)
+            if is_back:
+                cpu_offload(part, torch.device("cpu"))
+        with pytest.raises(ModelError, match=r"hooks were taken off .* call pabtune.disable"):
+            run(pipeline, name)
+        pabtune.disable(pipeline)
+        assert (run(pipeline, name) == plain).all()
+        with pabtune.broadcast(pipeline, policy(name)):
+            assert (run(pipeline, name) == expected).all()
+        for part in transformers_of(pipeline):
+            remove_hook_from_module(part, recurse=True)
+    assert (run(pipeline, name) == plain).all()
+
+
 @pytest.mark.parametrize("name", cases(("wan-2.1", "wan-2.2", "hunyuan-true-cfg", "cogvideox-ddim", "ltx", "mochi")))
 @pytest.mark.parametrize("first", ["policy", "lora"])
 def test_lora(name, first, load) -> None:

@@ -78,3 +78,33 @@ def test_every_count_between_the_ends_of_the_shipped_front_is_a_policy() -> None
 def test_what_has_no_between_is_refused(first, second, count, message) -> None:
     with pytest.raises(PolicyError, match=message):
         between(first, second, count)
+
+
+def with_factors(policy: Policy, *factors: float) -> Policy:
+    """The policy with the same factors in every broadcast step."""
+    (rule,) = policy.rules
+    return replace(policy, rules=(replace(rule, factors=tuple(factors if each else () for each in rule.factors)),))
+
+
+def test_policies_with_different_numbers_of_factors_are_padded_with_none() -> None:
+    """The first factor stood for the second one too, beyond that one's bounds."""
+    few, many = policy_of(0, 1, 4, 8, 11), policy_of(0, 1, 2, 3, 5, 6, 8, 10, 11)
+    one = between(with_factors(few, 0.8), with_factors(many, 0.8, -0.1), 7).rules[0].factors
+    two = between(with_factors(few, 0.8, 0.0), with_factors(many, 0.8, -0.1), 7).rules[0].factors
+    assert one == two
+    three = between(with_factors(few, 0.8, 0.0, 0.0), with_factors(many, 0.8, -0.1), 7).rules[0].factors
+    assert [each[:2] for each in three] == list(two)
+
+
+def test_factors_that_nothing_takes_are_left_out() -> None:
+    """Step 2 has one change before it, and a second factor: an IndexError."""
+    few, many = policy_of(0, 1, 4, 8, 11), policy_of(0, 1, 3, 4, 5, 6, 8, 10, 11)
+    found = between(with_factors(few, 0.8, -0.1), with_factors(many, 0.8, -0.1), 7)
+    assert all(len(each) <= 2 for each in found.rules[0].factors)
+
+
+def test_prompts_that_the_policies_were_searched_with_are_remembered() -> None:
+    """`evaluate --budget` took them for unseen ones."""
+    many = replace(policy_of(0, 1, 2, 3, 5, 6, 8, 10, 11), provenance={"prompts": "sha256:a", "judged_on": "sha256:b"})
+    found = between(policy_of(0, 1, 4, 8, 11), many, 7).provenance
+    assert (found["prompts"], "judged_on" in found) == ("sha256:a", False)

@@ -59,3 +59,9 @@ def test_the_largest_loss_of_a_video_is_the_scale_of_its_score_unless_it_is_said
     assert [each.on_scale(400.0).largest_loss for each in (whole, said)] == [400.0, 30.0]
     assert [each.on_scale(400.0).on_scale(300.0).largest_loss for each in (whole, said)] == [300.0, 30.0]
     assert str(whole.on_scale(400.0)) == str(whole)
+
+
+def test_a_largest_loss_of_a_hundred_is_said_where_a_video_can_lose_more() -> None:
+    """It was taken for the default, and became 400."""
+    assert Budget.parse("vbench>=-1.0", 100.0).on_scale(400.0).largest_loss == 100.0
+    assert Budget.parse("shapes>=-1.0", 100.0).largest_loss == 100.0

@@ -25,7 +25,7 @@ def test_what_loses_nothing_is_accepted_after_as_many_prompts_as_are_foretold() 
     """Wealth grows by (1 + 0.98 / 99) with each prompt that loses nothing: 20 is reached after 305."""
     assert least_prompts(ONE, 0.05) == int(np.ceil(np.log(20) / np.log1p(0.98 / 99))) == 305
     assert least_prompts(ONE) == 327  # the first look has four fifths of the error
-    assert least_prompts(Budget(score="shapes", largest_drop=1.0, largest_loss=20.0)) == 65
+    assert least_prompts(Budget(score="shapes", largest_drop=1.0, known_loss=20.0)) == 65
     assert least_prompts(Budget(score="shapes", largest_drop=0.0)) is None
     assert judge([0.0] * 304, ONE).verdict == "undecided"
     assert judge([0.0] * 305, ONE).verdict == "accept"
@@ -170,3 +170,20 @@ def test_a_judgement_says_what_it_rests_on() -> None:
     assert str(judge([0.0] * 400, ONE)) == "accept on 400 unseen prompts"
     document = judge([0.5], ONE).to_document()
     assert (document["ci95"], document["prompts"], document["mean_drop"]) == (None, 1, 0.5)
+
+
+def test_what_is_undecided_needs_more_prompts_than_it_had() -> None:
+    """Undecided on 720 prompts, about 619 are needed: by the stake that would have been best, not by what was won."""
+    rng, undecided = np.random.default_rng(0), 0
+    for _ in range(40):
+        found = judge(rng.normal(0.55, 3, 720), ONE, is_final=False)
+        if found.verdict == "undecided":
+            undecided += 1
+            assert found.needed is None or found.needed > found.prompts
+    assert undecided > 5
+
+
+def test_the_largest_loss_is_of_a_video_not_of_a_prompts_mean() -> None:
+    budget = Budget(score="shapes", largest_drop=5.0, known_loss=20.0)
+    with pytest.raises(BudgetError, match="a video lost 79.0 points.*larger --largest-loss"):
+        judge([0.0, 0.0, 0.0, 79.0], budget, prompts=["a"] * 4)

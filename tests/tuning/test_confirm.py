@@ -15,7 +15,7 @@ from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.runtime.engine import broadcast
 from pabtune.tuning import confirm as module
-from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalists, confirm
+from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalists, claim_of, confirm
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.judging import judgement_of
 from pabtune.tuning.videos import VideoMeter
@@ -171,7 +171,7 @@ def test_the_finalist_that_holds_where_they_are_compared_is_judged(profile, pipe
     preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
     fast = named("fast", RECKLESS, 0.3, -0.1)
     request = config(tmp_path, floor=Floor(preset="pab246"))
-    confirmation = confirm(pipeline, profile, [fast, preset], SPLIT, request, "study", lambda: 3)
+    confirmation = confirm(pipeline, profile, [fast, preset], SPLIT, request, "study", lambda claim: 3)
     assert confirmation.verdict == "undecided"  # nine prompts are too few
     assert (confirmation.best.evidence["finalists"], confirmation.best.evidence["looks"]) == (2, 3)
     assert confirmation.judgement.error == look_error(3)
@@ -228,7 +228,7 @@ def test_a_finalist_that_is_rejected_gives_way_to_the_next_which_pays_for_the_se
             FALLEN.add(float(generate(pipeline, [prompt], settings).videos[0].std()))
     request = config(tmp_path, floor=None, budget=Budget.parse("tests.tuning.test_confirm:falling>=-1"), batch_size=1)
     looks = iter((1, 2))
-    confirmation = confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", lambda: next(looks))
+    confirmation = confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", lambda claim: next(looks))
     assert confirmation.judged.policy == "careful"
     assert confirmation.judgement.error == look_error(2)
     assert confirmation.best.evidence["looks"] == 2
@@ -280,3 +280,40 @@ def test_the_evidence_of_a_policy_is_what_was_measured_of_it(profile, pipeline, 
     assert (evidence["budget"], evidence["verdict"]) == (str(request.budget), confirmation.verdict)
     assert evidence["prompts"] == len(SPLIT.test)
     assert evidence["prompts_needed"] == judgement.needed > 9  # fault 9: how many an accept needs
+
+
+def test_a_video_beyond_the_largest_loss_rejects_a_finalist_and_ends_no_search() -> None:
+    """One bad video of any finalist ended the search in an error after all its trials, again and again."""
+    drops = [0.1] * 23 + [25.0]
+    known = replace(Budget.parse("shapes>=-5"), known_loss=20.0)
+    assert assess(evaluation(drops, 41.0), Floor(), None, known) == "rejected"
+    assert assess(evaluation(drops, 41.0), Floor(), None, replace(known, known_loss=None)) == "holds"
+
+
+def test_without_a_video_for_a_verdict_the_finalist_is_undecided(profile, pipeline, tmp_path) -> None:
+    """A search that was killed in its verdict had spent its videos, and ended in an error for ever."""
+    fast = named("fast", RECKLESS, 0.3, -0.1)
+    request, counted = config(tmp_path, floor=None, batch_size=1), []
+    meter = VideoMeter(steps=profile.steps, limit=10_000)
+    monkey = replace(SPLIT, test=SPLIT.test[:1])
+    confirm(pipeline, profile, [fast], monkey, request, "study", meter=meter)
+    meter = VideoMeter(steps=profile.steps, limit=int(meter.generated) - 2)
+    confirmation = confirm(pipeline, profile, [fast], monkey, request, "study", counted.append, meter=meter)
+    assert (confirmation.verdict, confirmation.judged, counted) == ("undecided", None, [])
+    assert confirmation.best.rules == fast.policy.rules
+    assert confirmation.best.evidence["verdict"] == "undecided"
+
+
+def test_a_claim_is_what_a_policy_does_and_is_to_hold(profile, tmp_path) -> None:
+    first, request = named("fast", RECKLESS, 0.3, -0.1).policy, config(tmp_path, floor=None)
+    claim = claim_of(first, profile, request)
+    assert claim == claim_of(replace(first, name="other", provenance={"trial": 3}), profile, request)
+    others = [
+        claim_of(replace(first, rules=first.rules[:1]), profile, request)
+        if len(first.rules) > 1
+        else claim_of(replace(first, store="int8"), profile, request),
+        claim_of(first, profile, replace(request, budget=Budget.parse("shapes>=-2"))),
+        claim_of(first, profile, replace(request, floor=Floor.parse("worst-psnr>=30"))),
+        claim_of(first, profile, replace(request, arguments={"guidance_scale": 2.0})),
+    ]
+    assert len({claim, *others}) == 5

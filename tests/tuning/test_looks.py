@@ -16,17 +16,27 @@ def test_looks_at_unseen_prompts_are_counted_over_the_studies_of_a_storage(tmp_p
     storage, space = storage.format(tmp_path), Space(make_profile(12))
     some, more, others = PROMPTS[:2], PROMPTS[1:4], PROMPTS[4:6]
     first, second = (SharedStudy(storage, name, space, "p") for name in ("first", "second"))
-    assert [first.count_look(some), first.count_look(some), second.count_look(some)] == [1, 2, 3]
-    assert SharedStudy(storage, "third", space, "p").count_look(others) == 1
-    assert SharedStudy(storage, "first", space, "p").count_look(some) == 4
-    assert second.count_look(more) == 5  # one prompt more or less makes no new set of prompts
-    assert first.count_look(others) == 2
-    assert second.count_look(PROMPTS[2:4]) == 2
-    assert [second.count_look(some, "slow"), first.count_look(some[:1], "slow"), first.count_look(some, "fast")] == [
-        1,
-        2,
-        1,
-    ]
+    assert [first.count_look(some, "a"), first.count_look(some, "b"), second.count_look(some, "c")] == [1, 2, 3]
+    assert SharedStudy(storage, "third", space, "p").count_look(others, "a") == 1
+    assert SharedStudy(storage, "first", space, "p").count_look(some, "d") == 4
+    assert second.count_look(more, "a") == 5  # one prompt more or less makes no new set of prompts
+    assert first.count_look(others, "b") == 2
+    assert second.count_look(PROMPTS[2:4], "a") == 2
+    slow, less, fast = second.count_look(some, "a", "slow"), first.count_look(some[:1], "a", "slow"), (
+        first.count_look(some, "a", "fast")
+    )  # fmt: skip
+    assert [slow, less, fast] == [1, 2, 1]
+
+
+def test_the_same_claim_on_the_same_prompts_is_the_same_look(tmp_path) -> None:
+    """A search that was stopped in its verdict, or run twice, took an eighth of the error, then less, and could not accept."""
+    storage, space = str(tmp_path / "study.journal"), Space(make_profile(12))
+    first, second = (SharedStudy(storage, name, space, "p") for name in ("first", "second"))
+    assert [first.count_look(PROMPTS[:3], "a"), first.count_look(PROMPTS[:3], "b")] == [1, 2]
+    assert [each.count_look(PROMPTS[:3], claim) for each in (first, second) for claim in "ab"] == [1, 2, 1, 2]
+    assert second.count_look(PROMPTS[:3], "a", "slow") == 1
+    assert second.count_look(PROMPTS[2::-1], "a") == 3  # another order is another bet
+    assert second.count_look(PROMPTS[:3], "c") == 4
 
 
 def test_looks_that_an_earlier_version_noted_count(tmp_path) -> None:
@@ -34,5 +44,5 @@ def test_looks_that_an_earlier_version_noted_count(tmp_path) -> None:
     before = SharedStudy(storage, "before", space, "p")
     before.note("looks", 3)
     before.note("unseen", digest_prompts(PROMPTS[:2]))
-    assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[:2]) == 4
-    assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[2:4]) == 1
+    assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[:2], "a") == 4
+    assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[2:4], "a") == 1

@@ -1,3 +1,5 @@
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,8 +7,9 @@ import pytest
 
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.scores import find_score
 from pabtune.records.errors import BudgetError
-from pabtune.tuning.request import SearchConfig, find_floor
+from pabtune.tuning.request import SearchConfig, find_floor, request_document
 
 
 def config(folder: Path, **changes) -> SearchConfig:
@@ -28,3 +31,18 @@ def test_the_papers_preset_is_the_floor_of_models_with_its_kinds(profile) -> Non
     full = replace(profile, sites=tuple(replace(site, kind="full") for site in profile.sites))
     assert find_floor(full) is None
     assert find_floor(full, "pab246") == Floor(preset="pab246")
+
+
+def test_a_score_of_a_user_that_changed_is_another_request(profile, tmp_path, monkeypatch) -> None:
+    """After a bug in it was mended, the study went on with what the old one had said."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    requests = []
+    for points in (1, 2):
+        (tmp_path / "changing_scores.py").write_text(f"def points(video, prompt):\n    return {points}\n")
+        sys.modules.pop("changing_scores", None)
+        importlib.invalidate_caches()
+        request = config(tmp_path, score=find_score("changing_scores:points"))
+        requests.append(request_document(profile, [], request))
+        assert requests[-1] == request_document(profile, [], request)
+    assert requests[0] != requests[1]
+    assert "score" not in request_document(profile, [], config(tmp_path, score=find_score("shapes")))
