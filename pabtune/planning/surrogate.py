@@ -150,6 +150,19 @@ def solve(normal: NDArray[np.float64], right: NDArray[np.float64], ridge: float 
     return tuple(np.linalg.solve(normal + ridge * size * np.eye(len(normal)), right).tolist())
 
 
+def consensus(schedules: Sequence[Sequence[int]], takeovers: frozenset[int] = frozenset()) -> tuple[int, ...]:
+    """The schedule whose n-th computed step is the mean of the n-th ones of several: what each happened to end at evens out.
+
+    Args:
+        schedules: steps that compute, rising, as many in each.
+        takeovers: steps that compute in any case, in all of these.
+    """
+    steps = np.floor(np.mean([list(each) for each in schedules], axis=0) + 0.5).astype(int)
+    for takeover in sorted(takeovers - set(steps.tolist())):
+        steps[np.abs(steps - takeover).argmin()] = takeover
+    return tuple(sorted(set(steps.tolist())))
+
+
 def best_schedule(  # noqa: PLR0913, PLR0917, all but three have a default
     surrogate: Surrogate,
     count: int,

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
 from pabtune.planning.ranking import surrogate_of_profile
-from pabtune.planning.surrogate import Surrogate, best_schedule
+from pabtune.planning.surrogate import Surrogate, best_schedule, consensus
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import FitError
 from pabtune.records.policies import Policy
@@ -238,13 +238,20 @@ class WholeCalls:
 
 
 def _ranked(surrogates: Sequence[Surrogate], count: int, seed: int) -> list[Draft]:
-    """The best schedules by each surrogate and number of steps to begin with, the best by the first surrogate first."""
-    found = {
-        best_schedule(surrogate, count, first, seed=seed)
-        for surrogate in surrogates
+    """The best schedules by each surrogate and number of steps to begin with, the best by the first surrogate first.
+
+    And what these agree on, of each number of steps to begin with and of all: even schedules, which surrogates rank lower than
+    where annealing ends, and which are often closer (docs/log.md).
+    """
+    groups = [
+        [best_schedule(surrogate, count, first, seed=seed) for surrogate in surrogates]
         for first in FIRSTS
         if first + 1 < count
-    }
+    ]
+    every = [computed for group in groups for computed in group]
+    found = set(every)
+    if len(surrogates) > 1 and every:
+        found |= {consensus(group, surrogates[0].takeovers) for group in (*groups, every)}
     drafts = [Draft(computed=computed, objective=surrogates[0].objective(computed)) for computed in found]
     return sorted(drafts, key=lambda draft: draft.objective)
 

@@ -12,6 +12,8 @@ from pabtune.records.profiles import Profile
 from pabtune.records.rules import Rule
 from tests.cli.conftest import PROFILE
 
+pytestmark = pytest.mark.xdist_group("costs")  # which counts each model once
+
 
 def test_cost_tells_what_a_policy_computes_takes_and_holds(pabtune, short_profile) -> None:
     told = pabtune("cost", short_profile, "--policy", "pab246", "--json").document()
@@ -43,6 +45,7 @@ def test_a_block_holds_as_much_as_its_largest_site(pabtune, tmp_path) -> None:
         assert document["memory"]["peak_stored_bytes"] == count * size
 
 
+@pytest.mark.slow
 def test_a_published_model_is_counted_as_the_paper_counts_it(pabtune) -> None:
     told = pabtune(
         "cost", "open-sora-1.2", "--policy", "pab246", "--size", "51x480x854", "--steps", "30", "--text-tokens", "12",

@@ -128,6 +128,7 @@ def test_what_is_no_score_is_refused_in_one_line(pabtune, tmp_path, monkeypatch,
     assert "score" in pabtune(*words, "--score", score).refusal()
 
 
+@pytest.mark.slow
 def test_a_budget_is_judged_until_the_verdict_is_clear(pabtune, tmp_path) -> None:
     """With a budget of 80 points the share of broken videos decides: after as many prompts as two policies take."""
     prompts = write_prompts(tmp_path / "p.jsonl", 90, 5)

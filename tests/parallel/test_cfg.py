@@ -30,6 +30,7 @@ def test_a_run_that_is_stopped_between_two_branches_leaves_nothing(together) -> 
             assert row["messages"] == row["steps"], row
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_is_said_by_every_process(together) -> None:
     for rows in together(2, "refusals"):
         said = {row["name"]: row["said"] for row in rows}

@@ -12,7 +12,7 @@ from tests.pipelines.cases import CASES
 @pytest.mark.parametrize(
     ("processes", "names"),
     [
-        (2, ("latte", "open-sora-plan-1.1, whole", "wan-2.1")),
+        (2, ("latte", "wan-2.1")),
         *(pytest.param(many, tuple(DECODED), marks=pytest.mark.slow) for many in (2, 3)),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_way_gives_each_process_its_frames_of_the_whole(processes, together) -> None:
     """Odd frames, tokens and heads, one frame, and more frames than plain products are used for."""
     for rows in together(processes, "ways"):

@@ -20,7 +20,7 @@ SECONDS = 60
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("raise", r"rank 1 stopped with code (1|-15): .*broken on purpose"),
+        pytest.param("raise", r"rank 1 stopped with code (1|-15): .*broken on purpose", marks=pytest.mark.slow),
         ("kill", r"rank 1 stopped with code -9: .*SIGKILL"),
         pytest.param(
             "disagree",

@@ -35,6 +35,13 @@ def cases(fast: Sequence[str], among: Iterable[str] = CASES) -> list:
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in among]
 
 
+EVERYDAY = (
+    "cogvideox-ddim", "hunyuan-framepack", "hunyuan-true-cfg", "kandinsky-5", "latte", "ltx-2", "mochi", "open-sora-1.2",
+    "skyreels-v2-forcing-asynchronous", "wan-2.1", "wan-2.2",
+)  # fmt: skip
+"""Cases that differ in how they guide, loop, split and change: what the default tests run where each case takes its time."""
+
+
 def run(
     pipeline: DiffusionPipeline, name: str, prompt: str | list[str] = PROMPT, seed: int | list[int] = 0, **changes
 ) -> np.ndarray:

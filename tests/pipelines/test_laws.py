@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pabtune
 from pabtune.runtime.targets import Target
 from pabtune.testing.oracle import broadcast_by_hand, mask_by_hand
-from tests.pipelines.cases import CASES, COUNTED, Aborted, abort, idle, policy, run, transformers_of
+from tests.pipelines.cases import CASES, COUNTED, EVERYDAY, Aborted, abort, cases, idle, policy, run, transformers_of
 from tests.pipelines.parts import OTHER_PROMPT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 on_every_case = pytest.mark.parametrize("name", CASES)
+on_everyday_cases = pytest.mark.parametrize("name", cases(EVERYDAY))
 
 
 @on_every_case
@@ -73,7 +74,7 @@ def test_it_equals_broadcasting_by_hand(name, load) -> None:
     assert calls == computed
 
 
-@on_every_case
+@on_everyday_cases
 def test_every_run_is_like_the_first(name, load) -> None:
     """After the same run, an aborted one, another prompt and seed, another number of steps: always as on a fresh model."""
     pipeline = load(name)
@@ -93,7 +94,7 @@ def test_every_run_is_like_the_first(name, load) -> None:
         assert (run(fresh, name, prompt=OTHER_PROMPT, seed=1) == other).all()
 
 
-@on_every_case
+@on_everyday_cases
 def test_what_is_held_is_gone_before_the_video_is_decoded(name, load) -> None:
     pipeline = load(name)
     during, after = [], []
@@ -112,7 +113,7 @@ def test_what_is_held_is_gone_before_the_video_is_decoded(name, load) -> None:
     assert after == [0]
 
 
-@on_every_case
+@on_everyday_cases
 def test_a_copy_made_under_a_policy_is_a_model_of_its_own(name, load) -> None:
     pipeline = load(name)
     plain = run(pipeline, name)
@@ -128,7 +129,7 @@ def test_a_copy_made_under_a_policy_is_a_model_of_its_own(name, load) -> None:
             assert (run(copied, name) == fast).all()
 
 
-@on_every_case
+@on_everyday_cases
 def test_a_transformer_may_serve_two_pipelines(name, load) -> None:
     """The other pipeline runs as if the policy were not there, before and after runs and in the middle of an aborted one."""
     first = load(name)
@@ -169,7 +170,7 @@ class Syncs(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@on_every_case
+@on_everyday_cases
 def test_a_policy_adds_no_host_syncs(name, load) -> None:
     pipeline = load(name)
     counts = []

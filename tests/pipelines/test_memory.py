@@ -4,11 +4,11 @@ import pytest
 
 import pabtune
 from pabtune.records.errors import PolicyError
-from tests.pipelines.cases import CASES, policy, run
+from tests.pipelines.cases import EVERYDAY, cases, policy, run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.parametrize("name", CASES),
+    pytest.mark.parametrize("name", cases(EVERYDAY)),
 ]
 
 

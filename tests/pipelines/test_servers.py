@@ -310,6 +310,7 @@ def test_a_pipeline_that_is_dropped_under_a_policy_is_freed() -> None:
     assert gone() is None
 
 
+@pytest.mark.slow
 def test_dynamos_limits_are_given_back(pipeline) -> None:
     """They are raised to the patterns of the policy, once and not for every call."""
     config = torch._dynamo.config

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pabtune.planning.surrogate import Surrogate, best_schedule, solve
+from pabtune.planning.surrogate import Surrogate, best_schedule, consensus, solve
 
 STEPS, SIZE, PROMPTS = 8, 40, 3
 
@@ -101,3 +101,20 @@ def test_nothing_is_made_from_outputs_of_a_transformer_whose_turn_is_over() -> N
     # What the first transformer put out changes nothing behind the takeover but through the error of the latents.
     others = replace(surrogate, gains=np.where(np.arange(STEPS) < 4, 1.0, surrogate.gains))
     assert others.factors((0, 1, 2, 3, 4, 6))[5:] == surrogate.factors((0, 1, 2, 3, 4, 6))[5:]
+
+
+def test_schedules_agree_on_the_mean_of_their_steps() -> None:
+    assert consensus([(0, 1, 2, 6, 9, 14, 29), (0, 1, 2, 3, 8, 13, 29)]) == (0, 1, 2, 5, 9, 14, 29)
+    assert consensus([(0, 1, 4), (0, 2, 5)]) == (0, 2, 5)  # halves never meet
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        drawn = [sorted(rng.choice(20, 7, replace=False).tolist()) for _ in range(2)]
+        found = consensus(drawn)
+        assert len(found) == len(set(found)) == 7
+        assert list(found) == sorted(found)
+
+
+def test_where_another_transformer_takes_over_schedules_agree_too() -> None:
+    found = consensus([(0, 1, 5, 6, 9, 11), (0, 1, 2, 3, 5, 11)], frozenset({5}))
+    assert 5 in found
+    assert len(found) == 6

@@ -20,6 +20,8 @@ from pabtune.runtime.flops import count_on_meta
 from pabtune.tuning.cost import Cost, Device, count_workload, predict_cost
 from tests.conftest import make_transformer
 
+pytestmark = pytest.mark.xdist_group("costs")  # which counts each model once
+
 PAPER_SIZE = (51, 480, 854)
 
 

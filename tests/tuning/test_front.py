@@ -34,6 +34,7 @@ def config(folder) -> SearchConfig:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_schedules_are_judged_beside_fewer_steps(profile, tmp_path) -> None:
     pipeline = make_pipeline()
     schedules = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75, 0.5), is_refined=False)

@@ -182,6 +182,7 @@ def breaks_slow_videos(video, prompt: str) -> float:
     return 80.0 if is_reference == is_slow else 50.0
 
 
+@pytest.mark.slow
 def test_a_rejected_variant_is_not_inside_the_policy(profile, pipeline, tmp_path) -> None:
     """Fault 8: a variant that was rejected was shipped inside a file whose top said something else."""
     split = Split(

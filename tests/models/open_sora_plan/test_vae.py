@@ -60,6 +60,7 @@ def test_later_frames_are_not_seen(module) -> None:
     assert not any(same[{9: 5, 5: 3, 17: 10}[len(same)] :])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tiles_are_near_the_whole_and_a_saved_one_is_the_same(vae, tmp_path) -> None:
     latents = torch.randn(1, 4, 9, 4, 66)

@@ -1,6 +1,7 @@
 """The shipped weights draw what is asked for, judged from the frames by plain image processing."""
 
 import numpy as np
+import pytest
 
 from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.prompts import sample_prompts
@@ -11,6 +12,7 @@ from pabtune.tuning.generation import Settings, generate
 VIDEOS = 16
 
 
+@pytest.mark.slow
 def test_shape_color_and_motion_are_right_in_nine_of_ten_videos() -> None:
     pipeline = load_pipeline("shapes")
     sampled = sample_prompts(VIDEOS, seed=64)
