@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 BUDGET = "shapes>=-2.0"
 """Wider than for production: a verdict on half of it takes twice the prompts."""
 
-TRIALS = 24
-SCHEDULE_SHARES = (0.63, 0.5, 0.45, 0.4)
+TRIALS = 16
+SCHEDULE_SHARES = (0.5, 0.4)
 """Computed steps over all steps, for each of which the demo fits a schedule of whole calls."""
 
 PROFILED, TUNED, VALIDATED, TESTED, SHOWN = 6, 12, 24, 240, 3

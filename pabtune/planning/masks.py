@@ -10,7 +10,7 @@ from pabtune.planning.payloads import Lifetimes, Payload, check_history, lifetim
 from pabtune.planning.schedules import NoiseSchedule, carry_window, same_schedule
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import MadeFor, Policy
-from pabtune.records.rules import Rule
+from pabtune.records.rules import Rule, counted_steps
 from pabtune.records.sites import BLOCKS, WHOLE_CALLS, Site
 
 
@@ -291,10 +291,7 @@ def _counted_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSc
     if count > schedule.steps:
         raise PolicyError(f"{source}: {count} steps are to compute, but the run has {schedule.steps}")
     compute = np.zeros(schedule.steps, dtype=bool)
-    compute[:first] = True
-    compute[schedule.steps - last :] = True
-    between = np.linspace(first - 1, schedule.steps - last, max(count - first - last, 0) + 2)[1:-1]
-    compute[np.round(between).astype(int)] = True
+    compute[list(counted_steps(schedule.steps, count, first, last))] = True
     return compute
 
 

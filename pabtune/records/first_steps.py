@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pabtune.records.errors import PolicyError
-from pabtune.records.rules import Rule
+from pabtune.records.rules import Rule, counted_steps
 
 NUMBERS = ("size", "step", "spread", "half")
 """What may be measured after a step, each the logarithm of a ratio of squared sizes. The change of the latents since the first
@@ -134,9 +134,10 @@ def first_broadcast(rule: Rule, steps: int | None) -> int | None:
         computed = set(rule.compute)
         return next(step for step in range(rule.compute[-1] + 2) if step not in computed)
     if rule.count is not None:
-        computed_first, last = rule.first or 0, rule.last or 0
-        is_all = steps is not None and rule.count >= steps
-        return None if is_all or (steps is not None and computed_first >= steps - last) else max(computed_first, 1)
+        if steps is None:
+            return None
+        computed = {0, *counted_steps(steps, rule.count, rule.first or 0, rule.last or 0)}
+        return next((step for step in range(steps) if step not in computed), None)
     if rule.range in (None, 1) or rule.noise_window is not None:
         return None
     start = max(rule.first if rule.first is not None else (rule.window or (0, 0))[0], 1)

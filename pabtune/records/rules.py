@@ -178,3 +178,18 @@ def _check_payload(source: str, rule: Rule) -> None:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def counted_steps(steps: int, count: int, first: int, last: int) -> tuple[int, ...]:
+    """The steps that compute where so many are to: the first and last ones, and others evenly between.
+
+    Args:
+        steps: of the run.
+        count: of those that compute, the first and last ones among them.
+        first: how many compute at the beginning.
+        last: how many compute at the end.
+    """
+    others = max(count - first - last, 0)
+    apart = (steps - last - (first - 1)) / (others + 1)
+    between = {round(first - 1 + place * apart) for place in range(1, others + 1)}
+    return tuple(sorted({*range(min(first, steps)), *between, *range(max(steps - last, 0), steps)}))

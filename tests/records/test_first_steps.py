@@ -73,6 +73,7 @@ def test_it_survives_its_file_and_stands_alone(tmp_path) -> None:
         (Rule(kind="mlp", range=3, first=5, last=1), 5),
         (Rule(kind="mlp", compute=(0, 1, 2, 5)), 3),
         (Rule(kind="mlp", count=5, first=3, last=1), 3),
+        (Rule(kind="mlp", count=8, first=2, last=1), 3),  # 0 1 2 4 5 6 8 9: refused as if it broadcast from step 2 on
         (Rule(kind="mlp", count=10, first=3, last=1), None),
         (Rule(kind="mlp", range=2, noise_window=(0.1, 0.9)), None),
     ],
