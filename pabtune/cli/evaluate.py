@@ -18,7 +18,7 @@ from pabtune.engines.reading.configuration import Configuration
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
-from pabtune.quality.scores import NO_SCORE, Score
+from pabtune.quality.scores import NO_SCORE
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, FileError, PromptError
 from pabtune.records.evaluations import Evaluation
@@ -114,8 +114,7 @@ def command(
 ) -> None:
     """Measure speed, fidelity and score of policies against unaccelerated MODEL: same prompts, seeds and noise."""
     choices = [find_choice(name, model, run.steps) for name in names]
-    own = policies_only(choices)
-    check_content(own, content)
+    check_content(policies_only(choices), content)
     bar = _bar(budget_text, largest_loss, floors, len(choices))
     if bar is not None and score not in (None, bar.budget.score):
         raise BudgetError(f"the budget is on {bar.budget.score!r}, but --score is {score!r}; leave --score out")
@@ -124,7 +123,8 @@ def command(
     prompts = _prompts(model, prompt_file, run.seed, choices, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
-    bar = _on_scale(bar, found, prompts)
+    if bar is not None:
+        bar = replace(bar, budget=bar.budget.on_scale_of(found, [prompt.prompt for prompt in prompts]))
     from pabtune.tuning.evaluate import evaluate
     from pabtune.tuning.judging import measured_on
     from pabtune.tuning.worst import WorstVideos
@@ -212,13 +212,6 @@ def _bar(text: str | None, largest_loss: float | None, floors: Sequence[str], po
     if floors or largest_loss is not None:
         raise BudgetError("--floor and --largest-loss belong to a verdict; name its --budget")
     return None
-
-
-def _on_scale(bar: Bar | None, score: Score | None, prompts: Sequence[Prompt]) -> Bar | None:
-    """The bar, whose budget knows how far a video of these prompts can fall by the score."""
-    if bar is None or score is None:
-        return bar
-    return replace(bar, budget=bar.budget.on_scale(score.scale([prompt.prompt for prompt in prompts])))
 
 
 def _prompts(

@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 from scipy import stats
 
-from pabtune.quality.scores import find_score
+from pabtune.quality.scores import Score, find_score
 from pabtune.quality.vbench_scores import TOTAL as VBENCH_TOTAL
 from pabtune.records.errors import BudgetError
 
@@ -49,6 +49,10 @@ class Budget:
     def on_scale(self, scale: float) -> "Budget":
         """The budget on a score whose points have another scale; what the user said of the largest loss stays."""
         return replace(self, scale=scale)
+
+    def on_scale_of(self, score: Score | None, prompts: Sequence[str]) -> "Budget":
+        """The budget, which knows how far a video of these prompts can fall by the score; without one as it is."""
+        return self if score is None else self.on_scale(score.scale(prompts))
 
     @classmethod
     def parse(cls, text: str, largest_loss: float | None = None) -> "Budget":

@@ -94,8 +94,7 @@ class SearchConfig:
 
     def on_scale_of(self, prompts: Sequence[Prompt]) -> Self:
         """The configuration, whose budget knows how far a video of these prompts can fall by the score."""
-        texts = [prompt.prompt for prompt in prompts]
-        return self if self.score is None else replace(self, budget=self.budget.on_scale(self.score.scale(texts)))
+        return replace(self, budget=self.budget.on_scale_of(self.score, [prompt.prompt for prompt in prompts]))
 
     def warm_up_videos(self, steps: int) -> float:
         """Videos of one warm-up of a model with so many denoising steps, counted in full runs."""
