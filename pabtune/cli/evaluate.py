@@ -175,7 +175,7 @@ def command(
     ctx.exit(1 if any(judgement.verdict == "reject" for judgement in judgements or ()) else 0)
 
 
-SEARCHED = {"prompts", "compared_on", "judged_on"}
+SEARCHED = {"prompts", "compared_on", "judged_on", "between"}
 """Provenance of policies that prompts were tuned on."""
 
 

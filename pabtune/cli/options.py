@@ -255,7 +255,7 @@ def out_option(text: str, *, required: bool = True) -> Callable[..., Any]:
 def check_json_out(out: Path, *read: Path | None) -> None:
     """Refuses, before long work, a file that what a verb finds cannot be written to.
 
-    The names of what lies beside it are made of its own without `.json`, so that any other ending would be taken for one too.
+    What lies beside it is named like it, without its ending: `wan2.1` and `wan2.2` would share that.
 
     Args:
         out: the file.
@@ -267,7 +267,7 @@ def check_json_out(out: Path, *read: Path | None) -> None:
     if out.suffix != ".json":
         raise FileError(f"--out {out}: the name of the file must end in .json")
     if any(path is not None and out.resolve() == path.resolve() for path in read):
-        raise FileError(f"--out {out}: is read too, and would be lost; name another file")
+        raise FileError(f"--out {out}: this file is read too, and would be lost; name another one")
     check_writable(out)
 
 

@@ -126,8 +126,8 @@ def command(
 ) -> None:
     """Find the fastest policy within a quality budget, for the model of PROFILE.
 
-    The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 1: no
-    policy was shown to hold the budget on unseen prompts, for every content class that it accelerates.
+    The same command resumes a stopped study; --workers, and further machines with one --storage, share it. Exit code 0:
+    the policy was shown to hold the budget on unseen prompts, in all that it accelerates; 1: it was not, or there is none.
     """
     parsed = Budget.parse(budget, largest_loss)
     engine = _engine(engine_name, per_content)

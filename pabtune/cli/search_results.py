@@ -28,10 +28,7 @@ def print_result(result: SearchResult, out: Path, steps: int, engine: Engine | N
         if result.best is None:
             return
     _print_evaluations(result)
-    if result.judgement is not None:
-        print_judgement(result.judgement, "verdict: ")
-    elif result.verdict is not None:
-        say(f"verdict: {result.verdict}, where finalists were compared")
+    _print_verdict(result)
     for content, variant in result.variants.items():
         say(f"  variant {content}: {variant.verdict or 'nothing found'}")
     _print_accuracy({} if result.best is None else result.best.evidence)
@@ -43,6 +40,16 @@ def print_result(result: SearchResult, out: Path, steps: int, engine: Engine | N
         say(f"policy -> {out}")
         if engine is not None:
             say(f"its file for {engine.name}: pabtune export {out} --to {engine.name}")
+
+
+def _print_verdict(result: SearchResult) -> None:
+    """What the verdict is, and on what."""
+    if result.judgement is not None:
+        print_judgement(result.judgement, "verdict: ")
+    elif result.verdict == "reject":
+        say("verdict: reject, where finalists were compared")
+    elif result.verdict is not None:
+        say(f"verdict: {result.verdict}, as no video was left for one")
 
 
 def _print_evaluations(result: SearchResult) -> None:

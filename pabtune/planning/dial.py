@@ -54,7 +54,7 @@ def between(first: Policy, second: Policy, count: int) -> Policy:
     rule = Rule(kind="transformer", compute=computed, payload="scaled", factors=_factors(computed, ratios, schedule))
     return replace(
         many, name=f"{many.name}-to-{few.name}-{count}", rules=(rule,), variants={}, classifier=None, first_steps=None,
-        evidence={}, provenance={"between": [few.name, many.name], **_searched_with(many)},
+        evidence={}, provenance={"between": [few.name, many.name], **_searched_with(few), **_searched_with(many)},
     )  # fmt: skip
 
 

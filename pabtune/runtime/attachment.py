@@ -3,8 +3,8 @@
 Knows modules and diffusers' hooks; knows nothing of what a hook does.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -16,6 +16,7 @@ from pabtune.libraries.diffusers_internals import (
     HOOKS_ATTRIBUTE,
     has_accelerate_hook,
     hook_names,
+    invalidate_registries,
     registry_of,
     remove_hook,
     remove_registry,
@@ -93,23 +94,32 @@ def attach(module: nn.Module, hook: ModelHook, name: str) -> Callable[[], None]:
     return detach
 
 
-@contextmanager
-def set_aside(transformer: nn.Module, prefix: str) -> Iterator[None]:
-    """Removes hooks whose names begin with `prefix` from a transformer's modules inside a `with` block, to copy them.
+def copy_without_hooks(transformer: nn.Module, prefix: str, memo: dict[int, Any], *attributes: str) -> nn.Module:
+    """Deep copy of a transformer without the hooks whose names begin with `prefix`.
 
+    The transformer stays as it is meanwhile: another thread may be about to call it, and sets the cache context of its hooks.
     A module that also has foreign hooks keeps all of its hooks in the copy, as is usual for hooked diffusers models.
+
+    Args:
+        transformer: the transformer.
+        prefix: of the names of hooks.
+        memo: of `copy.deepcopy`.
+        attributes: of the transformer that the copy does not get either.
     """
-    aside = []
-    for module in transformer.modules():
+    marks, nothing = dict[str, list[str]](), object()
+    for path, module in transformer.named_modules():
         registry, names = registry_of(module), hook_names(module)
-        if not names or not all(name.startswith(prefix) for name in names):
-            continue
         before = getattr(registry, "before_pabtune", None)
-        if before is not None and not before.had_forward:
-            marks = [name for name in ("forward", HOOKS_ATTRIBUTE, DIRECT_HOOK) if name in vars(module)]
-            aside.append((module, {name: vars(module).pop(name) for name in marks}))
-    try:
-        yield
-    finally:
-        for module, values in aside:
-            vars(module).update(values)
+        if before is None or before.had_forward or not all(name.startswith(prefix) for name in names):
+            continue
+        marks[path] = [name for name in ("forward", HOOKS_ATTRIBUTE, DIRECT_HOOK) if name in vars(module)]
+        memo |= {id(vars(module)[name]): nothing for name in marks[path]}
+    kept = {key: value for key, value in transformer.__getstate__().items() if key not in attributes}  # type: ignore[union-attr]
+    copied = type(transformer).__new__(type(transformer))
+    memo[id(transformer)] = copied
+    copied.__setstate__(copy.deepcopy(kept, memo))
+    for path, names in marks.items():
+        for name in names:
+            del vars(copied.get_submodule(path))[name]
+    invalidate_registries(copied)
+    return copied

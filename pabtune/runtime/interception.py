@@ -3,7 +3,6 @@
 Knows calls, the runs they belong to, and the listener; knows nothing of policies or measurements.
 """
 
-import copy
 import threading
 import warnings
 import weakref
@@ -25,7 +24,7 @@ from pabtune.libraries.diffusers_internals import (
 )
 from pabtune.libraries.torch_internals import compiled_call, unwrap_compiled
 from pabtune.records.errors import ModelError, PabtuneWarning
-from pabtune.runtime.attachment import attach, set_aside
+from pabtune.runtime.attachment import attach, copy_without_hooks
 from pabtune.runtime.interceptors import CallInterceptor, RootHook, lock_of
 from pabtune.runtime.listeners import Listener, Session
 from pabtune.runtime.locator import CallPosition, Locator
@@ -56,12 +55,14 @@ class LoopOwner:
     """Refuses two threads that drive the denoising loops of one bare transformer at once: each would go on with the other's.
 
     A loop may go from thread to thread, and one that was given up may be followed by a new one. A thread whose loop was left
-    unfinished for another thread's may not go on with it.
+    unfinished for another thread's may not go on until that one is finished, or begins a loop itself: whose step it would
+    compute cannot be told.
     """
 
     def __init__(self) -> None:
         self._thread: int | None = None
         self._is_over = True
+        self._steps: int | None = None
         self._left = set[int]()
 
     def check(self, position: CallPosition, steps: int | None) -> None:
@@ -75,6 +76,7 @@ class LoopOwner:
             ModelError: another thread began a loop since this thread's, which is unfinished.
         """
         thread = threading.get_ident()
+        self._steps = steps or self._steps
         if position.is_new_loop:
             if self._thread not in (None, thread) and not self._is_over:
                 self._left.add(self._thread)  # type: ignore[arg-type]
@@ -82,9 +84,12 @@ class LoopOwner:
         elif thread in self._left:
             raise ModelError(
                 f"two threads drive {position.transformer} at once, which holds the outputs of one denoising loop; call one "
-                "after the other, or enable the policy on pipelines, which hold their own"
+                f"after the other, or enable the policy on pipelines, which hold their own; after a loop that was given up "
+                f"call {position.transformer}._reset_stateful_cache()"
             )
-        self._thread, self._is_over = thread, steps is not None and position.step + 1 >= steps
+        self._thread, self._is_over = thread, self._steps is not None and position.step + 1 >= self._steps
+        if self._is_over:
+            self._left.clear()
 
 
 class Interception:
@@ -157,11 +162,12 @@ class Interception:
                     f"{name} of the pipeline was replaced after pabtune was attached to it; call pabtune.disable(pipeline), "
                     "then enable the policy again"
                 )
-        if not all(map(reaches_hooks, self._hooked)):
-            raise ModelError(
-                "hooks were taken off the pipeline after pabtune was attached to it, as loading a LoRA under sequential "
-                "offloading does; call pabtune.disable(pipeline), then enable the policy again"
-            )
+        with self._holding_calls():  # hooks go on and off one by one
+            if self.is_attached and not all(map(reaches_hooks, self._hooked)):
+                raise ModelError(
+                    "hooks were taken off the pipeline after pabtune was attached to it, as loading a LoRA under sequential "
+                    "offloading does; call pabtune.disable(pipeline), then enable the policy again"
+                )
         self._session_of(call)
 
     def end_call(self, call: PipelineCall) -> None:
@@ -256,6 +262,11 @@ class Interception:
         )
 
     def _attach_all(self) -> None:
+        roots = {}
+        for name, transformer in self.target.transformers.items():
+            # Before any hook, so that calls that begin meanwhile wait.
+            roots[name] = RootHook(name, self)
+            self._interceptors.append(CallInterceptor(roots[name], name, self.target.callers[name], transformer))
         modules = {name: dict(part.named_modules()) for name, part in self.target.transformers.items()}
         for index, site in enumerate(self.target.sites):
             if not site.path:
@@ -264,9 +275,7 @@ class Interception:
             for feeder in site.feeders:
                 self._attach(modules[site.transformer][feeder], self.listener.feeder_hook(index), "feeder")
         for name, transformer in self.target.transformers.items():
-            hook = RootHook(name, self)
-            self._attach(transformer, hook, "root")
-            self._interceptors.append(CallInterceptor(hook, name, self.target.callers[name], transformer))
+            self._attach(transformer, roots[name], "root")
             transformer.__deepcopy__ = partial(copy_without_pabtune, transformer)  # type: ignore[assignment]
             vars(transformer)["__reduce_ex__"] = partial(refuse_pickling, name)
             invalidate_registries(transformer)
@@ -276,19 +285,17 @@ class Interception:
     def _attach(self, module: nn.Module, hook: Any, role: str) -> None:
         name = f"{self._prefix}_{role}"
         same = sum(each.startswith(name) for each in hook_names(module))  # stacks of several variants may share blocks
-        self._hooked.append(module)
+        if (
+            role != "root"
+        ):  # whose calls are intercepted; offloading of whole models takes its hook off after each video
+            self._hooked.append(module)
         self._undo.append(attach(module, hook, f"{name}_{same}" if same else name))
 
 
 def copy_without_pabtune(transformer: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy of a transformer without pabtune's hooks, which would call the modules of the original."""
     with lock_of(transformer):
-        attributes = {name: vars(transformer).pop(name) for name in ("__deepcopy__", "__reduce_ex__")}
-        try:
-            with set_aside(transformer, HOOKS):
-                return copy.deepcopy(transformer, memo)
-        finally:
-            vars(transformer).update(attributes)
+        return copy_without_hooks(transformer, HOOKS, memo, "__deepcopy__", "__reduce_ex__")
 
 
 def refuse_pickling(name: str, protocol: int) -> Any:

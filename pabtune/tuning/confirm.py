@@ -6,7 +6,7 @@ for the second look with a smaller error.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 from diffusers import DiffusionPipeline
 
@@ -26,9 +26,11 @@ from pabtune.records.prompts import digest_prompts
 from pabtune.records.splits import Split
 from pabtune.records.trials import Candidate, Finalist, Standing
 from pabtune.records.verdicts import Judgement, Verdict
+from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
 from pabtune.tuning.profile import versions
+from pabtune.tuning.references import describe_argument
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import COUNTED_FLOPS, PER_JUDGED, VideoMeter
 
@@ -131,19 +133,14 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
         affordable = _affordable(len(prompts.test), meter, config.warm_up_videos(profile.steps))
         if not affordable:
             # The one before was rejected with the last videos, or a run that was stopped took them.
-            return confirmation if confirmation.judged else _unjudged(finalist, evaluations, stood, config)
-        look = count_look(claim_of(finalist.policy, profile, config))
+            provenance = _provenance(finalist, profile, prompts, study_name)
+            return confirmation if confirmation.judged else _unjudged(finalist, provenance, evaluations, stood, config)
+        look = count_look(claim_of(finalist.policy, pipeline, profile, config))
         unseen = first_prompts(prompts.test, affordable)
         scaled = config.on_scale_of(unseen)
         judgement, judged = judge_policy(
-            pipeline,
-            finalist.policy,
-            unseen,
-            profile,
-            scaled,
-            look_error(look),
-            meter,
-        )
+            pipeline, finalist.policy, unseen, profile, scaled, look_error(look), meter
+        )  # fmt: skip
         policy = with_evidence(finalist, judged, judgement, profile, prompts, scaled, study_name)
         policy = replace(
             policy, evidence={**policy.evidence, "finalists": len(finalists), "looks": look, "measured_on": place}
@@ -162,19 +159,35 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
 
 
 def _unjudged(
-    finalist: Candidate, evaluations: tuple[Evaluation, ...], stood: tuple[Finalist, ...], config: SearchConfig
+    finalist: Candidate,
+    provenance: dict[str, Any],
+    evaluations: tuple[Evaluation, ...],
+    stood: tuple[Finalist, ...],
+    config: SearchConfig,
 ) -> Confirmation:
     """What is left where no video is for a verdict."""
     evidence = {"budget": str(config.budget), "verdict": "undecided"}
-    best = replace(finalist.policy, name=config.name, evidence=evidence)
+    best = replace(finalist.policy, name=config.name, evidence=evidence, provenance=provenance)
     return Confirmation(best=best, verdict="undecided", evaluations=evaluations, finalists=stood)
 
 
-def claim_of(policy: Policy, profile: Profile, config: SearchConfig) -> str:
-    """Checksum of what a verdict is on: what the policy does to which model, and what it is to hold."""
+def claim_of(policy: Policy, pipeline: DiffusionPipeline, profile: Profile, config: SearchConfig) -> str:
+    """Checksum of what a verdict is on: what the policy does to which model, and the budget that it has to hold."""
     document = {key: value for key, value in policy.to_document().items() if key in CLAIMED}
     made_for, floor = profile.made_for.to_document(), None if config.floor is None else str(config.floor)
-    return digest([document, made_for, str(config.budget), config.budget.known_loss, floor, dict(config.arguments)])
+    score = None if config.score is None else config.score.version
+    return digest(
+        [
+            [
+                document,
+                made_for,
+                weights_digest(pipeline),
+                describe_argument(dict(config.arguments)),
+                config.batch_size,
+            ],
+            [str(config.budget), config.budget.known_loss, floor, score],
+        ]
+    )
 
 
 def _affordable(unseen: int, meter: VideoMeter | None, warm_up: float) -> int:
@@ -278,13 +291,19 @@ def with_evidence(  # noqa: PLR0913, PLR0917, one record of everything
         name=config.name,
         evidence={**evidence, **({"predicted_on": predicted} if config.layout.gpus > 1 else {})},
         provenance={
-            "profile": profile.digest,
-            "study": study_name,
-            "trial": finalist.number,
-            "origin": finalist.origin,
-            "prompts": digest_prompts(prompts.tune),
-            "compared_on": digest_prompts(prompts.validate),
-            "judged_on": digest_prompts(prompts.test),
-            **versions(),
+            **_provenance(finalist, profile, prompts, study_name), "judged_on": digest_prompts(prompts.test)
         },
-    )
+    )  # fmt: skip
+
+
+def _provenance(finalist: Candidate, profile: Profile, prompts: Split, study_name: str) -> dict[str, Any]:
+    """How a finalist was found, and with which prompts."""
+    return {
+        "profile": profile.digest,
+        "study": study_name,
+        "trial": finalist.number,
+        "origin": finalist.origin,
+        "prompts": digest_prompts(prompts.tune),
+        "compared_on": digest_prompts(prompts.validate),
+        **versions(),
+    }

@@ -21,8 +21,12 @@ class MendingLock(JournalFileSymlinkLock):
     def acquire(self) -> bool:
         """Waits for the turn."""
         is_taken = super().acquire()
-        if is_taken:
-            cut_half_line(self._path)
+        try:
+            if is_taken:
+                cut_half_line(self._path)
+        except BaseException:
+            self.release()
+            raise
         return is_taken
 
 
@@ -51,13 +55,15 @@ class Journal(JournalFileBackend):
             super().append_logs(logs)
         except OSError as error:
             raise StudyError(
-                f"cannot write the storage {self._name!r}: {error.strerror or first_line(error)}; what is in it is kept, and "
-                "the same command goes on"
+                f"cannot write the storage {self._name!r}: {error.strerror or first_line(error)}; once it can be written, "
+                "the same command goes on with what is in it"
             ) from error
 
 
 def has_half_line(path: Path) -> bool:
-    """Whether a file ends inside of a line."""
+    """Whether a file ends inside of a line; one that is not there does not."""
+    if not path.exists():
+        return False
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 1, 0))
         return file.read(1) not in (b"", b"\n")

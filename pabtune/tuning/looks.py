@@ -43,7 +43,8 @@ def count_look(
         digest_prompts(unseen),
     )
     again = {"content": content, "claim": claim, "of": whole}
-    earlier = [look for each in notes_of_all() for look in _looks(each) if again.items() <= look.items()]
+    known = [look for each in notes_of_all() for look in _looks(each) if "number" in look]
+    earlier = [look for look in known if again.items() <= look.items()]
     if not earlier:
         look = {**again, "prompts": own}
         key = f"{LOOK}{uuid4().hex}"
@@ -53,7 +54,7 @@ def count_look(
         same = sum(not set(own).isdisjoint(each["prompts"]) for each in looks)
         earlier = [{"number": same + sum(_looks_of_before(each, whole) for each in notes)}]
         note(key, {**look, **earlier[0]})
-    return max(look.get("number", 1) for look in earlier)
+    return max(int(look["number"]) for look in earlier)
 
 
 def _looks(notes: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

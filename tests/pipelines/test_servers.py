@@ -93,12 +93,18 @@ def test_a_call_that_waited_goes_through_the_hooks_that_are_there_by_then(pipeli
     run, alone = pabtune.enable(pipeline, pyramid()), draw(pipeline)
     if change == "disable another":
         another = pabtune.enable(other, pyramid())
-    encoded = threading.Event()
-    handle = pipeline.text_encoder.register_forward_hook(lambda *_: encoded.set())
+    encoded, go_on = threading.Event(), threading.Event()
+
+    def hold(*_) -> None:
+        encoded.set()
+        go_on.wait(20)
+
+    handle = pipeline.text_encoder.register_forward_hook(hold)
     with ThreadPoolExecutor(1) as thread:
+        drawn = thread.submit(draw, pipeline)
+        assert encoded.wait(20)
         with lock_of(pipeline.transformer):
-            drawn = thread.submit(draw, pipeline)
-            assert encoded.wait(20)
+            go_on.set()
             time.sleep(0.3)  # from the text to the first call of the transformer, which waits
             if change == "enable another":
                 another = pabtune.enable(other, pyramid())
@@ -371,6 +377,31 @@ def test_a_thousand_requests_from_several_threads(pipeline) -> None:
         assert not active._broadcaster.ongoing
         assert active.summary() == counts
     assert held[-1] - held[2] < 100_000
+
+
+@pytest.mark.filterwarnings("ignore::pabtune.records.errors.PabtuneWarning")
+def test_calls_are_not_refused_while_another_thread_copies_the_model_or_enables_policies(pipeline) -> None:
+    """A copy took the hooks off for a moment, in which the cache context was lost: less was broadcast, in silence. And a call
+    that met half of the hooks of another policy was refused.
+    """
+    other, expected, ended = around(pipeline.transformer, pipeline), None, threading.Event()
+    with pabtune.broadcast(pipeline, pyramid()):
+        expected = draw(pipeline)
+
+    def disturb() -> None:
+        while not ended.is_set():
+            copy.deepcopy(pipeline.transformer)
+            with pabtune.broadcast(other, pyramid()):
+                pass
+
+    with pabtune.broadcast(pipeline, pyramid()), ThreadPoolExecutor(1) as thread:
+        disturbing = thread.submit(disturb)
+        try:
+            for _ in range(ROUNDS):
+                assert (draw(pipeline) == expected).all()
+        finally:
+            ended.set()
+        disturbing.result(20)
 
 
 def recorded_calls(pipeline: ShapesPipeline, seed: int) -> list[dict]:

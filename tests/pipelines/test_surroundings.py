@@ -132,6 +132,24 @@ def test_model_offload(name, first, load) -> None:
     assert all(hasattr(part, "_hf_hook") for part in transformers_of(pipeline))
 
 
+@pytest.mark.parametrize("first", ["policy", "offload"])
+def test_offloading_of_whole_models_takes_its_hooks_off_after_every_video(first, load) -> None:
+    """And puts them on again: that is no reason to refuse the next video."""
+    name = "wan-2.1"
+    pipeline = load(name)
+    expected, plain = fast(pipeline, name), run(pipeline, name)
+    if first == "offload":
+        pipeline.enable_model_cpu_offload(device="cpu")
+    pabtune.enable(pipeline, policy(name))
+    if first == "policy":
+        pipeline.enable_model_cpu_offload(device="cpu")
+    for _ in range(3):
+        assert (run(pipeline, name) == expected).all()
+    pabtune.disable(pipeline)
+    assert (run(pipeline, name) == plain).all()
+    assert (run(pipeline, name) == plain).all()
+
+
 def test_hooks_that_were_taken_off_with_the_offloading_are_missed_and_come_off_without_harm(load) -> None:
     """Loading a LoRA under sequential offloading removes it, and with it pabtune's hooks: everything computed, in silence.
     And `disable` gave the model the offloading's forward back, which nobody could call any more.

@@ -92,6 +92,7 @@ def test_policies_with_different_numbers_of_factors_are_padded_with_none() -> No
     one = between(with_factors(few, 0.8), with_factors(many, 0.8, -0.1), 7).rules[0].factors
     two = between(with_factors(few, 0.8, 0.0), with_factors(many, 0.8, -0.1), 7).rules[0].factors
     assert one == two
+    assert all(each[1] <= 0 <= each[0] for each in one if len(each) > 1)
     three = between(with_factors(few, 0.8, 0.0, 0.0), with_factors(many, 0.8, -0.1), 7).rules[0].factors
     assert [each[:2] for each in three] == list(two)
 

@@ -6,7 +6,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from pabtune.libraries.diffusers_internals import hook_names
-from pabtune.runtime.attachment import DIRECT_HOOK, DirectHook, attach, set_aside
+from pabtune.runtime.attachment import DIRECT_HOOK, DirectHook, attach, copy_without_hooks
 
 
 class Adding(DirectHook):
@@ -55,12 +55,15 @@ def test_a_hook_alone_is_called_without_anything_between() -> None:
     assert hook_names(other) == ("somebody",)
 
 
-def test_hooks_are_set_aside_for_a_copy_and_are_back_afterwards() -> None:
+def test_a_copy_has_no_hooks_and_the_original_keeps_them_all_the_while() -> None:
     module = nn.Sequential(nn.Identity(), nn.Identity())
     attach(module[0], Adding(1), "pabtune_one")
     HookRegistry.check_if_exists_or_initialize(module[1]).register_hook(ModelHook(), "somebody")
-    with set_aside(module, "pabtune"):
-        assert (module(X) == 1).all()
-        assert hook_names(module[0]) == ()
-        assert hook_names(module[1]) == ("somebody",)
+    before = [dict(vars(each)) for each in module.modules()]
+    copied = copy_without_hooks(module, "pabtune", {})
+    assert [dict(vars(each)) for each in module.modules()] == before
     assert (module(X) == 2).all()
+    assert (copied(X) == 1).all()
+    assert hook_names(copied[0]) == ()
+    assert hook_names(copied[1]) == ("somebody",)
+    assert not {"forward", DIRECT_HOOK} & set(vars(copied[0]))

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
+from pabtune.quality.scores import VideoScore
 from pabtune.quality.verdict import judge, look_error
 from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy
@@ -19,7 +21,7 @@ from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalist
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.judging import judgement_of
 from pabtune.tuning.videos import VideoMeter
-from tests.conftest import PROMPTS
+from tests.conftest import PROMPTS, make_pipeline
 from tests.tuning.test_request import config
 
 RULE = Rule(kind="mlp", range=2, window=(2, 6))
@@ -302,18 +304,26 @@ def test_without_a_video_for_a_verdict_the_finalist_is_undecided(profile, pipeli
     assert (confirmation.verdict, confirmation.judged, counted) == ("undecided", None, [])
     assert confirmation.best.rules == fast.policy.rules
     assert confirmation.best.evidence["verdict"] == "undecided"
+    assert {"prompts", "compared_on"} <= set(confirmation.best.provenance)  # which `evaluate` leaves out
 
 
-def test_a_claim_is_what_a_policy_does_and_is_to_hold(profile, tmp_path) -> None:
+def test_a_claim_is_what_a_policy_does_and_is_to_hold(profile, pipeline, tmp_path) -> None:
     first, request = named("fast", RECKLESS, 0.3, -0.1).policy, config(tmp_path, floor=None)
-    claim = claim_of(first, profile, request)
-    assert claim == claim_of(replace(first, name="other", provenance={"trial": 3}), profile, request)
+    claim = claim_of(first, pipeline, profile, request)
+    assert claim == claim_of(replace(first, name="other", provenance={"trial": 3}), pipeline, profile, request)
     others = [
-        claim_of(replace(first, rules=first.rules[:1]), profile, request)
+        claim_of(replace(first, rules=first.rules[:1]), pipeline, profile, request)
         if len(first.rules) > 1
-        else claim_of(replace(first, store="int8"), profile, request),
-        claim_of(first, profile, replace(request, budget=Budget.parse("shapes>=-2"))),
-        claim_of(first, profile, replace(request, floor=Floor.parse("worst-psnr>=30"))),
-        claim_of(first, profile, replace(request, arguments={"guidance_scale": 2.0})),
+        else claim_of(replace(first, store="int8"), pipeline, profile, request),
+        claim_of(first, pipeline, profile, replace(request, budget=Budget.parse("shapes>=-2"))),
+        claim_of(first, pipeline, profile, replace(request, floor=Floor.parse("worst-psnr>=30"))),
+        claim_of(first, pipeline, profile, replace(request, arguments={"guidance_scale": 2.0})),
     ]
-    assert len({claim, *others}) == 5
+    others.append(claim_of(first, pipeline, profile, replace(request, batch_size=2)))
+    mended = VideoScore("mine", lambda video, prompt: 1.0, version="another")
+    others.append(claim_of(first, pipeline, profile, replace(request, score=mended)))
+    fine_tuned = make_pipeline()
+    with torch.no_grad():
+        next(fine_tuned.transformer.parameters()).add_(1.0)
+    others.append(claim_of(first, fine_tuned, profile, request))
+    assert len({claim, *others}) == 8

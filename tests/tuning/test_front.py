@@ -8,14 +8,17 @@ import pytest
 import pabtune
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import ERROR
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split
+from pabtune.tuning import front as module
 from pabtune.tuning.front import judge_front
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.schedules import find_schedules
 from tests.conftest import PROMPT, PROMPTS, make_pipeline
+from tests.tuning.test_confirm import evaluation
 
 OTHERS = tuple(Prompt(prompt=f"{PROMPT} {index}", content="slow", seed=50 + index) for index in range(5))
 SPLIT = Split(tune=tuple(PROMPTS[:2]), validate=OTHERS[:2], test=OTHERS[2:])
@@ -85,3 +88,19 @@ def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
 def closeness(video, prompt) -> float:
     """A score that a video of much noise fails."""
     return 100.0 if video.std() < 102 else 0.0
+
+
+def test_a_video_beyond_the_largest_loss_rejects_its_policy_and_loses_no_other(monkeypatch, tmp_path) -> None:
+    """All policies of the front were lost in an error."""
+    good = replace(evaluation([0.0] * 400, 41.0), policy="a")
+    bad = replace(evaluation([0.0] * 10 + [25.0], 41.0), policy="b")
+    done = []
+
+    def evaluate_unseen(*_, is_done):
+        done.extend(is_done(each) for each in (good, bad))
+        return [good, bad]
+
+    monkeypatch.setattr(module, "evaluate_unseen", evaluate_unseen)
+    known = replace(config(tmp_path), budget=replace(Budget.parse("shapes>=-5"), known_loss=20.0))
+    judged = module._judged(None, [Policy(name="a"), Policy(name="b")], [], None, known, 0.04, None)
+    assert (done, [judgement.verdict for judgement, _ in judged]) == ([True, True], ["accept", "reject"])

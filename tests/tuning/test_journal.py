@@ -74,5 +74,19 @@ def test_what_cannot_be_written_is_an_error_of_the_study(tmp_path, monkeypatch) 
     opened = Journal(str(tmp_path / "study.journal"))
     (tmp_path / "study.journal").unlink()
     (tmp_path / "study.journal").mkdir()
-    with pytest.raises(StudyError, match="cannot write the storage .*: Is a directory; what is in it is kept"):
+    with pytest.raises(StudyError, match="cannot write the storage .*: Is a directory; once it can be written"):
         opened.append_logs([ENTRY])
+
+
+def test_a_turn_that_fails_is_given_back(tmp_path) -> None:
+    """The next writer waited half a minute for a lock that nobody held."""
+    path = tmp_path / "study.journal"
+    opened = Journal(str(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StudyError):
+        opened.append_logs([ENTRY])
+    assert not list(tmp_path.glob("*.lock"))
+    path.rmdir()
+    opened.append_logs([ENTRY])  # a file that was removed is made again
+    assert list(Journal(str(path)).read_logs(0)) == [ENTRY]

@@ -3,6 +3,7 @@
 import pytest
 
 from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.tuning.looks import count_look
 from pabtune.tuning.space import Space
 from pabtune.tuning.study import SharedStudy
 from tests.records.test_profiles import make_profile
@@ -46,3 +47,21 @@ def test_looks_that_an_earlier_version_noted_count(tmp_path) -> None:
     before.note("unseen", digest_prompts(PROMPTS[:2]))
     assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[:2], "a") == 4
     assert SharedStudy(storage, "now", space, "p").count_look(PROMPTS[2:4], "a") == 1
+
+
+def test_a_look_that_was_killed_before_its_number_was_noted_is_no_earlier_one(tmp_path, monkeypatch) -> None:
+    """It counted as the first, with four fifths of the error."""
+    space = Space(make_profile(12))
+    study = SharedStudy(str(tmp_path / "study.journal"), "s", space, "p")
+    assert [study.count_look(PROMPTS[:3], claim) for claim in "abc"] == [1, 2, 3]
+    noted = []
+
+    def once(key, value):
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(key)
+        study.note(key, value)
+
+    with pytest.raises(KeyboardInterrupt):
+        count_look(once, study._notes_of_all, PROMPTS[:3], "d")
+    assert study.count_look(PROMPTS[:3], "d") == 5  # the one that was not finished counts too
