@@ -1,7 +1,7 @@
 """Schedules: which steps compute, and what the others are made from, for each number of computed steps.
 
 A few full runs are recorded; a surrogate ranks schedules by them without generating a video; the best ones run, which fits
-their factors; the closest to the full runs is taken, and its factors are refined. Nothing here asks for a score.
+their factors; those of the closest are refined, and the closest then is taken. Nothing here asks for a score.
 """
 
 import json
@@ -51,6 +51,9 @@ LARGEST_DOUBT = 0.7
 
 ROUNDING_DB = 59.0
 """Closer videos differ by the rounding of 8-bit frames alone, and are not refined."""
+
+REFINED = 2
+"""Schedules of a number of steps that are refined, of which the closest is taken: it need not be the closest before."""
 
 FEWEST_STEPS = 9
 """With fewer denoising steps schedules of whole calls are not searched: nothing is left to skip."""
@@ -106,8 +109,8 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
             proposes schedules too, and half of the runs with a broken step are spared.
         runs: full runs of the batches that were recorded before; None = they are recorded now.
         unit: what is broadcast; None = whole calls.
-        is_refined: whether the factors of the best schedule of each number of steps are refined by the final latents, which
-            takes a run of each prompt for each factor of each gap; never where videos are few.
+        is_refined: whether the factors of the best two schedules of each number of steps are refined by the final latents,
+            which takes a run of each prompt for each factor of each gap; never where videos are few.
         kept: what a run that was killed has fitted, which is not fitted again; each number of steps is added when it is done.
 
     Raises:
@@ -127,11 +130,14 @@ def find_schedules(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     def fit_count(count: int) -> Fitted:
         candidates = drafts[count] if few is None else drafts[count][: few.candidates]
         found = [unit.fit(pipeline, target, runs, settings, draft) for draft in candidates]
-        schedule, generations = max(found, key=lambda each: each[0].closeness)
+        found.sort(key=lambda each: each[0].closeness, reverse=True)
+        schedule, generations = found[0]
         if few is not None:
             return Fitted(schedule=schedule, shortfall_db=few.shortfall(schedule, generations))
-        is_far = schedule.psnr_db < ROUNDING_DB
-        return Fitted(schedule=unit.refine(pipeline, runs, settings, schedule) if is_refined and is_far else schedule)
+        if is_refined and schedule.psnr_db < ROUNDING_DB:
+            refined = [unit.refine(pipeline, runs, settings, each) for each, _ in found[:REFINED]]
+            schedule = max(refined, key=lambda each: each.closeness)
+        return Fitted(schedule=schedule)
 
     kept = kept or FittedSoFar()
     fit_or_take, counts = partial(_fit_or_take, kept, fit_count), list(drafts)

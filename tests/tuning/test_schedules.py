@@ -18,7 +18,7 @@ from pabtune.records.policies import MadeFor
 from pabtune.records.schedules import Fitted, FittedSoFar, Schedule
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.schedules import FIRSTS, FewVideos, WholeCalls, _bisect, find_schedules, fit, measure_gains
+from pabtune.tuning.schedules import FIRSTS, REFINED, FewVideos, WholeCalls, _bisect, find_schedules, fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 from tests.conftest import PROMPTS, STEPS, make_pipeline
 from tests.pipelines.cases import CASES, arguments_of, cases
@@ -67,6 +67,28 @@ def test_the_schedule_that_is_taken_is_the_closest_of_those_that_were_fitted() -
     fitted = [fit(pipeline, target, [run], settings, each)[0] for each in computed]
     assert len(fitted) == 2
     assert found.closeness == max(each.closeness for each in fitted)
+
+
+class Turned(WholeCalls):
+    """Refines the closest schedule least."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Schedule] = []
+
+    def refine(self, pipeline, runs, settings, schedule) -> Schedule:
+        self.given.append(schedule)
+        return replace(schedule, psnr_db=50.0 + len(self.given))
+
+
+def test_of_the_two_closest_the_one_that_is_closer_when_it_is_refined_is_taken() -> None:
+    """Of two searches of one model each was closer at other numbers of steps, after refining what was closest before."""
+    unit, settings = Turned(), Settings(steps=12, batch_size=2)
+    (found,) = find_schedules(make_pipeline(), [PROMPTS[:2]], settings, shares=(0.5,), unit=unit)
+    (plain,) = find_schedules(make_pipeline(), [PROMPTS[:2]], settings, shares=(0.5,), is_refined=False)
+    assert len(unit.given) == REFINED
+    assert unit.given[0].closeness == plain.closeness >= unit.given[1].closeness
+    assert (found.computed, found.psnr_db) == (unit.given[1].computed, 52.0)
 
 
 class OwnTransformer(STDiT3Transformer3DModel):
