@@ -78,7 +78,8 @@ class Turned(WholeCalls):
 
     def refine(self, pipeline, runs, settings, schedule) -> Schedule:
         self.given.append(schedule)
-        return replace(schedule, psnr_db=50.0 + len(self.given))
+        closer = 50.0 + len(self.given)
+        return replace(schedule, psnr_db=closer, worst_psnr_db=closer)
 
 
 def test_of_the_two_closest_the_one_that_is_closer_when_it_is_refined_is_taken() -> None:
