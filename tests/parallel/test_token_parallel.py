@@ -51,7 +51,7 @@ def test_each_token_has_its_timestep(together) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "names"),
-    [(2, FAST[:3]), *(pytest.param(processes, token_cases(), marks=pytest.mark.slow) for processes in (2, 3, 4))],
+    [(2, FAST), *(pytest.param(processes, token_cases(), marks=pytest.mark.slow) for processes in (2, 3, 4))],
 )
 def test_full_attention_is_shared_by_heads(processes, names, together) -> None:
     """With text beside the video and without, on lengths and heads that are not divided; a broadcast sends nothing."""

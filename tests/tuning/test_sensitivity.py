@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pabtune
-from pabtune.planning.surrogate import best_schedule
+from pabtune.planning.surrogate import best_schedule, consensus
 from pabtune.records.profiles import NO_SENSITIVITY, SENSITIVITY, Profile
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.targets import Target
@@ -177,9 +177,8 @@ def test_what_the_profile_knows_proposes_schedules(longer) -> None:
     find_schedules(pipeline, [PROMPTS[:2]], settings, shares=(0.5,), known=known, is_refined=False)
     run = record_trajectories(pipeline, Target.of(pipeline), PROMPTS[:2], Settings(steps=STEPS, batch_size=2))
     own = surrogate_of([run], [measure_gains(pipeline, run, Settings(steps=STEPS, batch_size=2), probed=PROBED_TWICE)])
-    alone, both = (
-        {best_schedule(each, 6, first) for each in surrogates for first in FIRSTS if first < 5}
-        for surrogates in ((own,), (own, known))
-    )
-    assert len(both) > len(alone)
-    assert meter.generated == 2 * (1 + 2 + len(both))
+    groups = [[best_schedule(each, 6, first) for each in (own, known)] for first in FIRSTS if first < 5]
+    every = [computed for group in groups for computed in group]
+    agreed = {consensus(group) for group in (*groups, every)}
+    assert len(set(every)) > len({group[0] for group in groups})
+    assert meter.generated == 2 * (1 + 2 + len({*every, *agreed}))

@@ -12,7 +12,10 @@ def test_a_run_of_fewer_steps_counts_by_its_share(tmp_path) -> None:
     meter.add(4, 30)
     meter.add(1, 15)
     assert (meter.total, meter.left, told) == (4.5, 0.5, [(4.0, 5), (4.5, 5)])
-    with pytest.raises(StudyError, match="4 of 5 videos are generated, and the search is not at its end"):
+    with pytest.raises(
+        StudyError,
+        match="4 of 5 videos are generated, by earlier runs of the search too, and the next call does not fit in",
+    ):
         meter.add(1, 30)
     assert meter.total == 4.5
     unlimited = VideoMeter(steps=30)
