@@ -86,3 +86,10 @@ def postgres() -> Iterator[str]:
     pytest.importorskip("psycopg", reason="the driver is missing: pip install 'pabtune[postgres]'")
     with server() as url:
         yield url
+
+
+def around(transformer, pipeline: ShapesPipeline) -> ShapesPipeline:
+    """A pipeline of its own around a transformer that others use too."""
+    made = ShapesPipeline(pipeline.text_encoder, transformer, FlowMatchEulerDiscreteScheduler(shift=3.0))
+    made.set_progress_bar_config(disable=True)
+    return made

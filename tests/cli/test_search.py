@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pabtune.cli.search import is_accepted, of_earlier_fronts
-from pabtune.cli.search_results import print_result
+from pabtune.cli.search import of_earlier_fronts
 from pabtune.models.registry import load_pipeline
 from pabtune.models.shapes.pipeline import ShapesPipeline
 from pabtune.models.shapes.prompts import sample_prompts
@@ -18,9 +17,8 @@ from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Call, Profile
 from pabtune.records.prompts import load_prompts
-from pabtune.records.rules import Rule
 from pabtune.records.splits import split_prompts
-from pabtune.records.trials import SCHEMA, SearchResult
+from pabtune.records.trials import SCHEMA
 from pabtune.tuning import search
 from pabtune.tuning.generation import Settings, batches, generate
 from tests.cli.conftest import write_prompts
@@ -368,49 +366,3 @@ def test_what_an_earlier_search_left_in_the_folder_of_a_front_is_told(tmp_path) 
         (tmp_path / name).write_text("{}")
     assert of_earlier_fronts(tmp_path, "a", [str(tmp_path / "a-9of30.json"), None]) == [tmp_path / "a-24of30.json"]
     assert of_earlier_fronts(tmp_path, "[a]", []) == []
-
-
-def result_of(general: str | None, variants: dict[str, str | None], inside: tuple[str, ...]) -> SearchResult:
-    """A search with these verdicts, in whose policy the general rules and some variants are."""
-    rules = (Rule(kind="mlp", range=2, window=(1, 4)),)
-    general_rules = rules if general in ("accept", "undecided") else ()
-    best = Policy(name="found", rules=general_rules, variants=dict.fromkeys(inside, rules))
-    made = {
-        content: SearchResult(study="s", candidates=(), best=None, verdict=verdict, evaluations=())
-        for content, verdict in variants.items()
-    }
-    is_empty = not general_rules and not inside
-    return SearchResult(
-        study="s", candidates=(), best=None if is_empty else best, verdict=general, evaluations=(), variants=made
-    )
-
-
-@pytest.mark.parametrize(
-    ("general", "variants", "inside", "is_good"),
-    [
-        ("accept", {}, (), True),
-        ("undecided", {}, (), False),
-        ("reject", {}, (), False),
-        (None, {}, (), False),
-        ("accept", {"slow": None, "fast": "reject"}, (), True),
-        ("accept", {"slow": "undecided"}, ("slow",), False),
-        (None, {"slow": "accept", "fast": None}, ("slow",), True),
-        ("reject", {"slow": "accept"}, ("slow",), True),
-    ],
-)
-def test_the_exit_code_tells_whether_all_that_is_in_the_policy_holds(general, variants, inside, is_good) -> None:
-    assert is_accepted(result_of(general, variants, inside)) == is_good
-
-
-def test_a_policy_of_variants_alone_is_told(capsys, tmp_path) -> None:
-    """It said that no policy was found, and wrote one."""
-    out = tmp_path / "found.json"
-    print_result(result_of(None, {"slow": "accept", "fast": None}, ("slow",)), out, 30, None)
-    told = capsys.readouterr().err
-    assert f"policy -> {out}" in told
-    assert "prompts of other classes are computed whole" in told
-    assert "variant slow: accept" in told
-    print_result(result_of(None, {"slow": None}, ()), out, 30, None)
-    told = capsys.readouterr().err
-    assert "no policy was found within the budget; allow a larger drop" in told
-    assert "policy ->" not in told
