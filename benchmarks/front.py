@@ -28,7 +28,7 @@ STEPS, SAMPLE, SEED = 30, 1790, 300_000
 SHARES = {0.63: 19, 0.50: 15, 0.40: 12, 0.33: 10, 0.30: 9, 0.25: 8}
 """Computed steps of the policies that run; 8 of 30 are .27."""
 
-PERIODIC = [f"every:{gap}{payload}" for gap in (2, 3, 4, 5, 6, 7, 8) for payload in ("", ":linear", ":quadratic")]
+PERIODIC = [f"every:{gap}{payload}" for gap in (2, 3, 4, 5, 6) for payload in ("", ":linear", ":quadratic")]
 PRESETS = ("pab246", "pab357", "pab579")
 WORST_OF = 12
 

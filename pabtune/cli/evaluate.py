@@ -35,6 +35,10 @@ WORST = 3
 """Pairs of videos of each policy that --out leaves."""
 
 
+SEARCHED = {"prompts", "compared_on", "judged_on", "between"}
+"""Keys of the provenance of policies that a search chose on some prompts, or that were made of such."""
+
+
 @click.command()
 @click.argument("model")
 @click.option("--policy", "names", multiple=True, required=True, help=f"{HELP} Repeat for several.")
@@ -173,10 +177,6 @@ def command(
     if out is not None:
         say(f"evaluation and worst videos -> {out}; one page of it: pabtune report {out}")
     ctx.exit(1 if any(judgement.verdict == "reject" for judgement in judgements or ()) else 0)
-
-
-SEARCHED = {"prompts", "compared_on", "judged_on", "between"}
-"""Provenance of policies that prompts were tuned on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,10 +50,6 @@ class Budget:
         """The budget on a score whose points have another scale; what the user said of the largest loss stays."""
         return replace(self, scale=scale)
 
-    def at_least(self, drops: Sequence[float]) -> "Budget":
-        """The budget, which does not rely on a largest loss that one of the drops is beyond."""
-        return replace(self, known_loss=None) if max(drops) > self.largest_loss else self
-
     def on_scale_of(self, score: Score | None, prompts: Sequence[str]) -> "Budget":
         """The budget, which knows how far a video of these prompts can fall by the score; without one as it is."""
         return self if score is None else self.on_scale(score.scale(prompts))

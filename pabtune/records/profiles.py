@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pabtune.records.errors import ProfileError, first_line
+from pabtune.records.errors import FileError, ProfileError, first_line
 from pabtune.records.files import check_document, digest, load_json, save_json, write_atomically
 from pabtune.records.policies import MadeFor, Store
 from pabtune.records.sites import Site
@@ -151,9 +151,12 @@ class Profile:
         """Writes `path` and, beside it, the arrays as `.safetensors`; each atomically.
 
         Raises:
-            FileError: the place cannot be written to.
+            FileError: the name does not end in `.json`, so that arrays of others might have theirs, or the place cannot be
+                written to.
         """
         path = Path(path)
+        if path.suffix != ".json":
+            raise FileError(f"{path}: the name of a profile's file must end in .json")
         arrays = path.with_suffix(".safetensors")
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
         write_atomically(arrays, lambda partial: save_file(contiguous, partial))

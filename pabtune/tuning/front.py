@@ -130,8 +130,10 @@ def _judged(
     evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, progress, is_done=is_clear)
     judgements, is_open = [], error > 0
     for evaluation in evaluations:
-        judgement = judgement_of(evaluation, config.budget.at_least(evaluation.drops), error or ERROR, config.floor)
-        if max(evaluation.drops) > config.budget.largest_loss:
+        is_beyond = max(evaluation.drops) > config.budget.largest_loss
+        budget = replace(config.budget, known_loss=None) if is_beyond else config.budget
+        judgement = judgement_of(evaluation, budget, error or ERROR, config.floor)
+        if is_beyond:
             judgement = replace(judgement, verdict="reject")
         if judgement.verdict == "accept" and not is_open:
             judgement = replace(judgement, verdict="undecided", needed=None)

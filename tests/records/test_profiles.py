@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pabtune.records.errors import ProfileError
+from pabtune.records.errors import FileError, ProfileError
 from pabtune.records.policies import MadeFor
 from pabtune.records.profiles import Call, Profile
 from pabtune.records.sites import Site
@@ -142,3 +142,11 @@ def test_measurements_that_do_not_fit_one_another_are_refused(change, message) -
     profile = make_profile()
     with pytest.raises(ProfileError, match=message):
         replace(profile, **change(profile))
+
+
+@pytest.mark.parametrize("name", ["wan2.1", "profile.safetensors", "profile"])
+def test_a_name_whose_arrays_another_profile_might_have_is_refused(tmp_path: Path, name) -> None:
+    """`wan2.1` and `wan2.2` shared their arrays, from Python too."""
+    with pytest.raises(FileError, match=r"must end in \.json"):
+        make_profile(8).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
