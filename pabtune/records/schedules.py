@@ -2,13 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pabtune.records.files import write_atomically
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
+
+TAIL_SHARE = 0.25
+"""Share of the videos that are the worst ones."""
+
+
+def mean_of_smallest(values: Sequence[float]) -> float:
+    """Mean of the smallest quarter of some values, at least of one."""
+    smallest = sorted(values)[: max(1, round(TAIL_SHARE * len(values)))]
+    return float(sum(smallest)) / len(smallest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +30,7 @@ class Schedule:
         computed: the steps that compute.
         factors: per step, of the last changes.
         psnr_db: mean against the full runs that it was fitted on.
-        worst_psnr_db: of the worst of these videos.
+        tail_psnr_db: mean of the worst quarter of these videos.
     """
 
     kind: Literal["transformer", "stack"] = "transformer"
@@ -29,12 +38,19 @@ class Schedule:
     computed: tuple[int, ...]
     factors: tuple[tuple[float, ...], ...]
     psnr_db: float
-    worst_psnr_db: float
+    tail_psnr_db: float
 
     @property
     def closeness(self) -> float:
-        """What schedules of as many computed steps are chosen by: larger is better."""
-        return self.psnr_db + self.worst_psnr_db
+        """What schedules of as many computed steps are chosen by: larger is better.
+
+        The worst video alone says little of other prompts' (docs/log.md).
+        """
+        return self.psnr_db + self.tail_psnr_db
+
+    def measured(self, psnrs: Sequence[float]) -> Self:
+        """The schedule with the figures of a run, from the PSNR of each video in dB."""
+        return replace(self, psnr_db=sum(psnrs) / len(psnrs), tail_psnr_db=mean_of_smallest(psnrs))
 
     @property
     def rule(self) -> Rule:

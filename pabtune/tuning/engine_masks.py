@@ -8,10 +8,9 @@ Knows what engines hold; knows nothing of their files.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from diffusers import DiffusionPipeline
 
 from pabtune.catalog import CATALOG, Catalog
@@ -92,7 +91,7 @@ class EngineMasks:
         draft: Draft,
     ) -> tuple[Schedule, list[Generation]]:
         """Runs a mask as the engine would (see `Unit`)."""
-        unknown = {"psnr_db": 0.0, "worst_psnr_db": 0.0}
+        unknown = {"psnr_db": 0.0, "tail_psnr_db": 0.0}
         schedule = Schedule(
             kind="stack", layers=self.layers, computed=draft.computed, factors=draft.factors or (), **unknown
         )
@@ -104,7 +103,7 @@ class EngineMasks:
                     psnr_db(video, reference)
                     for video, reference in zip(generations[-1].videos, run.generation.videos, strict=True)
                 ]
-        return replace(schedule, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs))), generations
+        return schedule.measured(psnrs), generations
 
     def refine(
         self, pipeline: DiffusionPipeline, runs: Sequence[Trajectories], settings: Settings, schedule: Schedule

@@ -138,8 +138,7 @@ def _run(
             videos = generate(pipeline, run.prompts, watch.settings(settings)).videos
             finals.append(watch.after[-1])
             psnrs += [psnr_db(*pair) for pair in zip(videos, run.generation.videos, strict=True)]
-    measured = replace(schedule, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs)))
-    return Tried(schedule=measured, finals=finals)
+    return Tried(schedule=schedule.measured(psnrs), finals=finals)
 
 
 def _weighed(answers: Sequence[Tensor], missing: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -315,10 +315,8 @@ def fit(
         for run, generation in zip(runs, generations, strict=True)
         for video, reference in zip(generation.videos, run.generation.videos, strict=True)
     ]
-    schedule = Schedule(
-        computed=tuple(computed), factors=factors, psnr_db=float(np.mean(psnrs)), worst_psnr_db=float(np.min(psnrs))
-    )
-    return schedule, generations
+    schedule = Schedule(computed=tuple(computed), factors=factors, psnr_db=0.0, tail_psnr_db=0.0)
+    return schedule.measured(psnrs), generations
 
 
 def measure_gains(

@@ -7,7 +7,7 @@ from pabtune.records.policies import MadeFor
 from pabtune.records.rules import Rule
 from pabtune.records.schedules import Fitted, FittedSoFar, Schedule, load_schedules, save_schedules
 
-SCHEDULE = Schedule(computed=(0, 1, 3), factors=((), (), (0.5, -0.25), ()), psnr_db=40.5, worst_psnr_db=31.0)
+SCHEDULE = Schedule(computed=(0, 1, 3), factors=((), (), (0.5, -0.25), ()), psnr_db=40.5, tail_psnr_db=31.0)
 
 
 def test_schedules_are_saved_and_loaded_and_a_broken_file_is_none(tmp_path) -> None:
@@ -17,6 +17,15 @@ def test_schedules_are_saved_and_loaded_and_a_broken_file_is_none(tmp_path) -> N
     assert load_schedules(path) == [SCHEDULE]
     path.write_text("[{")
     assert load_schedules(path) is None
+
+
+def test_schedules_are_chosen_by_the_mean_and_the_worst_quarter_of_their_videos() -> None:
+    """Not by the worst video: of 22 schedules it told 0.37 of the order on other prompts, the worst quarter 0.86."""
+    even = SCHEDULE.measured([30.0, 38.0, 40.0, 40.0, 40.0, 40.0, 40.0, 40.0])
+    assert (even.psnr_db, even.tail_psnr_db, even.closeness) == (38.5, 34.0, 72.5)
+    low = SCHEDULE.measured([31.0, 31.0, 40.0, 40.0, 40.0, 40.0, 40.0, 40.0])
+    assert (low.computed, low.factors, low.closeness < even.closeness) == (even.computed, even.factors, True)
+    assert SCHEDULE.measured([35.0, 45.0]).tail_psnr_db == 35.0
 
 
 def test_a_schedule_is_a_rule_for_whole_calls() -> None:

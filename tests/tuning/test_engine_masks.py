@@ -48,7 +48,7 @@ def test_what_is_searched_for_cache_dit_is_exported_without_a_loss(seed) -> None
     computed = tuple(compress(range(10), [True, *(rng.random() < 0.5 for _ in range(8)), seed % 2 == 0]))
     factors = line_factors(computed, 10) if seed % 3 else ((),) * 10
     schedule = Schedule(
-        kind="stack", layers=BEHIND_THE_FIRST, computed=computed, factors=factors, psnr_db=0, worst_psnr_db=0
+        kind="stack", layers=BEHIND_THE_FIRST, computed=computed, factors=factors, psnr_db=0, tail_psnr_db=0
     )
     exported = export(schedule.policy("searched", made_for()), "cache-dit")
     assert exported.losses == ()
@@ -73,7 +73,7 @@ def test_masks_are_those_that_run_and_what_is_told_of_them_is_measured(engine, p
     with broadcast(pipeline, policy, any_steps=True):
         videos = generate(pipeline, PROMPTS[:2], SETTINGS).videos
     close = [psnr_db(*pair) for pair in zip(videos, runs[0].generation.videos, strict=True)]
-    assert (schedules[1].psnr_db, schedules[1].worst_psnr_db) == pytest.approx((np.mean(close), min(close)))
+    assert (schedules[1].psnr_db, schedules[1].tail_psnr_db) == pytest.approx((np.mean(close), min(close)))
     save_schedules(tmp_path / "schedules.json", schedules)
     assert load_schedules(tmp_path / "schedules.json") == schedules
 
@@ -86,7 +86,7 @@ def test_the_mask_that_is_taken_is_the_closest_of_those_that_ran(profile, runs) 
     assert [draft.objective for draft in drafts] == sorted(draft.objective for draft in drafts)
     fitted = [unit.fit(pipeline, None, runs[:1], SETTINGS, draft)[0] for draft in drafts]
     (found,) = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(5 / STEPS,), runs=runs[:1], unit=unit)
-    assert found.psnr_db + found.worst_psnr_db == max(each.psnr_db + each.worst_psnr_db for each in fitted)
+    assert found.closeness == max(each.closeness for each in fitted)
 
 
 def test_an_engine_of_presets_gets_its_presets_alone(profile, runs) -> None:
@@ -97,7 +97,7 @@ def test_an_engine_of_presets_gets_its_presets_alone(profile, runs) -> None:
 
 
 def test_the_space_has_what_the_engine_has(profile) -> None:
-    schedule = Schedule(kind="stack", computed=(0, 2), factors=(), psnr_db=0, worst_psnr_db=0)
+    schedule = Schedule(kind="stack", computed=(0, 2), factors=(), psnr_db=0, tail_psnr_db=0)
     masks = Space(profile, schedules=[schedule], has_guidance=True, engine=DIFFUSERS)
     assert ([each.name for each in masks.parameters()], masks.policies) == (["schedule"], 2)
     assert dict(masks.first_trials()) == {"no broadcast": {"schedule": 0}, f"2 of {STEPS} steps": {"schedule": 1}}
@@ -166,7 +166,7 @@ def test_an_engine_that_is_unknown_is_refused() -> None:
 
 
 def test_a_whole_call_and_a_stack_are_rules_of_their_kinds() -> None:
-    whole = Schedule(computed=(0, 2), factors=((), (), ()), psnr_db=0, worst_psnr_db=0)
+    whole = Schedule(computed=(0, 2), factors=((), (), ()), psnr_db=0, tail_psnr_db=0)
     assert (whole.rule.kind, whole.rule.payload) == ("transformer", "scaled")
     held = replace(whole, kind="stack", layers=(1, 2))
     assert (held.rule.kind, held.rule.payload, held.rule.layers) == ("stack", "hold", (1, 2))

@@ -58,7 +58,7 @@ def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_usefu
     pipeline = make_pipeline()
     (good,) = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75,), is_refined=False)
     wrong = Schedule(
-        computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0
+        computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, tail_psnr_db=0.0
     )  # fmt: skip
     points = judge_front(pipeline, profile, [good, good, wrong], SPLIT, config(tmp_path), ERROR)
     psnrs = [[np.mean(each.psnr_db) for each in (point.compared, point.fewer_steps)] for point in points]
@@ -70,9 +70,9 @@ def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_usefu
 def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
     """After the first that is no accept none is one, and none at all where the search's winner was not accepted."""
     pipeline = make_pipeline()
-    good = Schedule(computed=tuple(range(11)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
-    wrong = Schedule(computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, worst_psnr_db=0.0)
-    fewer = Schedule(computed=tuple(range(10)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
+    good = Schedule(computed=tuple(range(11)), factors=((),) * 12, psnr_db=0.0, tail_psnr_db=0.0)
+    wrong = Schedule(computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, tail_psnr_db=0.0)
+    fewer = Schedule(computed=tuple(range(10)), factors=((),) * 12, psnr_db=0.0, tail_psnr_db=0.0)
     many = tuple(Prompt(prompt=f"{PROMPT} {index}", content="slow", seed=index) for index in range(44))
     request = replace(config(tmp_path), budget=Budget.parse("tests.tuning.test_front:closeness>=-40"), batch_size=8)
     split = replace(SPLIT, test=many)

@@ -73,7 +73,7 @@ def test_wrong_factors_are_mended(recorded) -> None:
     with pabtune.broadcast(pipeline, found.policy("p", MadeFor())):
         videos = [video for run in runs for video in generate(pipeline, run.prompts, SETTINGS).videos]
     psnrs = [psnr_db(*pair) for pair in zip(videos, references, strict=True)]
-    assert (found.psnr_db, found.worst_psnr_db) == pytest.approx((np.mean(psnrs), np.min(psnrs)))
+    assert (found.psnr_db, found.tail_psnr_db) == pytest.approx((np.mean(psnrs), np.min(psnrs)))
 
 
 def test_an_offset_is_the_best_that_could_be_tried(recorded) -> None:
@@ -81,7 +81,7 @@ def test_an_offset_is_the_best_that_could_be_tried(recorded) -> None:
     pipeline, runs, _ = recorded
     computed = (0, 1, *range(6, 12))
     factors = tuple(() if step in computed else (0.4 * (step - 1),) for step in range(12))
-    start = Schedule(computed=computed, factors=factors, psnr_db=0.0, worst_psnr_db=0.0)
+    start = Schedule(computed=computed, factors=factors, psnr_db=0.0, tail_psnr_db=0.0)
     found = refine(pipeline, runs[:1], SETTINGS, start)
     shifts = {round(new[0] - old[0], 9) for new, old in zip(found.factors, factors, strict=True) if old}
     assert len(shifts) == 1
@@ -111,9 +111,9 @@ def test_nothing_is_made_worse(recorded) -> None:
     assert once.closeness >= refine(pipeline, runs, SETTINGS, replace(fitted, psnr_db=0.0)).closeness - 1e-6
     again = refine(pipeline, runs, SETTINGS, once)
     assert again.closeness >= once.closeness
-    every = Schedule(computed=tuple(range(12)), factors=((),) * 12, psnr_db=0.0, worst_psnr_db=0.0)
+    every = Schedule(computed=tuple(range(12)), factors=((),) * 12, psnr_db=0.0, tail_psnr_db=0.0)
     whole = refine(pipeline, runs, SETTINGS, every)
-    assert (whole.factors, whole.worst_psnr_db) == (every.factors, 100.0)
+    assert (whole.factors, whole.tail_psnr_db) == (every.factors, 100.0)
     broken = [replace(run, latents=[torch.full_like(each, torch.nan) for each in run.latents]) for run in runs]
     assert refine(pipeline, broken, SETTINGS, fitted).factors == fitted.factors
 

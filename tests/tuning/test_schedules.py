@@ -79,7 +79,7 @@ class Turned(WholeCalls):
     def refine(self, pipeline, runs, settings, schedule) -> Schedule:
         self.given.append(schedule)
         closer = 50.0 + len(self.given)
-        return replace(schedule, psnr_db=closer, worst_psnr_db=closer)
+        return replace(schedule, psnr_db=closer, tail_psnr_db=closer)
 
 
 def test_of_the_two_closest_the_one_that_is_closer_when_it_is_refined_is_taken() -> None:
@@ -199,7 +199,7 @@ def test_a_killed_fit_of_few_videos_goes_on_with_what_it_lacked(tmp_path) -> Non
 
 
 def schedule_of(count: int) -> Schedule:
-    return Schedule(computed=tuple(range(count)), factors=(), psnr_db=0.0, worst_psnr_db=0.0)
+    return Schedule(computed=tuple(range(count)), factors=(), psnr_db=0.0, tail_psnr_db=0.0)
 
 
 def bisected(shortfalls: Mapping[int, float], predicted_db: Sequence[float], most: int = 99) -> list[int]:

@@ -245,7 +245,7 @@ def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile
 def test_other_schedules_make_another_study(profile, tmp_path) -> None:
     """Trials name them by number: those of another seed, or of a version that fitted others, mean something else."""
     schedules = [
-        Schedule(computed=(0, 1, 7), factors=((), (), *((factor,),) * 5, ()), psnr_db=40.0, worst_psnr_db=30.0)
+        Schedule(computed=(0, 1, 7), factors=((), (), *((factor,),) * 5, ()), psnr_db=40.0, tail_psnr_db=30.0)
         for factor in (0.5, 0.5, 0.6)
     ]
     studies = [

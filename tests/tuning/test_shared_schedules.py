@@ -20,7 +20,7 @@ from tests.conftest import PROMPT, PROMPTS, STEPS, make_pipeline
 
 def schedule(steps: int) -> Schedule:
     factors = tuple((0.5,) if step else () for step in range(3))
-    return Schedule(computed=tuple(range(steps)), factors=factors, psnr_db=40.0, worst_psnr_db=30.0)
+    return Schedule(computed=tuple(range(steps)), factors=factors, psnr_db=40.0, tail_psnr_db=30.0)
 
 
 def unwanted() -> list[Schedule]:
