@@ -13,6 +13,7 @@ from pabtune.records.comparisons import ComparedSetting, MethodsComparison, mean
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable, save_json, write_atomically
 from pabtune.records.prompts import Prompt
+from pabtune.records.splits import normal_text
 
 CALIBRATED, UNSEEN = 8, 24
 """Captions of the embedded model to tune on and to judge on, where the user names no files."""
@@ -116,18 +117,18 @@ def prompts_of(
     """Prompts to calibrate and tune on, and others to judge on.
 
     Raises:
-        PromptError: a file is broken or missing, or a prompt with its seed is in both.
+        PromptError: a file is broken or missing, or a prompt is in both, whatever its seed.
     """
     tuned_on = options.read_prompts(
         model, calibration_file, count=CALIBRATED, sample_seed=31, seed=seed + 30_000, part="tune"
     )
     unseen = options.read_prompts(model, prompt_file, count=UNSEEN, sample_seed=32, seed=seed + 40_000, part="test")
-    known = {(prompt.prompt, prompt.seed) for prompt in tuned_on}
-    seen = next((prompt for prompt in unseen if (prompt.prompt, prompt.seed) in known), None)
+    known = {normal_text(prompt.prompt) for prompt in tuned_on}
+    seen = next((prompt for prompt in unseen if normal_text(prompt.prompt) in known), None)
     if seen is not None:
         raise PromptError(
-            f"methods are to be judged on prompts that they were not tuned on, but {seen.prompt!r} with seed {seen.seed} is "
-            "in both; name other prompts with --calibrate or --prompts"
+            f"methods are to be judged on prompts that they were not tuned on, but {seen.prompt!r} is in both; name other "
+            "prompts with --calibrate or --prompts"
         )
     return tuned_on, unseen
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pabtune.cli.options import STEPS, Number, Size, json_option
+from pabtune.cli.options import STEPS, Number, Size, check_not_read, json_option
 from pabtune.cli.output import emit
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.costs.memory import format_bytes
@@ -92,6 +92,7 @@ def command(
     """
     interconnect = find_interconnect(link_name)
     if layout_out is not None:
+        check_not_read(layout_out, Path(what), Path(name))
         check_writable(layout_out)
     if Path(what).suffix == ".json" or os.path.exists(what):
         _refuse_model_options(ctx, what)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pabtune.cli.options import STEPS, json_option
+from pabtune.cli.options import STEPS, check_not_read, json_option
 from pabtune.cli.output import emit, say
 from pabtune.engines.engine import ENGINES
 from pabtune.records.errors import one_line
@@ -68,6 +68,8 @@ def command(
     from pabtune.records.files import write_atomically
     from pabtune.records.profiles import Profile
 
+    if out is not None:
+        check_not_read(out, Path(name), profile_file)
     profile = None if profile_file is None else Profile.load(profile_file)
     facts = Facts(content=content, steps=steps, layers=layers, boundary=boundary, calls=calls, profile=profile)
     exported = export(find_policy(name, profile.model if profile else None), to, facts)

@@ -266,9 +266,22 @@ def check_json_out(out: Path, *read: Path | None) -> None:
     """
     if out.suffix != ".json":
         raise FileError(f"--out {out}: the name of the file must end in .json")
+    check_not_read(out, *read)
+    check_writable(out)
+
+
+def check_not_read(out: Path, *read: Path | None) -> None:
+    """Refuses to write to a file that a verb reads.
+
+    Args:
+        out: the file.
+        read: files that the verb reads; they stay as they are.
+
+    Raises:
+        FileError: it is one of those.
+    """
     if any(path is not None and out.resolve() == path.resolve() for path in read):
         raise FileError(f"--out {out}: this file is read too, and would be lost; name another one")
-    check_writable(out)
 
 
 def read_prompts(

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from pabtune.cli.engine_files import find_choice
-from pabtune.cli.options import STEPS, json_option, out_option
+from pabtune.cli.options import STEPS, check_json_out, json_option, out_option
 from pabtune.cli.output import emit, say
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import FileError
-from pabtune.records.files import check_writable
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 
@@ -92,7 +91,7 @@ def between(first: Path, second: Path, count: int, out: Path) -> None:
     """Make a policy between FIRST and SECOND, two files of one front: a dial for servers. Nothing is measured of it."""
     from pabtune.planning.dial import between as policy_between
 
-    check_writable(out)
+    check_json_out(out, first, second)
     policy = policy_between(Policy.load(first), Policy.load(second), count)
     policy.save(out)
     say(

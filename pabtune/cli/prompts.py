@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pabtune.cli.options import json_option, out_option
+from pabtune.cli.options import check_not_read, json_option, out_option
 from pabtune.cli.output import emit, say
 from pabtune.records.errors import PromptError
 from pabtune.records.files import check_writable
@@ -120,10 +120,12 @@ def split(file: Path, folder: Path, as_json: bool) -> None:
 
     A prompt's part depends on its text alone: what any search saw of tune and validate is never in a verdict on test.
     """
+    paths = {part: folder / f"{part}.jsonl" for part in PARTS}
+    for path in paths.values():
+        check_not_read(path, file)
     prompts = load_prompts(file)
     parts = split_prompts(prompts)
     _check_classes(parts)
-    paths = {part: folder / f"{part}.jsonl" for part in PARTS}
     for path in paths.values():
         check_writable(path)
     for part, own in parts.parts().items():

@@ -7,6 +7,7 @@ import click
 
 from pabtune.cli import options
 from pabtune.cli.output import emit, say
+from pabtune.records.errors import FileError
 from pabtune.records.files import check_writable, write_atomically
 
 
@@ -30,12 +31,15 @@ def write_page(folder: Path, out: Path) -> dict[str, Any]:
     """Writes the page of a folder and returns the document that `--json` prints.
 
     Raises:
-        FileError: the folder holds nothing of pabtune, a file in it is broken, or the page cannot be written.
+        FileError: the folder holds nothing of pabtune, a file in it is broken, or the page has another ending or cannot be
+            written.
     """
     from pabtune.report.page.folder import read_folder
     from pabtune.report.page.page import page_of
     from pabtune.report.page.rendering import as_html
 
+    if out.suffix != ".html":
+        raise FileError(f"--out {out}: the name of the page must end in .html")
     found = read_folder(folder, out)
     check_writable(out)
     page = page_of(found)

@@ -19,9 +19,10 @@ from pabtune.records.files import as_file_name, digest, save_json
 from pabtune.records.prompts import Prompt
 from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.weights import weights_digest
+from pabtune.tuning.evaluate import score_on
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.profile import device_name, versions
-from pabtune.tuning.references import describe_argument
+from pabtune.tuning.references import describe_argument, describe_scheduler
 
 T = TypeVar("T")
 
@@ -41,16 +42,20 @@ class ComparisonFolder:
         folder: where the files lie.
         pipeline: the model.
         settings: how videos are generated.
-        score: name of the absolute score.
+        score: name of the absolute score; a user's counts with the file that it is in.
+
+    Raises:
+        BudgetError: there is no such score.
     """
 
     def __init__(self, folder: Path, pipeline: DiffusionPipeline, settings: Settings, score: str) -> None:
+        found = score_on(pipeline, score)
         self._folder = folder
         self._key = [
             weights_digest(pipeline),
-            describe_argument(dict(getattr(pipeline.scheduler, "config", {}))),
+            describe_scheduler(pipeline),
             describe_argument(dict(settings.arguments)),
-            [settings.steps, settings.batch_size, score],
+            [settings.steps, settings.batch_size, score, found and found.version],
             [device_name(execution_device(pipeline)), attention_in_use()],
             versions(),
         ]

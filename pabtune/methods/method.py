@@ -33,6 +33,7 @@ class Knob:
         high: greatest sensible value.
         says: what it is, in a few words.
         kind: whether it takes fractions.
+        only: the values that there are; empty = all from the least to the greatest.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Knob:
     high: float
     says: str
     kind: type[int] | type[float] = float
+    only: tuple[float, ...] = ()
 
 
 @dataclass

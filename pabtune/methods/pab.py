@@ -38,7 +38,8 @@ class PAB:
         low=246,
         high=579,
         kind=int,
-        says="ranges of spatial, temporal and cross-attention: 246, 357 or 579",
+        only=(246, 357, 579),
+        says="ranges of spatial, temporal and cross-attention",
     )
     settings = (246, 357, 579)
     needs: Literal["nothing", "recordings"] = "nothing"

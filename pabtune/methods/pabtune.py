@@ -53,8 +53,15 @@ class Pabtune:
         return {str(len(each.computed)): asdict(each) for each in schedules}
 
     def at(self, setting: float, calibration: Any, steps: int) -> Policy:
-        """The policy of a share."""
+        """The policy of a share.
+
+        Raises:
+            PolicyError: no schedule was fitted for so few steps.
+        """
         count = round(setting * steps)
+        if str(count) not in calibration:
+            fitted = ", ".join(calibration) or "none"
+            raise PolicyError(f"no schedule with {count} of {steps} steps was fitted (fitted: {fitted})")
         return Schedule.from_document(calibration[str(count)]).policy(f"pabtune:{count}", MadeFor())
 
 

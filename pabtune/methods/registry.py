@@ -88,9 +88,12 @@ def check_setting(method: Method, setting: float) -> None:
     """Refuses a setting that is out of the range of a method's knob.
 
     Raises:
-        MethodError: it is, or is no whole number where one is needed.
+        MethodError: it is, or is no whole number where one is needed, or there is none of the kind.
     """
     knob = method.knob
+    if knob.only and setting not in knob.only:
+        values = ", ".join(f"{value:g}" for value in knob.only)
+        raise MethodError(f"{method.name}: {knob.name} must be one of {values}, but is {setting:g} ({knob.says})")
     if not knob.low <= setting <= knob.high or (knob.kind is int and setting != round(setting)):
         kind = "a whole number" if knob.kind is int else "a number"
         raise MethodError(

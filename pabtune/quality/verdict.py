@@ -35,7 +35,7 @@ FIRST_LOOK = 0.8
 """Part of the error that the first look at a set of prompts may spend; all later ones share the rest."""
 
 BLOCK = 12
-"""Prompts between changes of the stake: content classes come in turns, so that each block has all of them."""
+"""Prompts between changes of the stake, so that it does not follow a few: content classes come in turns."""
 
 PRIOR_PROMPTS = 8
 """Weight of what is expected before the first prompt, in prompts."""

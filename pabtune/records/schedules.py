@@ -10,6 +10,9 @@ from pabtune.records.files import write_atomically
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
 
+CHOSEN_BY = "psnr_db + tail_psnr_db"
+"""What schedules are chosen by, which kept ones must have been too: other versions chose by other figures."""
+
 TAIL_SHARE = 0.25
 """Share of the videos that are the worst ones."""
 

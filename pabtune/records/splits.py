@@ -29,7 +29,7 @@ def split_of(text: str) -> Part:
     Args:
         text: the prompt.
     """
-    digest = hashlib.sha256(_normal(text).encode()).digest()
+    digest = hashlib.sha256(normal_text(text).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return next(part for part in PARTS if place < UPPER_BOUNDS[part])
 
@@ -68,7 +68,7 @@ def split_prompts(prompts: Sequence[Prompt]) -> Split:
     """
     distinct: dict[str, Prompt] = {}
     for prompt in prompts:
-        distinct.setdefault(_normal(prompt.prompt), prompt)
+        distinct.setdefault(normal_text(prompt.prompt), prompt)
     parts = {part: tuple(each for each in distinct.values() if split_of(each.prompt) == part) for part in PARTS}
     empty = [part for part, own in parts.items() if not own]
     if empty:
@@ -79,6 +79,19 @@ def split_prompts(prompts: Sequence[Prompt]) -> Split:
     return Split(**parts)
 
 
-def _normal(text: str) -> str:
-    """The text with one form of each letter, in lower case, with single spaces."""
+def in_chance_order(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts in an order that depends on their texts alone, as if drawn: what is seen first is like what comes later.
+
+    A file may be sorted by theme; a verdict that may end early must not rest on its first pages. Those with the same text stay
+    together, in their order.
+    """
+
+    def place(prompt: Prompt) -> bytes:
+        return hashlib.sha256(f"order of {normal_text(prompt.prompt)}".encode()).digest()
+
+    return sorted(prompts, key=place)
+
+
+def normal_text(text: str) -> str:
+    """The text with one form of each letter, in lower case, with single spaces: what is equal then is one prompt."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

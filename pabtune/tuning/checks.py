@@ -8,9 +8,11 @@ from diffusers import DiffusionPipeline
 from pabtune.engines.engine import Engine
 from pabtune.planning.costs.measured import Measured
 from pabtune.planning.layouts import can_share
+from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import PabtuneWarning, ProfileError, StudyError
 from pabtune.records.profiles import Profile
-from pabtune.records.splits import Split
+from pabtune.records.splits import Split, normal_text
+from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.targets import Target
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.request import SearchConfig
@@ -36,6 +38,7 @@ def check_search(
         ProfileError: the profile is of another model, or this one cannot be split so, or not be run by the engine.
         StudyError: the storage cannot be used, trials < 1, a part of the prompts is empty or shares one, or the engine has no
             such thing as is asked for.
+        PolicyError: the floor's preset does not fit the model.
     """
     check_storage(config.storage)
     if config.trials < 1:
@@ -49,6 +52,8 @@ def check_search(
             f"profile {profile.name!r} is of another model than the one given (its configuration or sites differ); "
             "profile this one first"
         )
+    if config.floor is not None and config.floor.preset is not None:
+        check_fits(PRESETS[config.floor.preset], target, None)
     weights = profile.provenance.get("weights")
     if weights is not None and weights != weights_digest(pipeline):
         warnings.warn(
@@ -66,10 +71,10 @@ def check_search(
         )
     seen: set[str] = set()
     for part in parts.values():
-        shared = seen & {prompt.prompt for prompt in part}
+        shared = seen & {normal_text(prompt.prompt) for prompt in part}
         if shared:
             raise StudyError(f"the prompt {shared.pop()!r} is in two parts of the split")
-        seen |= {prompt.prompt for prompt in part}
+        seen |= {normal_text(prompt.prompt) for prompt in part}
 
 
 def check_contents(prompts: Split, contents: Sequence[str]) -> None:

@@ -22,15 +22,14 @@ from pabtune.records.evaluations import Evaluation
 from pabtune.records.files import digest
 from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
-from pabtune.records.prompts import digest_prompts
-from pabtune.records.splits import Split
+from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.splits import Split, in_chance_order
 from pabtune.records.trials import Candidate, Finalist, Standing
 from pabtune.records.verdicts import Judgement, Verdict
 from pabtune.runtime.weights import weights_digest
-from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
 from pabtune.tuning.profile import versions
-from pabtune.tuning.references import describe_argument
+from pabtune.tuning.references import describe_argument, describe_scheduler
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import COUNTED_FLOPS, PER_JUDGED, VideoMeter
 
@@ -47,8 +46,8 @@ STANDINGS: tuple[Standing, ...] = get_args(Standing)
 """The best first."""
 
 
-CountLook = Callable[[str], int]
-"""Counts a look at the prompts of the verdict, given the checksum of what is claimed."""
+CountLook = Callable[[Sequence[Prompt], str], int]
+"""Counts a look at some prompts, given the checksum of what is claimed of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     prompts: Split,
     config: SearchConfig,
     study_name: str,
-    count_look: CountLook = lambda claim: 1,
+    count_look: CountLook = lambda unseen, claim: 1,
     most: int = FINALISTS,
     meter: VideoMeter | None = None,
 ) -> Confirmation:
@@ -135,8 +134,8 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             # The one before was rejected with the last videos, or a run that was stopped took them.
             provenance = _provenance(finalist, profile, prompts, study_name)
             return confirmation if confirmation.judged else _unjudged(finalist, provenance, evaluations, stood, config)
-        look = count_look(claim_of(finalist.policy, pipeline, profile, config))
-        unseen = first_prompts(prompts.test, affordable)
+        unseen = in_chance_order(prompts.test)[:affordable]
+        look = count_look(unseen, claim_of(finalist.policy, pipeline, profile, config))
         scaled = config.on_scale_of(unseen)
         judgement, judged = judge_policy(
             pipeline, finalist.policy, unseen, profile, scaled, look_error(look), meter
@@ -182,6 +181,7 @@ def claim_of(policy: Policy, pipeline: DiffusionPipeline, profile: Profile, conf
                 document,
                 made_for,
                 weights_digest(pipeline),
+                describe_scheduler(pipeline),
                 describe_argument(dict(config.arguments)),
                 config.batch_size,
             ],

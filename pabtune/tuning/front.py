@@ -15,9 +15,8 @@ from pabtune.records.policies import Policy
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.records.schedules import Schedule
-from pabtune.records.splits import Split
+from pabtune.records.splits import Split, in_chance_order
 from pabtune.records.verdicts import Judgement
-from pabtune.tuning.candidates import first_prompts
 from pabtune.tuning.generation import Progress
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judgement_of, measured_on
 from pabtune.tuning.profile import versions
@@ -71,7 +70,7 @@ def judge_front(
     policies = [each.policy(name, profile.made_for) for each, name in zip(schedules, names, strict=True)]
     fewer_steps = [Policy(name=f"steps:{count}", steps=count) for count in counts]
     compared = evaluate_unseen(pipeline, [*policies, *fewer_steps], prompts.validate, profile, config, progress)
-    unseen = prompts.test if error else first_prompts(prompts.test, len(prompts.validate))
+    unseen = prompts.test if error else in_chance_order(prompts.test)[: len(prompts.validate)]
     config = config.on_scale_of(unseen)
     judged = _judged(pipeline, policies, unseen, profile, config, error, progress)
     points, best_psnr = [], -np.inf

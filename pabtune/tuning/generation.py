@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, zip_longest
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ModelError, as_error
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.splits import in_chance_order
 from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.flops import FlopCount, count_flops
 from pabtune.runtime.targets import Target
@@ -110,11 +112,16 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]
 
 
 def rounds(prompts: Sequence[Prompt], batch_size: int) -> list[list[list[Prompt]]]:
-    """Batches of one content class each, in rounds that have a batch of every class, as long as it has prompts."""
+    """Batches of one content class each, in rounds of as many batches as there are classes, in chance order.
+
+    Classes come in proportion to their numbers of prompts, so that after each round what was seen is as mixed as the whole.
+    """
     by_content: dict[str, list[list[Prompt]]] = {}
-    for batch in batches(prompts, batch_size):
+    for batch in batches(in_chance_order(prompts), batch_size):
         by_content.setdefault(batch[0].content, []).append(batch)
-    return [[batch for batch in row if batch] for row in zip_longest(*by_content.values())]
+    placed = [((number + 0.5) / len(own), batch) for own in by_content.values() for number, batch in enumerate(own)]
+    ordered = [batch for _, batch in sorted(placed, key=itemgetter(0))]
+    return [ordered[start : start + len(by_content)] for start in range(0, len(ordered), len(by_content))]
 
 
 def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: Settings) -> Generation:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.records.splits import normal_text
 from pabtune.tuning.workers import holding_interrupts
 
 LOOK = "look-"
@@ -39,7 +40,7 @@ def count_look(
         content: content class that it is judged for; None = all.
     """
     own, whole = (
-        sorted({sha256(prompt.prompt.encode()).hexdigest()[:SHORT] for prompt in unseen}),
+        sorted({sha256(normal_text(prompt.prompt).encode()).hexdigest()[:SHORT] for prompt in unseen}),
         digest_prompts(unseen),
     )
     again = {"content": content, "claim": claim, "of": whole}

@@ -40,7 +40,7 @@ class References:
         self._key = [
             made_for.to_document(),
             weights_digest(pipeline),
-            describe_argument(dict(getattr(pipeline.scheduler, "config", {}))),
+            describe_scheduler(pipeline),
             describe_argument(dict(settings.arguments)),
             settings.steps,
         ]
@@ -78,6 +78,12 @@ class References:
             return np.load(path)
         except (OSError, ValueError, EOFError):
             return None
+
+
+def describe_scheduler(pipeline: DiffusionPipeline) -> Any:
+    """Class and configuration of a pipeline's scheduler, as JSON."""
+    scheduler = pipeline.scheduler
+    return [type(scheduler).__name__, describe_argument(dict(getattr(scheduler, "config", {})))]
 
 
 def describe_argument(value: Any) -> Any:

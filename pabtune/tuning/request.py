@@ -18,6 +18,7 @@ from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
 from pabtune.tuning.generation import BATCH_SIZE, WARM_UP_STEPS
+from pabtune.tuning.references import describe_argument
 from pabtune.tuning.teams import ALONE, Team
 from pabtune.tuning.videos import OnVideos
 
@@ -149,7 +150,7 @@ def request_document(profile: Profile, prompts: Sequence[Prompt], config: Search
         "budget": str(config.budget),
         "floor": None if config.floor is None else str(config.floor),
         "content": config.content,
-        "arguments": dict(config.arguments),
+        "arguments": describe_argument(dict(config.arguments)),
         "batch_size": config.batch_size,
         **(config.parallel_document() if config.layout.gpus > 1 else {}),
         **({"memory": config.memory} if config.memory is not None else {}),

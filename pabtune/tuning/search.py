@@ -34,7 +34,7 @@ from pabtune.tuning.confirm import FINALISTS, Confirmation, confirm
 from pabtune.tuning.evaluate import score_on, warm_up
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.limits import VideoLimits
-from pabtune.tuning.references import References
+from pabtune.tuning.references import References, describe_scheduler
 from pabtune.tuning.request import (
     AUTO_FLOOR,
     ContentBy,
@@ -88,7 +88,9 @@ def search_policy(
     )
     tuned = prompts.tune
     config = replace(config, score=config.score or score_on(pipeline, config.budget.score))
-    asked = request_document(profile, tuned, config) | {"weights": weights_digest(pipeline)}
+    asked = request_document(profile, tuned, config) | {
+        "weights": weights_digest(pipeline), "scheduler": describe_scheduler(pipeline)
+    }  # fmt: skip
     meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.steps, config.videos, config.on_videos)
     settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
@@ -108,7 +110,7 @@ def search_policy(
             f"{meter.total:.0f} of {config.videos} videos are generated, some by a run that was stopped, and the rest does "
             "not pay for a trial and its confirmation; a search with more videos begins anew"
         )
-    candidates, count_look = study.candidates(), partial(study.count_look, prompts.test, content=config.content)
+    candidates, count_look = study.candidates(), partial(study.count_look, content=config.content)
     confirmation = Confirmation()
     if config.team.is_leader:
         confirmation = confirm(

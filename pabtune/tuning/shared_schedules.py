@@ -12,13 +12,13 @@ from diffusers import DiffusionPipeline
 from pabtune.records.errors import FitError, PabtuneWarning, StudyError
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
-from pabtune.records.schedules import FittedSoFar, Schedule, load_schedules, save_schedules
+from pabtune.records.schedules import CHOSEN_BY, FittedSoFar, Schedule, load_schedules, save_schedules
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.candidates import first_prompts, interleaved
 from pabtune.tuning.engine_masks import EngineMasks
 from pabtune.tuning.generation import Progress, Settings
 from pabtune.tuning.once import done_once
-from pabtune.tuning.references import describe_argument
+from pabtune.tuning.references import describe_argument, describe_scheduler
 from pabtune.tuning.request import SearchConfig, short_name
 from pabtune.tuning.schedules import FewVideos, find_schedules, known_surrogate
 from pabtune.tuning.videos import MOST_FITTED_PROMPTS, VideoPlan
@@ -55,7 +55,8 @@ def schedules_of(  # noqa: PLR0913, PLR0917, fitting depends on all of it
     unit = None if engine is None else EngineMasks.of(engine, profile.sites, config.catalog)
     fitted = first_prompts(prompts, MOST_FITTED_PROMPTS if plan is None else plan.fitted)
     request = [
-        profile.digest, weights_digest(pipeline), digest_prompts(prompts), settings.batch_size, config.seed,
+        CHOSEN_BY, profile.digest, weights_digest(pipeline), describe_scheduler(pipeline), digest_prompts(prompts),
+        settings.batch_size, config.seed,
         describe_argument(dict(settings.arguments)), list(config.schedule_shares),
         *([config.is_refined] if few is None else [config.videos, str(config.floor), str(config.budget)]),
         *([] if engine is None else [config.engine_name]),

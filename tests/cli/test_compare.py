@@ -56,4 +56,12 @@ def test_prompts_that_were_tuned_on_are_not_judged_on(pabtune, tmp_path) -> None
     done = pabtune(
         "compare", "shapes", "--calibrate", str(file), "--prompts", str(file), "--out", str(tmp_path / "out")
     )
-    assert "'a red square stands still' with seed 3 is in both" in done.refusal()
+    assert "'a red square stands still' is in both" in done.refusal()
+    # without seeds of their own both files had others, and nothing was said
+    tuned, judged = tmp_path / "tuned.txt", tmp_path / "judged.txt"
+    tuned.write_text("a red square stands still\n")
+    judged.write_text("a blue cross stands still\nA red  square stands still\n")
+    done = pabtune(
+        "compare", "shapes", "--calibrate", str(tuned), "--prompts", str(judged), "--out", str(tmp_path / "out")
+    )
+    assert "'A red square stands still' is in both" in done.refusal()

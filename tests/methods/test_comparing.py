@@ -1,6 +1,8 @@
 """Comparing methods on the small pipeline."""
 
-from dataclasses import replace
+import importlib
+import sys
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -12,10 +14,13 @@ from pabtune.methods.fora import FORA
 from pabtune.methods.keeping import Calibrated, ComparisonFolder
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.pab import PAB
+from pabtune.methods.pabtune import Pabtune
 from pabtune.methods.registry import METHODS
 from pabtune.records.comparisons import CalibrationCost
+from pabtune.records.errors import PolicyError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.prompts import Prompt
+from pabtune.records.schedules import Schedule
 from pabtune.runtime.pipeline_calls import PipelineCall, observe
 from pabtune.tuning.generation import Settings
 from tests.conftest import PROMPTS, make_pipeline
@@ -188,3 +193,25 @@ def test_a_setting_without_a_policy_is_left_out_and_the_others_are_judged(tmp_pa
     assert {each.setting for each in found.settings} == {0.6}
     none = config(tmp_path, shares=(0.6,), grids={"lemica": (0.12,)})
     assert set(compare(pipeline, [LeMiCa()], none, PROMPTS[:1], UNSEEN[:1], model="shapes").unfit) == {"lemica"}
+
+
+def test_what_no_schedule_was_fitted_for_is_left_out() -> None:
+    """With 16 steps the standard settings ask for 4 of them, fewer than a schedule has, and the whole comparison ended."""
+    calibration = {"6": asdict(Schedule(computed=(0, 1, 2, 3, 5, 7), factors=((),) * 8, psnr_db=1.0, tail_psnr_db=1.0))}
+    assert Pabtune().at(0.75, calibration, 8).rules[0].compute == (0, 1, 2, 3, 5, 7)
+    with pytest.raises(PolicyError, match=r"no schedule with 4 of 8 steps was fitted \(fitted: 6\)"):
+        Pabtune().at(0.5, calibration, 8)
+    with pytest.raises(PolicyError, match="fitted: none"):
+        Pabtune().at(0.5, {}, 8)
+
+
+def test_what_a_score_said_before_it_was_changed_is_not_taken(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for points in (1, 2):
+        (tmp_path / "compared_scores.py").write_text(f"def points(video, prompt):\n    return {points}\n")
+        sys.modules.pop("compared_scores", None)
+        importlib.invalidate_caches()
+        folder = ComparisonFolder(tmp_path, make_pipeline(), Settings(steps=STEPS), "compared_scores:points")
+        assert folder.evaluation("fora", 2, None, PROMPTS[:1]) is None
+        folder.keep_evaluation("fora", 2, None, PROMPTS[:1], evaluation(0.5, 40.0))
+        assert folder.evaluation("fora", 2, None, PROMPTS[:1]) is not None

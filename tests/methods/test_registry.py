@@ -21,6 +21,7 @@ def test_settings_are_numbers_in_the_range_of_the_knob() -> None:
         "lemica=1.5": "lemica: budget must be a number from 0.05 to 1, but is 1.5",
         "lemica=nan": "lemica: budget must be a number from 0.05 to 1, but is nan",
         "lemica=some": "lemica: budget must be numbers with commas between them, but is 'some'",
+        "pab=300": "pab: digits must be one of 246, 357, 579, but is 300",
         "lemica": "a setting is METHOD=VALUE",
         "all=2": "a setting is METHOD=VALUE",
         "teacup=2": "unknown method 'teacup'",

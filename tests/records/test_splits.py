@@ -5,7 +5,7 @@ import pytest
 from pabtune.models.shapes.prompts import sample_prompts
 from pabtune.records.errors import PromptError
 from pabtune.records.prompts import Prompt
-from pabtune.records.splits import PARTS, split_of, split_prompts
+from pabtune.records.splits import PARTS, in_chance_order, split_of, split_prompts
 
 GOLDEN = {
     "a red circle moves left": "test",
@@ -59,3 +59,20 @@ def test_a_prompt_counts_once_and_no_part_is_empty() -> None:
     assert split_prompts(doubled) == split_prompts(prompts)
     with pytest.raises(PromptError, match="1 distinct prompts leave none to"):
         split_prompts([Prompt(prompt="same")] * 40)
+
+
+def test_the_order_of_a_verdict_does_not_follow_the_file() -> None:
+    """Themes come mixed; a prompt's videos stay together, in their order."""
+    themes = [Prompt(prompt=f"{theme} {number}", seed=number) for theme in ("a cat", "a city") for number in range(300)]
+    ordered = in_chance_order(themes)
+    assert ordered == in_chance_order(themes[::-1])
+    assert sorted(ordered, key=themes.index) == themes
+    for start in range(0, 600, 100):
+        cats = sum(each.prompt.startswith("a cat") for each in ordered[start : start + 100])
+        assert abs(cats - 50) <= 20  # four standard deviations
+    again = [
+        Prompt(prompt=text, seed=seed) for seed, text in enumerate(("A cat", "a dog", "a  cat", "a bird", "a cat"))
+    ]
+    seeds = [each.seed for each in in_chance_order(again)]
+    first = seeds.index(0)
+    assert seeds[first : first + 3] == [0, 2, 4]

@@ -132,7 +132,7 @@ def test_the_headline_is_what_the_search_chose(whole) -> None:
     best = whole.headline
     assert (best.policy, best.file, best.judged.verdict) == ("shapes-30steps", "policy.json", "accept")
     html = as_html(whole)
-    assert "<h1>shapes: 3.34× as fast, 42.2 dB to the full run</h1>" in html
+    assert "<h1>shapes: 3.18× as fast, 44.3 dB to the full run</h1>" in html
     assert "−0.10 to +0.01" in html
 
 

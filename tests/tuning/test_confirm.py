@@ -173,7 +173,7 @@ def test_the_finalist_that_holds_where_they_are_compared_is_judged(profile, pipe
     preset = replace(named("preset", PRESETS["pab246"], 0.8, 0.0), origin="preset pab246", number=7)
     fast = named("fast", RECKLESS, 0.3, -0.1)
     request = config(tmp_path, floor=Floor(preset="pab246"))
-    confirmation = confirm(pipeline, profile, [fast, preset], SPLIT, request, "study", lambda claim: 3)
+    confirmation = confirm(pipeline, profile, [fast, preset], SPLIT, request, "study", lambda unseen, claim: 3)
     assert confirmation.verdict == "undecided"  # nine prompts are too few
     assert (confirmation.best.evidence["finalists"], confirmation.best.evidence["looks"]) == (2, 3)
     assert confirmation.judgement.error == look_error(3)
@@ -230,7 +230,9 @@ def test_a_finalist_that_is_rejected_gives_way_to_the_next_which_pays_for_the_se
             FALLEN.add(float(generate(pipeline, [prompt], settings).videos[0].std()))
     request = config(tmp_path, floor=None, budget=Budget.parse("tests.tuning.test_confirm:falling>=-1"), batch_size=1)
     looks = iter((1, 2))
-    confirmation = confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", lambda claim: next(looks))
+    confirmation = confirm(
+        pipeline, profile, [fast, careful], SPLIT, request, "study", lambda unseen, claim: next(looks)
+    )
     assert confirmation.judged.policy == "careful"
     assert confirmation.judgement.error == look_error(2)
     assert confirmation.best.evidence["looks"] == 2

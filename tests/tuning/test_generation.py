@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
+from pabtune.quality.budget import Budget
+from pabtune.quality.verdict import judge, look_error
 from pabtune.records.prompts import Prompt
-from pabtune.tuning.generation import Settings, batches, generate
+from pabtune.tuning.generation import Settings, batches, generate, rounds
 from tests.conftest import PROMPT, PROMPTS, draw
 
 
@@ -11,6 +14,38 @@ def test_batches_hold_one_content_class_each() -> None:
     assert [len({prompt.content for prompt in batch}) for batch in plan] == [1] * len(plan)
     assert sorted(prompt.seed for batch in plan for prompt in batch) == list(range(7))
     assert max(map(len, plan)) == 2
+
+
+def test_content_classes_come_in_turns_in_proportion() -> None:
+    prompts = [Prompt(prompt=str(number), content="abc"[number % 3], seed=number) for number in range(36)]
+    plan = rounds(prompts, 4)
+    assert [[batch[0].content for batch in row] for row in plan] == [["a", "b", "c"]] * 3
+    assert plan == rounds(prompts[::-1], 4)
+    unequal = [
+        Prompt(prompt=str(number), content="a" if number % 5 == 0 else "b", seed=number) for number in range(100)
+    ]
+    contents = [batch[0].content for row in rounds(unequal, 4) for batch in row for _ in batch]
+    for seen in range(20, 101, 20):
+        assert contents[:seen].count("a") == seen / 5
+
+
+@pytest.mark.parametrize("contents", [("", ""), ("good", "bad")])
+def test_a_verdict_does_not_rest_on_the_first_pages_of_a_file(contents) -> None:
+    """Of 500 prompts the first 200, a theme or a class, lose nothing, the others 2 points: 1.2 in the mean for a budget of 1.
+
+    In the order of the file, or with as many prompts of each class as of the other, it was accepted before the bad ones had
+    been seen, or when too few of them had.
+    """
+    budget, accepted = Budget.parse("shapes>=-1"), 0
+    for file in range(20):
+        prompts = [Prompt(prompt=f"{file}: {number}", content=contents[number >= 200], seed=0) for number in range(500)]
+        noise = np.random.default_rng(file).normal(0, 0.3, 500)
+        loss = {each.prompt: 2.0 * (number >= 200) + noise[number] for number, each in enumerate(prompts)}
+        drops: list[float] = []
+        for row in rounds(prompts, 4):
+            drops += [loss[prompt.prompt] for batch in row for prompt in batch]
+            accepted += judge(drops, budget, error=look_error(1), is_final=False).verdict == "accept"
+    assert accepted == 0
 
 
 def test_videos_are_rounded_frames_of_the_same_seed(pipeline) -> None:

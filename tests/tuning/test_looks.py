@@ -1,5 +1,7 @@
 """Looks at unseen prompts, counted in real storages."""
 
+from dataclasses import replace
+
 import pytest
 
 from pabtune.records.prompts import Prompt, digest_prompts
@@ -38,6 +40,13 @@ def test_the_same_claim_on_the_same_prompts_is_the_same_look(tmp_path) -> None:
     assert second.count_look(PROMPTS[:3], "a", "slow") == 1
     assert second.count_look(PROMPTS[2::-1], "a") == 3  # another order is another bet
     assert second.count_look(PROMPTS[:3], "c") == 4
+
+
+def test_another_spelling_is_the_same_prompt(tmp_path) -> None:
+    """Two policies each had the error of a first look."""
+    study = SharedStudy(str(tmp_path / "study.journal"), "first", Space(make_profile(12)), "p")
+    other = [replace(each, prompt=f"  {each.prompt.upper()}") for each in PROMPTS[:2]]
+    assert [study.count_look(PROMPTS[:2], "a"), study.count_look(other, "b")] == [1, 2]
 
 
 def test_looks_that_an_earlier_version_noted_count(tmp_path) -> None:

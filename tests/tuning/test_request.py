@@ -1,8 +1,10 @@
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pabtune.quality.budget import Budget
@@ -46,3 +48,15 @@ def test_a_score_of_a_user_that_changed_is_another_request(profile, tmp_path, mo
         assert requests[-1] == request_document(profile, [], request)
     assert requests[0] != requests[1]
     assert "score" not in request_document(profile, [], config(tmp_path, score=find_score("shapes")))
+
+
+def test_an_image_that_changed_is_another_request(profile, tmp_path) -> None:
+    """It counted by its name, and what no JSON holds ended in a bare TypeError."""
+    image = tmp_path / "first.png"
+    requests = []
+    for content in (b"one", b"other"):
+        image.write_bytes(content)
+        requests.append(request_document(profile, [], config(tmp_path, arguments={"image": str(image)})))
+    assert requests[0] != requests[1]
+    arrays = [request_document(profile, [], config(tmp_path, arguments={"x": np.full(2, value)})) for value in (1, 2)]
+    assert json.dumps(arrays[0]) != json.dumps(arrays[1])

@@ -13,9 +13,11 @@ from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.masks import resolve
 from pabtune.planning.presets import PRESETS
 from pabtune.quality.fidelity import psnr_db
-from pabtune.records.errors import BudgetError, ProfileError, StudyError
+from pabtune.quality.floors import Floor
+from pabtune.records.errors import BudgetError, PolicyError, ProfileError, StudyError
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split
 from pabtune.records.trials import SearchResult
@@ -106,6 +108,9 @@ def test_seen_prompts_and_foreign_profiles_are_refused(profile, pipeline, tmp_pa
             search_policy(pipeline, profile, replace(SPLIT, **{part: SEARCHED}), config(tmp_path))
         with pytest.raises(StudyError, match=f"none of these falls to {part}"):
             search_policy(pipeline, profile, replace(SPLIT, **{part: ()}), config(tmp_path))
+    spelt = (replace(SEARCHED[0], prompt=f" {SEARCHED[0].prompt.upper()}"), *SPLIT.test)
+    with pytest.raises(StudyError, match="is in two parts of the split"):
+        search_policy(pipeline, profile, replace(SPLIT, test=spelt), config(tmp_path))
     foreign = replace(profile, made_for=replace(profile.made_for, fingerprint="sha256:" + "0" * 64))
     fewer = CATALOG.with_card(
         ModelCard(transformer="STDiT3Transformer3DModel", sites=sites_in("spatial_blocks", mlp="mlp"))
@@ -240,6 +245,30 @@ def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile
     assert first.candidates[-1].parameters != other.candidates[-1].parameters
     studies = [search(0, SEARCHED[1], 1).study, search(0, SEARCHED[0], 1, guidance_scale=2.0).study]
     assert len({first.study, *studies}) == 3
+
+
+def test_a_floor_that_the_model_cannot_carry_is_refused_before_anything_is_generated(
+    profile, pipeline, tmp_path, monkeypatch
+) -> None:
+    """It was told after thousands of videos, when all schedules had been fitted."""
+    rules = (Rule(kind="full", range=2, window=(1, 7)),)
+    monkeypatch.setitem(PRESETS, "pab246", replace(PRESETS["pab246"], rules=rules))
+    with pytest.raises(PolicyError, match="the model has no 'full' sites"):
+        search_policy(pipeline, profile, SPLIT, config(tmp_path, floor=Floor(preset="pab246")))
+    assert {path.name for path in tmp_path.iterdir()} <= {"study.journal"}
+
+
+def test_another_scheduler_makes_another_study(profile, tmp_path) -> None:
+    """Its trials were served to a model that behaves otherwise."""
+
+    def study(shift: float) -> str:
+        pipeline, split = make_pipeline(), Split(tune=PROMPTS[:1], validate=PROMPTS[4:5], test=PROMPTS[8:9])
+        pipeline.scheduler = type(pipeline.scheduler)(shift=shift)
+        return search_policy(pipeline, profile, split, config(tmp_path, floor=None, trials=1)).study
+
+    first = study(2.0)
+    assert study(7.0) != first
+    assert study(2.0) == first
 
 
 def test_other_schedules_make_another_study(profile, tmp_path) -> None:

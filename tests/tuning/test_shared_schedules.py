@@ -95,6 +95,13 @@ def test_what_is_fitted_follows_from_what_is_asked_for(profile, tmp_path, monkey
         assert found == [schedule(2)]
     assert [(len(each), *others) for each, *others in asked] == [(24, True, False), (24, False, False), (6, True, True)]
     assert asked[0][0] == prompts[:24]
+    # schedules of a version that chose by other figures, and of another scheduler, are none of this request
+    with monkeypatch.context() as other:
+        other.setattr(module, "CHOSEN_BY", "another figure")
+        schedules_of(pipeline, profile, prompts, settings, standard)
+    pipeline.scheduler = type(pipeline.scheduler)(shift=7.0)
+    schedules_of(pipeline, profile, prompts, settings, standard)
+    assert len(asked) == 5
     assert not list(tmp_path.glob("*.part.json"))
 
 
