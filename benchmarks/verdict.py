@@ -3,7 +3,8 @@
     python benchmarks/verdict.py [--json] [--out FILE]
 
 Drops come in six shapes: normal, noisy, skewed (a tenth of the videos loses 10 points), heavy-tailed (Student's t with 3
-degrees of freedom), 2 % of the videos lose 75 points, 1 % lose everything. Each is shifted to a mean drop of 0, a half, one,
+degrees of freedom), 2 % of the videos lose 75 points, 1 % lose everything. A seventh, of which 5 % gain 20 points, shows where a
+reject is wrong. Each is shifted to a mean drop of 0, a half, one,
 and one and a half of a budget of 1 point, and judged after every prompt. Beside it stands what people would compute instead:
 Student's t, the percentile bootstrap, and Johnson's bound, on 36 or 72 prompts; and what pabtune did before.
 
@@ -54,6 +55,9 @@ SHAPES: Mapping[str, Draw] = {
     "1 % lose all": _few(0.01, 98.0),
 }
 """Drops around a mean of 0."""
+
+RARE_GAINS: Mapping[str, Draw] = {"5 % gain 20": _few(0.05, -20.0)}
+"""The same, of one policy alone: rejects trust the drops that they saw."""
 
 
 def _johnson(drops: Drops, comparisons: int = 1) -> float:
@@ -128,9 +132,11 @@ def _mixed(own: Drops, shared: Drops) -> Drops:
 
 def measure(replicates: int, selections: int, seed: int = 0) -> dict[str, Any]:
     """All rates, as JSON."""
-    rng = np.random.default_rng(seed)
+    rng, rare = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     single = {
-        name: {str(mean): one_policy(rng, draw, mean, replicates) for mean in MEANS} for name, draw in SHAPES.items()
+        name: {str(mean): one_policy(each, draw, mean, replicates) for mean in MEANS}
+        for shapes, each in ((SHAPES, rng), (RARE_GAINS, rare))
+        for name, draw in shapes.items()
     }
     whole: dict[str, Any] = {}
     for name, draw in SHAPES.items():
