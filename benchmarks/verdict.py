@@ -5,7 +5,8 @@
 Drops come in six shapes: normal, noisy, skewed (a tenth of the videos loses 10 points), heavy-tailed (Student's t with 3
 degrees of freedom), 2 % of the videos lose 75 points, 1 % lose everything. A seventh, of which 5 % gain 20 points, shows where
 a reject is wrong. Each is shifted to a mean drop of 0, a half, one, and one and a half of a budget of 1 point, and judged
-after every prompt. Beside it stands what people would compute instead: Student's t, the percentile bootstrap, and Johnson's bound, on 36 or 72 prompts; and what pabtune did before.
+after every prompt. Beside it stands what people would compute instead: Student's t, the percentile bootstrap, and Johnson's
+bound, on 36 or 72 prompts; and what pabtune did before.
 
 A selection simulates the whole way: 60 trials whose true mean drop is the budget itself, measured on 24 prompts; the 4 best
 ones compared on 24 other prompts; the best one judged on fresh prompts. `five times` repeats that on the same fresh prompts,
