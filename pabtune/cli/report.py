@@ -38,10 +38,10 @@ def write_page(folder: Path, out: Path) -> dict[str, Any]:
     from pabtune.report.page.page import page_of
     from pabtune.report.page.rendering import as_html
 
-    if out.suffix != ".html":
-        raise FileError(f"--out {out}: the name of the page must end in .html")
     found = read_folder(folder, out)
     check_writable(out)
+    if out.suffix != ".html":
+        raise FileError(f"--out {out}: the name of the page must end in .html")
     page = page_of(found)
     content = as_html(page).encode()
     write_atomically(out, lambda partial: partial.write_bytes(content))
