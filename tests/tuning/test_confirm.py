@@ -13,7 +13,7 @@ from pabtune.records.evaluations import Evaluation, Measured
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
-from pabtune.records.splits import Split
+from pabtune.records.splits import Split, in_chance_order
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.runtime.engine import broadcast
 from pabtune.tuning import confirm as module
@@ -245,10 +245,15 @@ def test_where_the_last_videos_reject_a_finalist_no_other_one_is_judged(
     fast, careful = (
         named(name, RECKLESS, time, margin) for name, time, margin in (("fast", 0.3, -0.1), ("careful", 0.8, -9.0))
     )
-    judged = []
+    judged, looked = [], []
+
+    def count_look(unseen, claim) -> int:
+        looked.append(unseen)
+        return len(looked)
 
     def judge_policy(pipeline, policy, unseen, profile, config, error, meter):
         judged.append((policy.name, len(unseen)))
+        assert unseen == looked[-1] == in_chance_order(SPLIT.test)[: len(unseen)]
         meter.add(2 * len(unseen), profile.steps)
         found = evaluation([80.0] * 36, 30.0)
         return judgement_of(found, config.budget, error), found
@@ -256,14 +261,16 @@ def test_where_the_last_videos_reject_a_finalist_no_other_one_is_judged(
     monkeypatch.setattr(module, "judge_policy", judge_policy)
     request = config(tmp_path, floor=None, batch_size=1)
     meter = VideoMeter(steps=profile.steps, limit=10_000)
-    assert confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", meter=meter).verdict == "reject"
+    asked = (pipeline, profile, [fast, careful], SPLIT, request, "study", count_look)
+    assert confirm(*asked, meter=meter).verdict == "reject"
     assert [name for name, _ in judged] == ["fast", "careful"]
     spent = meter.generated - sum(2 * count for _, count in judged)
     judged.clear()
     meter = VideoMeter(steps=profile.steps, limit=int(spent) + 8)
-    confirmation = confirm(pipeline, profile, [fast, careful], SPLIT, request, "study", meter=meter)
+    confirmation = confirm(*asked, meter=meter)
     assert (confirmation.verdict, [name for name, _ in judged]) == ("reject", ["fast"])
     assert 1 <= judged[0][1] <= 4
+    assert in_chance_order(SPLIT.test)[:4] != list(SPLIT.test[:4])
 
 
 def test_the_evidence_of_a_policy_is_what_was_measured_of_it(profile, pipeline, tmp_path) -> None:
@@ -302,7 +309,9 @@ def test_without_a_video_for_a_verdict_the_finalist_is_undecided(profile, pipeli
     monkey = replace(SPLIT, test=SPLIT.test[:1])
     confirm(pipeline, profile, [fast], monkey, request, "study", meter=meter)
     meter = VideoMeter(steps=profile.steps, limit=int(meter.generated) - 2)
-    confirmation = confirm(pipeline, profile, [fast], monkey, request, "study", counted.append, meter=meter)
+    confirmation = confirm(
+        pipeline, profile, [fast], monkey, request, "study", lambda *look: counted.append(look), meter=meter
+    )
     assert (confirmation.verdict, confirmation.judged, counted) == ("undecided", None, [])
     assert confirmation.best.rules == fast.policy.rules
     assert confirmation.best.evidence["verdict"] == "undecided"
@@ -328,4 +337,7 @@ def test_a_claim_is_what_a_policy_does_and_is_to_hold(profile, pipeline, tmp_pat
     with torch.no_grad():
         next(fine_tuned.transformer.parameters()).add_(1.0)
     others.append(claim_of(first, fine_tuned, profile, request))
-    assert len({claim, *others}) == 8
+    rescheduled = make_pipeline()
+    rescheduled.scheduler = type(rescheduled.scheduler)(shift=7.0)
+    others.append(claim_of(first, rescheduled, profile, request))
+    assert len({claim, *others}) == 9

@@ -11,7 +11,7 @@ from pabtune.quality.verdict import ERROR
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule
-from pabtune.records.splits import Split
+from pabtune.records.splits import Split, in_chance_order
 from pabtune.tuning import front as module
 from pabtune.tuning.front import judge_front
 from pabtune.tuning.generation import Settings
@@ -83,6 +83,13 @@ def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
 
     assert verdicts([good, wrong, fewer], ERROR) == (["accept", "reject", "undecided"], [40, 8, 8])
     assert verdicts([good], 0.0)[0] == ["undecided"]
+    # not on the first prompts of a file, which may be of one theme
+    (point,) = judge_front(pipeline, profile, [good], split, request, 0.0)
+    assert (
+        set(point.evaluation.prompts)
+        == {each.prompt for each in in_chance_order(many)[:2]}
+        != {each.prompt for each in many[:2]}
+    )
 
 
 def closeness(video, prompt) -> float:
