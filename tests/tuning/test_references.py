@@ -9,7 +9,7 @@ import torch
 from pabtune.records.policies import MadeFor
 from pabtune.tuning import references as module
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.references import LOCK, References, describe_argument
+from pabtune.tuning.references import LOCK, References, describe_argument, describe_scheduler
 from tests.conftest import PROMPTS
 
 SETTINGS = Settings(steps=2)
@@ -105,3 +105,13 @@ def test_a_long_negative_prompt_is_no_name_of_a_file(length) -> None:
     text = "worst quality, " * (length // 15) + "." * (length % 15)
     assert describe_argument({"negative_prompt": text}) == {"negative_prompt": text}
     assert describe_argument("a\0b") == "a\0b"
+
+
+def test_a_scheduler_is_its_class_and_its_configuration() -> None:
+    """Two classes may have the same configuration, and draw other videos."""
+    pipeline, other = make_pipeline(), make_pipeline()
+    assert describe_scheduler(pipeline) == describe_scheduler(other)
+    other.scheduler.__class__ = type("Other", (type(other.scheduler),), {})
+    assert describe_scheduler(pipeline) != describe_scheduler(other)
+    other.scheduler = type(pipeline.scheduler)(shift=7.0)
+    assert describe_scheduler(pipeline) != describe_scheduler(other)
