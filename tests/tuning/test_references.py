@@ -10,7 +10,7 @@ from pabtune.records.policies import MadeFor
 from pabtune.tuning import references as module
 from pabtune.tuning.generation import Settings
 from pabtune.tuning.references import LOCK, References, describe_argument, describe_scheduler
-from tests.conftest import PROMPTS
+from tests.conftest import PROMPTS, make_pipeline
 
 SETTINGS = Settings(steps=2)
 
