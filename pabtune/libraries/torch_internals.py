@@ -1,6 +1,8 @@
 """Private names of torch that pabtune uses. No other file uses them."""
 
+import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,17 +51,46 @@ def raise_recompile_limits(patterns: int) -> Callable[[], None]:
     Returns:
         A function that restores the limits, unless other code has changed them since.
     """
-    config = torch._dynamo.config
-    before = (config.recompile_limit, config.accumulated_recompile_limit)
-    limit = max(config.recompile_limit, RECOMPILATIONS_PER_PATTERN * patterns)
-    raised = (limit, max(config.accumulated_recompile_limit, 4 * limit))
-    config.recompile_limit, config.accumulated_recompile_limit = raised
+    return _LIMITS.raise_for(patterns)
 
-    def restore() -> None:
-        if (config.recompile_limit, config.accumulated_recompile_limit) == raised:
-            config.recompile_limit, config.accumulated_recompile_limit = before
 
-    return restore
+class _RecompileLimits:
+    """Dynamo's recompilation limits, which all runs of the process share: as high as the most patterns among them need."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._needs: dict[object, int] = {}
+        self._before = (0, 0)
+        self._raised = (0, 0)
+
+    def raise_for(self, patterns: int) -> Callable[[], None]:
+        """Raises the limits for one more run (see `raise_recompile_limits`)."""
+        run = object()
+        with self._lock:
+            config = torch._dynamo.config
+            limits = (config.recompile_limit, config.accumulated_recompile_limit)
+            if not self._needs or limits != self._raised:
+                self._before = limits  # other code's
+            self._needs[run] = RECOMPILATIONS_PER_PATTERN * patterns
+            self._set()
+        return partial(self._release, run)
+
+    def _release(self, run: object) -> None:
+        with self._lock:
+            config = torch._dynamo.config
+            self._needs.pop(run, None)
+            if (config.recompile_limit, config.accumulated_recompile_limit) == self._raised:
+                self._set()
+
+    def _set(self) -> None:
+        limit = max(self._before[0], *self._needs.values(), 0)
+        accumulated = max(self._before[1], 4 * limit) if self._needs else self._before[1]
+        self._raised = (limit, accumulated)
+        config = torch._dynamo.config
+        config.recompile_limit, config.accumulated_recompile_limit = self._raised
+
+
+_LIMITS = _RecompileLimits()
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -91,9 +91,9 @@ def _slopes(step: int, computed: Sequence[int], schedule: NoiseSchedule) -> list
     """For each of the last changes, the factor that extends it to `step` over the noise level."""
     levels = schedule.sigmas or tuple(1 - each / schedule.steps for each in range(schedule.steps))
     history = [each for each in computed if each < step]
-    changes = zip(history[::-1], history[-2::-1], strict=False)
+    changes = [levels[late] - levels[early] for late, early in zip(history[::-1], history[-2::-1], strict=False)]
     reach = levels[step] - levels[history[-1]]
-    return [reach / (levels[late] - levels[early]) for late, early in changes][:MOST_FACTORS]
+    return [reach / change if change else 0.0 for change in changes][:MOST_FACTORS]  # timesteps may be repeated
 
 
 def _ratios(rule: Rule, schedule: NoiseSchedule) -> NDArray[np.float64]:
@@ -109,7 +109,10 @@ def _ratios(rule: Rule, schedule: NoiseSchedule) -> NDArray[np.float64]:
         ]
         if not places:
             continue
-        values = [rule.factors[step][index] / _slopes(step, computed, schedule)[index] for step in places]
+        slopes = [_slopes(step, computed, schedule)[index] for step in places]
+        values = [
+            rule.factors[step][index] / slope if slope else 0.0 for step, slope in zip(places, slopes, strict=True)
+        ]
         low, high = FIRST_RATIO if index == 0 else OTHER_RATIO
         ratios[:, index] = np.clip(np.interp(np.arange(schedule.steps), places, values), low, high)
     return ratios

@@ -319,6 +319,7 @@ def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedul
             start = int(np.abs(np.asarray(schedule.sigmas) - middle).argmin())
             stop = start + 1
         compute[max(start, 1) : stop] = False
+    compute[-1] |= listed[-1] == len(made_for.sigmas) - 1
     # No output serves longer than it did, in steps or in noise level, whichever is more.
     most_steps = max((end - step - 1 for step, end in runs), default=0)
     farthest = max((made_for.sigmas[step] - made_for.sigmas[end - 1] for step, end in runs), default=0.0)
@@ -353,4 +354,7 @@ def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSche
             f"{source}: its window is for {made_for.steps} steps, the run has {schedule.steps}, and without the noise "
             f"levels of both it cannot be carried over; search again with --steps {schedule.steps}"
         )
-    return carry_window((start, stop), made_for.sigmas, schedule.sigmas)
+    start_here, stop_here = carry_window((start, stop), made_for.sigmas, schedule.sigmas)
+    if stop < len(made_for.sigmas):
+        stop_here = min(stop_here, schedule.steps - 1)  # the last step computes if it did
+    return min(start_here, stop_here), stop_here

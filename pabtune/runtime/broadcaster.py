@@ -82,6 +82,9 @@ class Broadcaster:
         self.stores = {name: STORES[store]() for name in target.transformers}
         self.hooks = [hook_for(site, self.stores[site.transformer]) for site in target.sites]
         by_site = dict(zip(target.sites, self.hooks, strict=True))
+        self._hooks_of: dict[str, list[SiteHook]] = {name: [] for name in target.transformers}
+        for site, hook in by_site.items():
+            self._hooks_of[site.transformer].append(hook)
         self.contents = {name: ContentSites.of(name, each, by_site) for name, each in targets.items()}
         by_steps = content == AUTO_CONTENT and policy.first_steps is not None
         self.undecided = ContentSites.of(None, target, by_site) if by_steps else None
@@ -107,6 +110,12 @@ class Broadcaster:
         """The hook that skips a feeder of the site, or a further block of the stack (see `Listener`)."""
         hook = self.hooks[index]
         return StackMemberHook(hook) if isinstance(hook, StackHook) else FeederHook(hook)
+
+    def rest(self, transformer: str) -> None:
+        """Resets the hooks of a transformer, of every content class: a compiled graph has guards on them (see `Listener`)."""
+        for hook in self._hooks_of[transformer]:
+            hook.clear()
+        self.stores[transformer].clear()
 
     def close(self) -> None:
         """Restores dynamo's limits (see `Listener`)."""
@@ -272,8 +281,7 @@ class BroadcastSession:
         """Frees the session's outputs; counts stay readable (see `Session`)."""
         is_complete = self.plan is not None and bool(self.records) and self.records[-1].step == self.plan.mask.steps - 1
         self._forget()
-        if self.sites.target.pipeline is not None:
-            self._broadcaster.ongoing.pop(id(self), None)
+        self._broadcaster.ongoing.pop(id(self), None)
         self._whole_calls.finish(is_complete=is_complete)
 
     def _served_inside(self, index: int, history: tuple[Kept, ...], step: int) -> tuple[tuple[Any, ...], bool]:
@@ -367,11 +375,10 @@ class BroadcastSession:
 
     def _clear_hooks(self, transformer: str) -> None:
         self._active, self._halved = (), None
-        for index in self.sites.indices[transformer]:
-            self.sites.hooks[index].clear()
-        self._broadcaster.stores[transformer].clear()
+        self._broadcaster.rest(transformer)
 
     def _forget(self) -> None:
+        self._watch = None
         self._whole_calls.forget()
         for branch in self.branches.values():
             branch.forget()

@@ -89,6 +89,10 @@ class Deciding:
         assert isinstance(hook, DecidedStackHook)
         return StackMemberHook(hook)
 
+    def rest(self, transformer: str) -> None:
+        """Resets the hooks of a transformer (see `Listener`)."""
+        self.gates[transformer].clear()
+
     def close(self) -> None:
         """Nothing to restore (see `Listener`)."""
 
@@ -242,8 +246,7 @@ class DecidingSession:
     def finish(self) -> None:
         """Frees what is held; counts stay readable (see `Session`)."""
         self._forget()
-        if self._owner.target.pipeline is not None:
-            self._owner.ongoing.pop(id(self), None)
+        self._owner.ongoing.pop(id(self), None)
 
     def _start_loop(self) -> None:
         """Begins a denoising loop. Counts continue if a pipeline call has several.

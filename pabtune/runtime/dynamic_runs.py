@@ -48,7 +48,7 @@ class DynamicRun:
     def summary(self) -> dict[str, Any]:
         """What a server may monitor (see `Run.summary`); a policy that is a program has no digest and no content classes."""
         kind = "stack" if self.policy.unit == "stack" else "transformer"
-        branches = self._session.branches.values() if self._session is not None else ()
+        branches = tuple(self._session.branches.values()) if self._session is not None else ()  # the call may go on
         counts: dict[str, Counter[str]] = {"computed": Counter(), "broadcast": Counter()}
         for branch in branches:
             for name, counter in counts.items():

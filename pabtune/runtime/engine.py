@@ -146,8 +146,9 @@ class Run:
 
     def _calls(self, counter: str) -> dict[tuple[str, str], int]:
         counts: Counter[tuple[str, str]] = Counter()
-        for (_, branch_name), branch in self._session.branches.items() if self._session is not None else ():
-            for index, count in getattr(branch, counter).items():
+        branches = self._session.branches.copy() if self._session is not None else {}  # the call may go on meanwhile
+        for (_, branch_name), branch in branches.items():
+            for index, count in getattr(branch, counter).copy().items():
                 counts[branch_name, self._sites[index].name] += count
         return dict(counts)
 

@@ -52,11 +52,12 @@ class ParallelHook(StatefulHook):
 
 
 class LoopOwner:
-    """Refuses two threads that drive the denoising loops of one bare transformer at once: each would go on with the other's.
+    """Refuses two denoising loops of one bare transformer that take turns: each would go on with the other's outputs.
 
     A loop may go from thread to thread, and one that was given up may be followed by a new one. A thread whose loop was left
     unfinished for another thread's may not go on until that one is finished, or begins a loop itself: whose step it would
-    compute cannot be told.
+    compute cannot be told. In one thread, loops that take turns come back to a step that is not the first while another one
+    is unfinished.
     """
 
     def __init__(self) -> None:
@@ -73,10 +74,16 @@ class LoopOwner:
             steps: denoising steps of the loop; None = not known.
 
         Raises:
-            ModelError: another thread began a loop since this thread's, which is unfinished.
+            ModelError: another loop began since this one, and is unfinished.
         """
         thread = threading.get_ident()
         self._steps = steps or self._steps
+        if position.is_new_loop and position.step > 0 and not self._is_over:
+            raise ModelError(
+                f"{position.transformer} is called at step {position.step} again, or of another loop, while the loop "
+                "whose outputs it holds is unfinished; run loops one after the other, give calls of one step different names "
+                f"in cache_context, and after a loop that was given up call {position.transformer}._reset_stateful_cache()"
+            )
         if position.is_new_loop:
             if self._thread not in (None, thread) and not self._is_over:
                 self._left.add(self._thread)  # type: ignore[arg-type]
@@ -177,9 +184,9 @@ class Interception:
             session.finish()
 
     def reset_bare_transformer(self) -> None:
-        """Finishes the current run of a bare transformer."""
+        """Finishes the current run of a bare transformer; the next call begins another one."""
         if self.target.pipeline is None and None in self._sessions:
-            self._sessions[None][0].finish()
+            self._sessions.pop(None)[0].finish()
             self._owner = LoopOwner()
 
     def check_thread(self, position: CallPosition, context: CacheContext | None) -> None:
@@ -231,7 +238,10 @@ class Interception:
     def _session_of(self, call: PipelineCall | None) -> Session:
         if call not in self._sessions:
             pipeline = call.pipeline if call is not None else None
-            locator = Locator(lambda: getattr(pipeline, "scheduler", None))
+            of_pipeline = (
+                weakref.ref(pipeline) if pipeline is not None else lambda: None
+            )  # what is kept of a run is not it
+            locator = Locator(lambda: getattr(of_pipeline(), "scheduler", None))
             self._sessions[call] = self.listener.start(locator, call, is_compiled=self.is_compiled), locator
         return self._sessions[call][0]
 
@@ -242,7 +252,8 @@ class Interception:
             warnings.warn(
                 "a transformer was called, but not by the pipeline that pabtune is attached to, and computes everything; "
                 "for another pipeline around it call pabtune.enable(…) on that too; for a loop of your own enable the policy "
-                "on the transformer, and call it inside transformer.cache_context(…)",
+                "on the transformer, and call it inside transformer.cache_context(…); a call of the pipeline in progress "
+                "when the policy was enabled ends without it",
                 PabtuneWarning,
                 stacklevel=2,
             )

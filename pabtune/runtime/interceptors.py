@@ -88,12 +88,19 @@ class CallInterceptor:
         interception = self._hook.interception
         session = interception.session()
         if session is None:
-            return self._call(args, kwargs)
+            try:
+                return self._call(args, kwargs)
+            finally:
+                interception.listener.rest(self._name)
         locator, context = interception.locator(), self._hook.context.current()
         position = locator.locate(self._name, self._transformer, context, args, kwargs)
         interception.check_thread(position, context)
         locator.advance(position, context)
-        first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if first is None:
+            raise ModelError(
+                f"{self._name} was called without a tensor among its arguments; pass the latents by themselves"
+            )
         try:
             instead = session.begin(position, first)
             if isinstance(instead, Substitute):
@@ -103,7 +110,10 @@ class CallInterceptor:
             output = self._call(args, kwargs)
             if instead is not None:
                 output = instead.complete(output)
-            session.end(position, output)
+            if interception.is_attached:
+                session.end(position, output)
+            else:  # detached in the middle of the call: nothing is to be kept
+                session.abort(position)
         except BaseException:
             session.abort(position)
             raise

@@ -95,6 +95,9 @@ class Listener(Protocol):
     def feeder_hook(self, index: int) -> ModelHook:
         """The hook for a feeder of a site."""
 
+    def rest(self, transformer: str) -> None:
+        """Called after a call of this transformer that belongs to no session: what its hooks counted of it is forgotten."""
+
     def close(self) -> None:
         """Called after all hooks were removed from the model."""
 
@@ -147,6 +150,9 @@ class Measurement(ABC):
 
     def finish(self) -> None:  # noqa: B027, most hold nothing
         """Frees what is held (see `Session`)."""
+
+    def rest(self, transformer: str) -> None:  # noqa: B027, its hooks count nothing
+        """Nothing to forget (see `Listener`)."""
 
     def close(self) -> None:
         """Frees what is held (see `Listener`)."""

@@ -90,6 +90,7 @@ class Locator:
         label = context.name if context is not None else UNNAMED_BRANCH
         key = (transformer, label)
         is_new_loop = self._is_fresh or (scheduler is not None and scheduler.timesteps is not self._timesteps)
+        is_new_loop |= scheduler is None and _steps_of(context) not in (None, self._steps_of_context)
         last, repeat = (-1, 0) if is_new_loop else self._last.get(key, (-1, 0))
         is_from_timestep = False
         if context is not None and context.step_index is not None:
@@ -128,8 +129,7 @@ class Locator:
         self._is_fresh = False
         scheduler = self._scheduler()
         self._timesteps = scheduler.timesteps if scheduler is not None else None
-        if context is not None and context.num_inference_steps is not None:
-            self._steps_of_context = int(context.num_inference_steps)
+        self._steps_of_context = _steps_of(context) or self._steps_of_context
         self._last[position.transformer, position.label] = (position.step, position.repeat)
         self._calls_of_step[position.transformer] = (position.step, position.ordinal + 1)
 
@@ -146,6 +146,12 @@ class Locator:
         if self._steps_of_context is None:
             raise ModelError(NO_STEP.format("number of denoising steps"))
         return NoiseSchedule(steps=self._steps_of_context)
+
+
+def _steps_of(context: CacheContext | None) -> int | None:
+    """Number of denoising steps that a cache context tells."""
+    steps = context.num_inference_steps if context is not None else None
+    return int(steps) if steps is not None else None
 
 
 def _step_of_scheduler(

@@ -84,10 +84,10 @@ class CpuOffloader:
         return fetched.output
 
     def save(self, output: Any) -> Any:
-        """Copies an output to the host's memory, concurrently with computation; tuples keep their structure."""
+        """Copies an output to the host's memory, concurrently with computation; its structure stays."""
         if isinstance(output, Tensor):
             return Offloaded(self._to_host(output) if output.is_cuda else output.clone(), output.new_empty(0))
-        return tuple(self.save(part) for part in output) if isinstance(output, tuple | list) else output
+        return type(output)(map(self.save, output)) if isinstance(output, tuple | list) else output
 
     def load(self, stored: Any) -> Any:
         """Copies a stored output back to its device, and makes the current stream wait for the copy."""
@@ -131,12 +131,12 @@ class CpuOffloader:
 def _to_device(stored: Any) -> Any:
     if isinstance(stored, Offloaded):
         return stored.values.to(stored.like.device, non_blocking=True, copy=True)
-    return tuple(_to_device(part) for part in stored) if isinstance(stored, tuple) else stored
+    return type(stored)(map(_to_device, stored)) if isinstance(stored, tuple | list) else stored
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, tuple):
+    elif isinstance(output, tuple | list):
         for part in output:
             yield from _tensors(part)

@@ -27,6 +27,9 @@ OBSERVERS = "_pabtune_observers"
 _CLASSES = threading.Lock()
 """Lock for changing the `__call__` of a class."""
 
+_OWN: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Wrappers of `__call__` that `_noting` made."""
+
 _USES = SchedulerUses()
 """Calls in progress of observed classes, over all threads."""
 
@@ -103,7 +106,7 @@ def _watch_class(pipeline_class: type, user: object) -> Callable[[], None]:
     """Wraps the `__call__` of a class while any of its users is alive and has not released it."""
     with _CLASSES:
         call = vars(pipeline_class).get("__call__")
-        if not hasattr(call, "pabtune_users"):
+        if call not in _OWN:  # another wrapper around it has its attributes too
             pipeline_class.__call__ = call = _noting(pipeline_class.__call__, call)  # type: ignore[operator]
         call.pabtune_users.add(user)
 
@@ -153,6 +156,7 @@ def _noting(original: Callable[..., Any], replaced: Callable[..., Any] | None) -
                 finally:
                     _CURRENT.reset(token)
 
+    _OWN.add(call_and_note)
     call_and_note.pabtune_users = weakref.WeakSet()  # type: ignore[attr-defined]
     call_and_note.pabtune_replaced = replaced  # type: ignore[attr-defined]
     return call_and_note

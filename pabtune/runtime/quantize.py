@@ -16,18 +16,18 @@ class Quantized(NamedTuple):
 
 
 def quantize(output: Any) -> Any:
-    """Quantizes an output to 8 bits; tuples keep their structure. Errors are at most 1/254 of a row's largest value."""
+    """Quantizes an output to 8 bits; its structure stays. Errors are at most 1/254 of a row's largest value."""
     if isinstance(output, Tensor):
         scale = output.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-30) / 127
         return Quantized((output / scale).round().to(torch.int8), scale, output.new_empty(0))
-    return tuple(quantize(part) for part in output) if isinstance(output, tuple | list) else output
+    return type(output)(map(quantize, output)) if isinstance(output, tuple | list) else output
 
 
 def dequantize(stored: Any) -> Any:
     """Restores an output that `quantize` returned, in its original dtype."""
     if isinstance(stored, Quantized):
         return (stored.values * stored.scale).to(stored.like.dtype)
-    return tuple(dequantize(part) for part in stored) if isinstance(stored, tuple) else stored
+    return type(stored)(map(dequantize, stored)) if isinstance(stored, tuple | list) else stored
 
 
 def quantized_bytes(tensors: Sequence[Tensor]) -> int:
@@ -41,4 +41,4 @@ def clone(stored: Any) -> Any:
         return stored.clone()
     if isinstance(stored, Quantized):
         return Quantized(*map(clone, stored))
-    return tuple(map(clone, stored)) if isinstance(stored, tuple | list) else stored
+    return type(stored)(map(clone, stored)) if isinstance(stored, tuple | list) else stored

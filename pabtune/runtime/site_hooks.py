@@ -223,7 +223,7 @@ def copied_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple
 def structure_of(output: Any) -> Any:
     """The structure of an output: `PART` in place of each tensor."""
     if isinstance(output, tuple | list):
-        return tuple(map(structure_of, output))
+        return type(output)(map(structure_of, output))
     return None if output is None else PART
 
 

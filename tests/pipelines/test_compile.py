@@ -11,6 +11,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import pabtune
+from pabtune.records.classifiers import PromptClassifier
 from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
@@ -176,6 +177,37 @@ def test_generated_code_under_a_guidance_policy_differs_by_rounding_alone(name, 
         assert abs(compiled - expected).max() < 1e-5 * abs(expected).max()
         assert (run(pipeline, name) == compiled).all()
     assert (compiled != run(pipeline, name)).any()
+
+
+def test_calls_outside_of_the_policy_compile_nothing_again(load) -> None:
+    """Counts that were left on the hooks were guards of the graph: each such call compiled another one, up to an error."""
+    pipeline = load("wan-2.1")
+    other = type(pipeline)(**pipeline.components)
+    counter = compile_whole(pipeline)
+    with pabtune.broadcast(pipeline, policy("wan-2.1")):
+        expected = run(pipeline, "wan-2.1")
+        plain, compiled = run(other, "wan-2.1"), counter.frame_count
+        for _ in range(2):
+            assert (run(other, "wan-2.1") == plain).all()
+            assert (run(pipeline, "wan-2.1") == expected).all()
+        assert counter.frame_count == compiled
+
+
+def test_content_classes_leave_nothing_on_the_hooks_of_others(load) -> None:
+    """Sites of other classes kept their counts: graphs were compiled in every call, up to an error."""
+    pipeline, rule = load("wan-2.1"), Rule(kind="full", range=2, window=(1, 3))
+    variants = {"one": (Rule(kind="block", range=2, window=(1, 3)),), "two": (rule,)}
+    by_words = PromptClassifier(
+        bias={"one": 0.0, "two": 0.0}, words={"one": {"cat": 9.0}, "two": {"dog": 9.0}}, margin=1.0
+    )
+    classes = Policy(name="classes", rules=(), variants=variants, classifier=by_words)
+    counter = compile_whole(pipeline)
+    with pabtune.broadcast(pipeline, classes, "auto"):
+        frames = [run(pipeline, "wan-2.1", prompt=prompt) for prompt in ("a cat", "a dog")]
+        compiled = counter.frame_count
+        again = [run(pipeline, "wan-2.1", prompt=prompt) for prompt in ("a cat", "a cat", "a dog", "a dog")]
+        assert all((one == frames[index // 2]).all() for index, one in enumerate(again))
+        assert counter.frame_count == compiled
 
 
 def test_range_one_compiles_once(load) -> None:

@@ -109,3 +109,15 @@ def test_prompts_that_the_policies_were_searched_with_are_remembered() -> None:
     many = replace(policy_of(0, 1, 2, 3, 5, 6, 8, 10, 11), provenance={"prompts": "sha256:a", "judged_on": "sha256:b"})
     found = between(policy_of(0, 1, 4, 8, 11), many, 7).provenance
     assert (found["prompts"], "judged_on" in found) == ("sha256:a", False)
+
+
+def test_noise_levels_that_are_repeated_divide_nothing() -> None:
+    """Schedulers with repeated timesteps: a change over no distance cannot be extended, and ended in a ZeroDivisionError."""
+    levels = (1.0, 0.9, 0.9, 0.8, 0.7, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    ends = [
+        replace(policy_of(*computed), made_for=replace(MADE_FOR, sigmas=levels))
+        for computed in ((0, 1, 2, 8, 11), (0, 1, 2, 3, 4, 5, 8, 10, 11))
+    ]
+    for count in range(5, 10):
+        (rule,) = between(*ends, count).rules
+        assert np.isfinite([factor for factors in rule.factors for factor in factors]).all()

@@ -103,7 +103,19 @@ def test_listed_steps_are_carried_by_noise_level() -> None:
     twice = NoiseSchedule(steps=20, sigmas=tuple(np.linspace(0.98, 0.03, 20).tolist()))
     assert row(rule, twice, made_for) == "ccc" + "bbbb" + "cccccc" + "bb" + "ccccc"
     late = NoiseSchedule(steps=4, sigmas=(0.65, 0.62, 0.5, 0.1))
-    assert row(rule, late, made_for) == "cccb", "the first step always computes"
+    assert row(rule, late, made_for) == "cccc", "the first step always computes, and the last where it did"
+
+
+def test_the_last_step_computes_on_other_schedules_if_it_did_on_its_own() -> None:
+    """Rounded by noise level, a broadcast before it reached to the end: what is put out was never computed."""
+    sigmas = tuple(np.linspace(1, 0.1, 10).tolist())
+    made_for, coarse = MadeFor(steps=10, sigmas=sigmas), NoiseSchedule(steps=4, sigmas=(1.0, 0.6, 0.4, 0.3))
+    for rule in (Rule(kind="spatial", range=9, window=(2, 9)), Rule(kind="spatial", compute=(0, 1, 9))):
+        assert row(rule, coarse, made_for) == "cbbc"
+    open_end = Rule(kind="spatial", range=9, window=(2, 10))
+    assert row(open_end, coarse, made_for) == "cbbb"
+    at_the_end = NoiseSchedule(steps=4, sigmas=(0.28, 0.27, 0.26, 0.25))  # a window that has only the last step left
+    assert row(Rule(kind="spatial", compute=(0, 1, 2, 3, 4, 5, 6, 7, 9)), at_the_end, made_for)[-1] == "c"
 
 
 def test_a_carried_output_serves_no_longer_than_it_did() -> None:

@@ -158,7 +158,7 @@ SCALED = Rule(
         (Rule(kind="full", range=3, first=2, last=1, payload="linear"), [0, 1, 4, 7, 10, 11]),
         (Rule(kind="full", range=3, window=(3, 50), payload="quadratic"), [0, 1, 2, 3, 6, 9]),
         (Rule(kind="full", compute=(0, 1, 2, *range(5, 50, 3)), payload="linear"), [0, 1, 3, 6, 9]),
-        (SCALED, [0, 1, 2, 3, 6, 9]),
+        (SCALED, [0, 1, 2, 3, 6, 9, 11]),  # the last of its 50 steps computes
     ],
 )
 def test_a_rule_that_is_carried_to_fewer_steps_computes_what_its_payload_needs_first(rule, expected) -> None:

@@ -1,5 +1,6 @@
 """The content class of a run, told by its first steps: the result is that of the class from the start, bit by bit."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from pabtune.records.errors import PabtuneWarning, PolicyError
 from pabtune.records.first_steps import FirstSteps
 from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.rules import Rule
-from pabtune.runtime.first_steps import numbers_of
+from pabtune.runtime.first_steps import FirstStepsWatch, numbers_of
 from tests.conftest import STEPS, draw, make_pipeline
 from tests.pipelines.cases import CASES, Aborted, abort, run
 
@@ -188,6 +189,7 @@ def test_a_run_that_is_stopped_leaves_nothing(pipeline) -> None:
             with pytest.raises(Aborted):
                 draw(pipeline, callback_on_step_end=stop)
             assert active.stored_bytes == 0
+            assert not any(type(each) is FirstStepsWatch for each in gc.get_objects()), "which holds latents"
             assert active.summary()["content"] == (None if at < FIRST else "still")
             assert (draw(pipeline) == frames).all()
 

@@ -1,4 +1,5 @@
 import copy
+import functools
 import inspect
 import pickle
 from threading import Thread
@@ -92,6 +93,28 @@ def test_a_class_is_as_before_when_the_last_observer_is_gone(pipeline) -> None:
         end()
     assert "__call__" not in vars(Child)
     assert ShapesPipeline.__call__ is original
+
+
+def test_a_wrapper_that_others_put_around_the_call_stays(pipeline, monkeypatch) -> None:
+    """`functools.wraps` copies the marks of ours, so that it was taken for ours, and taken off with the last observer."""
+    monkeypatch.setattr(ShapesPipeline, "__call__", ShapesPipeline.__call__)
+    counted, notes, ends = [], Notes(), [observe(pipeline, Notes())]
+    ours = ShapesPipeline.__call__
+
+    @functools.wraps(ours)
+    def counting(*args, **kwargs):
+        counted.append(args)
+        return ours(*args, **kwargs)
+
+    ShapesPipeline.__call__ = counting
+    ends.append(observe(pipeline, notes))
+    draw(pipeline, num_inference_steps=1)
+    assert (len(counted), len(notes.begun), len(notes.ended)) == (1, 1, 1)
+    for end in ends:
+        end()
+    assert ShapesPipeline.__call__ is counting
+    draw(pipeline, num_inference_steps=1)
+    assert (len(counted), len(notes.begun)) == (2, 1)
 
 
 def test_a_pipeline_under_a_policy_can_be_pickled(pipeline) -> None:

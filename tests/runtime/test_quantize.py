@@ -7,7 +7,7 @@ import pabtune
 from pabtune.quality.fidelity import psnr_db
 from pabtune.records.errors import PolicyError
 from pabtune.runtime.quantize import clone, dequantize, quantize
-from pabtune.runtime.stores import kept_bytes
+from pabtune.runtime.stores import STORES, kept_bytes
 from tests.conftest import draw, pyramid
 
 
@@ -34,6 +34,16 @@ def test_copies_are_whole_and_apart() -> None:
     assert torch.equal(dequantize(copied[0])[0], dequantize(stored)[0])
     assert copied[0][0].values.data_ptr() != stored[0].values.data_ptr()
     assert copied[0][1] is None
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_site_that_returns_a_list_gets_a_list_back(store) -> None:
+    """In 8 bits and in the host's memory it got a tuple, which a model may not take."""
+    output = [torch.ones(2, 3), (torch.zeros(1, 2), None)]
+    again = STORES[store]().unpack(STORES[store]().pack(output))
+    assert [type(again), type(again[1]), again[1][1]] == [list, tuple, None]
+    assert torch.equal(again[0], output[0])
+    assert isinstance(clone([torch.ones(1)]), list)
 
 
 def test_a_run_in_eight_bits_holds_less_and_stays_near(pipeline) -> None:
