@@ -1,5 +1,7 @@
 """What must hold for every method that decides in a run."""
 
+import copy
+
 import pytest
 from diffusers.hooks import HookRegistry
 
@@ -91,6 +93,23 @@ def test_an_aborted_run_leaves_nothing(method, at_call, calibrations) -> None:
         abort(pipeline, "wan-2.1", at_call)
         assert active.stored_bytes == 0
         assert (draw(pipeline, num_inference_steps=steps) == before).all()
+
+
+@every_method
+def test_a_call_of_another_pipeline_between_two_steps_changes_nothing(method, calibrations) -> None:
+    """What its calls counted stayed on the hooks of the stacks, which then looked for a second kept output."""
+    pipeline = build()
+    other = type(pipeline)(**{**pipeline.components, "scheduler": copy.deepcopy(pipeline.scheduler)})
+    other.set_progress_bar_config(disable=True)
+
+    def call_the_other(_pipeline, step, _timestep, tensors):
+        if step % 2:
+            draw(other, num_inference_steps=2)
+        return tensors
+
+    with pabtune.broadcast(pipeline, method.at(GREEDY[method.name], calibrations[method.name], STEPS)):
+        alone = draw(pipeline)
+        assert (draw(pipeline, callback_on_step_end=call_the_other) == alone).all()
 
 
 def test_a_run_of_other_steps_than_a_policy_is_for_is_refused() -> None:
