@@ -35,7 +35,7 @@ class Counts(click.ParamType):
         if isinstance(value, tuple):
             return value
         if not re.fullmatch(r"[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){0,99}", str(value)):
-            self.fail(f"{value!r} is not a list of numbers of GPUs, for example 1,2,4,8", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers of GPUs from 1 to 99999, for example 1,2,4,8", param, ctx)
         return tuple(map(int, str(value).split(",")))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pabtune.cli.options import STEPS, check_not_read, json_option
+from pabtune.cli.options import STEPS, FiniteRange, check_not_read, json_option
 from pabtune.cli.output import emit, say
 from pabtune.engines.engine import ENGINES
 from pabtune.records.errors import one_line
@@ -25,7 +25,9 @@ class Counts(click.ParamType):
             return value
         parts = str(value).split(",")
         if not all(part.isascii() and part.isdigit() and 0 < int(part[:5]) <= 1000 for part in parts):
-            self.fail(f"{value!r} is not a number of blocks, or one for each list: 30 or 20,40", param, ctx)
+            self.fail(
+                f"{value!r} is not a number of blocks from 1 to 1000, or one for each list: 30 or 20,40", param, ctx
+            )
         return tuple(int(part) for part in parts)
 
 
@@ -38,7 +40,7 @@ class Counts(click.ParamType):
     "--layers", type=Counts(), default=(), help="Blocks of the model, list by list, if the policy does not say."
 )
 @click.option(
-    "--boundary", type=click.FloatRange(0, 1), help="Noise level of a pipeline's boundary_ratio, for two transformers."
+    "--boundary", type=FiniteRange(0, 1), help="Noise level of a pipeline's boundary_ratio, for two transformers."
 )
 @click.option(
     "--calls", type=click.IntRange(1, 2), help="Calls of the transformer in a step: 2 = one for each guidance branch."
@@ -60,14 +62,16 @@ def command(
 ) -> None:  # fmt: skip
     """Write POLICY as an engine's configuration; list everything that it cannot express.
 
-    Exit code 1: nothing of the policy can be expressed; with --check, the engine did something else.
+    Exit code 1: the engine would skip nothing, since nothing of the policy can be expressed or it broadcasts nothing; with
+    --check, the engine did something else.
     """
     from pabtune.engines.exports import export
     from pabtune.engines.plan import Facts
     from pabtune.planning.presets import find_policy
-    from pabtune.records.files import write_atomically
     from pabtune.records.profiles import Profile
 
+    if out is not None and log is not None:
+        raise click.UsageError("--check compares and writes nothing; leave --out out", ctx)
     if out is not None:
         check_not_read(out, Path(name), profile_file)
     profile = None if profile_file is None else Profile.load(profile_file)
@@ -75,7 +79,16 @@ def command(
     exported = export(find_policy(name, profile.model if profile else None), to, facts)
     if log is not None:
         ctx.exit(_check(exported, log, as_json))
-    if out is not None:
+    _write(exported, out, as_json)
+    if not exported.is_useful:
+        ctx.exit(1)
+
+
+def _write(exported: "Export", out: Path | None, as_json: bool) -> None:
+    """Writes a configuration and tells what it is and is not; a file that would skip nothing is not written."""
+    from pabtune.records.files import write_atomically
+
+    if out is not None and exported.is_useful:
         write_atomically(out, lambda partial: partial.write_text(exported.text, encoding="utf-8"))
     if as_json:
         emit(exported.to_document())
@@ -89,8 +102,8 @@ def command(
         say("exact: the engine does what the policy says")
     if exported.is_useful:
         say(f"use: {exported.use}")
-    else:
-        ctx.exit(1)
+    elif out is not None:
+        say(f"{out} is not written: the engine would skip nothing")
 
 
 def _check(exported: "Export", log: Path, as_json: bool) -> int:

@@ -84,6 +84,7 @@ class RunOptions:
 
         use_attention(pipeline, self.attention)
         arguments: dict[str, Any] = size_arguments(pipeline, *self.size) if self.size else {}
+        check_arguments(pipeline, arguments, "--size")
         for name in ("guidance_scale", "negative_prompt", "image"):
             if getattr(self, name) is not None:
                 arguments[name] = getattr(self, name)
@@ -105,6 +106,14 @@ class Number(click.ParamType):
         return float(number)
 
 
+class FiniteRange(click.FloatRange):
+    """A finite number in a range; click's own takes `nan` for a number in any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        return float(super().convert(Number().convert(value, param, ctx), param, ctx))
+
+
 class Size(click.ParamType):
     """A video size, `FRAMESxHEIGHTxWIDTH`."""
 
@@ -114,7 +123,7 @@ class Size(click.ParamType):
         """Three integers: frames, height, width; from 1 on."""
         match = re.fullmatch("x".join([r"([1-9][0-9]{0,4})"] * 3), str(value))
         if match is None:
-            self.fail(f"{value!r} is not FRAMESxHEIGHTxWIDTH, for example 81x480x832", param, ctx)
+            self.fail(f"{value!r} is not FRAMESxHEIGHTxWIDTH, from 1 to 99999 each, for example 81x480x832", param, ctx)
         return tuple(map(int, match.groups()))
 
 

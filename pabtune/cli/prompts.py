@@ -148,7 +148,8 @@ def _check_classes(split: Split) -> None:
         if empty:
             raise PromptError(
                 f"of the {sum(counts.values())} distinct prompts of class {content!r} none falls into {empty[0]}, by a hash "
-                f"of the text; add prompts of this class, to {ENOUGH} or more"
+                f"of the text; add prompts of this class, to {ENOUGH} or more (`prompts shapes --part` writes captions of one "
+                "part)"
             )
 
 

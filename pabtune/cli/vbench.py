@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pabtune.cli.options import json_option, prompts_option
+from pabtune.cli.options import FiniteRange, json_option, prompts_option
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.records.errors import VbenchError
 from pabtune.records.prompts import load_prompts
@@ -110,7 +110,7 @@ def doctor(home: Path | None, names: tuple[str, ...], as_json: bool) -> None:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Minutes that a dimension may take; one that hangs is killed, what it scored stays. Default: any time.",
 )

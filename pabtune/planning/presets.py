@@ -148,8 +148,9 @@ def named_policy(name: str) -> Policy | None:
     if form not in ("steps", "every") or not parts or "/" in name:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,3}", parts[0]) or (form == "every" and parts[0] == "1"):
+        least = 2 if form == "every" else 1
         raise PolicyError(
-            f"policy {name!r}: {parts[0]!r} is not a number of steps; write for example steps:22 or every:2"
+            f"policy {name!r}: {parts[0]!r} is not a number from {least} to 9999; write for example steps:22 or every:2"
         )
     if form == "steps":
         if len(parts) > 1:

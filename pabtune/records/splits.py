@@ -74,7 +74,7 @@ def split_prompts(prompts: Sequence[Prompt]) -> Split:
     if empty:
         raise PromptError(
             f"{len(distinct)} distinct prompts leave none to {empty[0]} on: each falls to tune (25 %), validate (15 %) or "
-            "test (60 %) by a hash of its text; add some"
+            "test (60 %) by a hash of its text; add some (`prompts shapes --part` writes captions of one part)"
         )
     return Split(**parts)
 

@@ -80,8 +80,13 @@ def count_model_flops(pipeline: DiffusionPipeline, target: Target, prompt: Promp
     return count_flops(target, lambda: generate(pipeline, [prompt], replace(settings, steps=steps)))
 
 
-def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
+def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any], source: str = "") -> None:
     """Refuses arguments that the pipeline's call does not take, and those that pabtune sets itself.
+
+    Args:
+        pipeline: the model.
+        arguments: of its call, by name.
+        source: the one option that they stand for, if the user did not name them.
 
     Raises:
         ModelError: names what it does take.
@@ -90,6 +95,8 @@ def check_arguments(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -
     for name in arguments:
         if name in OWN_ARGUMENTS:
             raise ModelError(f"the argument {name!r} is set by pabtune itself{OWN_ARGUMENTS[name]}; leave it out")
+        if name not in parameters and source:
+            raise ModelError(f"{type(pipeline).__name__} takes no {name}; leave {source} out")
         if name not in parameters:
             takes = ", ".join(key for key in parameters if key not in ("self", *OWN_ARGUMENTS))
             raise ModelError(f"{type(pipeline).__name__} takes no argument {name!r}; it takes: {takes}")

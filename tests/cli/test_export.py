@@ -25,12 +25,16 @@ def test_export_writes_a_configuration_and_says_what_is_lost(pabtune, tmp_path) 
     )
 
 
-def test_a_policy_of_which_nothing_can_be_expressed_exits_with_one(pabtune) -> None:
+def test_a_policy_of_which_nothing_can_be_expressed_exits_with_one_and_leaves_no_file(pabtune, tmp_path) -> None:
     done = pabtune("export", "steps:22", "--to", "diffusers")
     assert done.returncode == 1
     nothing = pabtune("export", "none", "--to", "sglang", "--steps", "12")
     assert nothing.returncode == 1
     assert nothing.stdout.endswith("SGLANG_CACHE_DIT_ENABLED=false\n")
+    done = pabtune("export", "steps:22", "--to", "diffusers", "--out", str(tmp_path / "useless.json"))
+    assert done.returncode == 1
+    assert "useless.json is not written: the engine would skip nothing" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mask_is_written_for_an_engine(pabtune, tmp_path) -> None:
@@ -78,7 +82,11 @@ def test_transformers_that_take_turns_and_a_profile_are_heard(pabtune, tmp_path)
         (("--to", "comfyui"), "unknown engine 'comfyui'; known: cache-dit, sglang, "),
         (("--to", "xdit", "--content", "fast"), "no variant for content 'fast'"),
         (("--to", "xdit", "--steps", "50"), "is for 30 steps, but --steps says 50"),
-        (("--to", "xdit", "--layers", "20,40,x"), "is not a number of blocks"),
+        (("--to", "xdit", "--layers", "20,40,x"), "is not a number of blocks from 1 to 1000"),
+        (("--to", "xdit", "--layers", "2000"), "is not a number of blocks from 1 to 1000"),
+        (("--to", "xdit", "--boundary", "nan"), "'nan' is not a finite number"),
+        (("--to", "xdit", "--boundary", "2"), "is not in the range 0<=x<=1"),
+        (("--to", "xdit", "--check", "run.log", "--out", "policy.yaml"), "--check compares and writes nothing"),
         (("--to", "cache-dit", "--layers", "3"), "has 2 lists of blocks (spatial_blocks, temporal_blocks)"),
     ],
 )

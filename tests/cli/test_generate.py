@@ -93,6 +93,12 @@ def test_arguments_of_another_type_are_refused(run_with, argument) -> None:
     run_with("--pipeline-arg", argument).refusal()
 
 
+def test_a_pipeline_of_one_size_says_so(pabtune, tmp_path) -> None:
+    """It named `num_frames`, which nobody had typed."""
+    words = ("generate", "shapes", "--prompt", "a red square", "--size", "9x32x32", "--out", str(tmp_path / "v.gif"))
+    assert "ShapesPipeline takes no num_frames; leave --size out" in pabtune(*words).refusal()
+
+
 @pytest.mark.parametrize("words", [("--size", "1x7x7"), ("--size", "99999x99999x99999"), ("--size", "1x1x1")])
 def test_a_size_that_the_pipeline_refuses_is_refused_in_its_words(run_with, words) -> None:
     """Fault 22: of a folder's pipeline too, and sizes that no memory holds (`test_diffusers.py`)."""

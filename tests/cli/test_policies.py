@@ -55,7 +55,7 @@ def test_show_uses_letters_where_blocks_cannot_be_printed(pabtune, monkeypatch) 
 MISTAKES = {
     "no such file": ("show nothing.json", "neither a policy file nor a preset"),
     "unknown preset": ("show pab1", "neither a policy file nor a preset"),
-    "odd name": ("show every:1", "is not a number of steps"),
+    "odd name": ("show every:1", "is not a number from 2 to 9999"),
     "a profile as policy": (f"show {PROFILE}", "key `schema` must be"),
     "a policy as profile": (f"show pab246 --profile {POLICY}", "not a pabtune.profile file"),
     "no such profile": ("show pab246 --profile none.json", "No such file"),
