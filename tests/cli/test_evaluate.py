@@ -185,13 +185,13 @@ def test_a_table_of_verdicts_tells_how_many_prompts_they_took(pabtune, tmp_path)
 def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, tmp_path) -> None:
     policy = tmp_path / "found.json"
     Policy(name="found", rules=PRESETS["pab246"].rules, provenance={"judged_on": "sha256:0"}).save(policy)
-    prompts = write_prompts(tmp_path / "p.jsonl", 12, 5)
-    words = ("evaluate", "shapes", "--policy", str(policy), "--steps", "10", "--prompts", prompts)
+    prompts = write_prompts(tmp_path / "p.jsonl", 8, 5)
+    words = ("evaluate", "shapes", "--policy", str(policy), "--steps", "9", "--prompts", prompts)
     tested = sum(split_of(prompt.prompt) == "test" for prompt in load_prompts(Path(prompts)))
     done = pabtune(*words, "--budget", "shapes>=-80", "--json")
-    assert done.document()["policies"][0]["judgement"]["prompts"] == tested < 12
-    assert f"{12 - tested} of 12 prompts are to tune on or to validate with, and are left out" in done.stderr
-    assert pabtune(*words, "--json").document()["policies"][0]["prompts"] == 12  # without a verdict
+    assert done.document()["policies"][0]["judgement"]["prompts"] == tested < 8
+    assert f"{8 - tested} of 8 prompts are to tune on or to validate with, and are left out" in done.stderr
+    assert pabtune(*words, "--json").document()["policies"][0]["prompts"] == 8  # without a verdict
     between = replace(Policy.load(policy), provenance={"prompts": "sha256:0", "between": ["a", "b"]})
     between.save(policy)  # made of what was searched, and judged on nothing yet
     again = pabtune(*words, "--budget", "shapes>=-80", "--json").document()

@@ -217,6 +217,7 @@ def breaks_later(video, prompt: str) -> float:
     return 80.0 if is_reference else 50.0
 
 
+@pytest.mark.slow
 def test_a_rejected_policy_does_not_take_the_place_of_an_accepted_one(pabtune, short_profile, tmp_path) -> None:
     """Fault 8: within the budget of 25 points: the second trial of the search, not what it is judged on."""
     out, many = tmp_path / "found.json", write_prompts(tmp_path / "many.jsonl", 36, 6)

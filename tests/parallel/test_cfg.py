@@ -9,7 +9,7 @@ from tests.parallel.conftest import check
 @pytest.mark.parametrize(
     ("processes", "names"),
     [
-        (2, ["wan-2.1", "mochi"]),
+        (2, ["wan-2.1"]),
         pytest.param(2, IN_BATCHES, marks=pytest.mark.slow),
         pytest.param(4, IN_BATCHES, marks=pytest.mark.slow),
     ],
