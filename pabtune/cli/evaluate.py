@@ -22,7 +22,7 @@ from pabtune.quality.scores import NO_SCORE
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, FileError, PromptError
 from pabtune.records.evaluations import Evaluation
-from pabtune.records.files import check_writable, save_json
+from pabtune.records.files import as_file_name, check_writable, save_json
 from pabtune.records.policies import Policy, Store, check_content
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import split_of
@@ -240,10 +240,12 @@ def _check_names(policies: Sequence[Any], out: Path | None) -> None:
     Raises:
         FileError: two have the same name.
     """
-    names = [policy.name for policy in policies]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = [as_file_name(policy.name) for policy in policies]
+    twice = next((policy.name for policy, name in zip(policies, names, strict=True) if names.count(name) > 1), None)
     if out is not None and twice is not None:
-        raise FileError(f"--out {out}: two policies are called {twice!r}; their videos need different names")
+        raise FileError(
+            f"--out {out}: two policies are called {twice!r}, or so in the names of files; their videos need different names"
+        )
 
 
 def _document(evaluation: Evaluation, judgement: Judgement | None, read: Mapping[str, Any]) -> dict[str, Any]:

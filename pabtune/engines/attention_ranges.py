@@ -6,6 +6,8 @@ policy's own schedule, step by step.
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from pabtune.engines.engine import Engine
 from pabtune.engines.export import Export
+from pabtune.engines.reading.configuration import OWN_BLOCKS
 from pabtune.planning.masks import ComputeMask, resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.records.errors import PolicyError
@@ -25,8 +28,9 @@ USES = {
     "diffusers": (
         "import json\nfrom diffusers import PyramidAttentionBroadcastConfig\n"
         'arguments = json.load(open("policy.json"))\n'
-        "pipe.transformer.enable_cache(PyramidAttentionBroadcastConfig(\n"
-        "    **arguments, current_timestep_callback=lambda: pipe.current_timestep))"
+        "for transformer in ({transformers}):\n"
+        "    transformer.enable_cache(PyramidAttentionBroadcastConfig(\n"
+        "        **arguments, current_timestep_callback=lambda: pipe.current_timestep))"
     ),
     "videosys": "PABConfig(**arguments), with the arguments of this file",
 }
@@ -49,6 +53,7 @@ def write(policy: Policy, engine: Engine, content: str | None = None) -> Export:
     to = engine.name
     _check_sites(policy, content)
     document: dict[str, Any] = {}
+    is_useful = False
     losses = [f"variant for {name}: export it with --content {name}" for name in policy.variants if name != content]
     for rule in policy.rules_for(content):
         if rule.kind not in _ATTENTION:
@@ -65,13 +70,42 @@ def write(policy: Policy, engine: Engine, content: str | None = None) -> Export:
             low, high = _timesteps(policy, rule)
             document |= _entry(to, _ATTENTION[rule.kind], rule.range, low, high)
             losses += _differences(policy, rule, low, high)
-    if to == "diffusers" and document:
-        losses.append("guidance in separate calls: diffusers' branches share one cache there, see its issue list")
+            is_useful |= _broadcasts(policy, rule)
+    losses += _losses_of_all(policy, to, document)
+    transformers = tuple(policy.made_for.config) or ("transformer",)
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     return Export(
-        engine=engine, text=text, document=document, use=USES[to], suffix=".json", losses=tuple(losses),
-        is_useful=bool(document),
+        engine=engine, text=text, document=document, suffix=".json", losses=tuple(losses), is_useful=is_useful,
+        use=USES[to].format(transformers=" ".join(f"pipe.{name}," for name in transformers)),
     )  # fmt: skip
+
+
+def _losses_of_all(policy: Policy, to: str, document: Mapping[str, Any]) -> Iterator[str]:
+    """What is lost of every rule that is expressed."""
+    if policy.store != "exact":
+        yield f"store {policy.store}: outputs are kept as they are"
+    if to == "diffusers" and document:
+        yield "guidance in separate calls: diffusers' branches share one cache there, see its issue list"
+    if len(policy.made_for.config) > 1:
+        yield (
+            f"{', '.join(policy.made_for.config)}: each counts steps from its own first one there, so that the second one's "
+            "ranges begin elsewhere"
+        )
+
+
+def _broadcasts(policy: Policy, rule: Rule) -> bool:
+    """Whether a rule broadcasts in any step, as far as its schedule is known."""
+    sigmas = policy.made_for.sigmas
+    if sigmas is None:
+        return rule.range != 1
+    return not _mask_of(policy, rule, NoiseSchedule(steps=len(sigmas), sigmas=sigmas)).compute.all()
+
+
+def _mask_of(policy: Policy, rule: Rule, schedule: NoiseSchedule) -> ComputeMask:
+    """The mask of one rule alone."""
+    site = Site(path=rule.kind, kind=rule.kind, layer=0)
+    alone = Policy(name=policy.name, rules=(replace(rule, transformer=None),), made_for=policy.made_for)
+    return resolve(alone, (site,), schedule)
 
 
 def _check_sites(policy: Policy, content: str | None) -> None:
@@ -85,7 +119,12 @@ def _check_sites(policy: Policy, content: str | None) -> None:
 
 def _entry(to: str, kind: str, count: int, low: int, high: int) -> dict[str, Any]:
     if to == "diffusers":
-        return {f"{kind}_attention_block_skip_range": count, f"{kind}_attention_timestep_skip_range": [low, high]}
+        names = {f"{kind}_attention_block_identifiers": list(OWN_BLOCKS[kind])} if kind in OWN_BLOCKS else {}
+        return {
+            f"{kind}_attention_block_skip_range": count,
+            f"{kind}_attention_timestep_skip_range": [low, high],
+            **names,
+        }
     return {f"{kind}_broadcast": True, f"{kind}_range": count, f"{kind}_threshold": [low, high]}
 
 
@@ -114,9 +153,7 @@ def _differences(policy: Policy, rule: Rule, low: int, high: int) -> list[str]:
             f"{rule.kind}: ranges there count from step 0, not from the window; in how many steps that differs is not known "
             "without the policy's noise levels"
         ]
-    site = Site(path=rule.kind, kind=rule.kind, layer=0)
-    alone = Policy(name=policy.name, rules=(rule,), made_for=policy.made_for)
-    ours: ComputeMask = resolve(alone, (site,), NoiseSchedule(steps=len(sigmas), sigmas=sigmas))
+    ours = _mask_of(policy, rule, NoiseSchedule(steps=len(sigmas), sigmas=sigmas))
     theirs = [
         step % rule.range == 0 or not low < int(sigma * TRAINING_TIMESTEPS) < high  # type: ignore[operator]
         for step, sigma in enumerate(sigmas)

@@ -166,6 +166,8 @@ def _stats(document: Mapping[str, Any], source: str) -> _Stats:
             f"{SAVE_SUMMARY}"
         )
     calls = document.get("accumulated_transformer_executed_steps", steps)
+    if not isinstance(calls, int):
+        raise FileError(f"{source}: accumulated_transformer_executed_steps must be a whole number, but is {calls!r}")
     return _Stats(held=tuple(held or ()), second_held=tuple(second), steps=steps, calls=calls)
 
 

@@ -1,7 +1,7 @@
 """A policy for an engine, by the engine's name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from pabtune.engines import (
     attention_ranges,
@@ -45,15 +45,27 @@ def export(policy: Policy, to: str, facts: Facts = FROM_FILE) -> Export:
             none that it names; two rules meet; or the engine has one mask for two transformers that need two.
     """
     engine = find_engine(to)
-    if facts.profile is not None and policy.made_for == MadeFor():
-        policy = replace(policy, made_for=facts.profile.made_for)
+    if facts.profile is not None:
+        policy = replace(policy, made_for=_completed(policy.made_for, facts.profile.made_for))
     rules = policy.rules_for(facts.content)
     if engine.held == "attention" or (engine.name == "diffusers" and not any(rule.kind in MASKED for rule in rules)):
         return attention_ranges.write(policy, engine, facts.content)
     plan = plan_of(policy, engine, facts)
+    if not engine.has_masks_by_transformer and len({mask.is_line for mask in plan.masks if mask.held}) > 1:
+        plan = plan.with_loss(
+            "payload: one transformer holds, the other one extends a line; TaylorSeer is for both or none there"
+        )
     if not engine.has_masks_by_transformer and engine.takes_masks:
         _check_one_mask(engine, plan.masks)
     return WRITERS[engine.name](plan)
+
+
+def _completed(own: MadeFor, profile: MadeFor) -> MadeFor:
+    """What a policy was made for, with what it does not say from a profile of the same model and steps."""
+    if own.model not in (None, profile.model) or own.steps not in (None, profile.steps):
+        return own
+    missing = {each.name: getattr(profile, each.name) for each in fields(own) if not getattr(own, each.name)}
+    return replace(own, **missing)
 
 
 def _check_one_mask(engine: Engine, masks: Sequence[StepMask]) -> None:

@@ -48,6 +48,7 @@ def write(plan: Plan) -> Export:
     Raises:
         PolicyError: a transformer has so few steps that there are no presets for it.
     """
+    is_useful = plan.held > 0  # a policy that holds no block has nothing of a preset that does
     preset, distance = nearest_preset(plan.masks)
     plan = replace(plan, masks=tuple(_as_preset(mask, preset) for mask in plan.masks))
     if distance:
@@ -66,7 +67,8 @@ def write(plan: Plan) -> Export:
         config |= {"enable_taylorseer": True, "taylorseer_order": 1}
     if plan.engine.name == "vllm-omni":
         use = 'vllm serve … --omni --cache-backend cache_dit --cache-config "$(cat policy.json)"'
-        return export_of(plan, config, json.dumps(config) + "\n", use, ".json")
+        return replace(export_of(plan, config, json.dumps(config) + "\n", use, ".json"), is_useful=is_useful)
     document = {"cache_config": {"cache_backend": "cache_dit", **config}}
     use = 'VisualGenArgs.from_yaml("policy.yaml", model="…")'
-    return export_of(plan, document, header(plan, use) + yaml.safe_dump(document, sort_keys=False), use, ".yaml")
+    text = header(plan, use) + yaml.safe_dump(document, sort_keys=False)
+    return replace(export_of(plan, document, text, use, ".yaml"), is_useful=is_useful)

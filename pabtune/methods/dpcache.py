@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pabtune.methods.method import STEP_SHARES, Knob, Recordings
+from pabtune.records.errors import ModelError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
@@ -95,8 +96,14 @@ class DPCache:
         return None
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
-        """The steps that compute, by their number."""
+        """The steps that compute, by their number.
+
+        Raises:
+            ModelError: all steps of the run would compute in any case.
+        """
         steps = recordings.settings.steps
+        if steps <= FIRST:
+            raise ModelError(f"its first {FIRST} steps compute: it is for {FIRST + 1} steps and more")
         costs = sum(path_costs(run.outputs) * len(run.prompts) for run in recordings.trajectories)
         counts = sorted({max(round(setting * steps), FIRST) for setting in settings})
         return {str(count): list(best_schedule(costs, count)) for count in counts}

@@ -249,19 +249,27 @@ def _attention_ranges(configuration: Configuration, target: Target, steps: int) 
     rule = configuration.rule
     assert isinstance(rule, AttentionRanges)
     present = {site.kind for site in target.sites}
+    by_kind = {kind: each for each in rule.ranges for kind in _kinds_of(each.kind)}
+    remarks = []
+    if "temporal" in present and "spatial" in by_kind and not rule.is_told_apart:
+        by_kind["temporal"] = by_kind["spatial"]
+        remarks.append(
+            "diffusers takes temporal attention for spatial, by the names of its blocks, and gives it that range; so does this"
+        )
     rules = [
         Rule(kind=kind, range=each.range, noise_window=each.window, anchor="start")
-        for each in rule.ranges
-        for kind in _kinds_of(each.kind)
+        for kind, each in by_kind.items()
         if kind in present
     ]
+    parts = (name for each in target.transformers.values() for name, _ in each.named_modules())
+    if "full" in by_kind and not rule.is_told_apart and any("refiner_blocks" in name for name in parts):
+        remarks.append("diffusers also broadcasts attention of the token refiner, which computes here")
     if not rules:
         raise PolicyError(
             f"{configuration.name}: {target.model_class} has attention of kinds {', '.join(sorted(present))}, and none that "
             "it names; diffusers would broadcast nothing"
         )
     card = next(iter(target.maps.values())).card
-    remarks = []
     if card is not None and card.guidance.order != "batched":
         remarks.append(
             "if the run guides, diffusers serves each guidance branch what the other one computed; pabtune keeps them apart, "

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pabtune.methods.differences import Seen, misfit_of, relative_change, watch_full_runs, watching
 from pabtune.methods.method import Knob, Recordings
+from pabtune.records.errors import ModelError
 from pabtune.runtime.deciders import COMPUTE, HOLD, Decision, DynamicPolicy, Moment
 from pabtune.runtime.targets import Target
 
@@ -63,7 +64,11 @@ class TeaCache:
         return misfit_of(model, self.at(0.0, [0.0], 1))
 
     def calibrate(self, recordings: Recordings, settings: Sequence[float]) -> Any:
-        """Coefficients of the polynomial, the highest degree first."""
+        """Coefficients of the polynomial, the highest degree first.
+
+        Raises:
+            ModelError: a run of one step shows no change.
+        """
         changes: list[tuple[float, float]] = []
 
         def note(now: Seen) -> None:
@@ -73,6 +78,8 @@ class TeaCache:
                 )
 
         watch_full_runs(recordings, watching(self.name, note, point="attention", watch="call"))
+        if not changes:
+            raise ModelError("its polynomial needs runs of 2 steps and more")
         inputs, outputs = zip(*changes, strict=True)
         return np.polyfit(inputs, outputs, min(DEGREE, len(changes) - 1)).tolist()
 

@@ -8,6 +8,7 @@ call of each input shape does one half wait for the other, to learn the shape of
 Source: CFG parallelism as in xDiT (https://arxiv.org/abs/2411.01738).
 """
 
+import sys
 from dataclasses import dataclass
 from inspect import BoundArguments
 from typing import Any
@@ -89,14 +90,28 @@ class CfgHook(ParallelHook):
         self._first: Any = None
         self.shares_branches = branches.size > 1
 
+    @property
+    def awaits_branch(self) -> bool:  # type: ignore[override]
+        """Whether the first call of a step has returned, and the second has not (see `ParallelHook`)."""
+        return self._first is not None
+
     def begin_call(self, call: PipelineCall) -> None:
         """Resets the state at the start of a pipeline call (see `CallObserver`); a stopped call leaves nothing behind."""
         self._locator = Locator(lambda: getattr(call.pipeline, "scheduler", None))
         self._first = None
 
     def end_call(self, call: PipelineCall) -> None:
-        """Resets the state at the end of a pipeline call (see `CallObserver`)."""
-        self._first = None
+        """Resets the state at the end of a pipeline call (see `CallObserver`).
+
+        Raises:
+            ParallelError: the last step made one call, whose output one half of the processes has not got; not where the
+                call ends with another error.
+        """
+        is_unfilled, self._first = self._first is not None, None
+        if is_unfilled and sys.exception() is None:
+            raise ParallelError(
+                f"the last step called {self._name} once; its guidance branches cannot be split: one half has no output"
+            )
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Does nothing; diffusers calls it at the end of a pipeline."""

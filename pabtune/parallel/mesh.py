@@ -74,17 +74,26 @@ class Mesh:
         self._joined = not dist.is_initialized()
         if self._joined:
             dist.init_process_group(backend, timeout=timeout)
-        processes = dist.get_world_size()
-        if layout.gpus != processes:
-            self._leave()
-            raise ParallelError(f"the layout ({layout}) needs {layout.gpus} processes, but there are {processes}")
         self.layout = layout
-        shape = tuple(getattr(layout, name) for name in DIMENSIONS)
+        try:
+            self._mesh: DeviceMesh | None = self._build(kind, timeout)
+            self.ranks: dict[Dimension, int] = {name: self._mesh.get_local_rank(name) for name in DIMENSIONS}
+        except BaseException:
+            self._leave()
+            raise
+
+    def _build(self, kind: str, timeout: timedelta) -> DeviceMesh:
+        """The mesh of the processes, if there are as many as the layout is for."""
+        processes = dist.get_world_size()
+        if self.layout.gpus != processes:
+            raise ParallelError(
+                f"the layout ({self.layout}) needs {self.layout.gpus} processes, but there are {processes}"
+            )
+        shape = tuple(getattr(self.layout, name) for name in DIMENSIONS)
         mesh = init_device_mesh(kind, shape, mesh_dim_names=DIMENSIONS)
         for group in mesh.get_all_groups():
             set_timeout(group, timeout)
-        self.ranks: dict[Dimension, int] = {name: mesh.get_local_rank(name) for name in DIMENSIONS}
-        self._mesh: DeviceMesh | None = mesh
+        return mesh
 
     def group(self, dimension: Dimension) -> dist.ProcessGroup:
         """Process group along a dimension. Do not keep a reference: see `__exit__`.
@@ -116,10 +125,11 @@ class Mesh:
             dist.all_gather_object(everyone, {name: str(value) for name, value in values.items()})
         first = everyone[0]
         for rank, theirs in enumerate(everyone):
-            for name, value in theirs.items():
-                if value != first.get(name):
+            for name in {**first, **theirs}:
+                ours, other = first.get(name), theirs.get(name)
+                if ours != other:
                     raise ParallelError(
-                        f"rank {rank} has another {name} than rank 0: {_short(value)} instead of {_short(first.get(name))}"
+                        f"rank {rank} has another {name} than rank 0: {_short(other)} instead of {_short(ours)}"
                     )
 
     def __enter__(self) -> Self:

@@ -13,10 +13,12 @@ from pabtune.parallel.collectives import Traffic
 from pabtune.parallel.decoding import split_decoder
 from pabtune.parallel.mesh import Mesh
 from pabtune.parallel.process import world_size
+from pabtune.parallel.same_calls import SameCalls
 from pabtune.parallel.sharded_model import ShardedModel
 from pabtune.parallel.splitting import axes_of, has_plans, objections_to, split
 from pabtune.records.errors import ParallelError
 from pabtune.records.layouts import ParallelLayout
+from pabtune.runtime.pipeline_calls import observe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def parallelize(
 
     Raises:
         ParallelError: the number of processes does not match the layout, their values differ, or the model cannot be split
-            in this layout.
+            in this layout. A call of the pipeline whose arguments or noise differ between processes raises it too.
     """
     layout = resolve_layout(pipeline, layout, catalog)
     if layout.gpus != world_size():
@@ -83,6 +85,7 @@ def parallelize(
     with Mesh(layout, device or pipeline.device.type) as mesh:
         mesh.agree({**(agreement or {}), "layout": layout, "decoding": layout.decode, "pabtune": _version()})
         sharded = split(pipeline, mesh, layout.exchange, layout.axis or "frames", catalog)
+        end_comparing = observe(pipeline, SameCalls(mesh))
         try:
             yield ParallelRun(
                 layout=layout,
@@ -92,6 +95,7 @@ def parallelize(
                 reasons=objections_to(pipeline, catalog),
             )
         finally:
+            end_comparing()
             sharded.remove()
 
 

@@ -146,7 +146,7 @@ def resolve(policy: Policy, sites: Sequence[Site], schedule: NoiseSchedule, cont
     owner: dict[str, Rule] = {}
     for rule in policy.rules_for(content):
         source = f"policy {policy.name!r}: the rule for {rule.kind}"
-        payload = Payload.of(source, rule, policy.made_for, schedule)
+        payload = Payload.of(source, rule, policy.made_for, schedule, _own_steps(source, rule, policy.made_for))
         row = _computed_steps(source, rule, policy.made_for, schedule)
         if same_schedule(policy.made_for, schedule):
             check_history(source, payload, row.tolist())
@@ -240,16 +240,26 @@ def layers_of(site: Site) -> range:
 
 
 def _check_layers(name: str, rule: Rule, sites: Sequence[Site]) -> None:
-    layers = {layer for site in sites if site.kind == rule.kind for layer in layers_of(site)}
+    meant = [site for site in sites if rule.transformer in (None, site.transformer)]
+    whose = rule.transformer or "the model"
+    layers = {layer for site in meant if site.kind == rule.kind for layer in layers_of(site)}
     if not layers:
-        kinds = ", ".join(sorted({site.kind for site in sites}))
-        raise PolicyError(f"policy {name!r}: the model has no {rule.kind!r} sites; it has: {kinds}")
+        kinds = ", ".join(sorted({site.kind for site in meant}))
+        raise PolicyError(f"policy {name!r}: {whose} has no {rule.kind!r} sites; it has: {kinds}")
     missing = sorted(set(rule.layers or ()) - layers)
     if missing:
         raise PolicyError(
-            f"policy {name!r}: the rule for {rule.kind} names layer {missing[0]}, but the model's {rule.kind} layers "
+            f"policy {name!r}: the rule for {rule.kind} names layer {missing[0]}, but {whose}'s {rule.kind} layers "
             f"are {min(layers)}..{max(layers)}"
         )
+
+
+def _own_steps(source: str, rule: Rule, made_for: MadeFor) -> tuple[int, ...]:
+    """Steps in which a rule with factors computes on the schedule that it was made for; empty where that is not known."""
+    if not rule.factors or made_for.sigmas is None:
+        return ()
+    own = NoiseSchedule(steps=len(made_for.sigmas), sigmas=made_for.sigmas)
+    return tuple(np.flatnonzero(_computed_steps(source, rule, made_for, own)).tolist())
 
 
 def _computed_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> NDArray[np.bool_]:
@@ -273,9 +283,10 @@ def _computed_steps(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseS
 
 def _in_proportion(count: int, made_for: MadeFor, schedule: NoiseSchedule) -> int:
     """A number of steps of the schedule that a policy was made for, in proportion of the steps of this one."""
-    if not count or made_for.steps in (None, schedule.steps):
+    steps = made_for.known_steps
+    if not count or steps in (None, schedule.steps):
         return count
-    return max(1, round(count * schedule.steps / (made_for.steps or 1)))
+    return max(1, round(count * schedule.steps / (steps or 1)))
 
 
 def _first_steps(rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> int:
@@ -306,7 +317,7 @@ def _listed_steps(source: str, listed: Sequence[int], made_for: MadeFor, schedul
         return compute
     if made_for.sigmas is None or schedule.sigmas is None:
         raise PolicyError(
-            f"{source}: its list of steps is for {made_for.steps} steps, the run has {schedule.steps}, and without the "
+            f"{source}: its list of steps is for {made_for.known_steps} steps, the run has {schedule.steps}, and without the "
             f"noise levels of both it cannot be carried over; search again with --steps {schedule.steps}"
         )
     runs = [
@@ -351,7 +362,7 @@ def _step_window(source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSche
         return start, stop
     if made_for.sigmas is None or schedule.sigmas is None:
         raise PolicyError(
-            f"{source}: its window is for {made_for.steps} steps, the run has {schedule.steps}, and without the noise "
+            f"{source}: its window is for {made_for.known_steps} steps, the run has {schedule.steps}, and without the noise "
             f"levels of both it cannot be carried over; search again with --steps {schedule.steps}"
         )
     start_here, stop_here = carry_window((start, stop), made_for.sigmas, schedule.sigmas)

@@ -36,7 +36,9 @@ class Payload:
     slopes: tuple[tuple[float, tuple[float, ...]], ...] = ()
 
     @classmethod
-    def of(cls, source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule) -> "Payload":
+    def of(
+        cls, source: str, rule: Rule, made_for: MadeFor, schedule: NoiseSchedule, computed: Sequence[int] = ()
+    ) -> "Payload":
         """The payload of a rule in a loop with this schedule.
 
         Args:
@@ -44,6 +46,8 @@ class Payload:
             rule: the rule.
             made_for: the schedule that its factors are for.
             schedule: the schedule of the loop.
+            computed: steps in which a rule with factors, but without a list of steps, computes on the schedule that these are
+                for.
 
         Raises:
             PolicyError: its factors are for other steps, and cannot be carried over.
@@ -56,10 +60,12 @@ class Payload:
             return cls(rule.payload, rule.damping, rule.factors)
         if made_for.sigmas is None or schedule.sigmas is None or len(rule.factors) != len(made_for.sigmas):
             raise PolicyError(
-                f"{source}: its factors are for {made_for.steps} steps, the run has {schedule.steps}, and without the noise "
-                f"levels of both they cannot be carried over; search again with --steps {schedule.steps}"
+                f"{source}: its factors are for {made_for.known_steps} steps, the run has {schedule.steps}, and without the "
+                f"noise levels of both they cannot be carried over; search again with --steps {schedule.steps}"
             )
-        return cls(rule.payload, slopes=_slopes(rule.factors, made_for.sigmas, rule.compute))
+        own, listed = cls(rule.payload, rule.damping, rule.factors), (0, *(rule.compute or computed))
+        check_history(source, own, [step in listed for step in range(len(rule.factors))])
+        return cls(rule.payload, slopes=_slopes(rule.factors, made_for.sigmas, listed))
 
     @property
     def order(self) -> int:
@@ -109,18 +115,18 @@ class Payload:
 
 
 def _slopes(
-    factors: Sequence[Sequence[float]], sigmas: Sequence[float], listed: Sequence[int] | None
+    factors: Sequence[Sequence[float]], sigmas: Sequence[float], listed: Sequence[int]
 ) -> tuple[tuple[float, tuple[float, ...]], ...]:
     """Factors of each broadcast step over those of an extrapolation along a line, by rising noise level.
 
     Args:
         factors: per step; a broadcast step without any is held.
         sigmas: noise level of each step.
-        listed: the steps that compute; None = those without factors.
+        listed: the steps that compute.
     """
     slopes, computed = [], list[int]()
     for step, each in enumerate(factors):
-        if step == 0 or (not each if listed is None else step in listed):
+        if step in listed:
             computed.append(step)
         else:
             ahead = sigmas[step] - sigmas[computed[-1]]

@@ -28,7 +28,7 @@ def same_noise_levels(first: tuple[float, ...], second: tuple[float, ...]) -> bo
 
 def same_schedule(made_for: MadeFor, schedule: NoiseSchedule) -> bool:
     """Whether a run has the steps, and as far as both are known the noise levels, that something was made for."""
-    if made_for.steps not in (None, schedule.steps):
+    if made_for.known_steps not in (None, schedule.steps):
         return False
     if made_for.sigmas is None or schedule.sigmas is None:
         return True
@@ -39,7 +39,14 @@ def carry_window(window: tuple[int, int], made_for: tuple[float, ...], run: tupl
     """The steps of `run` with the noise levels that the window [start, stop) had in `made_for`.
 
     A window's edge lies halfway between the noise levels of the steps on both sides of it.
+
+    Raises:
+        PolicyError: noise levels of the two do not fall.
     """
+    if any(later > earlier + 1e-6 for levels in (made_for, run) for earlier, later in pairwise(levels)):
+        raise PolicyError(
+            "noise levels that rise from step to step cannot be carried to another schedule; search for it"
+        )
     edges = [float("inf"), *((high + low) / 2 for high, low in pairwise(made_for)), float("-inf")]
     high, low = edges[window[0]], edges[min(window[1], len(made_for))]
     inside = [step for step, sigma in enumerate(run) if low < sigma < high]

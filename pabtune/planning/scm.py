@@ -37,6 +37,10 @@ FEW_STEPS: Mapping[int, tuple[str, ...]] = {
 """Masks of slow, medium, fast and ultra, by the number of steps."""
 
 
+MOST_STEPS = 10_000
+"""More than any run has."""
+
+
 def computed_steps(preset: str, steps: int) -> tuple[int, ...]:
     """The steps that compute.
 
@@ -91,7 +95,9 @@ def preset_mask(preset: str, steps: int) -> tuple[bool, ...]:
         PolicyError: cache-dit has no mask for so few steps.
     """
     if steps >= FEWEST_STEPS:
-        computed = computed_steps(preset, steps)
+        if steps > MOST_STEPS:
+            raise PolicyError(f"a mask {preset!r} for {steps} steps: no run has more than {MOST_STEPS}")
+        computed = frozenset(computed_steps(preset, steps))
         return tuple(step in computed for step in range(steps))
     if steps not in FEW_STEPS:
         raise PolicyError(f"cache-dit has no mask {preset!r} for {steps} steps: only for 4, 6, and 8 or more")

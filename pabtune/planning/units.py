@@ -73,7 +73,8 @@ def _stacks_of(name: str, rule: Rule, blocks: Sequence[Site]) -> list[Site]:
     """A stack for each list of blocks in which the rule has layers: its first block, and the others as feeders."""
     runs: dict[tuple[str, str], list[Site]] = {}
     for block in blocks:
-        if rule.layers is None or block.layer in rule.layers:
+        is_meant = rule.transformer in (None, block.transformer)
+        if is_meant and (rule.layers is None or block.layer in rule.layers):
             runs.setdefault((block.transformer, block.path.rpartition(".")[0]), []).append(block)
     stacks = []
     for run in runs.values():

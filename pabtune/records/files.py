@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -43,6 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     _check_replaceable(path)
     try:
+        path = path.resolve() if path.is_symlink() else path  # what it points at is replaced, not the link
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix[:20])
         os.close(handle)
@@ -92,7 +93,7 @@ def check_writable(path: Path) -> None:
 
 def as_file_name(text: str) -> str:
     """A text as the name of a file or folder: no separators, not too long."""
-    return re.sub(r"[^\w-]", "_", text)[:60]
+    return re.sub(r"[^\w-]", "_", text)[:60].encode()[:120].decode(errors="ignore")
 
 
 def _check_replaceable(path: Path) -> None:
@@ -145,13 +146,15 @@ def read_text(path: Path, error: type[PabtuneError]) -> str:
 
 
 def parse_json(text: str, source: str, error: type[PabtuneError]) -> Any:
-    """A value of strict JSON: numbers are finite, integers have 64 bits, text is Unicode, nesting is not deep.
+    """A value of strict JSON: numbers are finite, integers have 64 bits, text is Unicode, keys stand once, nothing is deep.
 
     Raises:
         PabtuneError: (as `error`) the text is none; `source` names it in the message.
     """
     try:
-        document = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite)
+        document = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite, object_pairs_hook=_object
+        )
     except RecursionError as problem:
         raise error(f"{source}: broken JSON: nested more than {MOST_LEVELS} deep") from problem
     except json.JSONDecodeError as problem:
@@ -257,6 +260,15 @@ def _check_plain(document: Any, source: str, error: type[PabtuneError]) -> None:
         raise error(f"{source}: broken JSON: {wrong} alone is no character") from problem
     except (TypeError, ValueError) as problem:
         raise error(f"{source}: not strict JSON: {problem}") from problem
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {_beginning(repr(next(key for key in keys if keys.count(key) > 1)))} stands twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

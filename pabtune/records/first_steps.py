@@ -141,4 +141,6 @@ def first_broadcast(rule: Rule, steps: int | None) -> int | None:
     if rule.range in (None, 1) or rule.noise_window is not None:
         return None
     start = max(rule.first if rule.first is not None else (rule.window or (0, 0))[0], 1)
-    return start + 1 if rule.anchor == "start" and start % (rule.range or 1) == 0 else start
+    stop = rule.window[1] if rule.window is not None else steps - (rule.last or 0) if steps is not None else None
+    first = start + 1 if rule.anchor == "start" and start % (rule.range or 1) == 0 else start
+    return first if stop is None or first < stop else None

@@ -25,6 +25,9 @@ STORES: tuple[Store, ...] = get_args(Store)
 AUTO_CONTENT = "auto"
 """In place of a content class: each call of a pipeline tells its own, by its prompt."""
 
+MOST_STEPS = 10_000
+"""More than any run has."""
+
 LARGEST_LEVEL = 1e3
 """No scheduler's noise levels come near it; theirs are about 0..1."""
 
@@ -51,12 +54,17 @@ class MadeFor:
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def known_steps(self) -> int | None:
+        """Number of denoising steps, by that of the noise levels if it is not told by itself; None = any."""
+        return self.steps or len(self.sigmas or ()) or None
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """The value of a checked document."""
         values = dict(document)
         if "sigmas" in values:
-            values["sigmas"] = tuple(values["sigmas"])
+            values["sigmas"] = tuple(map(float, values["sigmas"]))
         return cls(**values)
 
     def to_document(self) -> dict[str, Any]:
@@ -317,6 +325,8 @@ def _check_made_for(source: str, made_for: MadeFor) -> None:
         raise PolicyError(f"{source}: a fingerprint is sha256: and 64 hex digits, but got {made_for.fingerprint!r}")
     if made_for.steps is not None and (not _is_whole(made_for.steps) or made_for.steps < 1):
         raise PolicyError(f"{source}: the number of steps must be a whole number from 1 on, but is {made_for.steps!r}")
+    if made_for.steps is not None and made_for.steps > MOST_STEPS:
+        raise PolicyError(f"{source}: it was made for {made_for.steps} steps, but no run has more than {MOST_STEPS}")
     if made_for.sigmas is not None and not made_for.sigmas:
         raise PolicyError(f"{source}: the list of noise levels is empty; leave it out where they are unknown")
     if made_for.sigmas and made_for.steps not in (None, len(made_for.sigmas)):

@@ -20,7 +20,9 @@ its output. Files made before they were measured, and those of models whose late
 """
 
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -148,7 +150,7 @@ class Profile:
         return digest(self._document("", checksum_of(self.arrays)))
 
     def save(self, path: str | Path) -> None:
-        """Writes `path` and, beside it, the arrays as `.safetensors`; each atomically.
+        """Writes `path` and, beside it, the arrays as `.safetensors`; a kill leaves the old profile or the new one.
 
         Raises:
             FileError: the name does not end in `.json`, so that arrays of others might have theirs, or the place cannot be
@@ -159,8 +161,19 @@ class Profile:
             raise FileError(f"{path}: the name of a profile's file must end in .json")
         arrays = path.with_suffix(".safetensors")
         contiguous = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        write_atomically(arrays, lambda partial: save_file(contiguous, partial))
+
+        def write(partial: Path) -> None:
+            try:
+                save_file(contiguous, partial)
+            except SafetensorError as error:  # its way to say that the disk is full
+                raise OSError(first_line(error)) from error
+
+        earlier = _earlier(arrays)
+        if arrays.is_file():
+            write_atomically(earlier, lambda partial: shutil.copyfile(arrays, partial))
+        write_atomically(arrays, write)
         save_json(path, self._document(arrays.name, checksum_of(self.arrays)))
+        earlier.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -179,6 +192,9 @@ class Profile:
             arrays = load_file(beside)
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ProfileError(f"{beside}: cannot read the arrays of {path}: {first_line(error)}") from error
+        if checksum_of(arrays) != document["arrays"]["checksum"] and _earlier(beside).is_file():
+            with suppress(OSError, SafetensorError):  # `save` was killed before it wrote the new file
+                arrays = load_file(_earlier(beside))
         if checksum_of(arrays) != document["arrays"]["checksum"]:
             raise ProfileError(f"{beside}: does not belong to {path} (other checksum); profile again")
         return cls._of(document, arrays)
@@ -289,6 +305,11 @@ def _check_values(profile: Profile) -> None:
             raise ProfileError(f"{source}: `{name}` must be finite, and gains not negative; profile again")
     if not ((SHORTEST_S <= arrays["step_seconds"]) & (arrays["step_seconds"] <= LONGEST_S)).all():
         raise ProfileError(f"{source}: each of `step_seconds` must be over 0 and finite; profile again")
+
+
+def _earlier(arrays: Path) -> Path:
+    """Where the arrays of the profile before lie while a new one takes its place."""
+    return arrays.with_name(f".{arrays.stem}.earlier.safetensors")
 
 
 def checksum_of(arrays: Mapping[str, NDArray[np.floating[Any]]]) -> str:

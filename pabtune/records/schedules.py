@@ -69,6 +69,13 @@ class Schedule:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Schedule":
         """The schedule that `asdict` wrote."""
+        numbers = [
+            document["psnr_db"],
+            document["tail_psnr_db"],
+            *(each for row in document["factors"] for each in row),
+        ]
+        if not all(isinstance(each, int | float) for each in (*numbers, *document["computed"])):
+            raise TypeError("a schedule holds numbers")
         factors, layers = tuple(tuple(each) for each in document["factors"]), document.get("layers")
         own = {"computed": tuple(document["computed"]), "factors": factors, "layers": layers and tuple(layers)}
         return cls(**{**document, **own})
@@ -101,7 +108,7 @@ class FittedSoFar:
             documents = [] if path is None else json.loads(path.read_text(encoding="utf-8"))
             fits = [Fitted(**{**each, "schedule": Schedule.from_document(each["schedule"])}) for each in documents]
             self._found = {len(each.schedule.computed): each for each in fits}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
 
     def get(self, count: int) -> Fitted | None:
@@ -125,7 +132,7 @@ def load_schedules(path: Path) -> list[Schedule] | None:
     """Schedules that `save_schedules` wrote; None if there is no such file, or it is broken."""
     try:
         return [Schedule.from_document(each) for each in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

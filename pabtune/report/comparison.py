@@ -130,6 +130,6 @@ def draw_comparison(data: ComparisonData) -> Figure:
         axes.set_xlabel("measured time / full run")
         axes.set_ylabel(PANELS[panel])
         axes.grid(alpha=0.3)
-    figure.suptitle(data.title)
+    figure.suptitle(data.title, parse_math=False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure

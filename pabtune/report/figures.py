@@ -182,7 +182,7 @@ def draw_curves(data: CurvesData) -> Figure:
             windows_axes.text(data.steps / 2, row, f"{kind}: no stable window", ha="center", va="center", color=color)
     curves_axes.set_yscale("log")
     curves_axes.set_ylabel(data.label)
-    curves_axes.set_title(data.title)
+    curves_axes.set_title(data.title, parse_math=False)
     curves_axes.legend()
     curves_axes.grid(alpha=0.3)
     windows_axes.set_yticks(range(len(data.curves)), list(data.curves))
@@ -199,7 +199,7 @@ def draw_heat_map(data: HeatMapData) -> Figure:
     image = axes.imshow(data.values, aspect="auto", extent=(0.5, steps + 0.5, count, 0))
     axes.set_yticks(np.arange(count) + 0.5, data.rows, fontsize=7)
     axes.set_xlabel("denoising step")
-    axes.set_title(data.title)
+    axes.set_title(data.title, parse_math=False)
     figure.colorbar(image)
     return figure
 
@@ -209,7 +209,7 @@ def draw_distances(data: DistancesData) -> Figure:
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(data.values, vmin=0)
-    axes.set_title(data.title)
+    axes.set_title(data.title, parse_math=False)
     axes.set_xlabel("denoising step")
     axes.set_ylabel("denoising step")
     figure.colorbar(image)

@@ -46,9 +46,11 @@ class ParallelHook(StatefulHook):
 
     Attributes:
         shares_branches: whether processes compute different guidance branches.
+        awaits_branch: whether the latest call has returned an output without values, which the next call of its step fills.
     """
 
     shares_branches = False
+    awaits_branch = False
 
 
 class LoopOwner:
@@ -327,6 +329,12 @@ def shares_branches(transformer: nn.Module) -> bool:
     """Whether processes compute different guidance branches of a transformer's calls."""
     hook = find_hook(transformer, PARALLEL_HOOK)
     return isinstance(hook, ParallelHook) and hook.shares_branches
+
+
+def awaits_branch(transformer: nn.Module) -> bool:
+    """Whether the output of a transformer's latest call has no values yet: another process computes it (`ParallelHook`)."""
+    hook = find_hook(transformer, PARALLEL_HOOK)
+    return isinstance(hook, ParallelHook) and hook.awaits_branch
 
 
 def shares_samples(transformer: nn.Module) -> bool:

@@ -4,13 +4,14 @@ Where a whole call is broadcast, it does not happen. Where the guidance differen
 computes, and an unconditional call does not happen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from pabtune.models.guidance import Role
 from pabtune.runtime.guidance import GuidanceBranches, difference_between, difference_of, put_together
+from pabtune.runtime.interception import awaits_branch
 from pabtune.runtime.listeners import Halved, Substitute
 from pabtune.runtime.locator import CallPosition
 from pabtune.runtime.payloads import copied, taken_apart
@@ -40,6 +41,8 @@ class WholeCalls:
         self.sites = {site.transformer: index for index, site in sites if site.kind == "transformer"}
         self._differences = {site.transformer: index for index, site in sites if site.kind == "guidance"}
         self._guidance = GuidanceBranches(policy, target, self._differences)
+        self._transformers = target.transformers
+        self._put_off: list[Callable[[], None]] = []
         if earlier is not None:
             self._guidance.go_on_from(earlier._guidance)
         self._stores = stores
@@ -78,6 +81,14 @@ class WholeCalls:
         if whole_call is None and difference is None:
             return {}
         branch.rebuild, parts = taken_apart(output)
+        is_unfilled = awaits_branch(self._transformers[position.transformer])
+        while self._put_off and not is_unfilled:
+            self._put_off.pop()()
+        if whole_call is not None and is_unfilled:
+            # Filled before the next call returns, and so before the pipeline reads or changes it: copied then.
+            self._put_off.append(lambda: self._keep(plan, position, branch, whole_call, copied(parts)))
+            branch.computed[whole_call] += 1
+            return {whole_call: parts}
         if whole_call is not None:
             sites[whole_call] = copied(parts)
         if difference is not None and self._halved is not None:
@@ -100,6 +111,7 @@ class WholeCalls:
     def forget(self) -> None:
         """Frees what waits for a call."""
         self._halved = None
+        self._put_off.clear()
         self._guidance.forget()
 
     def is_one_branch(self, plan: Plan, transformer: str, step: int) -> bool:

@@ -164,8 +164,9 @@ class TrialRunner:
             return None
         mask = self._mask(policy)
         sizes = bytes_of_sites(self._profile, mask.sites, policy.store)
-        held = held_bytes(mask, sizes, policy.store, self._profile.call.per_step).max() * self._settings.batch_size
-        return float(held) / self._memory - 1
+        plain = bytes_of_sites(self._profile, mask.sites, "exact")
+        held = held_bytes(mask, sizes, policy.store, self._profile.call.per_step, plain).max()
+        return float(held) * self._settings.batch_size / self._memory - 1
 
     def _sites(self, policy: Policy) -> tuple[Site, ...]:
         return (*self._profile.sites, *units_of(policy, self._profile.sites))

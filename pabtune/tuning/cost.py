@@ -201,14 +201,14 @@ def predict_cost(
     inside = mask.inside_blocks()
     sent = exchange_per_step(workload, inside, layout)
     flops = _flops(counted, inside)
-    sizes = [_output_bytes(workload, site, policy.store) for site in mask.sites]
+    sizes, plain = ([_output_bytes(workload, site, store) for site in mask.sites] for store in (policy.store, "exact"))
     communication = _total(each for steps in sent.values() for each in steps)
     return Cost(
         layout=layout,
         flops=flops,
         sent=sent,
         stored_bytes=float(mask.broadcasts.any(axis=1) @ np.array(sizes)),
-        peak_stored_bytes=float(held_bytes(mask, sizes, policy.store).max()),
+        peak_stored_bytes=float(held_bytes(mask, sizes, policy.store, plain_bytes=plain).max()),
         computed_calls=inside.calls(computed=True),
         broadcast_calls=inside.calls(computed=False),
         latency=None if device is None else _latency(flops, workload, layout, communication, device),

@@ -67,3 +67,19 @@ def test_wrong_requests_are_refused() -> None:
         export(PRESETS["pab246"], "tensorrt")
     with pytest.raises(PolicyError, match="not its noise levels"):
         export(Policy(name="p", rules=(Rule(kind="full", range=2, window=(3, 8)),)), "diffusers")
+
+
+def test_a_store_and_a_second_transformer_are_losses_and_what_never_broadcasts_is_no_use() -> None:
+    """In 8 bits it was called exact; of two transformers the second one was left alone, and nothing said so."""
+    rule = Rule(kind="full", range=2, window=(3, 8), anchor="start")
+    assert export(replace(policy(rule), store="int8"), "videosys").losses == (
+        "store int8: outputs are kept as they are",
+    )
+    names = {"transformer": {}, "transformer_2": {}}
+    two = replace(policy(rule), made_for=MadeFor(steps=10, sigmas=SIGMAS, config=names))
+    made = export(two, "diffusers")
+    assert "for transformer in (pipe.transformer, pipe.transformer_2,):" in made.use
+    assert "each counts steps from its own first one there" in made.losses[-1]
+    assert made.is_useful
+    for idle in (replace(rule, range=1), replace(rule, range=4, window=(4, 5))):
+        assert not export(policy(idle), "videosys").is_useful

@@ -121,3 +121,9 @@ def test_windows_of_attention_are_no_mask() -> None:
     exported = export(Policy(name="p", rules=(Rule(kind="mlp", compute=(0,)),)), "videosys")
     with pytest.raises(FileError, match="takes no mask of a policy"):
         check(exported, "[0]", "f")
+
+
+@pytest.mark.parametrize("calls", [None, "many"])
+def test_odd_counts_of_calls_are_refused(calls) -> None:
+    with pytest.raises(FileError, match="accumulated_transformer_executed_steps must be a whole number"):
+        differences([stats(calls=calls)] * 2)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from pabtune.engines.engine import ENGINES
 from pabtune.engines.exports import WRITERS, export
 from pabtune.engines.plan import Facts
+from pabtune.planning.presets import PRESETS
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Policy
 from pabtune.records.rules import Rule
@@ -242,3 +244,24 @@ def test_whole_calls_are_a_mask_that_is_not_called_exact() -> None:
         (loss,) = made.losses
         assert loss.startswith("transformer: its 4 skipped calls are exported as held blocks")
         assert loss.endswith("videos of that were not measured")
+
+
+@pytest.mark.parametrize("name", ["sglang", "xdit"])
+def test_one_payload_for_two_transformers_that_need_two_is_not_exact(name) -> None:
+    """The longer mask's was taken for both, and called exact."""
+    first, second = (
+        Rule(kind="stack", compute=computed, layers=BEHIND_THE_FIRST, transformer=transformer, payload="linear")
+        for transformer, computed in (("transformer", (0, 1, 3)), ("transformer_2", (*range(7), 8)))
+    )
+    both = Policy(name="two", rules=(first, second), made_for=made_for(names=("transformer", "transformer_2")))
+    facts = Facts(boundary=0.55)
+    assert not [loss for loss in export(both, name, facts).losses if "TaylorSeer" in loss]
+    other = replace(both, rules=(replace(first, payload="hold"), second))
+    assert [loss for loss in export(other, name, facts).losses if "TaylorSeer is for both or none" in loss]
+
+
+@pytest.mark.parametrize("name", ["vllm-omni", "tensorrt-llm"])
+def test_a_preset_is_no_use_to_a_policy_that_holds_no_block(name) -> None:
+    """`pab246` was written as `slow`, which holds 8 of 30 steps that the policy never holds."""
+    assert not export(PRESETS["pab246"], name, Facts(steps=30)).is_useful
+    assert export(held(), name).is_useful

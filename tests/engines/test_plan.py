@@ -108,7 +108,7 @@ def test_numbers_that_no_model_has_are_refused() -> None:
         plan_of(held((999_999_999,), made_for=unknown), CACHE_DIT)
     huge = made_for(config={"transformer": {"num_layers": 10**9}})
     assert "which blocks the model has is not known" in plan_of(held(made_for=huge), CACHE_DIT).losses[0]
-    with pytest.raises(PolicyError, match="is for 1000000000 steps, but no run has more than 10000"):
+    with pytest.raises(PolicyError, match="was made for 1000000000 steps, but no run has more than 10000"):
         plan_of(held(made_for=made_for(steps=10**9, sigmas=None)), CACHE_DIT)
 
 

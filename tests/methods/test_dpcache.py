@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pabtune.methods.dpcache import FIRST, best_schedule, path_costs, taylor_factors
+from pabtune.methods.dpcache import FIRST, DPCache, best_schedule, path_costs, taylor_factors
+from pabtune.methods.method import Recordings
+from pabtune.records.errors import ModelError
+from pabtune.tuning.generation import Settings
+from tests.conftest import make_pipeline
 
 STEPS = 10
 
@@ -54,3 +58,9 @@ def test_factors_forecast_a_straight_line_exactly() -> None:
         if each:
             *_, before, last = [done for done in computed if done < step]
             assert values[last] + each[0] * (values[last] - values[before]) == pytest.approx(values[step])
+
+
+def test_a_run_whose_steps_all_compute_is_refused() -> None:
+    settings = Settings(steps=FIRST)
+    with pytest.raises(ModelError, match="for 4 steps and more"):
+        DPCache().calibrate(Recordings(pipeline=make_pipeline(), batches=(), settings=settings), (0.5,))

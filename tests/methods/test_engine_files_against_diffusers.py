@@ -17,9 +17,11 @@ from diffusers.hooks import (
 )
 
 import pabtune
+from pabtune.engines.exports import export
 from pabtune.engines.reading.files import read_configuration
 from pabtune.methods.engine_files import engine_policy
 from pabtune.records.policies import Policy
+from pabtune.records.rules import Rule
 from pabtune.runtime.targets import Target
 from tests.methods.wan import STEPS, build, by_diffusers, draw, under
 from tests.pipelines.cases import CASES
@@ -115,6 +117,55 @@ def test_pyramid_attention_broadcast(window, tmp_path) -> None:
     expected = run_case(other, name, num_inference_steps=steps)
     assert len(calls) == len(computed)
     np.testing.assert_allclose(frames, expected, atol=ROUNDING, rtol=0)
+
+
+FOUR_RANGES = {
+    f"{kind}_attention_{key}": value
+    for kind, count in (("spatial", 2), ("temporal", 4), ("cross", 5))
+    for key, value in (("block_skip_range", count), ("timestep_skip_range", [100, 950]))
+}
+
+
+def test_diffusers_takes_temporal_attention_for_spatial(tmp_path) -> None:
+    """By the names of Latte's blocks it gets the spatial range, which neither the judged policy nor an export said."""
+    latte, steps = CASES["latte"], 12
+
+    def counted(pipeline) -> dict[str, int]:
+        calls = {}
+        for kind, blocks in (("spatial", "transformer_blocks"), ("temporal", "temporal_transformer_blocks")):
+            part = getattr(pipeline.transformer, blocks)[0].attn1.to_q
+            part.register_forward_pre_hook(lambda *_, kind=kind: calls.update({kind: calls.get(kind, 0) + 1}))
+        run_case(pipeline, "latte", num_inference_steps=steps)
+        return calls
+
+    def by_diffusers_with(fields) -> dict[str, int]:
+        pipeline = latte.build()
+        config = PyramidAttentionBroadcastConfig(**fields, current_timestep_callback=lambda: pipeline.current_timestep)
+        apply_pyramid_attention_broadcast(pipeline.transformer, config)
+        return counted(pipeline)
+
+    pipeline = latte.build()
+    (tmp_path / "p.json").write_text(json.dumps({"_class_name": "PyramidAttentionBroadcastConfig", **FOUR_RANGES}))
+    judged = engine_policy(read_configuration(tmp_path / "p.json"), Target.of(pipeline), steps)
+    assert "takes temporal attention for spatial" in judged.remarks[0]
+    with pabtune.broadcast(pipeline, judged.policy):
+        calls = counted(pipeline)
+    assert calls == by_diffusers_with(FOUR_RANGES)
+    assert calls["spatial"] == calls["temporal"]
+    rules = tuple(
+        Rule(kind=kind, range=count, noise_window=(0.1, 0.95), anchor="start")
+        for kind, count in (("spatial", 2), ("temporal", 4), ("cross", 5))
+    )
+    apart = Policy(name="apart", rules=rules)
+    exported = export(apart, "diffusers").document
+    pipeline = latte.build()
+    with pabtune.broadcast(pipeline, apart):
+        calls = counted(pipeline)
+    assert by_diffusers_with(exported) == calls
+    assert calls["temporal"] < calls["spatial"]
+    (tmp_path / "p.json").write_text(json.dumps({"_class_name": "PyramidAttentionBroadcastConfig", **exported}))
+    again = engine_policy(read_configuration(tmp_path / "p.json"), Target.of(pipeline), steps)
+    assert set(again.policy.rules) == set(rules)
 
 
 def test_names_of_the_classes_are_diffusers() -> None:

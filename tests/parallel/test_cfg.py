@@ -77,3 +77,26 @@ def test_guidance_differences_of_shared_branches_are_refused_before_anything_is_
         for row in rows:
             assert "its branches are on different processes; split the sequence alone" in row["said"]
             assert row["messages"] == 0
+
+
+@pytest.mark.parametrize(
+    "names", [["wan-2.1"], pytest.param([*IN_TURNS, "wan-2.2", "hunyuan-framepack"], marks=pytest.mark.slow)]
+)
+def test_whole_calls_of_branches_on_a_process_each(names, together) -> None:
+    """The half that waits for a call kept a copy of what had no values yet: all of the video was NaN, in silence."""
+    for rows in together(2, "whole_calls_apart", names):
+        assert len(rows) == 2 * len(names)
+        for row in rows:
+            assert row["error"] < 1e-5, row
+            assert row["broadcast"] > 0, row
+            assert row["restored"] == 0, row
+
+
+def test_processes_that_draw_other_noise_or_prompts_are_told(together) -> None:
+    """Each computed its part of a video of its own."""
+    for (row,) in together(2, "other_noise"):
+        same, seeds, prompts, alone, shared = row["said"]
+        assert (same, shared) == ("", "")
+        assert "rank 1 has another generator than rank 0" in seeds
+        assert "rank 1 has another prompt than rank 0: \"'a cat 1'\"" in prompts
+        assert "rank 1 has another random state (pass every process a generator with the same seed)" in alone

@@ -73,12 +73,33 @@ def test_nothing_refers_to_a_group_that_was_left() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_mesh_that_cannot_be_made_leaves_nothing() -> None:
+def test_a_mesh_that_cannot_be_made_leaves_nothing(monkeypatch) -> None:
     import torch.distributed as dist
 
     with pytest.raises(ParallelError, match="needs 2 processes, but there are 1"):
         Mesh(ParallelLayout(branches=2))
     assert not dist.is_initialized()
+
+    def fail(*_, **__) -> None:
+        raise RuntimeError("no mesh")
+
+    monkeypatch.setattr("pabtune.parallel.mesh.init_device_mesh", fail)
+    with pytest.raises(RuntimeError, match="no mesh"):
+        Mesh(ParallelLayout())
+    assert not dist.is_initialized(), "the next mesh would take the group for somebody else's"
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_value_that_a_process_lacks_is_another_one(monkeypatch) -> None:
+    """Names that rank 0 alone has were not looked at."""
+
+    def gathered(everyone, own) -> None:
+        everyone[:] = [own, {"policy": own["policy"]}]
+
+    with Mesh(ParallelLayout()) as mesh:
+        monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+        with pytest.raises(ParallelError, match="rank 1 has another seed than rank 0: None instead of '3'"):
+            mesh.agree({"policy": "p", "seed": 3})
 
 
 def test_a_collective_that_fails_is_told_from_a_device_that_is_full() -> None:

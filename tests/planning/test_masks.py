@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -206,3 +208,27 @@ def test_rules_that_never_broadcast_are_dropped_and_change_nothing() -> None:
         ).rules
         == ()
     )
+
+
+def test_steps_are_known_by_noise_levels_alone() -> None:
+    """Without `steps`, numbers of first and last steps were not brought into proportion."""
+    sigmas = tuple(np.linspace(1, 1 / 30, 30).tolist())
+    short = NoiseSchedule(steps=10, sigmas=sigmas[::3])
+    for rule in (Rule(kind="spatial", range=2, first=6, last=6), Rule(kind="spatial", count=15, first=2, last=1)):
+        rows = [row(rule, short, MadeFor(steps=steps, sigmas=sigmas)) for steps in (30, None)]
+        assert rows[0] == rows[1]
+        assert "b" in rows[0]
+
+
+def test_layers_of_a_rule_for_one_transformer_are_its_own() -> None:
+    """Those of another one counted, so that a rule did nothing, in silence."""
+    sites = [
+        Site(transformer=name, path=f"blocks.{layer}.attn", kind="full", layer=layer)
+        for name, layers in (("transformer", 6), ("transformer_2", 3))
+        for layer in range(layers)
+    ]
+    rule = Rule(kind="full", range=2, window=(1, 5), layers=(5,), transformer="transformer_2")
+    with pytest.raises(PolicyError, match=r"names layer 5, but transformer_2's full layers are 0\.\.2"):
+        resolve(Policy(name="p", rules=(rule,)), sites, NoiseSchedule(steps=6))
+    one = replace(rule, transformer="transformer")
+    assert not resolve(Policy(name="p", rules=(one,)), sites, NoiseSchedule(steps=6)).compute.all()

@@ -175,3 +175,42 @@ def test_a_held_step_of_a_scaled_payload_is_no_computed_one_on_another_schedule(
     line = Payload("linear")
     assert carried.weights([4, 10], 12, schedule(20)) == pytest.approx(line.weights([4, 10], 12, schedule(20)))
     assert carried.weights([2, 4], 6, schedule(20)) == pytest.approx((0.0, 1.0))
+
+
+LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+
+
+def test_factors_of_ranges_are_carried_as_those_of_the_same_list_of_steps() -> None:
+    """A step counted as computed where it had no factors, whatever the range said."""
+    made_for, factors = MadeFor(steps=10, sigmas=LEVELS), ((), (), *((0.5,),) * 8)
+    moved = NoiseSchedule(steps=10, sigmas=tuple(level - 2e-4 for level in LEVELS))
+    site, weights = Site(path="blocks.0.attn", kind="full", layer=0), []
+    for rule in (
+        Rule(kind="full", range=3, window=(2, 9), payload="scaled", factors=factors),
+        Rule(kind="full", compute=(0, 1, 4, 7, 9), payload="scaled", factors=factors),
+    ):
+        mask = resolve(Policy(name="p", rules=(rule,), made_for=made_for), [site], moved)
+        assert "".join("#" if each else "-" for each in mask.compute[0]) == "##--#--#-#"
+        weights.append([mask.weights(0, history, step) for history, step in (([0, 1], 3), ([1, 4], 5), ([4, 7], 8))])
+    assert weights[0] == weights[1]
+    assert weights[0][2] == pytest.approx((-0.5, 1.5), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(kind="full", range=2, first=2, last=1, payload="scaled", factors=((), (0.5,), *((0.5,),) * 8)),
+        Rule(kind="full", compute=(0, 2, 4), payload="scaled", factors=((), (0.5,), (), (0.5,), (), *((0.5,),) * 5)),
+    ],
+)
+def test_factors_that_stand_at_odd_steps_end_in_no_traceback_elsewhere(rule) -> None:
+    policy, site = (
+        Policy(name="p", rules=(rule,), made_for=MadeFor(steps=10, sigmas=LEVELS)),
+        Site(path="a", kind="full", layer=0),
+    )
+    other = NoiseSchedule(steps=5, sigmas=LEVELS[::2])
+    if rule.compute is not None:
+        with pytest.raises(PolicyError, match="compute at least 2 steps first"):
+            resolve(policy, [site], other)
+    else:
+        assert resolve(policy, [site], other).compute[0].tolist() == [True, True, True, False, True]

@@ -28,3 +28,10 @@ def test_wrong_schedules_are_refused() -> None:
         NoiseSchedule(steps=0)
     with pytest.raises(PolicyError, match="as many noise levels"):
         NoiseSchedule(steps=3, sigmas=(1.0,))
+
+
+def test_noise_levels_that_rise_are_not_carried() -> None:
+    rising = tuple(step / 10 for step in range(1, 10))
+    for levels in ((rising, rising[::-1]), (rising[::-1], rising)):
+        with pytest.raises(PolicyError, match="rise from step to step"):
+            carry_window((2, 4), *levels)

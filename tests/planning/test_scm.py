@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from pabtune.planning.scm import TEMPLATES, computed_steps
+from pabtune.planning.scm import TEMPLATES, computed_steps, preset_mask
+from pabtune.records.errors import PolicyError
 
 
 @pytest.mark.parametrize(("steps", "counts"), [(28, (18, 15, 11, 8)), (50, (38, 29, 20, 14)), (20, (15, 12, 8, 5))])
@@ -27,3 +28,10 @@ def test_masks_are_those_of_cache_dit() -> None:
         for preset in TEMPLATES:
             mask = cache_dit.steps_mask(mask_policy=preset, total_steps=steps)
             assert computed_steps(preset, steps) == tuple(step for step, computes in enumerate(mask) if computes)
+
+
+def test_long_runs_take_no_time_and_longer_ones_are_refused() -> None:
+    """40,000 steps took 21 seconds."""
+    assert len(preset_mask("fast", 10_000)) == 10_000
+    with pytest.raises(PolicyError, match="no run has more than 10000"):
+        preset_mask("fast", 400_000)

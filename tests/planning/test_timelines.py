@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(PolicyError, match="no 'cross' sites"):
         timeline_of(Policy(name="p", rules=(Rule(kind="cross", compute=(0,)),)), profile=make_profile(5))
     with pytest.raises(PolicyError, match="at most 10000 can be shown"):
-        timeline_of(Policy(name="p", made_for=MadeFor(steps=10**9)))
+        timeline_of(Policy(name="p"), steps=10**9)
     with pytest.raises(PolicyError, match="no variant for content 'wild'"):
         timeline_of(find_policy("every:2"), content="wild")
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,18 @@ def test_what_cannot_be_is_refused() -> None:
     missing = policy("stack", (3, 4))
     with pytest.raises(PolicyError, match=r"names layer 4, but the model's stack layers are 3\.\.3"):
         resolve(missing, (*SITES, *units_of(missing, SITES)), NoiseSchedule(steps=6))
+
+
+def test_a_stack_is_of_the_transformer_that_its_rule_names() -> None:
+    """A stack for each of two transformers was refused as two rules for one site (Wan 2.2)."""
+    sites = [replace(site, transformer=name) for name in ("transformer", "transformer_2") for site in SITES]
+    rules = [
+        Rule(kind="stack", compute=computed, layers=(1, 2), transformer=name)
+        for name, computed in (("transformer", (0, 2, 4)), ("transformer_2", (0, 3)))
+    ]
+    both = Policy(name="p", rules=tuple(rules))
+    units = units_of(both, sites)
+    assert [unit.transformer for unit in units] == ["transformer"] * 2 + ["transformer_2"] * 2
+    mask = resolve(both, (*sites, *units), NoiseSchedule(steps=5))
+    rows = {site.transformer: row.tolist() for site, row in zip(mask.sites, mask.compute, strict=True) if site in units}
+    assert rows == {"transformer": [True, False] * 2 + [True], "transformer_2": [True, False, False, True, False]}

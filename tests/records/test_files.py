@@ -99,6 +99,8 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
         ("9" * 5000, "has more than 64 bits"),
         (str(2**64), "has more than 64 bits"),
         (str(-(2**63) - 1), "has more than 64 bits"),
+        ('{"rules": [1], "rules": []}', "the key 'rules' stands twice"),
+        ('[{"a": {"range": 2, "b": 1, "range": 9}}]', "the key 'range' stands twice"),
     ],
 )
 def test_json_beyond_our_types_is_refused_with_its_file(text: str, message: str) -> None:
@@ -154,3 +156,12 @@ def test_one_process_at_a_time_is_in_a_part_and_a_dead_one_lets_go(tmp_path: Pat
     assert entered.wait(10)
     thread.join()
     assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
+
+
+def test_what_a_link_points_at_is_replaced_and_not_the_link(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    save_json(tmp_path / "shared" / "p.json", {"a": 1})
+    (tmp_path / "p.json").symlink_to(tmp_path / "shared" / "p.json")
+    save_json(tmp_path / "p.json", {"a": 2})
+    assert (tmp_path / "p.json").is_symlink()
+    assert json.loads((tmp_path / "shared" / "p.json").read_text()) == {"a": 2}

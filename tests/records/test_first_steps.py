@@ -70,6 +70,7 @@ def test_it_survives_its_file_and_stands_alone(tmp_path) -> None:
         (Rule(kind="mlp", range=2, window=(0, 9)), 1),
         (Rule(kind="mlp", range=2, window=(4, 9), anchor="start"), 5),
         (Rule(kind="mlp", range=1, window=(0, 9)), None),
+        (Rule(kind="mlp", range=5, window=(5, 6), anchor="start"), None),
         (Rule(kind="mlp", range=3, first=5, last=1), 5),
         (Rule(kind="mlp", compute=(0, 1, 2, 5)), 3),
         (Rule(kind="mlp", count=5, first=3, last=1), 3),

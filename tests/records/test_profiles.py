@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from pabtune.records.errors import FileError, ProfileError
 from pabtune.records.policies import MadeFor
@@ -150,3 +151,31 @@ def test_a_name_whose_arrays_another_profile_might_have_is_refused(tmp_path: Pat
     with pytest.raises(FileError, match=r"must end in \.json"):
         make_profile(8).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_between_the_two_files_leaves_the_old_profile(tmp_path: Path, monkeypatch) -> None:
+    """Its arrays were the new one's by then, and neither could be read."""
+    old, new = make_profile(), make_profile()
+    new.arrays["seconds"][0, 0] += 1
+    old.save(tmp_path / "p.json")
+
+    def kill(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pabtune.records.profiles.save_json", kill)
+        with pytest.raises(KeyboardInterrupt):
+            new.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json").digest == old.digest
+    new.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json").digest == new.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.json", "p.safetensors"]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pabtune.records.profiles.save_file", full)
+    with pytest.raises(FileError, match="cannot write here: I/O error: No space left"):
+        make_profile().save(tmp_path / "p.json")

@@ -61,3 +61,12 @@ def test_without_a_file_nothing_is_written() -> None:
     kept.add(Fitted(schedule=SCHEDULE))
     kept.forget()
     assert kept.get(3) == Fitted(schedule=SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '[{"computed": [0], "factors": [["x"]], "psnr_db": 1, "tail_psnr_db": 1}]']
+)
+def test_a_file_of_something_else_is_none(text, tmp_path) -> None:
+    (tmp_path / "s.json").write_text(text)
+    assert load_schedules(tmp_path / "s.json") is None
+    assert FittedSoFar(tmp_path / "s.json").get(1) is None

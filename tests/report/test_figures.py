@@ -169,3 +169,9 @@ def test_ticks_are_whole_steps(steps, ticks) -> None:
 def test_a_name_is_no_formula(tmp_path) -> None:
     save_figure(tmp_path / "t.png", draw_timeline(timeline_of(Policy(name="$x_{$ a", made_for=MadeFor(model="$^$")))))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_titles_are_no_formulas_either(tmp_path) -> None:
+    data = replace(curves_data(u_shaped()), title="x\\y$z_$")
+    save_figure(tmp_path / "c.png", draw_curves(data))
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

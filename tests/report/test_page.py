@@ -11,7 +11,7 @@ import pytest
 
 from pabtune.records.errors import FileError
 from pabtune.records.files import save_json
-from pabtune.records.policies import Policy
+from pabtune.records.policies import MadeFor, Policy
 from pabtune.records.profiles import Profile
 from pabtune.report.page import clips
 from pabtune.report.page.commands import as_line
@@ -253,6 +253,7 @@ def test_commands_tell_no_passwords_and_no_places_of_a_machine() -> None:
         "a b",
         "C:\\x\\y",
     )
+    assert "ecret" not in as_line(("search", "--storage", "postgresql://me:s@ecret@host/db"))
     line = as_line(words)
     assert "secret" not in line
     assert shlex.split(line) == [
@@ -280,6 +281,8 @@ def test_the_worst_videos_come_first_and_the_others_are_counted(tmp_path, monkey
         ("/etc/passwd", "not .mp4"),
         ("gone.mp4", "missing"),
         ("broken.mp4", "can be read"),
+        ("a\x00b.mp4", "missing"),
+        ("x" * 5000 + ".mp4", "missing"),
     ],
 )
 def test_videos_that_cannot_be_shown_are_named(tmp_path, name, reason) -> None:
@@ -358,3 +361,19 @@ def test_policies_by_speed_and_the_front_beside_the_winner(tmp_path) -> None:
         ("front", len(list(FRONT.glob("*.json")))),
         ("chosen by the search", 1),
     ]
+
+
+def test_policies_of_two_models_are_two_fronts(tmp_path) -> None:
+    """Without provenance they were joined to one."""
+    policy = Policy.load(POLICY)
+    for model in ("WanTransformer3DModel", "LTXVideoTransformer3DModel"):
+        made_for = MadeFor(model=model, steps=30)
+        replace(policy, name=model, made_for=made_for, provenance={}).save(tmp_path / f"{model}.json")
+    assert len(page(tmp_path).panels) == 2
+
+
+@pytest.mark.parametrize("evidence", [{"ci95": [-1e308, 1e308]}, {"budget": "shapes>=-" + "9" * 400}])
+def test_numbers_that_nothing_measures_are_not_drawn(tmp_path, evidence) -> None:
+    policy = Policy.load(POLICY)
+    replace(policy, evidence={**policy.evidence, **evidence}).save(tmp_path / "policy.json")
+    checked(as_html(page(tmp_path)))

@@ -79,6 +79,8 @@ def read(document: Mapping[str, Any], name: str) -> Configuration:
     if is_nested:
         others = sorted(str(key) for key in document if key != KEY and key not in NOT_JUDGED)
         remarks += [f"cache-dit ignores {', '.join(others)} beside cache_config"] if others else []
+    if is_nested and not isinstance(document[KEY], dict):
+        raise PolicyError(f"{name}: cache_config must be an object, but is {document[KEY]!r}")
     fields = document[KEY] if is_nested else {key: document[key] for key in document if key not in NOT_JUDGED}
     if foreign := sorted(OF_OTHER_ENGINES.keys() & fields.keys()):
         raise PolicyError(

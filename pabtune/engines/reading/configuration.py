@@ -80,6 +80,13 @@ class FirstBlock:
     threshold: float
 
 
+OWN_BLOCKS: Mapping[str, tuple[str, ...]] = {
+    "spatial": ("^(?!.*(temporal|refiner)).*(blocks|layers)",),
+    "temporal": ("^.*temporal.*blocks",),
+}
+"""Where diffusers is to look for attention of a kind: by itself it takes all that has `blocks` in its name for spatial."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionRange:
     """Broadcast of one kind of attention.
@@ -97,9 +104,15 @@ class AttentionRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionRanges:
-    """Pyramid Attention Broadcast, a range for each kind of attention."""
+    """Pyramid Attention Broadcast, a range for each kind of attention.
+
+    Attributes:
+        ranges: of each kind.
+        is_told_apart: whether spatial attention is looked for where it is alone; else temporal attention gets its range.
+    """
 
     ranges: tuple[AttentionRange, ...]
+    is_told_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pabtune.engines.reading.configuration import (
+    OWN_BLOCKS,
     AttentionRange,
     AttentionRanges,
     Configuration,
@@ -121,7 +122,7 @@ def mag_cache_mask(
         int
     )
     carried = np.asarray(ratios, dtype=np.float32)[places if steps > 1 else [-1]]  # diffusers reckons in float32
-    retained = int(retention * steps + 0.5)
+    retained = int(min(retention, 1.0) * steps + 0.5)
     mask: list[bool] = []
     ratio, error, held = np.float32(1), np.float32(0), 0
     for step in range(steps):
@@ -163,9 +164,11 @@ def _first_block(values: Values, remarks: list[str]) -> tuple[Rule, None]:
 
 def _attention_ranges(values: Values, remarks: list[str]) -> tuple[Rule, None]:
     values.refuse("current_timestep_callback", None, "a file holds no function")
-    ranges = []
+    ranges, is_told_apart = [], False
     for kind in ("spatial", "temporal", "cross"):
-        values.refuse(f"{kind}_attention_block_identifiers", None, "pabtune tells attention by the model's card")
+        if (blocks := values.take(f"{kind}_attention_block_identifiers")) not in (None, list(OWN_BLOCKS.get(kind, ()))):
+            values.refuse(f"{kind}_attention_block_identifiers", None, "pabtune tells attention by the model's card")
+        is_told_apart |= kind == "spatial" and blocks is not None
         window = values.take(f"{kind}_attention_timestep_skip_range")
         if not isinstance(window, list) or len(window) != 2 or not all(_is_number(each) for each in window):
             raise PolicyError(
@@ -178,9 +181,12 @@ def _attention_ranges(values: Values, remarks: list[str]) -> tuple[Rule, None]:
                 ranges.append(AttentionRange(kind=kind, range=each, window=(low, high)))
     if not any(values.take(f"{kind}_attention_block_skip_range") for kind in ("spatial", "temporal", "cross")):
         remarks.append("no range is set: diffusers then takes spatial_attention_block_skip_range 2")
-        low, high = (each / TIMESTEPS for each in values.take("spatial_attention_timestep_skip_range"))
-        ranges.append(AttentionRange(kind="spatial", range=2, window=(low, high)))
-    return AttentionRanges(ranges=tuple(ranges)), None
+        low, high = (
+            min(max(each / TIMESTEPS, 0.0), 1.0) for each in values.take("spatial_attention_timestep_skip_range")
+        )
+        if low < high:
+            ranges.append(AttentionRange(kind="spatial", range=2, window=(low, high)))
+    return AttentionRanges(ranges=tuple(ranges), is_told_apart=is_told_apart), None
 
 
 def _module_series(values: Values, remarks: list[str]) -> tuple[Rule, None]:
@@ -208,7 +214,7 @@ def _module_series(values: Values, remarks: list[str]) -> tuple[Rule, None]:
 def _compiles(pattern: str) -> bool:
     try:
         re.compile(pattern)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 

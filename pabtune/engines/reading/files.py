@@ -1,5 +1,6 @@
 """Which engine's configuration a file holds, by its content."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,25 @@ class PlainLoader(yaml.SafeLoader):
             raise yaml.YAMLError(f"references (*{event.anchor}) are not read; write the value out")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002, yaml's own
+        """Refuses a key that is no text, or stands twice (see yaml's constructor)."""
+        keys = [key.value if key.tag == "tag:yaml.org,2002:str" else None for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if name is None or keys.count(name) > 1:
+                what = "is no text" if name is None else "stands twice"
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} {what}", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Refuses whole numbers of more than 64 bits (see yaml's constructor)."""
+        number = super().construct_yaml_int(node)
+        if not -(2**63) <= number < 2**64:
+            raise yaml.constructor.ConstructorError(None, None, "a number has more than 64 bits", node.start_mark)
+        return int(number)
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
+
 
 def read_configuration(path: Path) -> Configuration | None:
     """The configuration of a file; None if it is JSON of pabtune's own, or might be.
@@ -41,7 +61,7 @@ def read_configuration(path: Path) -> Configuration | None:
         PolicyError: the file cannot be read, is of no known form, or says what its engine or pabtune refuses.
     """
     text = read_text(path, PolicyError)
-    if text.lstrip().startswith("{"):
+    if text.lstrip().startswith("{") and not _is_flow_style(text):
         document = parse_json(text, str(path), PolicyError)
         return None if _may_be_own(document) else _of_document(document, path)
     if len(text) > MOST_CHARACTERS:
@@ -49,6 +69,11 @@ def read_configuration(path: Path) -> Configuration | None:
     if sglang.recognizes_text(text):
         return sglang.read_text(text, path.name)
     return _of_document(_yaml(text, path), path)
+
+
+def _is_flow_style(text: str) -> bool:
+    """Whether a text is YAML in braces, with keys that JSON would quote."""
+    return len(text) <= MOST_CHARACTERS and re.match(r"\s*\{\s*[A-Za-z_]", text) is not None
 
 
 def _may_be_own(document: Any) -> bool:

@@ -184,7 +184,7 @@ def _mask(values: Values, remarks: list[str]) -> tuple[tuple[bool, ...] | None, 
             "with one, and ignores one in the environment"
         )
     lists = [_run_lengths(source, each) for each in (computed or [], held or [])]
-    if all(lists):
+    if all(map(sum, lists)):
         runs = list(chain.from_iterable(zip_longest(*lists, fillvalue=0)))
         if sum(runs) > MOST_STEPS:
             raise PolicyError(f"{source}: the run lengths of the mask add up to {sum(runs)} steps, which no run has")
@@ -205,12 +205,38 @@ def _run_lengths(source: str, values: Any) -> list[int]:
 
 def _words(text: str, name: str) -> list[str]:
     """The words of a shell file, without comments; a backslash at the end of a line continues it."""
-    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
+    lexer = shlex.shlex(_without_comments(text), posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
     try:
         return list(lexer)
     except ValueError as error:
         raise PolicyError(f"{name}: cannot be read as a shell file: {error}") from error
+
+
+def _without_comments(text: str) -> str:
+    """A shell file in which lines are joined where they go on, and comments are left out, as a shell does.
+
+    A `#` begins a comment at the beginning of a word outside of quotes; a comment does not go on in the next line.
+    """
+    kept, quote, place = list[str](), "", 0
+    while place < len(text):
+        sign, following = text[place], text[place : place + 2]
+        if following == "\\\n" and quote != "'":
+            place += 2
+            continue
+        if sign == "\\" and quote != "'":
+            kept.append(following)
+            place += 2
+            continue
+        if sign == "#" and not quote and (not kept or kept[-1][-1] in " \t\n;&|()"):
+            end = text.find("\n", place)
+            place = len(text) if end < 0 else end
+            continue
+        if sign in "'\"" and quote in ("", sign):
+            quote = "" if quote else sign
+        kept.append(sign)
+        place += 1
+    return "".join(kept)
 
 
 def _flag_value(flag: str, text: str, name: str) -> Any:
@@ -218,7 +244,7 @@ def _flag_value(flag: str, text: str, name: str) -> Any:
     if flag == "--cache-dit-params":
         return parse_json(text, f"{name}: {flag}", PolicyError)
     if flag == STEPS_FLAG:
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
             raise PolicyError(f"{name}: {flag} must be a number of steps, but is {text!r}")
         return int(text)
     return text.lower() not in FALSE or text == ""

@@ -194,4 +194,6 @@ def parallel_seconds(
     alone = predicted_seconds(mask, measured.seconds, measured.step_seconds, measured.samples)
     share = busiest_share(layout, measured.frames if layout.axis == "frames" else 0)
     sent = sent_for(mask, measured, layout) + outputs_sent(mask, measured, layout)
-    return predicted_latency(alone, 0.0, share, sent, interconnect)
+    computing = predicted_latency(alone, 0.0, share, NOTHING, interconnect)
+    # Groups of processes that have samples of their own send at the same time.
+    return computing + (predicted_latency(alone, 0.0, share, sent, interconnect) - computing) / layout.samples

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pabtune.planning.masks import ComputeMask
 from pabtune.records.errors import PolicyError
 from pabtune.records.policies import Store
+from pabtune.records.sites import WHOLE_CALLS
 
 SITES_AHEAD = 2
 """Number of sites whose outputs are prefetched from the host."""
@@ -17,7 +18,11 @@ BYTES_PER_UNIT = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2
 
 
 def held_bytes(
-    mask: ComputeMask, site_bytes: Sequence[float], store: Store = "exact", calls: int = 1
+    mask: ComputeMask,
+    site_bytes: Sequence[float],
+    store: Store = "exact",
+    calls: int = 1,
+    plain_bytes: Sequence[float] | None = None,
 ) -> NDArray[np.float64]:
     """Bytes of outputs held on the device in each step, (steps,): those it broadcasts and those it keeps for the next step.
 
@@ -31,11 +36,19 @@ def held_bytes(
         store: how outputs are kept; with `host` the device holds a few at a time.
         calls: calls of the transformer in a step, with equally many branches each; 1 gives an upper bound for several.
             Guidance differences are taken to be held in all of them: one branch alone holds them.
+        plain_bytes: the same before they are stored, for what is combined of several outputs before a call; None = as
+            stored, or four times as much in 8 bits.
     """
     sizes = np.asarray(site_bytes, dtype=float)
+    plain = np.asarray(plain_bytes, dtype=float) if plain_bytes is not None else sizes * (4 if store == "int8" else 1)
+    is_combined = np.array(
+        [site.kind not in WHOLE_CALLS and mask.payload(index).kind != "hold" for index, site in enumerate(mask.sites)],
+        dtype=bool,
+    )
+    combined = np.where(mask.broadcasts & is_combined[:, None], plain[:, None], 0.0).sum(0) / calls
     if store == "host":
-        broadcast_bytes = np.where(mask.broadcasts, sizes[:, None], 0.0)
-        return np.asarray(np.sort(broadcast_bytes, axis=0)[-(SITES_AHEAD + 1) :].sum(0))
+        broadcast_bytes = np.where(mask.broadcasts & ~is_combined[:, None], sizes[:, None], 0.0)
+        return np.asarray(np.sort(broadcast_bytes, axis=0)[-(SITES_AHEAD + 1) :].sum(0) + combined)
     lives = mask.lifetimes()
     after = np.array([each.held for each in lives], dtype=float).reshape(mask.compute.shape)
     keeps = np.array([each.keeps for each in lives], dtype=float).reshape(mask.compute.shape)
@@ -47,7 +60,7 @@ def held_bytes(
     shared = np.where(is_difference, 0.0, sizes)
     in_call, sizes_before, sizes_behind = (shared @ counts for counts in (np.maximum(during, keeps), before, after))
     differences = (sizes - shared) @ np.maximum(during, keeps)
-    return np.asarray((in_call + (calls - 1) * np.maximum(sizes_before, sizes_behind)) / calls + differences)
+    return np.asarray((in_call + (calls - 1) * np.maximum(sizes_before, sizes_behind)) / calls + differences + combined)
 
 
 def parse_bytes(text: str) -> int:

@@ -134,7 +134,8 @@ def check_steps_of(policy: Policy, steps: int) -> None:
 
 def _peak(profile: Profile, policy: Policy, mask: ComputeMask) -> Peak:
     sizes = bytes_of_sites(profile, mask.sites, policy.store)
-    held = held_bytes(mask, sizes, policy.store, profile.call.per_step)
+    plain = bytes_of_sites(profile, mask.sites, "exact")
+    held = held_bytes(mask, sizes, policy.store, profile.call.per_step, plain)
     return Peak(stored_bytes=int(held.max()), step=int(held.argmax()))
 
 

@@ -103,11 +103,17 @@ def _load(folder: Path, path: Path, room: int) -> Clip:
     kind = TYPES.get(path.suffix)
     if kind is None:
         raise FileError(f"their files are not {' or '.join(TYPES)}")
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside, size = (
+            path.resolve().is_relative_to(folder.resolve()),
+            path.stat().st_size if path.is_file() else None,
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, links in a circle
+        raise FileError("their files are missing") from error
+    if not is_inside:
         raise FileError("their files lie outside of this folder")
-    if not path.is_file():
+    if size is None:
         raise FileError("their files are missing")
-    size = path.stat().st_size
     if size > MOST_BYTES:
         raise FileError(f"their files are larger than {MOST_BYTES // 2**20} MiB")
     if 4 * size > 3 * room:

@@ -14,7 +14,7 @@ from pabtune.report.page.results import inside, text
 
 OF_FILE = "its file does not say how it was made"
 
-SECRETS = re.compile(r"(://[^/\s:@]*:)[^@\s]+(@)")
+SECRETS = re.compile(r"(://[^/\s:@]*:)[^\s]+(@)")
 """Passwords in a URL."""
 
 

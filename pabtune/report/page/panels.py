@@ -144,7 +144,8 @@ def _of_policies(entries: Iterable[Entry[Policy]]) -> list[Panel]:
     for entry in entries:
         result = result_of_policy(entry.name, entry.value)
         if result.is_measured:
-            key = (text(entry.value.provenance, "profile"), text(entry.value.provenance, "judged_on"))
+            made_for, provenance = entry.value.made_for, entry.value.provenance
+            key = (made_for.model, made_for.fingerprint, text(provenance, "profile"), text(provenance, "judged_on"))
             groups.setdefault(key, []).append(result)
     return [_of_group(sorted(results, key=lambda each: each.time_share or 0)) for results in groups.values()]
 

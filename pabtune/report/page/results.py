@@ -105,10 +105,14 @@ def inside(document: Any, *keys: str) -> Any:
     return document
 
 
+LARGEST = 1e30
+"""What is larger is no measurement, and no scale of a picture reaches there."""
+
+
 def number(document: Any, *keys: str) -> float | None:
-    """A finite number inside of objects; None where there is none."""
+    """A number inside of objects; None where there is none, or one that nothing measures."""
     value = inside(document, *keys)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         return None
     return float(value)
 
@@ -261,7 +265,8 @@ def judged_of(judgement: Any, budget: str | None, *, is_unseen: bool) -> Judged 
 def largest_drop(budget: str | None) -> float | None:
     """Points that a budget allows to lose; None where it cannot be read."""
     told = re.fullmatch(r"[^<>=]+>=\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)", budget or "")
-    return -float(told[1]) if told is not None else None
+    points = -float(told[1]) if told is not None else math.inf
+    return points if abs(points) <= LARGEST else None
 
 
 def _score_of(budget: str | None) -> str | None:

@@ -79,9 +79,18 @@ def test_no_range_is_diffusers_own(read) -> None:
         ("TaylorSeerCacheConfig", {"skip_predict_identifiers": ["x"]}, "pabtune does not replace modules by zeros"),
         ("TaylorSeerCacheConfig", {"max_order": 3}, "max_order 3 cannot be judged, only 0 to 2"),
         ("TaylorSeerCacheConfig", {"cache_identifiers": ["("]}, "cache_identifiers must hold regular expressions"),
+        ("TaylorSeerCacheConfig", {"cache_identifiers": ["a{99999999999}"]}, "must hold regular expressions"),
+        ("TaylorSeerCacheConfig", {"cache_identifiers": ["(" * 5000 + ")" * 5000]}, "must hold regular expressions"),
     ],
 )
 def test_what_diffusers_or_pabtune_refuses(read, name, fields, error) -> None:
     with pytest.raises(PolicyError) as refused:
         read(name, **fields)
     assert error in str(refused.value)
+
+
+def test_values_at_the_edge_are_read(read) -> None:
+    """The first ended in an OverflowError; of the second the window went beyond the noise levels."""
+    assert all(read("MagCacheConfig", mag_ratios=[1.0] * 28, retention_ratio=1e308).rule.mask)
+    rule = read("PyramidAttentionBroadcastConfig", spatial_attention_timestep_skip_range=[-1, 1001]).rule
+    assert rule.ranges[0].window == (0.0, 1.0)

@@ -129,3 +129,20 @@ def test_what_sglang_or_pabtune_refuses(read, text, error) -> None:
     with pytest.raises(PolicyError) as refused:
         read(text)
     assert error in str(refused.value)
+
+
+def test_comments_are_a_shells(read) -> None:
+    """One that ended in a backslash took the next line with it, and `#` inside of a word took the rest of the line."""
+    text = f"# off for now \\\n{ON}\nTAG=a#b SGLANG_CACHE_DIT_FN=2 # SGLANG_CACHE_DIT_FN=3\nX='#' SGLANG_CACHE_DIT_BN=1"
+    rule = read(text).rule
+    assert (rule.front, rule.back) == (2, 1)
+
+
+def test_run_lengths_of_nothing_are_no_mask(read) -> None:
+    assert read(f"{ON}\nSGLANG_CACHE_DIT_SCM_COMPUTE_BINS=0\nSGLANG_CACHE_DIT_SCM_CACHE_BINS=0").rule.mask is None
+
+
+@pytest.mark.parametrize("steps", ["\u00b2", "9" * 5000])
+def test_odd_numbers_of_steps_are_refused(read, steps) -> None:
+    with pytest.raises(PolicyError, match="must be a number of steps"):
+        read(f"{ON} sglang generate --num-inference-steps {steps}")

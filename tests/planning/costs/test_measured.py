@@ -118,6 +118,15 @@ def test_a_policy_for_many_gpus_may_be_another_than_for_one() -> None:
     assert parallel_seconds(spatial, both, layout, LINK) == parallel_seconds(temporal, both, layout, LINK)
 
 
+def test_samples_on_processes_of_their_own_send_at_the_same_time() -> None:
+    """Compute was divided by the groups, communication was not."""
+    seconds = [
+        parallel_seconds(mask(), MEASURED, ParallelLayout(samples=samples, sequence=2, axis="frames"), LINK)
+        for samples in (1, 2)
+    ]
+    assert seconds[1] == pytest.approx(seconds[0] / 2)
+
+
 def test_full_attention_sends_queries_keys_values_and_output() -> None:
     full = ComputeMask(sites=(Site(path="b.0.attn", kind="full", layer=0),), compute=np.ones((1, 3), dtype=bool))
     measured = Measured(seconds=np.ones((1, 3)), step_seconds=np.ones(3), site_bytes=[1000.0])

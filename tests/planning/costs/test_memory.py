@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pabtune.planning.costs.memory import format_bytes, held_bytes, parse_bytes
 from pabtune.planning.masks import ComputeMask
+from pabtune.planning.payloads import Payload
 from pabtune.records.errors import PolicyError
 from pabtune.records.sites import Site
 
@@ -39,6 +42,25 @@ def test_branches_called_in_turns_hold_less_than_both_at_once() -> None:
     assert held_bytes(mask, (10, 4)).tolist() == [10, 14, 4]
     # In step 1 the first call holds 5 and 2 beside 5 of the other branch, the second 2 beside its 5 and 2.
     assert held_bytes(mask, (10, 4), calls=2).tolist() == [10, 12, 4]
+
+
+@pytest.mark.parametrize("store", ["exact", "host"])
+def test_what_is_combined_of_several_outputs_before_a_call_is_held_too(store) -> None:
+    """A limit of memory was passed in silence: of each site that broadcasts along a line the combined output lies ready."""
+    line = Payload("linear")
+    mask = ComputeMask(
+        sites=SITES,
+        compute=np.array([[True, False, False, False], [True, False, True, True]]),
+        payloads=(line, Payload()),
+    )
+    held, plain = held_bytes(mask, (10, 1), store), held_bytes(replace(mask, payloads=()), (10, 1), store)
+    assert (held >= plain).all()
+    assert (held[1:] - plain[1:]).tolist() == ([10, 10, 10] if store == "exact" else [0, 0, 0])
+    eight = held_bytes(mask, (10, 1), "int8") - held_bytes(replace(mask, payloads=()), (10, 1), "int8")
+    assert eight[1:].tolist() == [40, 40, 40], "at most four times as much as in 8 bits"
+    assert (
+        held_bytes(mask, (10, 1), "int8", plain_bytes=(20, 2))[1:] - held_bytes(mask, (10, 1), "int8")[1:] == -20
+    ).all()
 
 
 def test_amounts_are_read_and_written() -> None:
