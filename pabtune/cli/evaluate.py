@@ -50,7 +50,7 @@ SEARCHED = {"prompts", "compared_on", "judged_on", "between"}
     "--budget",
     "budget_text",
     help="For example 'shapes>=-1.0': says of each policy whether it holds this budget, after as many prompts as that takes. "
-    "Exit code 1: one does not.",
+    "Exit code 1: one is rejected; 0: each is accepted or undecided.",
 )
 @options.largest_loss_option
 @click.option(
