@@ -182,6 +182,7 @@ def test_a_table_of_verdicts_tells_how_many_prompts_they_took(pabtune, tmp_path)
     assert "".join(column) == f"none{policy.stem}"
 
 
+@pytest.mark.slow
 def test_a_policy_of_a_search_is_judged_on_prompts_to_test_with_alone(pabtune, tmp_path) -> None:
     policy = tmp_path / "found.json"
     Policy(name="found", rules=PRESETS["pab246"].rules, provenance={"judged_on": "sha256:0"}).save(policy)

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 from examples.judge_cache_dit import command
 
 
+@pytest.mark.slow
 def test_the_yaml_and_the_policy_stand_side_by_side() -> None:
     done = CliRunner().invoke(command, ["--count", "1"])
     assert done.exit_code == 0, done.output

@@ -142,6 +142,7 @@ def test_a_comparison_goes_on_where_a_killed_one_was(tmp_path) -> None:
     assert calls.count > before  # other steps are another comparison
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_comparison(tmp_path) -> None:
     one, other = (
         compare(

@@ -6,6 +6,7 @@ from tests.parallel.cases_pipelines import IN_BATCHES, IN_ONE_CALL, IN_TURNS
 from tests.parallel.conftest import check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "names"),
     [

@@ -11,8 +11,6 @@ FAST = [
     "wan-2.2",
     "hunyuan-true-cfg",
     "cogvideox-ddim",
-    "mochi",
-    "kandinsky-5",
 ]
 
 

@@ -120,6 +120,7 @@ def test_compile_after_enable_is_refused_with_the_reason(load) -> None:
             run(pipeline, "wan-2.1")
 
 
+@pytest.mark.slow
 def test_a_wrapped_transformer_is_known(load) -> None:
     pipeline = load("wan-2.1")
     with pabtune.broadcast(pipeline, policy("wan-2.1")):

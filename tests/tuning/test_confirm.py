@@ -238,6 +238,7 @@ def test_a_finalist_that_is_rejected_gives_way_to_the_next_which_pays_for_the_se
     assert confirmation.best.evidence["looks"] == 2
 
 
+@pytest.mark.slow
 def test_where_the_last_videos_reject_a_finalist_no_other_one_is_judged(
     profile, pipeline, tmp_path, monkeypatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_search_for_an_engine_ends_with_what_it_runs(searched, profile) -> Non
     ]  # two lists that take turns, never run
 
 
+@pytest.mark.slow
 def test_another_engine_is_another_study(searched, profile) -> None:
     result, asked = searched
     other = search_policy(make_pipeline(), profile, SPLIT, replace(asked, engine=DIFFUSERS))

@@ -69,6 +69,7 @@ def test_a_search_goes_on_with_the_videos_that_are_left(longer_profile, full_run
     assert result.videos == pytest.approx(sum(full_runs), abs=0.06)
 
 
+@pytest.mark.slow
 def test_too_few_videos_that_a_stopped_run_left_are_said(longer_profile, tmp_path) -> None:
     """Stopped while it fitted: the recorded runs are lost, and 30 videos do not pay for them twice."""
     told = []

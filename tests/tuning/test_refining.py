@@ -104,6 +104,7 @@ def test_a_video_counts_by_the_root_of_its_error() -> None:
     assert matrix[:, 0] @ target / (matrix[:, 0] @ matrix[:, 0]) == pytest.approx(2 / 1.1)
 
 
+@pytest.mark.slow
 def test_nothing_is_made_worse(recorded) -> None:
     """Nor is anything changed where nothing is broadcast, or where runs show no numbers."""
     pipeline, runs, fitted = recorded

@@ -85,7 +85,8 @@ def test_the_overhead_counts_the_broken_steps() -> None:
     assert tally.overhead(2.0) == pytest.approx(1.5 + 2.0 / 16.0)
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 2])
 def test_in_low_precision_prompts_are_probed_as_they_were_recorded(batch_size) -> None:
     """A prompt out of its batch has other bits, as large as the error that is made."""
     pipeline = make_pipeline()
