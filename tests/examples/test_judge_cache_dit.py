@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from click.testing import CliRunner
 
 from examples.judge_cache_dit import command
