@@ -36,7 +36,7 @@ class SameCalls:
         """
         arguments = {name: value for name, value in call.arguments.items() if value is not call.pipeline}
         values = {name: described for name, value in arguments.items() if (described := _described(value)) is not None}
-        if "latents" not in values and arguments.get("generator") is None:
+        if arguments.get("latents") is None and arguments.get("generator") is None:
             values[NOISE] = _checksum(torch.get_rng_state())
             if call.pipeline.device.type == "cuda":
                 values[NOISE] += _checksum(torch.cuda.get_rng_state(call.pipeline.device))

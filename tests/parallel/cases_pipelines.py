@@ -172,7 +172,7 @@ def other_noise(whole: Mesh) -> list[dict]:
         for seed in (rank, 0):
             torch.manual_seed(seed)
             try:
-                pipeline(PROMPT, **CASES["wan-2.1"].call)
+                pipeline(PROMPT, latents=None, **CASES["wan-2.1"].call)
                 said.append("")
             except ParallelError as problem:
                 said.append(str(problem))
