@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 BUDGET = "shapes>=-3.0"
 """Wider than for production: a verdict on a third of it takes three times the prompts."""
 
-TRIALS = 12
+TRIALS = 10
 SCHEDULE_SHARES = (0.5, 0.4)
 """Computed steps over all steps, for each of which the demo fits a schedule of whole calls."""
 
-PROFILED, TUNED, VALIDATED, TESTED, SHOWN = 6, 12, 12, 240, 3
+PROFILED, TUNED, VALIDATED, TESTED, SHOWN = 6, 10, 12, 240, 3
 """Numbers of prompts, small enough for the demo to take minutes on two cores; the verdict stops when it is clear."""
 
 

@@ -73,8 +73,8 @@ class HeadParallelKernel(KernelMode):
         if call.query.ndim != 4 or not heads == call.key.shape[1] == call.value.shape[1]:
             return call.compute()  # grouped-query attention is not split
         mask = call.mask
-        if mask is not None and mask.ndim > 3 and mask.shape[1] == heads > 1:
-            mask = shard(mask, 1)
+        if mask is not None and mask.ndim > 2 and mask.shape[-3] == heads > 1:
+            mask = shard(mask, mask.ndim - 3)
         local = replace(call, query=shard(call.query, 1), key=shard(call.key, 1), value=shard(call.value, 1), mask=mask)
         return self._communicator.all_gather(local.compute(), 1, self._purpose)[:, :heads]
 

@@ -5,6 +5,7 @@ Knows modules, hooks and communicators, but no strategy of splitting.
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -49,9 +50,10 @@ class ShardedModel:
         self._undo: list[Callable[[], None]] = []
 
     def remove(self) -> None:
-        """Restores the model to its state before the split."""
-        while self._undo:
-            self._undo.pop()()
+        """Restores the model to its state before the split, all of it even if a part of that fails."""
+        with ExitStack() as stack:
+            while self._undo:
+                stack.callback(self._undo.pop(0))  # the last one is undone first
 
     def hook(self, module: nn.Module, hook: ModelHook, name: str = PARALLEL_HOOK) -> None:
         """Attaches a hook to a module until `remove`."""

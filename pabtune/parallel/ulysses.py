@@ -115,8 +115,8 @@ class UlyssesKernel(KernelMode):
         total = self._length + text
         if mask.shape[-1] != total or mask.shape[-2] not in (1, total):
             raise ParallelError(f"an attention mask must cover {total} tokens, but has shape {tuple(mask.shape)}")
-        if mask.ndim > 3 and mask.shape[1] == heads and heads > 1:
-            return self._communicator.shard(mask, 1)
+        if mask.ndim > 2 and mask.shape[-3] == heads and heads > 1:
+            return self._communicator.shard(mask, mask.ndim - 3)
         return mask
 
     def _widen(self, mask: Tensor, text: int) -> Tensor:

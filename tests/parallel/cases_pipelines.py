@@ -142,44 +142,6 @@ def guidance(mesh: Mesh, names: Sequence[str]) -> list[dict]:
     return rows
 
 
-def whole_calls_apart(whole: Mesh, names: Sequence[str]) -> list[dict]:
-    """Whole calls of sequential guidance, whose branches are on a process each: held, and along a line."""
-    rows, mesh = [], Mesh(ParallelLayout.over(whole.layout.gpus, branches=2), DEVICE)
-    for name in names:
-        steps = CASES[name].call["num_inference_steps"]
-        for payload, range_ in (("hold", 2), ("linear", 2)):
-            rule = Rule(kind="transformer", range=range_, window=(2, steps), payload=payload)
-            used = pabtune.Policy(name=payload, rules=(rule,))
-            row = compare(partial(loaded, name), partial(drawn, name=name), mesh, used, lambda *_: [])
-            rows.append({"name": name, **row})
-    return rows
-
-
-def other_noise(whole: Mesh) -> list[dict]:
-    """What is said of a call whose noise or prompt the processes do not share, and of those that they do."""
-    rank, said = whole.ranks["sequence"], []
-
-    def call(**changes) -> str:
-        try:
-            drawn(pipeline, "wan-2.1", **changes)
-        except ParallelError as problem:
-            return str(problem)
-        return ""
-
-    pipeline = loaded("wan-2.1")
-    with pabtune.parallelize(pipeline, ParallelLayout.over(whole.layout.gpus)):
-        said += [call(seed=0), call(seed=rank), call(prompt=f"a cat {rank}")]
-        for seed in (rank, 0):
-            torch.manual_seed(seed)
-            try:
-                pipeline(PROMPT, latents=None, **CASES["wan-2.1"].call)
-                said.append("")
-            except ParallelError as problem:
-                said.append(str(problem))
-    drawn(pipeline, "wan-2.1", seed=rank)
-    return [{"said": said}]
-
-
 def guidance_apart(whole: Mesh) -> list[dict]:
     """What is said where processes share the branches, or the samples of a call with both."""
     rows = []

@@ -24,3 +24,10 @@ def test_kernels_by_heads_and_tokens_of_mlps_give_the_same_video(processes, name
             [row["sent"][1] for row in rows if (row["policy"] == "none") == is_full] for is_full in (True, False)
         )
         assert all(0 < few < many for few, many in zip(under, full, strict=True))
+
+
+def test_masks_that_differ_by_head_are_cut_whatever_their_dimensions(together) -> None:
+    """Those of three, which torch takes to be of heads, ended in torch's error."""
+    for rows in together(2, "masks_of_heads"):
+        assert len(rows) == 5
+        assert all(row["error"] < 1e-5 for row in rows), rows

@@ -11,6 +11,7 @@ FAST = [
     "wan-2.2",
     "hunyuan-true-cfg",
     "cogvideox-ddim",
+    "kandinsky-5",
 ]
 
 

@@ -24,10 +24,10 @@ from pabtune.parallel.splitting import split
 from pabtune.records.errors import PabtuneError
 from pabtune.records.layouts import ParallelLayout
 from tests.conftest import STEPS, draw, make_pipeline
-from tests.parallel import cases_first_steps, cases_pipelines, cases_stdit3
+from tests.parallel import cases_agreement, cases_first_steps, cases_pipelines, cases_stdit3
 from tests.parallel.comparing import DEVICE
 
-CASES = (cases_stdit3, cases_pipelines, cases_first_steps)
+CASES = (cases_stdit3, cases_pipelines, cases_first_steps, cases_agreement)
 
 
 def until_stopped(case: str, mesh: Mesh) -> None:
