@@ -27,7 +27,7 @@ BUDGET = "shapes>=-3.0"
 """Wider than for production: a verdict on a third of it takes three times the prompts."""
 
 TRIALS = 10
-SCHEDULE_SHARES = (0.5, 0.4)
+SCHEDULE_SHARES = (0.4,)
 """Computed steps over all steps, for each of which the demo fits a schedule of whole calls."""
 
 PROFILED, TUNED, VALIDATED, TESTED, SHOWN = 6, 10, 12, 240, 3
