@@ -62,8 +62,8 @@ def command(
 ) -> None:  # fmt: skip
     """Write POLICY as an engine's configuration; list everything that it cannot express.
 
-    Exit code 1: the engine would skip nothing, since nothing of the policy can be expressed or it broadcasts nothing; with
-    --check, the engine did something else.
+    Exit code 1: nothing of the policy can be expressed, or it broadcasts nothing, and no file is written; with --check, the
+    engine did something else.
     """
     from pabtune.engines.exports import export
     from pabtune.engines.plan import Facts
@@ -85,7 +85,7 @@ def command(
 
 
 def _write(exported: "Export", out: Path | None, as_json: bool) -> None:
-    """Writes a configuration and tells what it is and is not; a file that would skip nothing is not written."""
+    """Writes a configuration and tells what it is and is not; a file that holds nothing of the policy is not written."""
     from pabtune.records.files import write_atomically
 
     if out is not None and exported.is_useful:
@@ -103,7 +103,7 @@ def _write(exported: "Export", out: Path | None, as_json: bool) -> None:
     if exported.is_useful:
         say(f"use: {exported.use}")
     elif out is not None:
-        say(f"{out} is not written: the engine would skip nothing")
+        say(f"{out} is not written: nothing of the policy would be in it")
 
 
 def _check(exported: "Export", log: Path, as_json: bool) -> int:

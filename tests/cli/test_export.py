@@ -33,7 +33,7 @@ def test_a_policy_of_which_nothing_can_be_expressed_exits_with_one_and_leaves_no
     assert nothing.stdout.endswith("SGLANG_CACHE_DIT_ENABLED=false\n")
     done = pabtune("export", "steps:22", "--to", "diffusers", "--out", str(tmp_path / "useless.json"))
     assert done.returncode == 1
-    assert "useless.json is not written: the engine would skip nothing" in done.stderr
+    assert "useless.json is not written: nothing of the policy would be in it" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
