@@ -30,6 +30,7 @@ from pabtune.records.errors import ModelError, PolicyError
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.flops import KnownCalls
 from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import BATCH_SIZE, Settings, batches
@@ -166,7 +167,7 @@ def compare(
         find_score(config.score)
     unfit: dict[str, str] = {}
     settings: list[ComparedSetting] = []
-    target = Target.of(pipeline, catalog)
+    target, known_calls = Target.of(pipeline, catalog), KnownCalls()
     for done, method in enumerate(methods):
 
         def note(what: str, done: int = done, name: str = method.name) -> None:
@@ -177,7 +178,7 @@ def compare(
         if misfit is not None:
             unfit[method.name] = misfit
             continue
-        turn = MethodTurn(pipeline, method, config, catalog, note)
+        turn = MethodTurn(pipeline, method, config, catalog, note, known_calls)
         try:
             settings += turn.judge(turn.tune(tuned_on), unseen)
         except (ModelError, PolicyError) as error:  # only running it tells that this model cannot carry it
@@ -202,6 +203,7 @@ class MethodTurn:
         config: how methods are compared.
         catalog: what is known of transformer classes.
         note: told what is being done.
+        known_calls: FLOPs of the model's calls, counted once for all methods.
     """
 
     def __init__(
@@ -211,7 +213,9 @@ class MethodTurn:
         config: CompareConfig,
         catalog: Catalog,
         note: Callable[[str], None],
+        known_calls: KnownCalls,
     ) -> None:
+        self._known_calls = known_calls
         self._pipeline, self._method, self._config, self._catalog, self._note = pipeline, method, config, catalog, note
         self._settings = Settings(steps=config.steps, batch_size=config.batch_size, arguments=config.arguments)
         self._folder = ComparisonFolder(config.folder, pipeline, self._settings, config.score)
@@ -300,6 +304,7 @@ class MethodTurn:
                 batch_size=self._config.batch_size,
                 arguments=self._config.arguments,
                 catalog=self._catalog,
+                known_calls=self._known_calls,
             )
             for setting, evaluation in zip(policies, found, strict=True):
                 self._folder.keep_evaluation(name, setting, values, prompts, evaluation)

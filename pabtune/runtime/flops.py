@@ -132,6 +132,10 @@ class CallFlops:
     sites: tuple[int, ...]
 
 
+KnownCalls = dict[int, Sequence[CallFlops]]
+"""FLOPs of each call of a full run, by its number of denoising steps."""
+
+
 class FlopListener(Measurement):
     """Measurement that attributes the FLOPs of a `FlopCounterMode` to calls and sites.
 

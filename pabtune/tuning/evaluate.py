@@ -22,7 +22,7 @@ from pabtune.runtime.compatibility import check_fits
 from pabtune.runtime.decided_sites import lay_out
 from pabtune.runtime.deciders import DynamicPolicy
 from pabtune.runtime.engine import broadcast
-from pabtune.runtime.flops import CallFlops, computed_fraction, count_flops
+from pabtune.runtime.flops import KnownCalls, computed_fraction, count_flops
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import (
     BATCH_SIZE,
@@ -157,7 +157,7 @@ class PolicyRuns:
     catalog: Catalog
     any_steps: bool
     content: str | None
-    calls: Mapping[int, Sequence[CallFlops]]
+    calls: KnownCalls
 
     def add(
         self, tally: PolicyTally, policy: Policy | DynamicPolicy, batch: Sequence[Prompt], reference: Generation
@@ -216,6 +216,7 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     on_videos: Callable[[str, Sequence[Prompt], Sequence[Video]], None] | None = None,
     is_done: IsDone | None = None,
     repeat: bool = False,
+    known_calls: KnownCalls | None = None,
 ) -> list[Evaluation]:
     """Evaluates policies against the unaccelerated model, in turns, batch by batch; variants on their class's prompts.
 
@@ -241,6 +242,8 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         is_done: asked of each policy after each round, which has a batch of every content class, whether the rest of the
             prompts can be left out for it; None = they never can.
         repeat: generate the first batch of the unaccelerated model twice, to see how far it is from itself.
+        known_calls: what earlier evaluations of this model with these arguments have counted, which takes a video for each
+            number of steps; what is missing is added. None = everything is counted.
 
     Raises:
         PromptError: no prompts.
@@ -258,9 +261,11 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
     plan = rounds(prompts, batch_size)
     warm_up(pipeline, plan[0][0], settings, scoring)
+    known_calls = {} if known_calls is None else known_calls
+    _count_calls(known_calls, pipeline, target, settings, policies, prompts[0])
     runs = PolicyRuns(
         pipeline=pipeline, settings=settings, scoring=scoring, store=store, catalog=catalog, any_steps=any_steps,
-        content=content, calls=_calls_by_steps(pipeline, target, settings, policies, prompts[0]),
+        content=content, calls=known_calls,
     )  # fmt: skip
     tallies, name = [PolicyTally(comparison=comparison) for _ in policies], NO_SCORE if found is None else found.name
     going = list(zip(policies, tallies, strict=True))
@@ -308,18 +313,18 @@ def _repeat(runs: PolicyRuns, batch: Sequence[Prompt], videos: Sequence[Video]) 
     )  # fmt: skip
 
 
-def _calls_by_steps(
+def _count_calls(
+    known: KnownCalls,
     pipeline: DiffusionPipeline,
     target: Target,
     settings: Settings,
     policies: Sequence[Policy | DynamicPolicy],
     prompt: Prompt,
-) -> dict[int, Sequence[CallFlops]]:
-    """FLOPs of each call of a full run, for each number of denoising steps that is run."""
-    return {
-        steps: count_flops(target, partial(generate, pipeline, [prompt], replace(settings, steps=steps))).calls
-        for steps in {settings.steps, *(settings.under(policy).steps for policy in policies)}
-    }
+) -> None:
+    """Counts the FLOPs of each call of a full run, for each number of denoising steps that is run and not known."""
+    for steps in {settings.steps, *(settings.under(policy).steps for policy in policies)} - known.keys():
+        run = partial(generate, pipeline, [prompt], replace(settings, steps=steps))
+        known[steps] = count_flops(target, run).calls
 
 
 def score_on(pipeline: DiffusionPipeline, score: str | Score) -> Score | None:

@@ -118,6 +118,7 @@ def evaluate_unseen(
         catalog=config.catalog,
         progress=progress,
         meter=meter,
+        known_calls=config.known_calls,
         is_done=None if config.score is not None and config.score.is_of_all else is_done,
     )
 

@@ -1,7 +1,7 @@
 """What a search is asked for: its configuration and its prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -17,6 +17,7 @@ from pabtune.records.layouts import ONE_GPU, ParallelLayout
 from pabtune.records.policies import Store
 from pabtune.records.profiles import Profile
 from pabtune.records.prompts import Prompt, digest_prompts
+from pabtune.runtime.flops import KnownCalls
 from pabtune.tuning.generation import BATCH_SIZE, WARM_UP_STEPS
 from pabtune.tuning.references import describe_argument
 from pabtune.tuning.teams import ALONE, Team
@@ -66,6 +67,7 @@ class SearchConfig:
         team: workers that were started together, of which one fits, confirms and judges.
         on_count: told how many trials of the study are finished, by whichever worker.
         content_by: what tells the content class of a run under the policy that is found: its prompt, or its first steps.
+        known_calls: FLOPs of the model's calls, counted once for all evaluations of the search.
     """
 
     budget: Budget
@@ -92,6 +94,7 @@ class SearchConfig:
     team: Team = ALONE
     on_count: Callable[[int], None] | None = None
     content_by: ContentBy = "prompt"
+    known_calls: KnownCalls = field(default_factory=dict, compare=False, repr=False)
 
     def on_scale_of(self, prompts: Sequence[Prompt]) -> Self:
         """The configuration, whose budget knows how far a video of these prompts can fall by the score."""

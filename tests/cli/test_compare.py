@@ -26,6 +26,7 @@ def test_compare_writes_a_table_a_document_and_a_figure(pabtune, tmp_path) -> No
     assert pabtune(*words).document() == document  # all of it was kept
 
 
+@pytest.mark.slow
 def test_policies_of_a_front_are_compared_too_or_say_why_not(pabtune, tmp_path) -> None:
     tuned, unseen = write_prompts(tmp_path / "tuned.jsonl", 1, 5), write_prompts(tmp_path / "unseen.jsonl", 1, 6)
     done = pabtune(

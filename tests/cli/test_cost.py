@@ -243,7 +243,13 @@ def test_a_size_that_no_video_has_is_refused_at_once(pabtune, model, size) -> No
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("model", "least"), [("latte", 16), ("open-sora-1.2", 8), ("open-sora-plan-1.1", 16)])
+@pytest.mark.parametrize(
+    ("model", "least"),
+    [
+        ("latte", 16),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("open-sora-1.2", 8), ("open-sora-plan-1.1", 16))),
+    ],
+)
 def test_a_size_smaller_than_a_patch_is_refused(pabtune, model, least) -> None:
     """Fault 22: the smallest video that a model computes a token of is counted."""
     words = ("cost", model, "--policy", "none", "--steps", "4", "--text-tokens", "1", "--json", "--size")

@@ -32,6 +32,7 @@ def folder(tmp_path, monkeypatch):
 RUN = ("--steps", "6", "--size", "9x16x16", "--negative-prompt", "blurry", "--pipeline-arg", "max_sequence_length=16")
 
 
+@pytest.mark.slow
 def test_profile_search_generate_evaluate(pabtune, folder) -> None:
     """Fault 27: the search accepts (prompts enough to test with, a wide budget), and ends with exit code 0."""
     model, few, many = str(folder / "wan"), str(folder / "few.txt"), str(folder / "many.txt")

@@ -153,7 +153,7 @@ def test_what_passes_the_budget_exits_with_one(pabtune, tmp_path) -> None:
         "--policy",
         "steps:1",
         "--steps",
-        "10",
+        "5",
         "--any-steps",
         "--budget",
         "shapes>=-1",

@@ -16,6 +16,7 @@ from tests.pipelines.cases import CASES
 DRAW = ("generate", "shapes", "--policy", "pab246", "--steps", "8", "--prompt", "a red square rises slowly")
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_file(pabtune, tmp_path) -> None:
     alone, ours = (tmp_path / f"{name}.gif" for name in ("alone", "ours"))
     assert pabtune(*DRAW, "--out", str(alone)).returncode == 0

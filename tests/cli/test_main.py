@@ -216,6 +216,7 @@ def test_a_value_of_any_length_is_answered_in_one_line(pabtune, tmp_path, verb, 
     assert "9999" in line or name in line
 
 
+@pytest.mark.slow
 def test_a_warning_is_one_line_without_the_code_that_it_comes_from(tmp_path) -> None:
     """The search for an engine showed the path of pabtune's own file, and a line of it. A process: pytest hides warnings."""
     policy = tmp_path / "undecided.json"

@@ -36,13 +36,14 @@ def searched(name: str, engine: str, folder):
     return result.best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
         ("wan-2.1", "cache-dit"),
-        pytest.param("wan-2.1", "diffusers", marks=pytest.mark.slow),
-        pytest.param("wan-2.2", "cache-dit", marks=pytest.mark.slow),
-        pytest.param("wan-2.2", "diffusers", marks=pytest.mark.slow),
+        ("wan-2.1", "diffusers"),
+        ("wan-2.2", "cache-dit"),
+        ("wan-2.2", "diffusers"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

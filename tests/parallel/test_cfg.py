@@ -23,6 +23,7 @@ def test_two_prompts_are_drawn_by_two_processes(processes, names, together) -> N
         assert all(row["sent"][1] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_between_two_branches_leaves_nothing(together) -> None:
     for rows in together(2, "stopped"):
         assert len(rows) == 6
@@ -61,6 +62,7 @@ def test_guidance_differences_of_a_split_sequence(names, together) -> None:
                 assert alone["sent"][1] / plain["sent"][1] == pytest.approx(1 - skipped / happened / 2, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("wan-2.1", "cogvideox-ddim")])
 def test_all_processes_are_told_the_same_content_class_by_the_first_steps(names, together) -> None:
     """The sequence split, and branches that are asked for in turns on a process each."""

@@ -102,6 +102,7 @@ def test_if_a_worker_dies_all_are_started_again(run_workers) -> None:
     assert run_workers("once") == (1, {"0-0", "1-0", "0-1", "1-1"})
 
 
+@pytest.mark.slow
 def test_a_worker_that_always_dies_is_given_up(run_workers) -> None:
     answer, started = run_workers("always")
     assert answer.startswith("rank 1 stopped with code -9")

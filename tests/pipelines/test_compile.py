@@ -180,6 +180,7 @@ def test_generated_code_under_a_guidance_policy_differs_by_rounding_alone(name, 
     assert (compiled != run(pipeline, name)).any()
 
 
+@pytest.mark.slow
 def test_calls_outside_of_the_policy_compile_nothing_again(load) -> None:
     """Counts that were left on the hooks were guards of the graph: each such call compiled another one, up to an error."""
     pipeline = load("wan-2.1")
@@ -194,6 +195,7 @@ def test_calls_outside_of_the_policy_compile_nothing_again(load) -> None:
         assert counter.frame_count == compiled
 
 
+@pytest.mark.slow
 def test_content_classes_leave_nothing_on_the_hooks_of_others(load) -> None:
     """Sites of other classes kept their counts: graphs were compiled in every call, up to an error."""
     pipeline, rule = load("wan-2.1"), Rule(kind="full", range=2, window=(1, 3))

@@ -67,8 +67,15 @@ def test_several_videos_per_prompt(name, load) -> None:
 
 
 @pytest.mark.parametrize("name", cases(FAMILIES))
-@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
-@pytest.mark.parametrize("first", ["policy", "offload"])
+@pytest.mark.parametrize(
+    ("first", "offload_type"),
+    [
+        ("policy", "block_level"),
+        ("offload", "leaf_level"),
+        pytest.param("policy", "leaf_level", marks=pytest.mark.slow),
+        pytest.param("offload", "block_level", marks=pytest.mark.slow),
+    ],
+)
 def test_group_offload(name, offload_type, first, load) -> None:
     pipeline = load(name)
     expected = fast(pipeline, name)

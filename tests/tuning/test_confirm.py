@@ -216,6 +216,7 @@ def falling(video, prompt: str) -> float:
 FALLEN: set[float] = set()
 
 
+@pytest.mark.slow
 def test_a_finalist_that_is_rejected_gives_way_to_the_next_which_pays_for_the_second_look(
     profile, pipeline, tmp_path
 ) -> None:

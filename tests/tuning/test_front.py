@@ -12,6 +12,8 @@ from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
 from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, in_chance_order
+from pabtune.runtime import flops
+from pabtune.tuning import evaluate as evaluating
 from pabtune.tuning import front as module
 from pabtune.tuning.front import judge_front
 from pabtune.tuning.generation import Settings
@@ -53,9 +55,20 @@ def test_schedules_are_judged_beside_fewer_steps(profile, tmp_path) -> None:
     assert points[0].is_useful == bool(ours > theirs and ours > np.mean(points[1].compared.psnr_db))
 
 
-def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_useful(profile, tmp_path) -> None:
-    """Fault 27: of two alike the one behind is not useful; one whose factors are wrong is not, whatever it computes."""
-    pipeline = make_pipeline()
+def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_useful(
+    profile, tmp_path, monkeypatch
+) -> None:
+    """Fault 27: of two alike the one behind is not useful; one whose factors are wrong is not, whatever it computes.
+
+    FLOPs are counted once for each number of steps, which takes a video: both evaluations counted all of them.
+    """
+    pipeline, counted = make_pipeline(), []
+
+    def count_flops(target, run):
+        counted.append(run)
+        return flops.count_flops(target, run)
+
+    monkeypatch.setattr(evaluating, "count_flops", count_flops)
     (good,) = find_schedules(pipeline, [PROMPTS[:2]], SETTINGS, shares=(0.75,), is_refined=False)
     wrong = Schedule(
         computed=(0, 1, 11), factors=((), (), *((30.0,),) * 9, ()), psnr_db=0.0, tail_psnr_db=0.0
@@ -65,8 +78,10 @@ def test_only_what_is_closer_than_fewer_steps_and_than_cheaper_policies_is_usefu
     assert psnrs[0][0] == psnrs[1][0] > psnrs[1][1]
     assert psnrs[2][0] < psnrs[2][1]
     assert [point.is_useful for point in points] == [False, True, False]
+    assert sorted(run.args[2].steps for run in counted) == [3, 9, 12]
 
 
+@pytest.mark.slow
 def test_verdicts_of_a_front_are_in_a_fixed_order(profile, tmp_path) -> None:
     """After the first that is no accept none is one, and none at all where the search's winner was not accepted."""
     pipeline = make_pipeline()

@@ -36,7 +36,8 @@ def full_runs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("floor", "batch_size"), [(Floor.parse("psnr>=20"), 4), (None, 1), (Floor(preset="pab246"), 2)]
+    ("floor", "batch_size"),
+    [(Floor.parse("psnr>=20"), 4), pytest.param(None, 1, marks=pytest.mark.slow), (Floor(preset="pab246"), 2)],
 )
 def test_a_search_keeps_to_its_videos(longer_profile, full_runs, tmp_path, floor, batch_size) -> None:
     """Counted by the calls of the pipeline itself; what is known from fitting is not generated again."""
@@ -54,6 +55,7 @@ def test_a_search_keeps_to_its_videos(longer_profile, full_runs, tmp_path, floor
     assert result.best is None or result.best.provenance["videos"] == result.videos
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_videos_that_are_left(longer_profile, full_runs, tmp_path) -> None:
     """Stopped in its first trial that generates; the same command must not take the whole number again."""
     request = config(tmp_path, trials=40, videos=40, floor=None, batch_size=2)

@@ -119,6 +119,7 @@ def test_nothing_is_made_worse(recorded) -> None:
     assert refine(pipeline, broken, SETTINGS, fitted).factors == fitted.factors
 
 
+@pytest.mark.slow
 def test_schedules_that_are_far_are_refined(monkeypatch) -> None:
     """Unless that was not asked for, or videos differ by rounding alone."""
     refined = []

@@ -25,6 +25,7 @@ from tests.pipelines.cases import CASES, arguments_of, cases
 from tests.tuning.conftest import SETTINGS
 
 
+@pytest.mark.slow
 def test_a_schedule_is_found_for_each_number_of_computed_steps() -> None:
     done = []
     schedules = find_schedules(
@@ -151,6 +152,7 @@ def test_every_pipeline_gets_schedules_or_says_why_not(name) -> None:
     assert np.mean(psnrs) == pytest.approx(schedule.psnr_db, abs=0.5)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_with_the_next_number_of_steps(tmp_path) -> None:
     """Twenty minutes of fitting were lost to a kill in the twenty-first."""
     path, fitted = tmp_path / "s.part.json", list[int]()

@@ -213,6 +213,7 @@ def test_a_rejected_variant_is_not_inside_the_policy(profile, pipeline, tmp_path
     assert set(result.best.classifier.bias) == {"slow", "still"}  # what is told to be slow is computed whole
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:policy 'found'")  # undecided on so few prompts
 def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_path) -> None:
     space = Space(profile)
@@ -231,6 +232,7 @@ def test_under_a_limit_of_memory_outputs_in_eight_bits_take_part(profile, tmp_pa
     assert run.summary()["most_stored_bytes"] <= memory
 
 
+@pytest.mark.slow
 def test_the_seed_is_the_samplers_and_prompts_and_arguments_make_a_study(profile, tmp_path) -> None:
     """Fault 27: twelve trials on one prompt, the last of which is the sampler's own."""
 

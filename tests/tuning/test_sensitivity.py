@@ -100,7 +100,7 @@ def test_in_low_precision_prompts_are_probed_as_they_were_recorded(batch_size) -
 @pytest.mark.parametrize(
     ("name", "steps", "reason"),
     [
-        ("hunyuan-1.5", 12, "HunyuanVideo15Pipeline has no callback_on_step_end"),
+        pytest.param("hunyuan-1.5", 12, "HunyuanVideo15Pipeline has no callback_on_step_end", marks=pytest.mark.slow),
         ("chronoedit-reasoning", 12, "but the latents are"),
         ("wan-2.1", 6, "fewer than 9 denoising steps"),
     ],
@@ -156,6 +156,7 @@ def test_a_search_takes_what_was_measured_with_the_same_weights_and_settings(lon
     assert known_surrogate(pipeline, replace(longer, arrays=unprobed), settings, None) is None
 
 
+@pytest.mark.slow
 def test_a_search_that_knows_a_profile_makes_half_of_the_broken_steps(longer) -> None:
     """Of two prompts, and of one with nine seeds; not of nine, which are more than the profile has."""
     pipeline, nine = make_pipeline(), [replace(PROMPTS[0], prompt=f"{PROMPT} {index}") for index in range(9)]

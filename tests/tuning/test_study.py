@@ -140,7 +140,15 @@ def test_candidates_are_built_once(storage, monkeypatch) -> None:
     assert all(again is before for again, before in zip(study.candidates(), first, strict=True))
 
 
-@pytest.mark.parametrize(("how", "at"), [("ask", 1), ("ask", 3), ("suggest", 3), ("try", 3)])
+@pytest.mark.parametrize(
+    ("how", "at"),
+    [
+        pytest.param("ask", 1, marks=pytest.mark.slow),
+        ("ask", 3),
+        pytest.param("suggest", 3, marks=pytest.mark.slow),
+        ("try", 3),
+    ],
+)
 def test_a_worker_killed_with_an_open_trial_leaves_the_study_whole(storage, how, at) -> None:
     """Fault 12: between asking and signing, while parameters are written, while it is tried; then somebody resumes."""
     dying = start(storage, 50, how, at)

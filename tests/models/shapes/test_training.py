@@ -9,6 +9,7 @@ from pabtune.models.shapes.training import TrainingConfig, learning_rate_factor,
 CONFIG = TrainingConfig(steps=4, batch_size=2, checkpoint_every=2, warmup_steps=1)
 
 
+@pytest.mark.slow
 def test_training_resumes_where_it_was_killed(tmp_path) -> None:
     (tmp_path / "whole").mkdir()
     whole = train(tmp_path / "whole", CONFIG, lambda step, values: None)
