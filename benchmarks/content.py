@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from measuring import publish
 
-from benchmarks.measuring import publish
 from pabtune.cli.options import TUNED, VALIDATED, read_prompts, sample_split
 from pabtune.models.registry import load_pipeline
 from pabtune.quality.budget import Budget, drop_statistics
@@ -67,15 +67,13 @@ def drops_of(evaluation: Evaluation, content: str) -> list[float]:
 def judge(
     pipeline: Any, policies: Sequence[Policy], prompts: Sequence[Prompt], budget: Budget, batch_size: int
 ) -> list[dict[str, Any]]:
-    """A row for each policy: its verdict, drop and measured time, on the same prompts, until all verdicts are clear."""
+    """A row for each policy: its verdict, drop and measured time, on the same prompts, each until its verdict is clear."""
     error = look_error(1) / len(policies)
 
-    def is_clear(evaluations: Sequence[Evaluation]) -> bool:
-        return all(judgement_of(each, budget, error, is_final=False).verdict != "undecided" for each in evaluations)
+    def is_clear(evaluation: Evaluation) -> bool:
+        return judgement_of(evaluation, budget, error, is_final=False).verdict != "undecided"
 
-    evaluations = evaluate(
-        pipeline, policies, prompts, STEPS, batch_size=batch_size, content="auto", is_enough=is_clear
-    )
+    evaluations = evaluate(pipeline, policies, prompts, STEPS, batch_size=batch_size, content="auto", is_done=is_clear)
     return [
         {
             "policy": evaluation.policy,

@@ -41,7 +41,7 @@ from pabtune.report.videos import contact_sheet, save_picture
 from pabtune.runtime.engine import broadcast
 from pabtune.testing.damages import DAMAGES
 from pabtune.tuning.generation import Settings, Video, batches, generate
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 from pabtune.vbench.environment import Environment
 
 STEPS, BATCH = 30, 8

@@ -11,7 +11,7 @@ import click
 import torch
 
 from pabtune.records.files import save_json
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 
 Timed = Callable[[], float]
 """Function that makes one run and returns its seconds."""

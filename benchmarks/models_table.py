@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from pabtune.catalog import CATALOG  # noqa: E402
 from pabtune.runtime.targets import Target  # noqa: E402
-from pabtune.tuning.profile import versions  # noqa: E402
+from pabtune.tuning.provenance import versions  # noqa: E402
 from tests.pipelines.cases import CASES  # noqa: E402
 
 LAWS = {

@@ -40,7 +40,7 @@ from pabtune.runtime.timing import now
 from pabtune.tuning.cost import count_workload, predict_cost
 from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 
 ROOT = Path(__file__).parent.parent
 STEPS = 30

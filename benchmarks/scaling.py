@@ -17,7 +17,7 @@ from pabtune.records.files import save_json
 from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.layouts import ParallelLayout, SequenceParallel
 from pabtune.tuning.cost import Device, count_workload, predict_cost
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 
 MODEL, SIZE, STEPS = "open-sora-1.2", (204, 480, 854), 30
 """8 seconds at 24 frames per second."""

@@ -42,7 +42,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.trials import Outcome
 from pabtune.tuning.candidates import TrialRunner, interleaved
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 from pabtune.tuning.references import References
 from pabtune.tuning.schedules import find_schedules
 from pabtune.tuning.space import Space

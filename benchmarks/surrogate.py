@@ -22,7 +22,7 @@ from pabtune.records.policies import MadeFor
 from pabtune.runtime.engine import broadcast
 from pabtune.runtime.targets import Target
 from pabtune.tuning.generation import Settings, generate
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 from pabtune.tuning.schedules import fit, measure_gains
 from pabtune.tuning.trajectories import record_trajectories, surrogate_of
 

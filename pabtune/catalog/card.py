@@ -7,7 +7,7 @@ modules, arguments and properties, and needs neither torch nor diffusers. It is 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from pabtune.records.sites import Kind
 
@@ -37,6 +37,10 @@ class SitePattern:
     feeders: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     optional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"a site is one of {', '.join(get_args(Kind))}, not {self.kind!r}")
 
 
 def sites_in(
@@ -115,6 +119,9 @@ Order = Literal["batched", "sequential", "interleaved"]
 pipeline reads the results after the last one, so that two GPUs can make one call each (sequential CFG). `interleaved`: several
 calls, and the pipeline reads or copies each result before the next one."""
 
+Place = Literal["first", "last"]
+"""Where the conditional branch is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guidance:
@@ -130,9 +137,13 @@ class Guidance:
 
     order: Order = "batched"
     when: ByProperties | ByCount | ByArguments | None = None
-    conditional: Literal["first", "last"] | None = None
+    conditional: Place | None = None
 
     def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise ValueError(f"guidance is {', '.join(get_args(Order))}, not {self.order!r}")
+        if self.conditional not in (*get_args(Place), None):
+            raise ValueError(f"the conditional branch is {' or '.join(get_args(Place))}, not {self.conditional!r}")
         if (self.order == "batched") != (self.when is None):
             raise ValueError(
                 f"guidance that is {self.order} {'has one call' if self.when else 'needs `when`: what adds a call'}"

@@ -38,7 +38,7 @@ def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str,
 
     from pabtune.parallel.interconnect import measure_interconnect
     from pabtune.parallel.mesh import Mesh
-    from pabtune.tuning.profile import versions
+    from pabtune.tuning.provenance import versions
 
     with Mesh(ParallelLayout.over(world_size()), device) as mesh:
         mesh.agree({"options": (repeats, versions())})

@@ -120,7 +120,7 @@ def _profile_of_before(pipeline: Any, prompts: Sequence[Prompt], path: Path) -> 
     from pabtune.records.errors import ProfileError
     from pabtune.records.prompts import digest_prompts
     from pabtune.runtime.weights import weights_digest
-    from pabtune.tuning.profile import versions
+    from pabtune.tuning.provenance import versions
 
     try:
         profile = Profile.load(path)

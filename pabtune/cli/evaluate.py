@@ -187,15 +187,17 @@ class Bar:
     floor: Floor
     error: float
 
-    def judge(self, evaluation: Evaluation, *, is_final: bool = True) -> Judgement:
+    def judge(self, evaluation: Evaluation) -> Judgement:
         """The verdict on a policy."""
-        from pabtune.tuning.judging import judgement_of
+        from pabtune.tuning.judging import final_judgement
 
-        return judgement_of(evaluation, self.budget, self.error, self.floor, is_final=is_final)
+        return final_judgement(evaluation, self.budget, self.error, self.floor)
 
     def is_clear(self, evaluation: Evaluation) -> bool:
         """Whether a policy is not undecided any more."""
-        return self.judge(evaluation, is_final=False).verdict != "undecided"
+        from pabtune.tuning.judging import is_decided
+
+        return is_decided(evaluation, self.budget, self.error, self.floor)
 
 
 def _bar(text: str | None, largest_loss: float | None, floors: Sequence[str], policies: int) -> Bar | None:
@@ -238,8 +240,12 @@ def _check_names(policies: Sequence[Any], out: Path | None) -> None:
     """Refuses policies of one name where their videos are left in files by these names.
 
     Raises:
-        FileError: two have the same name.
+        FileError: two have the same name, or one that of the unaccelerated videos.
     """
+    from pabtune.tuning.worst import REFERENCE
+
+    if out is not None and any(policy.name == REFERENCE for policy in policies):
+        raise FileError(f"--out {out}: a policy is called {REFERENCE!r}, as the unaccelerated videos are; rename it")
     names = [as_file_name(policy.name) for policy in policies]
     twice = next((policy.name for policy, name in zip(policies, names, strict=True) if names.count(name) > 1), None)
     if out is not None and twice is not None:

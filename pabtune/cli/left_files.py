@@ -62,7 +62,7 @@ def evaluation_document(
         device: where it ran.
         budget: that they were judged by.
     """
-    from pabtune.tuning.profile import versions
+    from pabtune.tuning.provenance import versions
 
     parts = {split_of(prompt.prompt) for prompt in prompts}
     return {
@@ -91,7 +91,7 @@ def search_document(
         pipeline: the model, on its device.
     """
     from pabtune.tuning.judging import measured_on
-    from pabtune.tuning.profile import versions
+    from pabtune.tuning.provenance import versions
 
     return {
         **summary,

@@ -198,7 +198,7 @@ def _save_front(
     from pabtune.tuning.generation import Settings
     from pabtune.tuning.shared_schedules import schedules_of
 
-    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments)
+    settings = Settings(steps=profile.asked_steps, batch_size=config.batch_size, arguments=config.arguments)
     schedules = schedules_of(pipeline, profile, prompts.tune, settings, config)
     with progress_bar("front") as advance:
         points = judge_front(pipeline, profile, schedules, prompts, config, error, advance)

@@ -7,7 +7,7 @@ folder.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ from pabtune.runtime.targets import Target
 from pabtune.tuning.evaluate import evaluate
 from pabtune.tuning.generation import BATCH_SIZE, Settings, batches
 from pabtune.tuning.judging import measured_on
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 from pabtune.tuning.videos import VideoMeter
 
 SHARES = (0.63, 0.5, 0.4, 0.33, 0.25)
@@ -224,6 +224,10 @@ class MethodTurn:
         """Calibrates the method, and chooses its settings, on the calibration prompts."""
         grid = self._config.grids.get(self._method.name, self._method.settings)
         calibrated = self._folder.calibration(self._method.name, grid, prompts)
+        if calibrated is not None and self._method.needs == "nothing":
+            # It costs nothing to ask again, and its files may be others than the last time.
+            fresh = self._calibrate(grid, prompts)
+            calibrated = calibrated if fresh.values == calibrated.values else None
         if calibrated is None:
             self._note("calibration")
             calibrated = self._calibrate(grid, prompts)
@@ -233,7 +237,7 @@ class MethodTurn:
         spent_s = sum(evaluation.latency_s for evaluation in evaluations.values()) * len(prompts)
         cost = replace(
             calibrated.cost,
-            videos=calibrated.cost.videos + len(evaluations) * len(prompts),
+            videos=calibrated.cost.videos + self._full_runs(calibrated, evaluations) * len(prompts),
             seconds=calibrated.cost.seconds + spent_s,
         )
         chosen = choose(evaluations, self._config.shares)
@@ -257,6 +261,11 @@ class MethodTurn:
             )
             for each in tuned.chosen
         ]
+
+    def _full_runs(self, calibrated: Calibrated, settings: Iterable[float]) -> float:
+        """Runs at some settings, counted in full runs: one of fewer steps counts by its share of them."""
+        policies = [self._method.at(each, calibrated.values, self._config.steps) for each in settings]
+        return sum(self._settings.under(policy).steps / self._config.steps for policy in policies)
 
     def _calibrate(self, grid: Sequence[float], prompts: Sequence[Prompt]) -> Calibrated:
         """Lets the method measure what it needs, and counts what that takes."""

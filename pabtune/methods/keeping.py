@@ -21,7 +21,7 @@ from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.evaluate import score_on
 from pabtune.tuning.generation import Settings
-from pabtune.tuning.profile import device_name, versions
+from pabtune.tuning.provenance import device_name, versions
 from pabtune.tuning.references import describe_argument, describe_scheduler
 
 T = TypeVar("T")

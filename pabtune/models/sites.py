@@ -91,6 +91,17 @@ def _guess_kind(path: str, child: str, module: nn.Module) -> tuple[Kind, str] | 
     return None
 
 
+def _length(path: str, blocks: nn.Module) -> int:
+    """Number of blocks in a list.
+
+    Raises:
+        ModelError: it is no list.
+    """
+    if not isinstance(blocks, nn.ModuleList):
+        raise ModelError(f"the module {path!r} that a card names is no list of blocks, but {type(blocks).__name__}")
+    return len(blocks)
+
+
 def _expand(transformer: nn.Module, name: str, patterns: Sequence[SitePattern]) -> tuple[Site, ...]:
     """One site for each layer of each pattern.
 
@@ -108,10 +119,10 @@ def _expand(transformer: nn.Module, name: str, patterns: Sequence[SitePattern]) 
 
     sites = []
     for pattern in patterns:
-        before = sum(len(module_at(path)) for path in pattern.after)  # type: ignore[arg-type]
+        before = sum(_length(path, module_at(path)) for path in pattern.after)
         if pattern.optional and pattern.blocks not in modules:
             continue
-        for layer in range(len(module_at(pattern.blocks))):  # type: ignore[arg-type]
+        for layer in range(_length(pattern.blocks, module_at(pattern.blocks))):
             block = f"{pattern.blocks}.{layer}"
             path = f"{block}.{pattern.child}" if pattern.child else block
             if pattern.optional and path not in modules:

@@ -13,12 +13,11 @@ from math import inf
 import numpy as np
 from scipy import stats
 
-from pabtune.quality.scores import Score, find_score
-from pabtune.quality.vbench_scores import TOTAL as VBENCH_TOTAL
+from pabtune.quality.scores import Score, find_score, is_of_vbench
 from pabtune.records.errors import BudgetError
 
 LARGEST_LOSS = 100.0
-"""Points that one video can lose at most: scores are 0..100, and so are their points but for VBench's total."""
+"""Points that one video can lose at most: scores are 0..100, but for VBench's, which are not clipped."""
 
 CONFIDENCE = 0.95
 LEAST_JUDGED_PROMPTS = 8
@@ -74,7 +73,7 @@ class Budget:
             raise BudgetError(
                 f"the budget {text!r} asks for a gain; it must allow a drop: '{name}>=-{match[2]}' or '{name}>=0'"
             )
-        most = inf if name == VBENCH_TOTAL else LARGEST_LOSS
+        most = inf if is_of_vbench(name) else LARGEST_LOSS
         if largest_loss is not None and not abs(change) < largest_loss <= most:
             raise BudgetError(
                 f"the largest loss of a video lies between the budget and {most:g} points, not at {largest_loss:g}"

@@ -10,6 +10,7 @@ import math
 import os
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pabtune.models.shapes.captions import parse
 from pabtune.quality.shapes import score_clip
 from pabtune.quality.vbench_scores import NAMES, VbenchScore
-from pabtune.records.errors import BudgetError, first_line, one_line
+from pabtune.records.errors import BudgetError, PabtuneWarning, first_line, one_line
 from pabtune.vbench.environment import Environment
 
 ScoreFunction = Callable[[NDArray[np.uint8], str], float]
@@ -32,8 +34,24 @@ ScoreFunction = Callable[[NDArray[np.uint8], str], float]
 ScoreVideos = Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], list[float]]
 """From videos (F, H, W, 3) and the prompt of each to the points of each; higher is better."""
 
-SCORES: Mapping[str, ScoreFunction] = {"shapes": lambda video, prompt: score_clip(video, prompt).score}
+
+def _score_of_shapes(video: NDArray[np.uint8], prompt: str) -> float:
+    """The embedded world's score.
+
+    Raises:
+        BudgetError: the video is not one of the embedded world.
+    """
+    try:
+        return score_clip(video, prompt).score
+    except ValueError as error:
+        raise BudgetError(f"the score 'shapes' is for videos of the embedded model: {error}") from error
+
+
+SCORES: Mapping[str, ScoreFunction] = {"shapes": _score_of_shapes}
 """Scores of one video by name, 0..100."""
+
+CHECKS: Mapping[str, Callable[[str], object]] = {"shapes": parse}
+"""What refuses prompts that a score cannot judge, before a video is made."""
 
 LARGEST_SCORE = 100.0
 """Points of the best video."""
@@ -86,8 +104,27 @@ class VideoScore:
         return LARGEST_SCORE
 
     def open(self, prompts: Sequence[str]) -> ScoreVideos:
-        """The function, for one video after the other; it needs nothing."""
-        return lambda videos, texts: [self.function(video, text) for video, text in zip(videos, texts, strict=True)]
+        """The function, for one video after the other.
+
+        Raises:
+            PromptError: it cannot judge a prompt.
+        """
+        check = CHECKS.get(self.name)
+        for prompt in prompts if check else ():
+            check(prompt)
+
+        def score_videos(videos: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
+            found = [self.function(video, text) for video, text in zip(videos, texts, strict=True)]
+            if max(found, default=0.0) <= 1.0 and any(0.0 < each < 1.0 for each in found):
+                warnings.warn(
+                    f"the score {self.name!r} gives no more than one point of {LARGEST_SCORE:g}: is it on a scale of 0..1? "
+                    "Budgets are in points of 0..100, and allow such a score to lose everything",
+                    PabtuneWarning,
+                    stacklevel=2,
+                )
+            return found
+
+        return score_videos
 
 
 def is_of_vbench(name: str) -> bool:
@@ -106,7 +143,8 @@ def find_score(name: str, environment: Environment | None = None, device: str = 
         device: that VBench's networks run on, for example `cpu`, `cuda`.
 
     Raises:
-        BudgetError: there is no such score; what a user's function was opened to raises it, where that returns no number.
+        BudgetError: there is no such score; what a user's function was opened to raises it, where that returns no number of
+            0..100.
     """
     if name in SCORES:
         return VideoScore(name, SCORES[name])
@@ -171,6 +209,11 @@ def _score_of_user(name: str, function: Callable[..., Any], video: NDArray[np.ui
     if not math.isfinite(number):
         raise BudgetError(
             f"the score {name!r} must return a finite number, but for the prompt {_short(prompt)} it returned {number}"
+        )
+    if not 0.0 <= number <= LARGEST_SCORE:
+        raise BudgetError(
+            f"the score {name!r} must return 0..{LARGEST_SCORE:g}, which verdicts rely on, but for the prompt "
+            f"{_short(prompt)} it returned {number:g}"
         )
     return number
 

@@ -97,17 +97,20 @@ class VbenchScore:
         return score_videos
 
     def scale(self, prompts: Sequence[str]) -> float:
-        """Points between the worst and the best video of one of these prompts: of the total more than 100.
+        """Points between the worst and the best video of one of these prompts, which is often more than 100.
 
-        A prompt has its share of the total times the number of all prompts, and suites are of unlike sizes.
+        A dimension's points are not clipped: raw values of 0 and 1 lie outside of most scales. Of the total, a prompt has its
+        share times the number of all prompts, and suites are of unlike sizes.
 
         Raises:
             BudgetError: as `open`.
         """
-        if not self.is_of_all:
-            return 100.0
         _, parts = self._opened(prompts)
-        return 100.0 * max(sum(part.weight for part in parts if each in part.prompts) for each in set(prompts))
+        spans = {part.dimension.name: SCALES[part.dimension.name].span for part in parts}
+        return max(
+            sum(part.weight * spans[part.dimension.name] for part in parts if each in part.prompts)
+            for each in set(prompts)
+        )
 
     def _opened(self, prompts: Sequence[str]) -> tuple[Scorer, list[Part]]:
         """What scores videos of these prompts, and what each dimension contributes."""

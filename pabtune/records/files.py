@@ -53,11 +53,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(partial)
         partial.chmod(0o644)
+        _flush(partial)
         partial.replace(path)
     except OSError as error:
         raise FileError(f"{path}: cannot write here: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Brings a file to the disk before its name is: after a power cut, it is whole or not there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

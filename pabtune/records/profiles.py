@@ -41,6 +41,9 @@ from pabtune.records.upgrades import upgrade
 
 SCHEMA = "pabtune.profile/2"
 
+ASKED_STEPS = "num_inference_steps"
+"""Of the settings: what the pipeline's calls were asked for, where their schedule has another number of steps."""
+
 NO_SENSITIVITY = "no_sensitivity"
 """Key of the provenance that says why the arrays of `SENSITIVITY` are not there."""
 
@@ -138,6 +141,12 @@ class Profile:
     def steps(self) -> int:
         """Number of denoising steps."""
         return self.made_for.steps or 0
+
+    @property
+    def asked_steps(self) -> int:
+        """`num_inference_steps` of the pipeline's calls; schedulers such as PNDM and Heun make more denoising steps of it."""
+        asked = self.made_for.settings.get(ASKED_STEPS, self.steps)
+        return asked if isinstance(asked, int) else self.steps
 
     @property
     def has_sensitivity(self) -> bool:

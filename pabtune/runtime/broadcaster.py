@@ -27,7 +27,7 @@ from pabtune.runtime.ledger import CacheLedger, Meter, plain_bytes
 from pabtune.runtime.listeners import Halved, Substitute, tensors_of
 from pabtune.runtime.locator import CallPosition, Locator
 from pabtune.runtime.payloads import Kept
-from pabtune.runtime.pipeline_calls import PipelineCall
+from pabtune.runtime.pipeline_calls import PipelineCall, asked_steps
 from pabtune.runtime.plans import Branch, CallRecord, Plan, free_left_behind
 from pabtune.runtime.quantize import clone
 from pabtune.runtime.site_hooks import (
@@ -315,7 +315,7 @@ class BroadcastSession:
         self._forget()
         broadcaster = self._broadcaster
         policy, schedule = broadcaster.policy, self._locator.schedule()
-        check_steps(policy, schedule, any_steps=broadcaster.any_steps)
+        check_steps(policy, schedule, asked_steps(), any_steps=broadcaster.any_steps)
         if self._is_compiled and broadcaster.store == "host":
             raise PolicyError("a compiled model cannot fetch outputs from the host: store them as `exact` or `int8`")
         if broadcaster.undecided is not None and policy.first_steps is not None:

@@ -48,22 +48,24 @@ FEWEST_PRESET_STEPS = 8
 """Below this many steps a preset says that it was not published for such runs."""
 
 
-def check_steps(policy: Policy, schedule: NoiseSchedule, *, any_steps: bool) -> None:
+def check_steps(policy: Policy, schedule: NoiseSchedule, asked: int | None = None, *, any_steps: bool) -> None:
     """Checks the denoising steps of a run, and their noise levels, against those that a policy was found at.
 
     Args:
         policy: the policy; one that was not found by a search is for any number of steps.
         schedule: of the run.
+        asked: `num_inference_steps` of the pipeline's call, of which some schedulers (PNDM, Heun) make more steps; None = not
+            known.
         any_steps: carry the policy to few steps all the same.
 
     Raises:
         PolicyError: the run is of another number of steps than the policy is for, or of too few to carry it over.
     """
     steps = schedule.steps
-    if policy.steps not in (None, steps):
+    if policy.steps not in (None, steps if asked is None else asked):
         raise PolicyError(
-            f"policy {policy.name!r} is a run of {policy.steps} denoising steps, but this run has {steps}; call the pipeline "
-            f"with num_inference_steps={policy.steps}"
+            f"policy {policy.name!r} is a run of {policy.steps} denoising steps, but this run has {asked or steps}; call the "
+            f"pipeline with num_inference_steps={policy.steps}"
         )
     found_at = policy.made_for.steps
     _warn_of_few_steps(policy, steps, any_steps=any_steps)

@@ -77,6 +77,13 @@ def current_call() -> PipelineCall | None:
     return _CURRENT.get()
 
 
+def asked_steps() -> int | None:
+    """`num_inference_steps` of the pipeline's call that is running here; None outside of one, or where it is not given."""
+    call = current_call()
+    value = None if call is None else call.arguments.get("num_inference_steps")
+    return value if isinstance(value, int) else None
+
+
 def observers_of(pipeline: DiffusionPipeline) -> Observers:
     """The observers of a pipeline."""
     return vars(pipeline).get(OBSERVERS, Observers())

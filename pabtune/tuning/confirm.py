@@ -28,10 +28,10 @@ from pabtune.records.trials import Candidate, Finalist, Standing
 from pabtune.records.verdicts import Judgement, Verdict
 from pabtune.runtime.weights import weights_digest
 from pabtune.tuning.judging import evaluate_unseen, evidence_of, judge_policy, measured_on
-from pabtune.tuning.profile import versions
+from pabtune.tuning.provenance import versions
 from pabtune.tuning.references import describe_argument, describe_scheduler
 from pabtune.tuning.request import SearchConfig
-from pabtune.tuning.videos import COUNTED_FLOPS, PER_JUDGED, VideoMeter
+from pabtune.tuning.videos import PER_JUDGED, VideoMeter
 
 FINALISTS = 5
 """How many candidates are compared at most, the fastest first."""
@@ -106,7 +106,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     if not finalists:
         return Confirmation()
     presets = [PRESETS[floor.preset]] if floor.preset else []
-    rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.steps)}
+    rivals = {policy.name: policy for each in finalists for policy in fewer_steps(each, profile.asked_steps)}
     policies = [*(finalist.policy for finalist in finalists), *presets, *rivals.values()]
     compared = evaluate_unseen(pipeline, policies, prompts.validate, profile, config, meter=meter)
     of_preset = compared[len(finalists)] if presets else None
@@ -119,7 +119,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
     confirmation, place = Confirmation(), measured_on(pipeline)
     for index in order[:MOST_JUDGED]:
         finalist = finalists[index]
-        rival_names = [rival.name for rival in fewer_steps(finalist, profile.steps)]
+        rival_names = [rival.name for rival in fewer_steps(finalist, profile.asked_steps)]
         evaluations = (
             compared[index],
             *compared[len(finalists) : len(finalists) + len(presets)],
@@ -129,7 +129,7 @@ def confirm(  # noqa: PLR0913, PLR0917, a search's whole state ends here
             if confirmation.judged:
                 return confirmation
             return Confirmation(verdict="reject", evaluations=evaluations, finalists=stood)
-        affordable = _affordable(len(prompts.test), meter, config.warm_up_videos(profile.steps))
+        affordable = _affordable(len(prompts.test), meter, config.warm_up_videos(profile.asked_steps))
         if not affordable:
             # The one before was rejected with the last videos, or a run that was stopped took them.
             provenance = _provenance(finalist, profile, prompts, study_name)
@@ -194,7 +194,7 @@ def _affordable(unseen: int, meter: VideoMeter | None, warm_up: float) -> int:
     """Prompts, of so many, that a limit of videos allows to judge on after a warm-up."""
     if meter is None or meter.left is None:
         return unseen
-    return max(0, min(unseen, int((meter.left - COUNTED_FLOPS - warm_up) / PER_JUDGED)))
+    return max(0, min(unseen, int((meter.left - warm_up) / PER_JUDGED)))
 
 
 def assess(evaluation: Evaluation, floor: Floor, of_preset: Evaluation | None, budget: Budget) -> Standing:

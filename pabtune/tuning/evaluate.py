@@ -32,6 +32,7 @@ from pabtune.tuning.generation import (
     Settings,
     Video,
     generate,
+    generate_reference,
     rounds,
 )
 from pabtune.tuning.videos import VideoMeter
@@ -291,7 +292,7 @@ def _in_turns(
 ) -> Iterator[tuple[Sequence[Prompt], str, PolicyTally | None, Sequence[Video]]]:
     """Generates each batch without a policy (`reference`), then under each one, and adds it to the policy's tally."""
     for batch in row:
-        reference = generate(runs.pipeline, batch, runs.settings)
+        reference = generate_reference(runs.pipeline, batch, runs.settings)
         videos: list[Sequence[Video]] = [reference.videos]
         yield batch, "reference", None, reference.videos
         for policy, tally in going:

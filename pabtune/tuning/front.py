@@ -18,8 +18,15 @@ from pabtune.records.schedules import Schedule
 from pabtune.records.splits import Split, in_chance_order
 from pabtune.records.verdicts import Judgement
 from pabtune.tuning.generation import Progress
-from pabtune.tuning.judging import evaluate_unseen, evidence_of, judgement_of, measured_on
-from pabtune.tuning.profile import versions
+from pabtune.tuning.judging import (
+    evaluate_unseen,
+    evidence_of,
+    final_judgement,
+    has_impossible_loss,
+    judgement_of,
+    measured_on,
+)
+from pabtune.tuning.provenance import versions
 from pabtune.tuning.request import SearchConfig
 
 
@@ -118,7 +125,7 @@ def _judged(
 
     def is_clear(evaluation: Evaluation) -> bool:
         place = order.index(evaluation.policy)
-        if max(evaluation.drops) > config.budget.largest_loss:
+        if has_impossible_loss(evaluation, config.budget):
             rejected.add(place)
             return True
         verdict = judgement_of(evaluation, config.budget, error or ERROR, config.floor, is_final=False).verdict
@@ -129,11 +136,7 @@ def _judged(
     evaluations = evaluate_unseen(pipeline, policies, unseen, profile, config, progress, is_done=is_clear)
     judgements, is_open = [], error > 0
     for evaluation in evaluations:
-        is_beyond = max(evaluation.drops) > config.budget.largest_loss
-        budget = replace(config.budget, known_loss=None) if is_beyond else config.budget
-        judgement = judgement_of(evaluation, budget, error or ERROR, config.floor)
-        if is_beyond:
-            judgement = replace(judgement, verdict="reject")
+        judgement = final_judgement(evaluation, config.budget, error or ERROR, config.floor)
         if judgement.verdict == "accept" and not is_open:
             judgement = replace(judgement, verdict="undecided", needed=None)
         is_open &= judgement.verdict == "accept"

@@ -68,10 +68,17 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """Videos of one call of a pipeline, and its wall time in seconds."""
+    """Videos of one call of a pipeline.
+
+    Attributes:
+        videos: of the prompts.
+        seconds: wall time.
+        is_finite: whether all frames are; one that is not is black.
+    """
 
     videos: list[Video]
     seconds: float
+    is_finite: bool = True
 
 
 def count_model_flops(pipeline: DiffusionPipeline, target: Target, prompt: Prompt, settings: Settings) -> FlopCount:
@@ -158,10 +165,26 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
             **arguments,
         ).frames
         seconds = now(device) - began
-        videos = [np.round(np.asarray(video) * 255).astype(np.uint8) for video in frames]
+        is_finite = all(bool(np.isfinite(video).all()) for video in frames)
+        videos = [np.round(np.nan_to_num(np.asarray(video)) * 255).astype(np.uint8) for video in frames]
     if len(videos) != len(prompts):
         raise ModelError(
             f"{type(pipeline).__name__} made {len(videos)} videos for {len(prompts)} prompts; an argument asks for several, "
             "for example num_videos_per_prompt: leave it out"
         )
-    return Generation(videos=videos, seconds=seconds)
+    return Generation(videos=videos, seconds=seconds, is_finite=is_finite)
+
+
+def generate_reference(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: Settings) -> Generation:
+    """One call of the pipeline without a policy, whose videos others are compared with.
+
+    Raises:
+        ModelError: as `generate`, or a frame is not finite: all that is compared with it would be nonsense.
+    """
+    generation = generate(pipeline, prompts, settings)
+    if not generation.is_finite:
+        raise ModelError(
+            f"{type(pipeline).__name__} makes videos that are not finite, without any policy: does its precision "
+            f"({str(pipeline.dtype).removeprefix('torch.')}) suit it?"
+        )
+    return generation

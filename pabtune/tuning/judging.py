@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -18,7 +19,7 @@ from pabtune.records.prompts import Prompt
 from pabtune.records.verdicts import Judgement
 from pabtune.tuning.evaluate import IsDone, evaluate
 from pabtune.tuning.generation import Progress
-from pabtune.tuning.profile import device_name
+from pabtune.tuning.provenance import device_name
 from pabtune.tuning.request import SearchConfig
 from pabtune.tuning.videos import VideoMeter
 
@@ -45,10 +46,30 @@ def judge_policy(
     """
 
     def is_clear(evaluation: Evaluation) -> bool:
-        return judgement_of(evaluation, config.budget, error, config.floor, is_final=False).verdict != "undecided"
+        return is_decided(evaluation, config.budget, error, config.floor)
 
     (evaluation,) = evaluate_unseen(pipeline, [policy], unseen, profile, config, meter=meter, is_done=is_clear)
-    return judgement_of(evaluation, config.budget, error, config.floor), evaluation
+    return final_judgement(evaluation, config.budget, error, config.floor), evaluation
+
+
+def is_decided(evaluation: Evaluation, budget: Budget, error: float, floor: Floor | None = None) -> bool:
+    """Whether the verdict on an evaluation is clear: also where a video lost more than the budget takes for possible."""
+    return has_impossible_loss(evaluation, budget) or (
+        judgement_of(evaluation, budget, error, floor, is_final=False).verdict != "undecided"
+    )
+
+
+def has_impossible_loss(evaluation: Evaluation, budget: Budget) -> bool:
+    """Whether a video lost more than the budget takes for possible, on which its bet rests."""
+    return max(evaluation.drops) > budget.largest_loss
+
+
+def final_judgement(evaluation: Evaluation, budget: Budget, error: float, floor: Floor | None = None) -> Judgement:
+    """The verdict on an evaluation; where a video lost more than the user takes for possible, it is a reject."""
+    if has_impossible_loss(evaluation, budget):
+        judgement = judgement_of(evaluation, replace(budget, known_loss=None), error, floor)
+        return replace(judgement, verdict="reject")
+    return judgement_of(evaluation, budget, error, floor)
 
 
 def judgement_of(
@@ -93,7 +114,7 @@ def evaluate_unseen(
     meter: VideoMeter | None = None,
     is_done: IsDone | None = None,
 ) -> list[Evaluation]:
-    """Evaluations of policies on unseen prompts, with the steps of the profile and all else as the search was configured.
+    """Evaluations of policies on unseen prompts, with the profile's steps and all else as the search was configured.
 
     Args:
         pipeline: the model.
@@ -110,7 +131,7 @@ def evaluate_unseen(
         pipeline,
         policies,
         unseen,
-        profile.steps,
+        profile.asked_steps,
         score=config.score or config.budget.score,
         measures=config.floor.on_demand if config.floor else (),
         batch_size=config.batch_size,

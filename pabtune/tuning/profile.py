@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from pabtune.catalog import CATALOG, Catalog
 from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ProfileError
 from pabtune.records.policies import MadeFor
-from pabtune.records.profiles import NO_SENSITIVITY, Call, Profile
+from pabtune.records.profiles import ASKED_STEPS, NO_SENSITIVITY, Call, Profile
 from pabtune.records.prompts import Prompt, as_prompts, digest_prompts
 from pabtune.records.sites import Site
 from pabtune.runtime.attention import attention_in_use
@@ -35,6 +34,7 @@ from pabtune.tuning.generation import (
     count_model_flops,
     generate,
 )
+from pabtune.tuning.provenance import device_name, versions
 from pabtune.tuning.sensitivity import CallsRecorder, SensitivityTally
 
 OVERHEAD_BATCHES = 3
@@ -126,12 +126,12 @@ def describe_run(pipeline: DiffusionPipeline, target: Target, settings: Settings
         scheduler=type(pipeline.scheduler).__name__,
         config=target.config(),
         sigmas=sigmas,
-        settings=describe_settings(pipeline, settings, video),
+        settings=describe_settings(pipeline, settings, video, len(sigmas)),
     )
 
 
-def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video) -> dict[str, Any]:
-    """Size, precision, device and further arguments of a run, for the reader of its file."""
+def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Video, steps: int) -> dict[str, Any]:
+    """Size, precision, device and further arguments of a run, for its file, and the steps that its schedule changed."""
     frames, height, width, _ = video.shape
     return {
         "size": f"{frames}x{height}x{width}",
@@ -141,19 +141,10 @@ def describe_settings(pipeline: DiffusionPipeline, settings: Settings, video: Vi
         "arguments": json.loads(
             json.dumps(dict(settings.arguments), default=lambda value: f"<{type(value).__name__}>")
         ),
-        # What is not written is torch's own attention.
+        # What is not written is as many steps as noise levels, and torch's own attention.
+        **({} if steps == settings.steps else {ASKED_STEPS: settings.steps}),
         **({} if attention_in_use() == "sdpa" else {"attention": attention_in_use()}),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """What a device is: the name of a GPU, else the type."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide about the numbers."""
-    return {name: version(name) for name in ("pabtune", "torch", "diffusers")}
 
 
 class RecordingTally:

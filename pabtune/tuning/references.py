@@ -11,11 +11,14 @@ import numpy as np
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.files import digest, holding_file, write_atomically
 from pabtune.records.policies import MadeFor
 from pabtune.records.prompts import Prompt
+from pabtune.runtime.attention import attention_in_use
 from pabtune.runtime.weights import weights_digest
-from pabtune.tuning.generation import Settings, Video, generate
+from pabtune.tuning.generation import Settings, Video, generate_reference
+from pabtune.tuning.provenance import device_name, versions
 
 LOCK = "references.lock"
 """File through which workers tell one another which videos they are making."""
@@ -24,7 +27,8 @@ LOCK = "references.lock"
 class References:
     """A folder of reference videos of one model and one set of settings.
 
-    Its key is all that decides how a video looks: weights and adapters, scheduler, the call's arguments, the batch.
+    Its key is all that decides how a video looks: weights and adapters, scheduler, the call's arguments, the batch,
+    the device, its attention kernel and the versions of what computes.
 
     Args:
         folder: where they lie; several processes and models may share it.
@@ -43,6 +47,8 @@ class References:
             describe_scheduler(pipeline),
             describe_argument(dict(settings.arguments)),
             settings.steps,
+            [device_name(execution_device(pipeline)), attention_in_use()],
+            versions(),
         ]
 
     def videos(self, batch: Sequence[Prompt]) -> list[Video]:
@@ -53,7 +59,7 @@ class References:
             with holding_file(self._folder / LOCK, paths[0].stem):
                 stored = self._stored(paths)
                 if stored is None:
-                    stored = generate(self._pipeline, batch, self._settings).videos
+                    stored = generate_reference(self._pipeline, batch, self._settings).videos
                     self.keep(batch, stored)
         return stored
 
@@ -81,9 +87,13 @@ class References:
 
 
 def describe_scheduler(pipeline: DiffusionPipeline) -> Any:
-    """Class and configuration of a pipeline's scheduler, as JSON."""
+    """Class and configuration of a pipeline's scheduler, as JSON.
+
+    What diffusers notes for itself is left out: its list of keys that were not given is in another order in each process.
+    """
     scheduler = pipeline.scheduler
-    return [type(scheduler).__name__, describe_argument(dict(getattr(scheduler, "config", {})))]
+    config = {key: value for key, value in dict(getattr(scheduler, "config", {})).items() if not key.startswith("_")}
+    return [type(scheduler).__name__, describe_argument(config)]
 
 
 def describe_argument(value: Any) -> Any:

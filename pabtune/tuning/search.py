@@ -80,7 +80,7 @@ def search_policy(
         MeasureError: a measure of the floor lacks something.
     """
     check_search(pipeline, profile, prompts, config)
-    plan = plan_of(config, prompts, profile.steps)
+    plan = plan_of(config, prompts, profile.asked_steps)
     prompts = replace(
         prompts,
         tune=tuple(first_prompts(prompts.tune, plan.searched)),
@@ -91,8 +91,10 @@ def search_policy(
     asked = request_document(profile, tuned, config) | {
         "weights": weights_digest(pipeline), "scheduler": describe_scheduler(pipeline)
     }  # fmt: skip
-    meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.steps, config.videos, config.on_videos)
-    settings = Settings(steps=profile.steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter)
+    meter = VideoMeter.in_folder(config.folder, short_name(asked), profile.asked_steps, config.videos, config.on_videos)
+    settings = Settings(
+        steps=profile.asked_steps, batch_size=config.batch_size, arguments=config.arguments, meter=meter
+    )
     references = References(config.folder / "references", pipeline, settings, profile.made_for)
     runner = _trial_runner(pipeline, profile, tuned, settings, references, config)
     runner.score.open([prompt.prompt for prompt in (*prompts.validate, *prompts.test)])

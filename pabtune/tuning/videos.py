@@ -148,7 +148,7 @@ class VideoPlan:
     @property
     def before_verdict(self) -> float:
         """Videos before the first one of a verdict."""
-        return COUNTED_FLOPS + self.warm_up
+        return self.warm_up
 
     def confirmation(self, presets: int) -> float:
         """Videos that a confirmation takes at most, beside so many presets (0 or 1)."""
@@ -216,7 +216,7 @@ def _limited(
     share = CONFIRMED_SHARE if limit < MANY_VIDEOS else CONFIRMED_SHARE_OF_MANY
     most = 1 if limit < MANY_VIDEOS else min(2, finalists) if limit < WIDE_VIDEOS else finalists
     compared = min(compared, max(FEWEST_COMPARED, int(COMPARED_SHARE * limit)))
-    left = share * limit - _comparison(compared, most, presets, warm_up) - COUNTED_FLOPS - warm_up
+    left = share * limit - _comparison(compared, most, presets, warm_up) - warm_up
     return VideoPlan(
         fitted=fitted, searched=fitted, compared=compared, judged=max(0, min(judged, int(left / PER_JUDGED))),
         finalists=most, is_wide=limit >= WIDE_VIDEOS, warm_up=warm_up,

@@ -28,6 +28,11 @@ class Scale:
         """A raw value on the dimension's scale: 0..1, but not clipped."""
         return (raw - self.zero) / (self.one - self.zero)
 
+    @property
+    def span(self) -> float:
+        """Points between raw values of 0 and 1."""
+        return 100 * (self.normalize(1.0) - self.normalize(0.0))
+
 
 SCALES: Mapping[str, Scale] = {
     "subject_consistency": Scale(group="quality", zero=0.1462),

@@ -60,8 +60,11 @@ class ScoreCache:
         return self.folder / subject.dimension / f"{subject.key}.json"
 
     def holds(self, subject: Subject) -> bool:
-        """Whether a score is known, or that VBench abstains from one."""
-        return self.path(subject).exists()
+        """Whether a score is known, or that VBench abstains from one; an empty file, as a power cut may leave, is none."""
+        try:
+            return self.path(subject).stat().st_size > 0
+        except OSError:
+            return False
 
     def load(self, subject: Subject) -> float | None:
         """A known score; None = VBench left the video out.

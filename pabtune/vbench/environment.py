@@ -233,6 +233,16 @@ def update_packages(environment: Environment) -> None:
     environment.save_lock(replace(lock, packages=_packages(environment, environment.log("setup"))))
 
 
+def unlock_weights(environment: Environment, name: str) -> None:
+    """Forgets the checksum of a weight file, which was replaced.
+
+    Raises:
+        VbenchError: the environment is not complete.
+    """
+    lock = environment.complete_lock()
+    environment.save_lock(replace(lock, weights={key: value for key, value in lock.weights.items() if key != name}))
+
+
 def lock_weights(environment: Environment) -> Lock:
     """Adds the checksums of weight files that are there and not yet locked to the lock file.
 

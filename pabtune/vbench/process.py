@@ -20,6 +20,7 @@ def answers(
 ) -> Generator[dict[str, Any]]:
     """Starts the runner with a request; its answers, each as soon as it comes. It ends when the iterator is closed.
 
+    Its standard input stays open as long as this process lives; when that ends, however it does, the runner ends itself.
     A runner that dies ends the answers early: who asks knows which are missing. One that takes too long is killed with all it
     started, and the last answer says so: `{"failed": text}`.
 
@@ -75,6 +76,8 @@ def answers(
             _kill_all(process)
             process.wait()
             process.stdout.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 class _Watchdog(threading.Thread):
@@ -109,11 +112,9 @@ def _kill_all(process: subprocess.Popen[str]) -> None:
 def _send(process: subprocess.Popen[str], text: str) -> None:
     """Writes the request; a process that has already ended says why on its own."""
     assert process.stdin is not None  # noqa: S101
-    try:
-        process.stdin.write(text)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass
+    with suppress(BrokenPipeError):
+        process.stdin.write(text + "\n")
+        process.stdin.flush()
 
 
 def _parse(line: str, log: Path) -> dict[str, Any]:

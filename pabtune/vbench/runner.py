@@ -1,4 +1,4 @@
-"""Runs VBench, inside of its environment: one JSON request on stdin, one JSON line per answer on stdout.
+"""Runs VBench, inside of its environment: a line of JSON on stdin asks, one JSON line per answer on stdout.
 
 A script for another interpreter: it needs the standard library and VBench, and must not import pabtune. What VBench prints
 goes to stderr. VBench's own functions of a dimension are called, with a list of videos and prompts made here: its command line
@@ -16,8 +16,10 @@ import importlib
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,7 +34,8 @@ COMPILED_OPERATORS = ("nms", "qnms")
 
 def main() -> None:
     """Answers one request."""
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.readline())
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # VBench prints to stdout
     os.environ.update(request["variables"])
@@ -52,6 +55,19 @@ def main() -> None:
         answer(failed=describe(error))
         raise
     scorer.run(answer)
+
+
+def end_with_parent() -> None:
+    """Ends this process, and what it started, when pabtune has ended or was killed: then the standard input is at its end."""
+    asked = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what is started here does not hold it open
+
+    def wait() -> None:
+        while os.read(asked, 4096):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def load_torchvision() -> None:
@@ -188,9 +204,12 @@ def link_dino(weights: Path) -> None:
     """Puts DINO's weights where torch's hub looks for them; VBench downloads them to a place that nothing reads."""
     source = weights / "dino_model" / "dino_vitbase16_pretrain.pth"
     target = weights / "torch" / "hub" / "checkpoints" / source.name
-    if source.exists() and not target.is_symlink() and not target.exists():
+    if source.exists() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            link = Path(folder) / target.name
+            link.symlink_to(os.path.relpath(source, target.parent))  # relative: all of it may be moved
+            link.replace(target)  # over a link that leads nowhere, or one that another process has just made
 
 
 def value_fields(value: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Scoring videos: one dimension after the other, what is known is not computed again, and nothing incomplete counts."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Scorer:
         advance: Callable[[int], None],
     ) -> None:
         """Scores videos that are not known, in a process of their own."""
-        log = self.environment.log(dimension.name)
+        log = self.environment.log(f"{dimension.name}-{os.getpid()}")  # workers of a search score beside each other
         problems: dict[int, str] = {}
         scored: set[int] = set()
         finished = False
@@ -172,6 +173,7 @@ class Scorer:
                 f"{dimension.name}: VBench's process ended after {len(scored)} of {len(tasks)} videos, which are kept; "
                 f"run the same command again; its last words: {last_line(log)}"
             )
+        log.replace(self.environment.log(dimension.name))
 
     def _request(self, dimension: Dimension, tasks: Sequence[tuple[Subject, Video]]) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from pathlib import Path
 from shutil import copyfile
 
 from pabtune.records.errors import FileError, VbenchError
-from pabtune.records.files import check_writable, write_atomically
+from pabtune.records.files import check_writable, holding_file, write_atomically
 from pabtune.vbench.dimensions import Dimension
 from pabtune.vbench.environment import (
     VOCABULARY,
@@ -15,6 +15,7 @@ from pabtune.vbench.environment import (
     install,
     lock_weights,
     pins_digest,
+    unlock_weights,
     update_packages,
 )
 from pabtune.vbench.weights import WEIGHT_FILES, WeightFile, download, problem_of
@@ -56,11 +57,26 @@ def set_up(
         VbenchError: there is no suitable Python, or a package cannot be installed.
         FileError: the folder cannot be written to.
     """
-    lock = environment.lock()
+    check_writable(environment.lock_path)
+    with holding_file(environment.home / ".setup", "setup"):  # another one waits: each would empty the other's folder
+        return _set_up(environment, dimensions, python, with_weights, say)
+
+
+def _set_up(
+    environment: Environment,
+    dimensions: Iterable[Dimension],
+    python: str | None,
+    with_weights: bool,
+    say: Callable[[str], None],
+) -> SetupReport:
+    """Installs and downloads (see `set_up`)."""
+    try:
+        lock = environment.lock()
+    except VbenchError as error:
+        raise VbenchError(f"{error}; remove the file, and run pabtune vbench setup again") from error
     installed = lock is None or lock.pins != pins_digest()
     if installed:
         interpreter = find_python(python)
-        check_writable(environment.lock_path)
         say(f"installing VBench and its packages into {environment.home / 'venv'}: minutes, and at least 2 GB")
         install(environment, interpreter)
     else:
@@ -72,6 +88,7 @@ def set_up(
             say(f"downloading {file.name}, {file.size()}")
             try:
                 download(file, environment.weights)
+                unlock_weights(environment, file.name)  # of the copy before, which was not this one
                 downloaded.append(file.name)
             except (VbenchError, FileError) as error:
                 failed[file.name] = str(error)

@@ -145,7 +145,10 @@ def problem_of(file: WeightFile, folder: Path, locked: str = "") -> str | None:
     actual = sha256_of(path)
     if actual.startswith(expected):
         return None
-    return f"has another checksum, {actual[:12]}…, than expected, {expected[:12]}…: cut short, or another version"
+    known = "published" if expected == file.sha256 else "that lock.json has of it"
+    return (
+        f"has another checksum, {actual[:12]}…, than the one {known}, {expected[:12]}…: cut short, or another version"
+    )
 
 
 def sha256_of(path: Path) -> str:

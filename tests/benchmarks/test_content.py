@@ -1,12 +1,16 @@
-"""What `benchmarks/content.py` chooses; drops are arithmetic, no video is generated."""
+"""What `benchmarks/content.py` chooses, from drops that are arithmetic, and judges."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.content import choose, drops_of
+from benchmarks.content import CONTENTS, by_content, choose, drops_of, judge
+from pabtune.cli.options import sample_split
 from pabtune.quality.budget import Budget
 from pabtune.records.evaluations import Evaluation
 from pabtune.records.policies import Policy
+from tests.conftest import PROMPTS, make_pipeline
 
 ONE = Budget(score="shapes", largest_drop=1.0)
 POLICIES = [Policy(name=f"{count} of 10") for count in (9, 5, 2)]
@@ -42,3 +46,12 @@ def test_what_is_not_shown_to_hold_is_not_chosen() -> None:
     over = [evaluation(0.9, 2.0, 2.0), evaluation(0.5, 0.98, 3.0), evaluation(0.2, 4.0, 4.0)]
     assert choose(over, POLICIES, ONE, ("still",)).name == "9 of 10"  # 0.98 may be more than 1
     assert drops_of(over[1], "fast") == pytest.approx((3.0 + NOISE).tolist())
+
+
+def test_policies_are_judged_until_their_verdicts_are_clear() -> None:
+    """It called `evaluate` with an argument that is gone, and ended in a TypeError after all the work before."""
+    prompts = [replace(each, content=content) for each, content in zip(PROMPTS[:2], ("still", "fast"), strict=True)]
+    plain = Policy(name="none")
+    policy, _ = by_content(plain, dict.fromkeys(CONTENTS, plain), sample_split(24, 12, 30))
+    (row,) = judge(make_pipeline(), [policy], prompts, ONE, 2)
+    assert (row["policy"], row["verdict"], row["prompts"], row["drop"]) == ("by content", "undecided", 2, 0.0)

@@ -1,6 +1,7 @@
 import pytest
 
 from pabtune.catalog.card import (
+    ByCount,
     ByProperties,
     Cut,
     FrameSplit,
@@ -81,3 +82,20 @@ def test_a_card_has_one_split() -> None:
     tokens, frames = TokenSplit(from_diffusers=True), FrameSplit(axes=("frames",))
     cards = [ModelCard(transformer="Mine", sites=SITES, split=split) for split in (tokens, frames, None)]
     assert [(card.token_split, card.axes) for card in cards] == [(tokens, ()), (None, ("frames",)), (None, ())]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: Guidance(order="seq", when=ByCount(attribute="n")),
+            "guidance is batched, .*, not 'seq'",
+        ),
+        (lambda: Guidance(conditional="First"), "the conditional branch is first or last, not 'First'"),
+        (lambda: sites_in("blocks", attn1="ful"), "not 'ful'"),
+    ],
+)
+def test_words_that_a_card_does_not_know_are_refused(make, said) -> None:
+    """They were taken for another one, in silence: the wrong half of a call was broadcast."""
+    with pytest.raises(ValueError, match=said):
+        make()

@@ -19,7 +19,7 @@ SPLIT = Split(tune=PROMPTS[:1], validate=PROMPTS[1:2], test=PROMPTS[2:])
 
 
 def brightness(video, prompt) -> float:
-    return float(video.mean())
+    return float(video.mean()) / 2.55
 
 
 def searched(name: str, engine: str, folder):

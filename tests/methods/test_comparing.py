@@ -14,12 +14,14 @@ from pabtune.methods.fora import FORA
 from pabtune.methods.keeping import Calibrated, ComparisonFolder
 from pabtune.methods.lemica import LeMiCa
 from pabtune.methods.pab import PAB
-from pabtune.methods.pabtune import Pabtune
+from pabtune.methods.pabtune import Pabtune, PabtuneFront
 from pabtune.methods.registry import METHODS
 from pabtune.records.comparisons import CalibrationCost
 from pabtune.records.errors import PolicyError
 from pabtune.records.evaluations import Evaluation
+from pabtune.records.policies import Policy
 from pabtune.records.prompts import Prompt
+from pabtune.records.rules import Rule
 from pabtune.records.schedules import Schedule
 from pabtune.runtime.pipeline_calls import PipelineCall, observe
 from pabtune.tuning.generation import Settings
@@ -103,7 +105,7 @@ def test_methods_are_tuned_on_some_prompts_and_judged_on_others(tmp_path) -> Non
     row = rows["fewer-steps", 0.63]
     assert row.evaluation.compute_fraction == pytest.approx(5 / STEPS)
     assert len(row.evaluation.psnr_db) == 2
-    assert row.calibration.videos == 4  # two settings on two prompts
+    assert row.calibration.videos == 2 * (5 + 4) / STEPS  # two settings on two prompts, by their share of the steps
     assert rows["fora", 0.45].evaluation.compute_fraction < 0.47
     assert found.unfit == {}
     assert (0, 2, ": fewer-steps, calibration") in notes
@@ -216,3 +218,15 @@ def test_what_a_score_said_before_it_was_changed_is_not_taken(tmp_path, monkeypa
         assert folder.evaluation("fora", 2, None, PROMPTS[:1]) is None
         folder.keep_evaluation("fora", 2, None, PROMPTS[:1], evaluation(0.5, 40.0))
         assert folder.evaluation("fora", 2, None, PROMPTS[:1]) is not None
+
+
+def test_a_front_whose_files_changed_is_another_one(tmp_path) -> None:
+    """The checksums of the old files were taken from the folder, and with them the old figures."""
+    found = []
+    for steps in ((0, 2, 4, 6, 8), (0, 8)):
+        front = PabtuneFront([Policy(name="one", rules=(Rule(kind="transformer", compute=steps),))])
+        (row,) = compare(
+            make_pipeline(), [front], config(tmp_path, shares=(0.9,)), PROMPTS[:1], UNSEEN[:1], model="small"
+        ).at_share(0.9)
+        found.append(row.evaluation.compute_fraction)
+    assert found == [pytest.approx(5 / STEPS), pytest.approx(2 / STEPS)]

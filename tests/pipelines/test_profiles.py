@@ -64,7 +64,7 @@ def test_two_steps_of_two_transformers_leave_nothing_to_compare(load) -> None:
 
 
 def brightness(video, prompt) -> float:
-    return float(video.mean())
+    return float(video.mean()) / 2.55
 
 
 def test_what_is_predicted_of_two_transformers_is_what_runs(load) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from pabtune.quality.budget import Budget
-from pabtune.quality.scores import find_score
+from pabtune.quality.scores import VideoScore, find_score
 from pabtune.quality.shapes import score_clip
-from pabtune.records.errors import BudgetError
+from pabtune.records.errors import BudgetError, PabtuneWarning, PromptError
 
 VIDEO = np.zeros((1, 2, 2, 3), np.uint8)
 
@@ -129,3 +129,30 @@ def test_numbers_of_any_library_are_scores(monkeypatch, value) -> None:
     monkeypatch.setitem(sys.modules, "own_scores", SimpleNamespace(score=partial(returning, value)))
     (found,) = find_score("own_scores:score").open(["a cat"])([VIDEO], ["a cat"])
     assert (type(found), found) == (float, 50.0)
+
+
+@pytest.mark.parametrize("value", [-0.5, 100.5, 1e6])
+def test_a_score_outside_of_its_range_is_refused(value, tmp_path, monkeypatch) -> None:
+    """Verdicts bet on 0..100."""
+    (tmp_path / "wide_scores.py").write_text(f"def value(video, prompt):\n    return {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wide_scores", raising=False)
+    with pytest.raises(BudgetError, match=r"must return 0..100, which verdicts rely on"):
+        find_score("wide_scores:value").open(["a cat"])([VIDEO], ["a cat"])
+
+
+def test_a_score_of_0_to_1_is_told() -> None:
+    """The usual mistake: a budget of one point allowed it to lose everything."""
+    score = VideoScore("mine", lambda video, prompt: 0.7)
+    with pytest.warns(PabtuneWarning, match="the score 'mine' gives no more than one point of 100: is it on a scale"):
+        score.open([""])([VIDEO], [""])
+    assert VideoScore("mine", lambda video, prompt: 0.0).open([""])([VIDEO], [""]) == [0.0]
+
+
+def test_the_embedded_models_score_is_for_its_videos_and_prompts() -> None:
+    """On another model's it ended in a traceback, after that was loaded."""
+    score = find_score("shapes")
+    with pytest.raises(PromptError):
+        score.open(["a red circle", "a cat on a mat"])
+    with pytest.raises(BudgetError, match="the score 'shapes' is for videos of the embedded model"):
+        score.open(["a red circle"])([np.zeros((9, 16, 16, 3), np.uint8)], ["a red circle"])

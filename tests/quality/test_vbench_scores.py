@@ -153,11 +153,18 @@ def test_a_video_of_a_small_suite_can_lose_more_than_100_points_of_the_total(com
         text: {name for each in SUITES if each["prompt_en"] == text for name in each["dimension"]} for text in OWN
     }
     sizes = Counter(name for names in of_prompt.values() for name in names)
-    shares = [sum(total_weights()[name] * len(OWN) / sizes[name] for name in names) for names in of_prompt.values()]
-    assert sum(shares) == pytest.approx(len(OWN))
-    assert find_score("vbench", complete).scale(OWN) == pytest.approx(100 * max(shares))
-    assert max(shares) > 1
-    assert [find_score(name, complete).scale(OTHERS) for name in ("vbench-quality", "vbench:color")] == [100.0] * 2
+    weights = {name: weight * len(OWN) / sizes[name] for name, weight in total_weights().items()}
+    assert sum(weights[name] for names in of_prompt.values() for name in names) == pytest.approx(len(OWN))
+    largest = [
+        sum(weights[name] * (points(name, 1.0) - points(name, 0.0)) for name in names) for names in of_prompt.values()
+    ]
+    assert find_score("vbench", complete).scale(OWN) == pytest.approx(max(largest))
+    # Points of a dimension are not clipped either: a scene that is gone from all frames costs more than 100.
+    assert find_score("vbench:scene", complete).scale(
+        [each for each in OWN if "scene" in of_prompt[each]]
+    ) == pytest.approx(100 / 0.8222)
+    assert Budget.parse("vbench:scene>=-1", 122.0).largest_loss == 122.0
+    assert max(largest) > 100
 
 
 def test_a_video_in_which_a_dimension_does_not_find_the_object_is_worth_nothing_there(complete) -> None:

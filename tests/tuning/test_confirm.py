@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pabtune.records.splits import Split, in_chance_order
 from pabtune.records.trials import Candidate, Measurement, Outcome
 from pabtune.runtime.engine import broadcast
 from pabtune.tuning import confirm as module
+from pabtune.tuning import judging
 from pabtune.tuning.confirm import FINALISTS, STANDINGS, assess, choose_finalists, claim_of, confirm
 from pabtune.tuning.generation import Settings, generate
 from pabtune.tuning.judging import judgement_of
@@ -343,3 +345,17 @@ def test_a_claim_is_what_a_policy_does_and_is_to_hold(profile, pipeline, tmp_pat
     rescheduled.scheduler = type(rescheduled.scheduler)(shift=7.0)
     others.append(claim_of(first, rescheduled, profile, request))
     assert len({claim, *others}) == 9
+
+
+def test_a_video_beyond_the_largest_loss_rejects_the_judged_policy_and_ends_no_search(monkeypatch) -> None:
+    """Among the prompts to test with one such video lost all that a search had found, with an error."""
+    found, asked = evaluation([0.0] * 30 + [25.0], 41.0), []
+
+    def evaluate_unseen(*_, is_done, **__):
+        asked.append(is_done(found))
+        return [found]
+
+    monkeypatch.setattr(judging, "evaluate_unseen", evaluate_unseen)
+    request = SimpleNamespace(budget=replace(BUDGET, known_loss=20.0), floor=None)
+    judgement, judged = judging.judge_policy(None, Policy(name="p"), [], None, request, 0.04)
+    assert (judgement.verdict, judged, asked) == ("reject", found, [True])

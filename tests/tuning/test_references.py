@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pabtune.records.errors import ModelError
 from pabtune.records.policies import MadeFor
 from pabtune.tuning import references as module
 from pabtune.tuning.generation import Settings
@@ -17,8 +18,8 @@ SETTINGS = Settings(steps=2)
 
 def test_videos_are_made_once_and_survive(pipeline, tmp_path, monkeypatch) -> None:
     made = []
-    original = module.generate
-    monkeypatch.setattr(module, "generate", lambda *args: made.append(1) or original(*args))
+    original = module.generate_reference
+    monkeypatch.setattr(module, "generate_reference", lambda *args: made.append(1) or original(*args))
     first = References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:2])
     again = References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:2])
     assert len(made) == 1
@@ -46,7 +47,7 @@ def test_videos_that_another_worker_is_making_are_waited_for(pipeline, tmp_path,
     references = References(shared, pipeline, SETTINGS, MadeFor(steps=2))
     part = references._path(PROMPTS[0], PROMPTS[:2]).stem
     words = [str(each) for each in (shared / LOCK, made, shared, part)]
-    monkeypatch.setattr(module, "generate", lambda *_: pytest.fail("another worker is making them"))
+    monkeypatch.setattr(module, "generate_reference", lambda *_: pytest.fail("another worker is making them"))
     command = [sys.executable, "-c", MAKER, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as maker:
         assert maker.stdout.readline() == "held\n"
@@ -65,8 +66,8 @@ def test_a_broken_file_is_made_again(pipeline, tmp_path) -> None:
 def test_whatever_changes_a_video_has_references_of_its_own(pipeline, tmp_path, monkeypatch) -> None:
     """Fault 4: other weights, arguments of the call, a scheduler's configuration, in the same folder."""
     made = []
-    original = module.generate
-    monkeypatch.setattr(module, "generate", lambda *args: made.append(1) or original(*args))
+    original = module.generate_reference
+    monkeypatch.setattr(module, "generate_reference", lambda *args: made.append(1) or original(*args))
 
     def count(settings: Settings = SETTINGS) -> int:
         References(tmp_path, pipeline, settings, MadeFor(steps=2)).videos(PROMPTS[:1])
@@ -115,3 +116,33 @@ def test_a_scheduler_is_its_class_and_its_configuration() -> None:
     assert describe_scheduler(pipeline) != describe_scheduler(other)
     other.scheduler = type(pipeline.scheduler)(shift=7.0)
     assert describe_scheduler(pipeline) != describe_scheduler(other)
+
+
+def test_a_scheduler_is_described_alike_in_every_process() -> None:
+    """diffusers notes keys that were not given in the order of a set: no study, reference or schedule was found again."""
+    first, second = make_pipeline(), make_pipeline()
+    for pipeline, order in ((first, ["shift", "base_shift"]), (second, ["base_shift", "shift"])):
+        pipeline.scheduler.register_to_config(_use_default_values=order)
+    assert "_use_default_values" in first.scheduler.config
+    assert describe_scheduler(first) == describe_scheduler(second)
+    second.scheduler.register_to_config(shift=5.0)
+    assert describe_scheduler(first) != describe_scheduler(second)
+
+
+def test_references_are_of_a_device_and_of_versions(pipeline, tmp_path, monkeypatch) -> None:
+    """Another `--device`, or another torch, went on with the videos of the one before."""
+    References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:1])
+    for name, changed in (("device_name", lambda device: "another GPU"), ("versions", lambda: {"torch": "9"})):
+        before = len(list(tmp_path.glob("*.npy")))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, changed)
+            References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:1])
+        assert len(list(tmp_path.glob("*.npy"))) == before + 1
+
+
+def test_references_of_a_model_that_makes_nothing_finite_are_refused(pipeline, tmp_path) -> None:
+    """They were black, and so were all videos compared with them: 100 dB, and a verdict that accepts."""
+    with torch.no_grad():
+        next(pipeline.transformer.parameters()).fill_(float("nan"))
+    with pytest.raises(ModelError, match="makes videos that are not finite, without any policy"):
+        References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:1])

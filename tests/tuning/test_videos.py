@@ -62,7 +62,7 @@ def test_few_videos_are_spent_on_one_finalist_and_its_verdict() -> None:
     assert (unlimited.fitted, plan_videos(None, 40, 20, 648, 1, finalists=4).fitted) == (24, 24)
 
 
-@pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 28), (3, 1, 30), (27, 1, 30)])
+@pytest.mark.parametrize(("limit", "presets", "least"), [(3, 0, 25), (3, 1, 28), (27, 1, 28)])
 def test_too_few_videos_are_refused_with_how_many_are_needed(limit, presets, least) -> None:
     with pytest.raises(StudyError, match=f"{limit} videos are too few for a search; it needs at least {least}"):
         plan_videos(limit, 24, 24, 648, presets, finalists=4)

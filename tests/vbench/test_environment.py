@@ -1,11 +1,16 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from pabtune.records.errors import VbenchError
 from pabtune.vbench import environment as module
+from pabtune.vbench import runner, setup
 from pabtune.vbench.environment import Environment, Lock, find_python, install, lock_weights, pins_digest
+from pabtune.vbench.weights import WEIGHT_FILES, problem_of
 
 
 def test_the_lock_file_reads_as_it_was_written(tmp_path, environment) -> None:
@@ -61,3 +66,43 @@ def test_pins_are_exact() -> None:
     assert all(line.count("==") == 1 for line in lines)
     assert {"vbench==0.1.5", "torch==2.13.0", "transformers==4.33.2", "numpy==1.26.4"} <= set(lines)
     assert len(pins_digest()) == 64
+
+
+def test_a_file_that_is_downloaded_again_is_locked_anew(environment, monkeypatch) -> None:
+    """A copy cut short was locked by its checksum; the whole one was then refused for ever, and downloaded each time."""
+    file = replace(next(iter(WEIGHT_FILES.values())), sha256="")
+    monkeypatch.setitem(WEIGHT_FILES, file.name, file)
+    path = environment.weights / file.name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    before = lock_weights(environment).weights[file.name]
+    path.write_bytes(b"whole")
+    assert "that lock.json has of it" in problem_of(file, environment.weights, before)
+    monkeypatch.setattr(setup, "update_packages", lambda environment: None)
+    monkeypatch.setattr(setup, "download", lambda file, folder: (folder / file.name).write_bytes(b"whole"))
+    dimension = SimpleNamespace(files=(file.name,))
+    report = setup.set_up(environment, [dimension], python=None, with_weights=True, say=lambda line: None)
+    assert report.downloaded == (file.name,)
+    assert problem_of(file, environment.weights, environment.lock().weights[file.name]) is None
+    assert setup.set_up(environment, [dimension], python=None, with_weights=True, say=print).downloaded == ()
+
+
+def test_a_lock_file_that_is_broken_says_what_to_do(environment) -> None:
+    environment.lock_path.write_text("")
+    with pytest.raises(VbenchError, match=r"lock.json.*remove the file, and run pabtune vbench setup again"):
+        setup.set_up(environment, [], python=None, with_weights=False, say=print)
+
+
+def test_dinos_link_is_made_by_several_at_once_and_follows_a_folder_that_moves(tmp_path) -> None:
+    source = tmp_path / "a" / "dino_model" / "dino_vitbase16_pretrain.pth"
+    source.parent.mkdir(parents=True)
+    source.write_text("weights")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: runner.link_dino(tmp_path / "a"), range(40)))
+    (tmp_path / "a").rename(tmp_path / "b")
+    link = tmp_path / "b" / "torch" / "hub" / "checkpoints" / source.name
+    assert link.read_text() == "weights"
+    link.unlink()
+    link.symlink_to(tmp_path / "a" / "gone")
+    runner.link_dino(tmp_path / "b")
+    assert link.read_text() == "weights"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pabtune.records.errors import VbenchError
@@ -296,3 +297,39 @@ def test_the_three_scores_are_told_where_all_dimensions_are(tmp_path) -> None:
     everything = summarize(scores)
     assert everything["total"] == pytest.approx((4 * everything["quality"] + everything["semantic"]) / 5)
     assert all(math.isfinite(each) for each in everything.values())
+
+
+def test_an_empty_file_is_no_known_score(environment, tmp_path) -> None:
+    """As a power cut may leave it: the video could not be scored any more."""
+    score(environment, tmp_path, ["0.5"])
+    (kept,) = environment.scores.rglob("*.json")
+    kept.write_text("")
+    assert score(environment, tmp_path, ["0.5"]).scores[0].values == (0.5,)
+    assert calls(environment) == ["0.5", "0.5"]
+
+
+def test_a_runner_ends_with_the_one_who_asked_it(environment, tmp_path) -> None:
+    """Killed, pabtune left VBench's process and what that had started running, on the GPU."""
+    asker = """
+import sys
+from pathlib import Path
+from pabtune.vbench.environment import Environment
+from pabtune.vbench.process import answers
+home, video = map(Path, sys.argv[1:])
+request = {"do": "score", "dimension": "temporal_flickering", "device": "cpu", "videos_at_once": 1,
+           "videos": [{"path": str(video), "prompt": "x", "annotation": {}}]}
+for answer in answers(Environment(home), request, home / "log"):
+    pass
+"""
+    video = tmp_path / "v.mp4"
+    video.write_text("hang")
+    process = subprocess.Popen([sys.executable, "-c", asker, environment.home, video], env={"PYTHONPATH": os.getcwd()})
+    deadline = time.monotonic() + 60
+    while not calls(environment) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 1
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive

@@ -70,4 +70,5 @@ def test_a_file_must_have_the_published_and_the_locked_checksum(tmp_path, publis
     problem = problem_of(WeightFile(name="w.pth", url="", sha256=published), tmp_path, locked)
     assert (problem is None) == fits
     if problem is not None:
-        assert f"another checksum, {SHA256[:12]}…, than expected, 000000000000…" in problem
+        assert f"another checksum, {SHA256[:12]}…, than the one " in problem
+        assert ("published, 000000000000…" if published else "that lock.json has of it, 000000000000…") in problem

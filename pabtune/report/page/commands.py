@@ -120,7 +120,7 @@ def _of_profile(entry: Entry[Profile]) -> _Draft:
     if not profile.model:
         return _Draft(entry.name, (), None, False, "it was profiled from Python, not by a command", versions)
     settings, remark = profile.made_for.settings, "as far as the file tells"
-    words = ("profile", profile.model, "--steps", str(profile.steps))
+    words = ("profile", profile.model, "--steps", str(profile.asked_steps))
     if profile.model != "shapes":
         words += ("--prompts", "PROMPTS.txt")
         remark += "; PROMPTS.txt stands for its prompts"
