@@ -11,6 +11,7 @@ Prints one JSON document:
 - `pab246`, `found`: measured speed-up, and the predicted one from the profile's site times.
 """
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def measure(pipeline, prompts, repeats: int) -> dict[str, float]:
         for batch in profiled_prompts:
             run = sensitivity.observe(recorder) if has_sensitivity else settings
             generation = record(target, recorder, partial(generate, pipeline, batch, run))
+            began = time.perf_counter()
+            recorder.recording()
+            seconds += generation.seconds + time.perf_counter() - began
             sensitivity.add(batch, recorder, generation)
-            seconds += generation.seconds
         return seconds + sensitivity.seconds
 
     def with_policy(policy: Policy) -> float:

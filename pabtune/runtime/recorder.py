@@ -333,9 +333,15 @@ def _distances(history: SiteHistory, steps: int) -> tuple[Tensor, list[Tensor]]:
 
 
 def _pair_distances(sketches_nbkw: Tensor) -> Tensor:
-    """Squared distances (steps, steps, samples) of sketches (steps, samples, projections, width)."""
-    flat_bnv = sketches_nbkw.flatten(2).transpose(0, 1)
-    return torch.cdist(flat_bnv, flat_bnv, compute_mode="donot_use_mm_for_euclid_dist").square().permute(1, 2, 0)
+    """Squared distances (steps, steps, samples) of sketches (steps, samples, projections, width).
+
+    By inner products, in float64: neighbouring outputs are nearly alike, and float32 would lose their difference.
+    """
+    flat_bnv = sketches_nbkw.flatten(2).transpose(0, 1).double()
+    products_bnn = flat_bnv @ flat_bnv.transpose(1, 2)
+    squares_bn = products_bnn.diagonal(dim1=1, dim2=2)
+    distances_bnn = squares_bn[:, :, None] + squares_bn[:, None] - 2 * products_bnn
+    return distances_bnn.clamp_min(0).permute(1, 2, 0).to(sketches_nbkw.dtype)
 
 
 def record(target: Target, listener: Measurement, run: Callable[[], T]) -> T:

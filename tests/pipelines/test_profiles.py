@@ -1,20 +1,27 @@
 """Profiles of real pipelines: every one can be measured, and what is measured is what was called."""
 
+import warnings
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from diffusers import FlowMatchHeunDiscreteScheduler
 
 import pabtune
+from pabtune.catalog import CATALOG
 from pabtune.planning.costs.compute import compute_fraction
 from pabtune.planning.costs.memory import held_bytes
 from pabtune.planning.costs.profiled import cost_of_profile
 from pabtune.planning.masks import resolve
 from pabtune.planning.schedules import NoiseSchedule
 from pabtune.planning.windows import ranking_of
+from pabtune.records.errors import PabtuneWarning
 from pabtune.records.interconnects import INTERCONNECTS
 from pabtune.records.policies import Policy
+from pabtune.records.prompts import Prompt
 from pabtune.records.rules import Rule
+from pabtune.tuning.judging import evaluate_unseen
 from tests.pipelines.cases import CASES, cases, policy, run
 
 FAST = [
@@ -127,3 +134,25 @@ def test_a_model_without_the_papers_kinds_is_searched_without_its_floor(load, tm
         trials=1, folder=tmp_path,
     )  # fmt: skip
     assert result.candidates[0].outcome.measured.under_floor_db is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_steps_that_a_scheduler_makes_more_of_are_those_that_were_asked_for(load) -> None:
+    """Heun and PNDM: judging asked for as many steps as there were calls, and fewer steps were refused."""
+    pipeline = load("wan-2.1")
+    pipeline.scheduler = FlowMatchHeunDiscreteScheduler()
+    arguments = arguments_of("wan-2.1")
+    profile = pabtune.profile(pipeline, ["a cat"], 5, batch_size=1, arguments=arguments)
+    assert (profile.steps, profile.asked_steps, len(profile.made_for.sigmas)) == (9, 5, 9)
+    request = SimpleNamespace(
+        score=None, budget=SimpleNamespace(score="none"), floor=None, batch_size=1, arguments=arguments, catalog=CATALOG,
+        known_calls={},
+    )  # fmt: skip
+    made = Policy(name="made", rules=(Rule(kind="mlp", range=2, window=(1, 8)),), made_for=profile.made_for)
+    fewer = Policy(name="steps:3", steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PabtuneWarning)  # nothing is carried to another number of steps
+        found = evaluate_unseen(
+            pipeline, [made, fewer], [Prompt(prompt="a cat", content="any", seed=0)], profile, request
+        )
+    assert [each.compute_fraction for each in found][1] == pytest.approx(5 / 9)
