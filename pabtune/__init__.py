@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pabtune.catalog import CATALOG, Catalog, Cut, FrameSplit, Guidance, ModelCard, SitePattern, TokenSplit
+from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PabtuneError, PabtuneWarning
 from pabtune.records.layouts import ParallelLayout
 from pabtune.records.policies import Policy
@@ -46,6 +47,7 @@ __all__ = [
     "disable",
     "enable",
     "evaluate",
+    "find_policy",
     "load_pipeline",
     "parallelize",
     "profile",

@@ -8,7 +8,6 @@ from pabtune.cli import options
 from pabtune.cli.layout import start_processes
 from pabtune.cli.output import emit, say
 from pabtune.parallel.process import is_first, world_size
-from pabtune.records.files import check_writable
 from pabtune.records.layouts import ParallelLayout
 
 
@@ -29,7 +28,7 @@ from pabtune.records.layouts import ParallelLayout
 @click.pass_context
 def command(ctx: click.Context, gpus: int, repeats: int, out: Path, device: str, as_json: bool) -> None:
     """Measure all-to-alls between processes; fit the latency of a message and the bytes per second that leave a process."""
-    check_writable(out)
+    options.check_json_out(out)
     options.find_device(device)
     code = start_processes(gpus)
     if code is not None:

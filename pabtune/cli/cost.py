@@ -8,15 +8,14 @@ from typing import Any
 
 import click
 
-from pabtune.cli.options import STEPS, Number, Size, check_not_read, json_option
-from pabtune.cli.output import emit
+from pabtune.cli.options import STEPS, Number, Size, check_json_out, json_option
+from pabtune.cli.output import emit, say
 from pabtune.planning.costs.latency import Rates
 from pabtune.planning.costs.memory import format_bytes
 from pabtune.planning.costs.profiled import ProfiledCost, cost_of_profile
 from pabtune.planning.costs.scaling import GIGA, Scaling
 from pabtune.planning.presets import find_policy
 from pabtune.records.errors import PolicyError
-from pabtune.records.files import check_writable
 from pabtune.records.interconnects import INTERCONNECTS, Interconnect, find_interconnect
 from pabtune.records.layouts import SEQUENCE_PARALLELS, SequenceParallel
 from pabtune.records.profiles import Profile
@@ -92,8 +91,7 @@ def command(
     """
     interconnect = find_interconnect(link_name)
     if layout_out is not None:
-        check_not_read(layout_out, Path(what), Path(name))
-        check_writable(layout_out)
+        check_json_out(layout_out, Path(what), Path(name))
     if Path(what).suffix == ".json" or os.path.exists(what):
         _refuse_model_options(ctx, what)
         profile = Profile.load(what)
@@ -133,7 +131,7 @@ def _refuse_model_options(ctx: click.Context, what: str) -> None:
 def _save_layout(scaling: Scaling | None, path: Path | None) -> None:
     if path is None:
         return
-    if scaling is None:
+    if scaling is None or all(row.layout.gpus == 1 for row in scaling.rows):
         raise PolicyError("--layout-out writes the layout of several GPUs: say how many, for example --gpus 8")
     if scaling.best is None and len(scaling.rows) > 1:
         raise PolicyError(
@@ -141,6 +139,7 @@ def _save_layout(scaling: Scaling | None, path: Path | None) -> None:
             "give one of these, or one number of --gpus"
         )
     (scaling.best or scaling.rows[-1]).layout.save(path)
+    say(f"layout -> {path}")
 
 
 def _device(counted: Any, tflops: float | None, profile_file: Path | None, interconnect: Interconnect) -> Any:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pabtune.catalog.frame_rates import usual_rate
 from pabtune.cli import options
-from pabtune.cli.left_files import FRAMES_PER_SECOND, made_by, save_pairs, search_document
+from pabtune.cli.left_files import made_by, save_pairs, search_document
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.cli.profile import describe
 from pabtune.cli.report import write_page
@@ -69,7 +70,7 @@ def run_demo(out: Path, trials: int) -> dict[str, Any]:
         _leave(pipeline, result, profile, out, [])
         return {"verdict": result.verdict, "trials": len(result.candidates), **_page(out)}
     worst = _generate(pipeline, result, prompts.test, out)
-    _leave(pipeline, result, profile, out, save_pairs(out, worst, result.judged))
+    _leave(pipeline, result, profile, out, save_pairs(out, worst, result.judged, usual_rate("Shapes")))
     document = {
         "verdict": result.verdict,
         "trials": len(result.candidates),
@@ -179,7 +180,7 @@ def _generate(pipeline: Any, result: Any, unseen: Sequence[Prompt], out: Path) -
     with pabtune.broadcast(pipeline, result.best):
         fast = generate(pipeline, prompts, Settings(steps=30)).videos
     for index, video in enumerate(fast):
-        save_video(out / f"video-{index}.mp4", video, FRAMES_PER_SECOND)
+        save_video(out / f"video-{index}.mp4", video, usual_rate("Shapes"))
     pairs = [each for pair in zip(plain, fast, strict=True) for each in pair]
     save_picture(out / "side-by-side.png", contact_sheet(pairs))
     return [

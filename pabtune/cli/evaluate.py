@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,7 +18,7 @@ from pabtune.engines.reading.configuration import Configuration
 from pabtune.quality.budget import Budget
 from pabtune.quality.floors import Floor
 from pabtune.quality.measures import EVERY, MEASURES
-from pabtune.quality.scores import NO_SCORE
+from pabtune.quality.scores import NO_SCORE, Score
 from pabtune.quality.verdict import look_error
 from pabtune.records.errors import BudgetError, FileError, PromptError
 from pabtune.records.evaluations import Evaluation
@@ -27,6 +27,9 @@ from pabtune.records.policies import Policy, Store, check_content
 from pabtune.records.prompts import Prompt
 from pabtune.records.splits import split_of
 from pabtune.records.verdicts import Judgement
+
+if TYPE_CHECKING:
+    from pabtune.tuning.worst import WorstVideos
 
 PROMPTS = 24
 """Captions of the embedded model where the user names no file."""
@@ -127,9 +130,9 @@ def command(
     prompts = _prompts(model, prompt_file, run.seed, choices, bar)
     name = bar.budget.score if bar else score or ("shapes" if model == "shapes" else NO_SCORE)
     found = options.find_score(name, vbench_home, run.device, prompts)
-    if bar is not None:
-        bar = replace(bar, budget=bar.budget.on_scale_of(found, [prompt.prompt for prompt in prompts]))
+    bar = bar and bar.on_scale_of(found, prompts)
     from pabtune.tuning.evaluate import evaluate
+    from pabtune.tuning.generation import frame_rate
     from pabtune.tuning.judging import measured_on
     from pabtune.tuning.worst import WorstVideos
 
@@ -165,8 +168,7 @@ def command(
         budget=None if bar is None else str(bar.budget),
     )  # fmt: skip
     if out is not None:
-        document["videos"] = [row for each in evaluations for row in save_pairs(out, worst.pairs(each.policy), each)]
-        save_json(out / EVALUATION_FILE, document)
+        _leave(out, document, evaluations, worst, frame_rate(pipeline, arguments))
     if as_json:
         emit(document)
         say(f"{len(evaluations[0].psnr_db)} prompts, {run.steps} steps")
@@ -186,6 +188,10 @@ class Bar:
     budget: Budget
     floor: Floor
     error: float
+
+    def on_scale_of(self, score: Score | None, prompts: Sequence[Prompt]) -> "Bar":
+        """The bar, whose budget knows how far a video of these prompts can fall by the score."""
+        return replace(self, budget=self.budget.on_scale_of(score, [prompt.prompt for prompt in prompts]))
 
     def judge(self, evaluation: Evaluation) -> Judgement:
         """The verdict on a policy."""
@@ -252,6 +258,16 @@ def _check_names(policies: Sequence[Any], out: Path | None) -> None:
         raise FileError(
             f"--out {out}: two policies are called {twice!r}, or so in the names of files; their videos need different names"
         )
+
+
+def _leave(
+    out: Path, document: dict[str, Any], evaluations: Sequence[Evaluation], worst: "WorstVideos", frames_per_second: int
+) -> None:
+    """Leaves the worst videos of each policy in a folder, and the document, which names them."""
+    document["videos"] = [
+        row for each in evaluations for row in save_pairs(out, worst.pairs(each.policy), each, frames_per_second)
+    ]
+    save_json(out / EVALUATION_FILE, document)
 
 
 def _document(evaluation: Evaluation, judgement: Judgement | None, read: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def _write(exported: "Export", out: Path | None, as_json: bool) -> None:
     """Writes a configuration and tells what it is and is not; a file that holds nothing of the policy is not written."""
     from pabtune.records.files import write_atomically
 
+    exported = exported if out is None else exported.in_file(out.name)
     if out is not None and exported.is_useful:
         write_atomically(out, lambda partial: partial.write_text(exported.text, encoding="utf-8"))
     if as_json:

@@ -19,8 +19,6 @@ from pabtune.records.files import check_writable, digest
 from pabtune.records.policies import AUTO_CONTENT, Policy, Store
 from pabtune.records.prompts import Prompt
 
-FRAMES_PER_SECOND = 8
-
 
 @click.command()
 @click.argument("model")
@@ -34,6 +32,11 @@ FRAMES_PER_SECOND = 8
     "the first steps; default: the one a prompt file names.",
 )
 @click.option("--compare", is_flag=True, help="Also generate without the policy; report speedup and PSNR.")
+@click.option(
+    "--fps",
+    type=click.IntRange(1, 240),
+    help="Frames per second of the files; default: what the pipeline is called with, or what its model usually has.",
+)
 @options.memory_option
 @options.store_option("as the policy says")
 @options.any_steps_option
@@ -48,6 +51,7 @@ def command(
     out: Path,
     content: str | None,
     compare: bool,
+    fps: int | None,
     memory: int | None,
     store: Store | None,
     any_steps: bool,
@@ -84,7 +88,7 @@ def command(
     }
     from pabtune.parallel.session import parallelize
     from pabtune.runtime.engine import broadcast
-    from pabtune.tuning.generation import Settings
+    from pabtune.tuning.generation import Settings, frame_rate
     from pabtune.tuning.layouts import layout_for
 
     paths_by_prompt = {prompt: numbered(out, index, len(prompts)) for index, prompt in enumerate(prompts)}
@@ -106,7 +110,8 @@ def command(
             settings = Settings(steps=run.steps, arguments=arguments)
             paths = [paths_by_prompt[prompt] for prompt in batch]
             traffic = parallel.traffic if layout.gpus > 1 else None
-            rows += _generate(pipeline, batch, settings, enabled, paths, compare, traffic)
+            rate = fps or frame_rate(pipeline, arguments)
+            rows += _generate(pipeline, batch, settings, enabled, paths, compare, traffic, rate)
             advance(len(rows), len(prompts))
     rows.sort(key=lambda row: row["out"])
     if not is_first():
@@ -125,6 +130,7 @@ def _generate(
     paths: Sequence[Path],
     compare: bool,
     traffic: Any,
+    frames_per_second: int,
 ) -> list[dict[str, Any]]:
     """Generates and saves the videos of one call; returns a row per video, with speedup and PSNR under `compare`."""
     from pabtune.quality.fidelity import psnr_db
@@ -149,7 +155,7 @@ def _generate(
         if plain is not None:
             row["psnr_db"] = psnr_db(generation.videos[index], plain.videos[index])
         if is_first():
-            save_video(path, generation.videos[index], FRAMES_PER_SECOND)
+            save_video(path, generation.videos[index], frames_per_second)
         rows.append(row)
     return rows
 

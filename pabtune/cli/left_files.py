@@ -21,8 +21,6 @@ RESULT_SUFFIX = ".result.json"
 
 EVALUATION_FILE = "evaluation.json"
 
-FRAMES_PER_SECOND = 8
-
 
 def made_by() -> dict[str, Any]:
     """This command, without passwords and with paths from the current folder on, and the day."""
@@ -122,13 +120,16 @@ def _trial(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def save_pairs(folder: Path, pairs: Sequence[Any], evaluation: Evaluation) -> list[dict[str, Any]]:
+def save_pairs(
+    folder: Path, pairs: Sequence[Any], evaluation: Evaluation, frames_per_second: int
+) -> list[dict[str, Any]]:
     """Writes pairs of videos of one policy, and returns what a document says of them.
 
     Args:
         folder: for the files.
         pairs: of videos, the worst first.
         evaluation: of the policy, of which the pairs are some prompts.
+        frames_per_second: of the files.
     """
     from pabtune.records.files import as_file_name
     from pabtune.report.videos import save_video
@@ -137,8 +138,8 @@ def save_pairs(folder: Path, pairs: Sequence[Any], evaluation: Evaluation) -> li
     for place, pair in enumerate(pairs, start=1):
         stem = f"worst-{as_file_name(pair.policy)}-{place}"
         names = {"without": f"{stem}-without.mp4", "with": f"{stem}-with.mp4"}
-        save_video(folder / names["without"], pair.without, FRAMES_PER_SECOND)
-        save_video(folder / names["with"], pair.under, FRAMES_PER_SECOND)
+        save_video(folder / names["without"], pair.without, frames_per_second)
+        save_video(folder / names["with"], pair.under, frames_per_second)
         rows.append(
             {
                 "policy": pair.policy,

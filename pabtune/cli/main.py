@@ -96,6 +96,15 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.formatwarning = plain
 
 
+def _tell_usage(error: click.UsageError) -> None:
+    """Prints what is wrong with the words of a command in one line; for a command without any, its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and error.ctx is not None:
+        click.echo(error.ctx.get_help(), err=True)
+        return
+    hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    click.echo(f"error: {one_line(error.format_message() + hint)}", err=True)
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: one line per error, and no traceback for errors that the user can fix.
 
@@ -117,8 +126,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             )
         code = 130
     except click.UsageError as error:
-        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        click.echo(f"error: {one_line(error.format_message() + hint)}", err=True)
+        _tell_usage(error)
         code = 2
     except click.ClickException as error:
         click.echo(f"error: {one_line(error.format_message())}", err=True)

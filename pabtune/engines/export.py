@@ -1,7 +1,7 @@
 """An export: the file for an engine, and what stands above it for people."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pabtune.engines.engine import Engine
@@ -39,6 +39,15 @@ class Export:
     facts: tuple[str, ...] = ()
     shares: tuple[float, float] | None = None
     is_useful: bool = True
+
+    def in_file(self, name: str) -> "Export":
+        """The export, which tells how a file of this name is used; without a name of its own it is `policy`."""
+        written, stem = f"policy{self.suffix}", name.removesuffix(self.suffix)
+
+        def renamed(text: str) -> str:
+            return text.replace(written, name).replace("from policy import", f"from {stem} import")
+
+        return replace(self, text=renamed(self.text), use=renamed(self.use))
 
     def to_document(self) -> dict[str, Any]:
         """The export as JSON."""

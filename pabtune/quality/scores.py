@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pabtune.catalog.frame_rates import USUAL_RATE
 from pabtune.models.shapes.captions import parse
 from pabtune.quality.shapes import score_clip
 from pabtune.quality.vbench_scores import NAMES, VbenchScore
@@ -82,8 +83,12 @@ class Score(Protocol):
             BudgetError: something is missing.
         """
 
-    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+    def open(self, prompts: Sequence[str], frames_per_second: int = USUAL_RATE) -> ScoreVideos:
         """Finds what it needs for videos of these prompts; what it returns takes videos of any of them.
+
+        Args:
+            prompts: the prompts.
+            frames_per_second: of the videos.
 
         Raises:
             BudgetError: something is missing; a call of what is returned raises it where a video gets no points.
@@ -103,7 +108,7 @@ class VideoScore:
         """Points between the worst and the best video."""
         return LARGEST_SCORE
 
-    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+    def open(self, prompts: Sequence[str], frames_per_second: int = USUAL_RATE) -> ScoreVideos:
         """The function, for one video after the other.
 
         Raises:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pabtune.catalog.frame_rates import USUAL_RATE
 from pabtune.quality.enlarging import enlarge, enlargement
 from pabtune.quality.ffmpeg import call_ffmpeg, find_ffmpeg, frames_input, scratch_folder
 from pabtune.records.errors import BudgetError, FileError, VbenchError
@@ -36,9 +37,6 @@ TOTAL, QUALITY = NAMES = ("vbench", "vbench-quality")
 
 GUARD = "dynamic_degree"
 """The quality dimension that `vbench-quality` leaves out."""
-
-FRAMES_PER_SECOND = 8
-"""As `pabtune generate` writes videos. `dynamic_degree` reads it."""
 
 LEAST_SIDE = 192
 """Shorter sides are enlarged to at least this many pixels."""
@@ -80,8 +78,14 @@ class VbenchScore:
         except VbenchError as error:
             raise BudgetError(f"the score {name!r}: {error}") from error
 
-    def open(self, prompts: Sequence[str]) -> Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], list[float]]:
+    def open(
+        self, prompts: Sequence[str], frames_per_second: int = USUAL_RATE
+    ) -> Callable[[Sequence[NDArray[np.uint8]], Sequence[str]], list[float]]:
         """Looks whether all its dimensions can run and take these prompts; the files are looked at once.
+
+        Args:
+            prompts: the prompts.
+            frames_per_second: of the videos; `dynamic_degree` looks at 8 a second.
 
         Raises:
             BudgetError: VBench is not installed, a dimension cannot run, or does not take a prompt.
@@ -92,7 +96,7 @@ class VbenchScore:
         def score_videos(videos: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
             for other in set(texts) - known:
                 raise ValueError(f"the score {self.name!r} was opened for other prompts than {other!r}")
-            return self._score(scorer, parts, videos, texts)
+            return self._score(scorer, parts, videos, texts, frames_per_second)
 
         return score_videos
 
@@ -160,17 +164,22 @@ class VbenchScore:
         return parts
 
     def _score(
-        self, scorer: Scorer, parts: Sequence[Part], videos: Sequence[NDArray[np.uint8]], prompts: Sequence[str]
+        self,
+        scorer: Scorer,
+        parts: Sequence[Part],
+        videos: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        frames_per_second: int,
     ) -> list[float]:
         """Points of each video, one process for each dimension that does not know all of them."""
         with scratch_folder() as folder:
             clips = [
-                Video(path=folder / f"{index:06d}{SUFFIX}", sha256=_digest(video), prompt=prompt)
+                Video(path=folder / f"{index:06d}{SUFFIX}", sha256=_digest(video, frames_per_second), prompt=prompt)
                 for index, (video, prompt) in enumerate(zip(videos, prompts, strict=True))
             ]
             for clip, video in zip(clips, videos, strict=True):
                 if not all(scorer.knows(part.dimension, clip) for part in parts if clip.prompt in part.prompts):
-                    _save(clip.path, video)
+                    _save(clip.path, video, frames_per_second)
             totals = dict.fromkeys(range(len(clips)), 0.0)
             for part in parts:
                 chosen = {index: clip for index, clip in enumerate(clips) if clip.prompt in part.prompts}
@@ -207,18 +216,18 @@ def _factor(video: NDArray[np.uint8]) -> int:
     return enlargement(*video.shape[1:3], LEAST_SIDE)
 
 
-def _digest(video: NDArray[np.uint8]) -> str:
+def _digest(video: NDArray[np.uint8], frames_per_second: int) -> str:
     """Checksum of the frames and of all that makes a file of them."""
-    how = json.dumps([list(video.shape), _factor(video), FRAMES_PER_SECOND, LOSSLESS]).encode()
+    how = json.dumps([list(video.shape), _factor(video), frames_per_second, LOSSLESS]).encode()
     return sha256(how + np.ascontiguousarray(video).tobytes()).hexdigest()
 
 
-def _save(path: Path, video: NDArray[np.uint8]) -> None:
+def _save(path: Path, video: NDArray[np.uint8], frames_per_second: int) -> None:
     """Writes a video as VBench gets to see it.
 
     Raises:
         MeasureError: there is no ffmpeg, or it fails.
     """
     frames = enlarge(video, _factor(video))
-    arguments = [*frames_input(frames, FRAMES_PER_SECOND), *LOSSLESS, path.name]
+    arguments = [*frames_input(frames, frames_per_second), *LOSSLESS, path.name]
     call_ffmpeg(find_ffmpeg(), arguments, frames, path.parent)

@@ -12,7 +12,7 @@ COMPUTED, SERVED = 1, 2
 """What calls of a step did, added up as bits."""
 
 SYMBOLS = ".#-+"
-"""Symbol of each sum: no call, all computed, all broadcast, some of each; `policies show --ascii` draws with the same ones."""
+"""Symbol of each sum: no call, all computed, all broadcast, some of each."""
 
 
 def line_of(calls: Iterable[tuple[int, int]], steps: int) -> str:

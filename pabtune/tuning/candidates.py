@@ -31,7 +31,7 @@ from pabtune.records.rules import Rule
 from pabtune.records.sites import Site
 from pabtune.records.trials import Measurement, Outcome
 from pabtune.runtime.engine import broadcast
-from pabtune.tuning.generation import Generation, Settings, generate
+from pabtune.tuning.generation import Generation, Settings, frame_rate, generate
 from pabtune.tuning.references import References
 
 RUNG_SHARES = (0.25, 0.5, 1.0)
@@ -109,7 +109,7 @@ class TrialRunner:
         self._preset_psnrs: dict[Prompt, float] = {}
         self._measures = {name: EVERY[name].load() for name in (PSNR, *(floor or Floor()).measures)}
         self.score = score or find_score(budget.score)
-        self.scoring = self.score.open([prompt.prompt for prompt in prompts])
+        self.scoring = self.score.open([prompt.prompt for prompt in prompts], frame_rate(pipeline, settings.arguments))
 
     def measure_floor(self) -> float | None:
         """Generates the videos of the floor's preset; returns their mean PSNR in dB, None where it has none."""

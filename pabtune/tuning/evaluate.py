@@ -31,6 +31,7 @@ from pabtune.tuning.generation import (
     Progress,
     Settings,
     Video,
+    frame_rate,
     generate,
     generate_reference,
     rounds,
@@ -258,8 +259,12 @@ def evaluate(  # noqa: PLR0913, the public surface names them all
         check_content([policy for policy in policies if isinstance(policy, Policy)], content)
     target = _checked_target(pipeline, policies, prompts, catalog)
     found = score_on(pipeline, score)
-    scoring = None if found is None else found.open([prompt.prompt for prompt in prompts])
     settings = Settings(steps=num_inference_steps, batch_size=batch_size, arguments=arguments or {}, meter=meter)
+    scoring = (
+        None
+        if found is None
+        else found.open([prompt.prompt for prompt in prompts], frame_rate(pipeline, settings.arguments))
+    )
     plan = rounds(prompts, batch_size)
     warm_up(pipeline, plan[0][0], settings, scoring)
     known_calls = {} if known_calls is None else known_calls

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import load_image
 from numpy.typing import NDArray
 
+from pabtune.catalog.frame_rates import usual_rate
 from pabtune.libraries.diffusers_internals import execution_device
 from pabtune.records.errors import ModelError, as_error
 from pabtune.records.policies import Policy
@@ -34,6 +35,9 @@ BATCH_SIZE = 4
 
 WARM_UP_STEPS = 4
 """Of a run that only warms up: PNDM knows no shorter one."""
+
+RATE_NAMES = ("fps", "frame_rate")
+"""What pipelines call the frames per second, if they take them."""
 
 OWN_ARGUMENTS: Mapping[str, str] = {
     "prompt": ", from the prompts", "generator": ", from the seeds", "num_inference_steps": ", from the steps",
@@ -114,6 +118,21 @@ def size_arguments(pipeline: DiffusionPipeline, frames: int, height: int, width:
     parameters = inspect.signature(type(pipeline).__call__).parameters
     names = [name for name in FRAMES_NAMES if name in parameters]
     return {names[0] if names else FRAMES_NAMES[0]: frames, "height": height, "width": width}
+
+
+def frame_rate(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> int:
+    """Frames per second of a pipeline's videos: what its call is given or has by default, else its model's usual ones.
+
+    Args:
+        pipeline: the model.
+        arguments: of its call, by name.
+    """
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    for name in RATE_NAMES:
+        rate = arguments.get(name, parameters[name].default) if name in parameters else None
+        if isinstance(rate, int | float) and rate >= 1:
+            return round(rate)
+    return usual_rate(type(pipeline).__name__)
 
 
 def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[Prompt]]:

@@ -311,7 +311,7 @@ def _as_study_error(storage: str) -> Iterator[None]:
         shown, reason = without_secrets(storage, first_line(error))
         message = f"cannot use the storage {shown!r}: {reason or type(error).__name__}"
         if isinstance(error, ImportError) and storage.startswith("postgresql"):
-            message = f"{message}; PostgreSQL needs its driver: pip install 'pabtune[postgres]'"
+            message = f"{message}; PostgreSQL needs its driver: pip install '.[postgres]' in pabtune's checkout"
         raise StudyError(message) from (error if shown == storage else None)  # whose text has the secret too
 
 

@@ -230,6 +230,10 @@ def test_there_is_no_layout_of_one_gpu_to_write(pabtune, short_profile, tmp_path
     done = pabtune("cost", short_profile, "--policy", "none", "--layout-out", str(tmp_path / "l.json"))
     assert done.returncode == 2
     assert "say how many, for example --gpus 8" in done.stderr
+    done = pabtune("cost", "shapes", "--policy", "none", "--layout-out", str(tmp_path / "l.json"))
+    assert "say how many, for example --gpus 8" in done.refusal()
+    done = pabtune("cost", short_profile, "--policy", "none", "--gpus", "2", "--layout-out", str(tmp_path / "l.txt"))
+    assert "must end in .json" in done.refusal()
 
 
 @pytest.mark.parametrize("model", ["shapes", "latte", "open-sora-1.2", "open-sora-plan-1.1"])

@@ -51,6 +51,19 @@ def test_a_mask_is_written_for_an_engine(pabtune, tmp_path) -> None:
     assert document["exact"] is False
 
 
+def test_what_is_to_be_pasted_names_the_file(pabtune, tmp_path) -> None:
+    """It named `policy.yaml` whatever the file was called: copying it failed."""
+    for to, name, used in (
+        ("cache-dit", "mine.yaml", 'load_configs("mine.yaml")'),
+        ("xdit", "mine.json", "$(cat mine.json)"),
+    ):
+        out = tmp_path / name
+        done = pabtune("export", "every:3", "--to", to, "--steps", "12", "--calls", "1", "--out", str(out))
+        assert used in done.stderr
+        assert used in out.read_text() or to == "xdit"
+        assert "policy." not in done.stderr
+
+
 def test_transformers_that_take_turns_and_a_profile_are_heard(pabtune, tmp_path) -> None:
     rule = Rule(kind="stack", compute=(0, 2, 5, 6, 8, 9), layers=(1, 2))
     made_for = MadeFor(

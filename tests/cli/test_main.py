@@ -229,3 +229,15 @@ def test_a_warning_is_one_line_without_the_code_that_it_comes_from(tmp_path) -> 
     (line,) = [each for each in stderr.splitlines() if "undecided" in each]
     assert line.startswith("warning: policy 'undecided': its budget shapes>=-1 could not be decided")
     assert ".py:" not in stderr
+
+
+@pytest.mark.parametrize("words", [(), ("prompts",), ("vbench",), ("policies", "show")])
+def test_a_command_without_words_shows_its_help(pabtune, words) -> None:
+    """It was squeezed into one line behind `error:`, the first thing that a new user saw."""
+    done = pabtune(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    if words != ("policies", "show"):
+        assert done.stderr.startswith("Usage: ")
+        assert len(done.stderr.splitlines()) > 8
+    else:
+        assert done.stderr.startswith("error: Missing argument")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pabtune.planning.presets import PRESETS
+from pabtune.quality import vbench_scores as module
 from pabtune.quality.budget import Budget
 from pabtune.quality.scores import find_score
 from pabtune.records.errors import BudgetError
@@ -248,3 +249,19 @@ def test_a_trial_scores_a_batch_in_one_process_and_its_references_once(bright, p
     assert runner.try_out(PRESETS["none"]).measured.drop == 0.0
     assert len(calls(bright)) == 4
     assert len({process for _, process, _ in calls(bright)}) == 1
+
+
+def test_videos_are_handed_over_at_the_rate_of_their_model(bright, monkeypatch) -> None:
+    """And known by it: at another rate `dynamic_degree` looks at other frames."""
+    video, rates, plain = draw(1)[0], [], module._save
+
+    def save(path, video, rate):
+        rates.append(rate)
+        plain(path, video, rate)
+        assert imageio_ffmpeg.count_frames_and_secs(path)[1] == pytest.approx(len(video) / rate, abs=0.02)
+
+    monkeypatch.setattr(module, "_save", save)
+    score = find_score("vbench:temporal_flickering", bright)
+    for rate in (24, 24, 8):
+        score.open(["a"], rate)([video], ["a"])
+    assert rates == [24, 8]

@@ -78,7 +78,7 @@ def _evaluate(folder: Path, prompt: str) -> None:
     worst.add("reference", prompts, [moving()] * 3)
     for each in evaluations:
         worst.add(each.policy, prompts, [moving(brightness=value) for value in (200, 250, 100)])
-        videos += save_pairs(folder, worst.pairs(each.policy), each)
+        videos += save_pairs(folder, worst.pairs(each.policy), each, 8)
     rows = [
         {**each.to_document(), "judgement": judgement_of(each, Budget.parse("shapes>=-1"), 0.04).to_document()}
         for each in evaluations

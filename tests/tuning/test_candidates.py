@@ -231,7 +231,7 @@ class OfAll:
     name: str = "of all"
     is_of_all: bool = True
 
-    def open(self, prompts: Sequence[str]) -> ScoreVideos:
+    def open(self, prompts: Sequence[str], frames_per_second: int = 8) -> ScoreVideos:
         """The swinging score."""
         return find_score("tests.tuning.test_candidates:swinging").open(prompts)
 

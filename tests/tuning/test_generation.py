@@ -1,11 +1,15 @@
+import inspect
+
 import numpy as np
 import pytest
 
+from pabtune.catalog.frame_rates import FRAME_RATES, usual_rate
 from pabtune.quality.budget import Budget
 from pabtune.quality.verdict import judge, look_error
 from pabtune.records.prompts import Prompt
-from pabtune.tuning.generation import Settings, batches, generate, rounds
+from pabtune.tuning.generation import Settings, batches, frame_rate, generate, rounds
 from tests.conftest import PROMPT, PROMPTS, draw
+from tests.pipelines.cases import CASES
 
 
 def test_batches_hold_one_content_class_each() -> None:
@@ -54,3 +58,22 @@ def test_videos_are_rounded_frames_of_the_same_seed(pipeline) -> None:
     assert (made.videos[0] == np.round(frames[0] * 255)).all()
     assert made.videos[0].dtype == np.uint8
     assert made.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rate"),
+    [("wan-2.1", {}, 16), ("hunyuan-true-cfg", {}, 24), ("ltx", {}, 25), ("ltx", {"frame_rate": 30}, 30),
+     ("cogvideox-ddim", {}, 8), ("open-sora-1.2", {}, 24), ("skyreels-v2-forcing-long", {}, 24)],
+)  # fmt: skip
+def test_videos_have_the_rate_of_their_model(name, arguments, rate) -> None:
+    """All files had 8 frames a second, by which VBench took moving videos of other models for still ones."""
+    assert frame_rate(CASES[name].build(), arguments) == rate
+
+
+def test_the_rate_of_every_small_pipeline_is_known() -> None:
+    """From its call or from the table; unknown classes get the usual one."""
+    for name, case in CASES.items():
+        pipeline = type(case.build())
+        given = {"fps", "frame_rate"} & set(inspect.signature(pipeline.__call__).parameters)
+        assert given or any(pipeline.__name__.startswith(known) for known in FRAME_RATES), name
+    assert (usual_rate("MyPipeline"), usual_rate("WanAnimatePipeline"), usual_rate("WanPipeline")) == (8, 30, 16)
