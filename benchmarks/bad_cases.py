@@ -347,7 +347,8 @@ def spoiled_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
     if change == 0:
         return array[..., : rng.randrange(array.shape[-1])]
     if change == 1:
-        return array.astype(rng.choice([np.int32, np.float64, np.float16, np.uint8, np.bool_]))
+        with np.errstate(invalid="ignore"):  # NaN in whole numbers: any will do
+            return array.astype(rng.choice([np.int32, np.float64, np.float16, np.uint8, np.bool_]))
     array = array.copy()
     value = rng.choice([np.nan, np.inf, -np.inf, -1.0, 0.0, 3e38, 1e-45])
     if change == 2:

@@ -11,7 +11,15 @@ import click
 
 import pabtune
 from pabtune.cli.layout import ARGUMENTS
-from pabtune.parallel.process import has_launcher, has_outcome, is_spoken_for, leave_outcome, report_failure
+from pabtune.parallel.process import (
+    has_launcher,
+    has_outcome,
+    is_first,
+    is_spoken_for,
+    leave_outcome,
+    outcomes_folder,
+    report_failure,
+)
 from pabtune.records.errors import PabtuneError, PabtuneWarning, one_line
 
 VERB_LINES = {
@@ -81,12 +89,15 @@ def _report(reason: str) -> None:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Context in which pabtune's warnings are printed as its errors are, without the line of code that they come from."""
-    plain = warnings.formatwarning
+    """Context in which pabtune's warnings are printed as its errors are, without the line of code that they come from.
+
+    Of processes that share a video the first one alone prints them; workers that share nothing but files all do.
+    """
+    plain, is_told = warnings.formatwarning, is_first() or outcomes_folder() is not None
 
     def format_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
         if issubclass(category, PabtuneWarning):
-            return f"warning: {one_line(str(message))}\n"
+            return f"warning: {one_line(str(message))}\n" if is_told else ""
         return plain(message, category, *where, **line)
 
     warnings.formatwarning = format_warning

@@ -1,6 +1,6 @@
 """`pabtune profile`: measuring how a model's outputs change from step to step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pabtune.cli.left_files import made_by
 from pabtune.cli.output import emit, progress_bar, say
 from pabtune.planning.curves import kind_curves, mean_over_contents
 from pabtune.planning.few_steps import FEW_STEPS, bound
-from pabtune.planning.windows import ranking_of, windows_of
+from pabtune.planning.windows import Shape, ranking_of, windows_of
 from pabtune.records.errors import ProfileError
 from pabtune.records.profiles import NO_SENSITIVITY, Profile
 
@@ -91,12 +91,18 @@ def command(
         emit(summary(profile, out))
 
 
+SHAPES: Mapping[Shape, str] = {
+    "u": "high at both ends", "left": "high at the start", "right": "high at the end", "flat": "flat", "noisy": "noisy"
+}  # fmt: skip
+"""Where in a run outputs change most, in words."""
+
+
 def describe(profile: Profile) -> None:
     """Prints the windows and the ranking of kinds."""
     for content, kinds in windows_of(profile).items():
         for kind, window in kinds.items():
             steps = "no stable window" if window.start is None else f"steps {window.start:2}..{(window.stop or 0) - 1}"
-            say(f"  {content:8} {kind:9} {window.shape:6} {steps}{describe_breaks(window.breaks)}")
+            say(f"  {content:8} {kind:9} {SHAPES[window.shape]:17} {steps}{describe_breaks(window.breaks)}")
     order = " < ".join(f"{row.kind} ({row.change:.2g})" for row in ranking_of(profile))
     say(f"  change, least to most: {order}")
     medians = "; ".join(f"{kind} {value:.2g}" for kind, value in _median_mse(profile).items())
@@ -105,7 +111,7 @@ def describe(profile: Profile) -> None:
         say(f"  schedules of whole calls cannot be ranked by it: {profile.provenance.get(NO_SENSITIVITY)}")
     say(
         f"  overhead {profile.overhead:.2f}x plain generation; "
-        f"median error of sketches {profile.sketch['median_relative_error']:.1%}"
+        f"distances between steps are known to {profile.sketch['median_relative_error']:.1%}"
     )
 
 

@@ -73,6 +73,7 @@ def test_the_demo_does_the_main_job(pabtune, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_demo_finds_a_policy(pabtune, tmp_path) -> None:
     """Fault 27: exit codes 0 and 1 both passed."""
     done = pabtune("demo", "--out", str(tmp_path), "--json")

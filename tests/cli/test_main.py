@@ -3,13 +3,17 @@
 import re
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import click
 import pytest
 
+from pabtune.cli import main as main_module
 from pabtune.cli.main import VERB_LINES, main
+from pabtune.parallel.process import OUTCOMES
 from pabtune.planning.presets import PRESETS
+from pabtune.records.errors import PabtuneWarning
 from pabtune.records.policies import Policy
 from tests.cli.conftest import POLICY, PROFILE, start, write_prompts
 
@@ -241,3 +245,14 @@ def test_a_command_without_words_shows_its_help(pabtune, words) -> None:
         assert len(done.stderr.splitlines()) > 8
     else:
         assert done.stderr.startswith("error: Missing argument")
+
+
+@pytest.mark.parametrize(("rank", "folder", "told"), [("0", None, True), ("1", None, False), ("1", "shared", True)])
+def test_of_processes_that_share_a_video_the_first_one_warns(monkeypatch, tmp_path, rank, folder, told) -> None:
+    """Each printed the same line; workers of a search, which share files alone, have warnings of their own."""
+    monkeypatch.setenv("RANK", rank)
+    if folder is not None:
+        monkeypatch.setenv(OUTCOMES, str(tmp_path))
+    with main_module._warnings_in_one_line():
+        line = warnings.formatwarning(PabtuneWarning("carried"), PabtuneWarning, "f.py", 1)
+    assert line == ("warning: carried\n" if told else "")
