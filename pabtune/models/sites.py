@@ -97,7 +97,7 @@ def _length(path: str, blocks: nn.Module) -> int:
     Raises:
         ModelError: it is no list.
     """
-    if not isinstance(blocks, nn.ModuleList):
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential):
         raise ModelError(f"the module {path!r} that a card names is no list of blocks, but {type(blocks).__name__}")
     return len(blocks)
 

@@ -185,7 +185,7 @@ def generate(pipeline: DiffusionPipeline, prompts: Sequence[Prompt], settings: S
         ).frames
         seconds = now(device) - began
         is_finite = all(bool(np.isfinite(video).all()) for video in frames)
-        videos = [np.round(np.nan_to_num(np.asarray(video)) * 255).astype(np.uint8) for video in frames]
+        videos = [np.round(np.where(np.isfinite(video), video, 0) * 255).astype(np.uint8) for video in frames]
     if len(videos) != len(prompts):
         raise ModelError(
             f"{type(pipeline).__name__} made {len(videos)} videos for {len(prompts)} prompts; an argument asks for several, "

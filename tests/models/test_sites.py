@@ -91,3 +91,10 @@ def test_a_feeder_that_is_not_there_is_an_error() -> None:
     card = ModelCard(transformer="Homemade", sites=(site,))
     with pytest.raises(ModelError, match=r"Homemade lacks the module 'layers.0.norm9' that its card names"):
         find_sites(Homemade(), catalog=CATALOG.with_card(card))
+
+
+def test_what_is_no_list_of_blocks_is_an_error() -> None:
+    """It was a TypeError of Python's, after the model was loaded."""
+    card = ModelCard(transformer="Homemade", sites=(SitePattern(blocks="layers.0.attn1", child="", kind="full"),))
+    with pytest.raises(ModelError, match=r"'layers.0.attn1' that a card names is no list of blocks, but Attention"):
+        find_sites(Homemade(), catalog=CATALOG.with_card(card))

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -140,9 +141,10 @@ def test_references_are_of_a_device_and_of_versions(pipeline, tmp_path, monkeypa
         assert len(list(tmp_path.glob("*.npy"))) == before + 1
 
 
-def test_references_of_a_model_that_makes_nothing_finite_are_refused(pipeline, tmp_path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_references_of_a_model_that_makes_nothing_finite_are_refused(pipeline, tmp_path, value) -> None:
     """They were black, and so were all videos compared with them: 100 dB, and a verdict that accepts."""
     with torch.no_grad():
-        next(pipeline.transformer.parameters()).fill_(float("nan"))
+        next(pipeline.transformer.parameters()).fill_(value)
     with pytest.raises(ModelError, match="makes videos that are not finite, without any policy"):
         References(tmp_path, pipeline, SETTINGS, MadeFor(steps=2)).videos(PROMPTS[:1])
