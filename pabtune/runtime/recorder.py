@@ -243,7 +243,7 @@ class Recorder(Measurement):
         tokens, previous = current.float(), history.previous
         change = None
         if self._step - 1 in history.observations and previous is not None and previous.shape == current.shape:
-            change = (tokens - previous.to(tokens.device).float()).square().mean((1, 2))
+            change = _mean_square(tokens - previous.to(tokens.device).float())
         self._hold(history, current)
         # Scaled so that the sum of squares of a sketch estimates the mean square of the output.
         columns = min(tokens.shape[2], WIDTH_PROJECTIONS)
@@ -255,7 +255,7 @@ class Recorder(Measurement):
         )
         self._fresh.append(history)
         history.observations[self._step] = Observation(
-            shape=tuple(current.shape), sketch=sketch, square=tokens.square().mean((1, 2)), change=change
+            shape=tuple(current.shape), sketch=sketch, square=_mean_square(tokens), change=change
         )
 
     def _hold(self, history: SiteHistory, output: Tensor) -> None:
@@ -330,6 +330,11 @@ def _distances(history: SiteHistory, steps: int) -> tuple[Tensor, list[Tensor]]:
             if exact is not None:
                 errors.append(((pairs_nnb[index, index - 1] / exact - 1).abs())[exact > 0])
     return distances, errors
+
+
+def _mean_square(tensor: Tensor) -> Tensor:
+    """Mean square of each sample, in one pass over the tensor."""
+    return torch.linalg.vector_norm(tensor, dim=(1, 2)).square() / tensor[0].numel()
 
 
 def _pair_distances(sketches_nbkw: Tensor) -> Tensor:
