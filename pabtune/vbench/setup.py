@@ -59,41 +59,42 @@ def set_up(
     """
     check_writable(environment.lock_path)
     with holding_file(environment.home / ".setup", "setup"):  # another one waits: each would empty the other's folder
-        return _set_up(environment, dimensions, python, with_weights, say)
+        installed = _install_packages(environment, python, say)
+        _copy_vocabulary(environment)
+        downloaded, failed = _download_missing(environment, dimensions, say) if with_weights else ([], {})
+        lock_weights(environment)
+    return SetupReport(installed=installed, downloaded=tuple(downloaded), failed=failed)
 
 
-def _set_up(
-    environment: Environment,
-    dimensions: Iterable[Dimension],
-    python: str | None,
-    with_weights: bool,
-    say: Callable[[str], None],
-) -> SetupReport:
-    """Installs and downloads (see `set_up`)."""
+def _install_packages(environment: Environment, python: str | None, say: Callable[[str], None]) -> bool:
+    """Installs the packages where they are not there as they are pinned; whether it did."""
     try:
         lock = environment.lock()
     except VbenchError as error:
         raise VbenchError(f"{error}; remove the file, and run pabtune vbench setup again") from error
-    installed = lock is None or lock.pins != pins_digest()
-    if installed:
-        interpreter = find_python(python)
-        say(f"installing VBench and its packages into {environment.home / 'venv'}: minutes, and at least 2 GB")
-        install(environment, interpreter)
-    else:
+    if lock is not None and lock.pins == pins_digest():
         update_packages(environment)
-    _copy_vocabulary(environment)
+        return False
+    interpreter = find_python(python)
+    say(f"installing VBench and its packages into {environment.home / 'venv'}: minutes, and at least 2 GB")
+    install(environment, interpreter)
+    return True
+
+
+def _download_missing(
+    environment: Environment, dimensions: Iterable[Dimension], say: Callable[[str], None]
+) -> tuple[list[str], dict[str, str]]:
+    """Downloads weight files that are not there or not the right ones: their names, and why others could not be had."""
     downloaded, failed = [], {}
-    if with_weights:
-        for file in missing_files(environment, dimensions):
-            say(f"downloading {file.name}, {file.size()}")
-            try:
-                download(file, environment.weights)
-                unlock_weights(environment, file.name)  # of the copy before, which was not this one
-                downloaded.append(file.name)
-            except (VbenchError, FileError) as error:
-                failed[file.name] = str(error)
-    lock_weights(environment)
-    return SetupReport(installed=installed, downloaded=tuple(downloaded), failed=failed)
+    for file in missing_files(environment, dimensions):
+        say(f"downloading {file.name}, {file.size()}")
+        try:
+            download(file, environment.weights)
+            unlock_weights(environment, file.name)  # of the copy before, which was not this one
+            downloaded.append(file.name)
+        except (VbenchError, FileError) as error:
+            failed[file.name] = str(error)
+    return downloaded, failed
 
 
 def missing_files(environment: Environment, dimensions: Iterable[Dimension]) -> list[WeightFile]:
