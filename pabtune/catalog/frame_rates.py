@@ -1,7 +1,8 @@
 """Frames per second of the videos that pipelines make, by the class of the pipeline.
 
-A rate is the one that diffusers' examples write files with (the docstrings of its pipelines). Those of HunyuanVideo, whose example
-says 15, of Mochi, Latte and Open-Sora Plan are what these models are known for, and were not checked. Nothing in a pipeline says it, and VBench's `dynamic_degree` depends on it.
+A rate is the one that diffusers' examples write files with (the docstrings of its pipelines). Those of HunyuanVideo, whose
+example says 15, of Mochi, Latte and Open-Sora Plan are what these models are known for, and were not checked. Nothing in a
+pipeline says it, and VBench's `dynamic_degree` depends on it.
 """
 
 from collections.abc import Mapping
